@@ -1,0 +1,157 @@
+"""Random inputs of a network: Gaussians and Gaussian mixtures.
+
+Start here: every analytic result of the package is about a network whose input has one of these two
+distributions. A covariance may be a variance, a vector of variances or a full matrix, and may be singular:
+`Gaussian.factor` returns coordinates in which the input is standard normal, whatever its rank.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from rpa import _check
+
+__all__ = ["Gaussian", "GaussianMixture", "components_of", "fit_mixture"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """N(mean, cov).
+
+    mean (d,); cov: a variance (float), variances (d,), or a covariance (d, d), positive semidefinite.
+    Raises ValueError for wrong shapes, non-finite entries, negative variances, asymmetric or indefinite cov.
+    """
+
+    mean: np.ndarray
+    cov_given: np.ndarray = field(repr=False)
+
+    def __init__(self, mean, cov):
+        mean = _check.array("mean", mean, (None,))
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "cov_given", _check.covariance("cov", cov, len(mean)))
+
+    @property
+    def dim(self):
+        """Number of coordinates d."""
+        return len(self.mean)
+
+    @property
+    def cov(self):
+        """The covariance as a dense (d, d) matrix."""
+        if self.cov_given.ndim == 2:
+            return self.cov_given
+        return np.diag(np.broadcast_to(self.cov_given, self.dim))
+
+    @property
+    def variances(self):
+        """Marginal variances (d,)."""
+        return np.diag(self.cov_given).copy() if self.cov_given.ndim == 2 else np.broadcast_to(self.cov_given, self.dim)
+
+    @cached_property
+    def _eigen_factor(self):
+        values, vectors = np.linalg.eigh(self.cov_given)
+        keep = values > values.max(initial=0.0) * self.dim * np.finfo(float).eps
+        return vectors[:, keep] * np.sqrt(values[keep])
+
+    def times_factor(self, rows):
+        """rows @ F for F with F F^T = cov, so that rows @ (x - mean) = (rows @ F) @ z with z standard normal.
+
+        rows (..., d) -> (..., r), where r <= d is the rank (r = d for a scalar or diagonal cov).
+        """
+        if self.cov_given.ndim == 2:
+            return rows @ self._eigen_factor
+        return rows * np.sqrt(self.cov_given)
+
+    def affine(self, weight, bias):
+        """The law of weight @ x + bias: a Gaussian with mean (m,) and full cov (m, m)."""
+        weight = _check.array("weight", weight, (None, self.dim))
+        bias = _check.array("bias", bias, (len(weight),))
+        rows = self.times_factor(weight)
+        return Gaussian(weight @ self.mean + bias, rows @ rows.T)
+
+    def sample(self, n, seed):
+        """n draws (n, d) from `numpy.random.default_rng(seed)`."""
+        rng = np.random.default_rng(seed)
+        if self.cov_given.ndim < 2:
+            return self.mean + rng.standard_normal((n, self.dim)) * np.sqrt(self.cov_given)
+        factor = self._eigen_factor
+        return self.mean + rng.standard_normal((n, factor.shape[1])) @ factor.T
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """sum_c weights[c] N(mean_c, cov_c).
+
+    weights (c,): positive, scaled here to sum 1; components: c Gaussians of one dimension.
+    Raises ValueError when empty, when lengths or dimensions differ, or for a weight that is not positive.
+    """
+
+    weights: np.ndarray
+    components: tuple
+
+    def __init__(self, weights, components):
+        components = tuple(components)
+        if not components:
+            raise ValueError("components: expected at least one Gaussian, got none")
+        for component in components:
+            if not isinstance(component, Gaussian):
+                raise ValueError(f"components: expected Gaussian, got {type(component).__name__}")
+            if component.dim != components[0].dim:
+                raise ValueError(f"components: expected one dimension, got {components[0].dim} and {component.dim}")
+        weights = _check.array("weights", weights, (len(components),))
+        if (weights <= 0).any():
+            raise ValueError(f"weights: expected positive numbers, got {weights.min():g}")
+        object.__setattr__(self, "weights", weights / weights.sum())
+        object.__setattr__(self, "components", components)
+
+    @property
+    def dim(self):
+        """Number of coordinates d."""
+        return self.components[0].dim
+
+    @property
+    def mean(self):
+        """Mean (d,)."""
+        return sum(w * c.mean for w, c in zip(self.weights, self.components))
+
+    @property
+    def cov(self):
+        """Covariance (d, d), by the law of total covariance."""
+        mean = self.mean
+        return sum(w * (c.cov + np.outer(c.mean - mean, c.mean - mean)) for w, c in zip(self.weights, self.components))
+
+    def affine(self, weight, bias):
+        """The law of weight @ x + bias: a mixture with the same weights."""
+        return GaussianMixture(self.weights, [c.affine(weight, bias) for c in self.components])
+
+    def sample(self, n, seed):
+        """n draws (n, d), in random order, from seeds derived from `seed`."""
+        rng = np.random.default_rng(seed)
+        counts = rng.multinomial(n, self.weights)
+        draws = [c.sample(m, rng.spawn(1)[0]) for c, m in zip(self.components, counts)]
+        return rng.permutation(np.concatenate(draws))
+
+
+def components_of(inputs):
+    """[(weight, Gaussian), ...] of a Gaussian or a GaussianMixture."""
+    if isinstance(inputs, Gaussian):
+        return [(1.0, inputs)]
+    if isinstance(inputs, GaussianMixture):
+        return list(zip(inputs.weights, inputs.components))
+    raise ValueError(f"inputs: expected Gaussian or GaussianMixture, got {type(inputs).__name__}")
+
+
+def fit_mixture(x, n_components, seed):
+    """Maximum-likelihood mixture with full covariances by expectation maximization (scikit-learn).
+
+    x (n, d) with n >= n_components. The fit is deterministic given `seed`.
+    """
+    from sklearn.mixture import GaussianMixture as Estimator
+
+    x = _check.array("x", x, (None, None))
+    n_components = _check.integer("n_components", n_components, 1)
+    if len(x) < n_components:
+        raise ValueError(f"x: expected at least n_components = {n_components} rows, got {len(x)}")
+    fit = Estimator(n_components, random_state=seed, n_init=5).fit(x)
+    return GaussianMixture(fit.weights_, [Gaussian(m, c) for m, c in zip(fit.means_, fit.covariances_)])

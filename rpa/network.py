@@ -1,0 +1,144 @@
+"""Fully connected ReLU networks as plain arrays.
+
+A `ReLUNetwork` is the object of P1: f(x) = W_L relu(... relu(W_1 x + b_1) ...) + b_L. Its activation pattern at x
+is one bit per hidden unit, layer by layer. `whitened` is the change of variables on which everything rests:
+all hidden units see a random input only through u = W_1 x + b_1, so a network with any Gaussian input equals a
+network with a standard normal input of dimension rank(W_1 cov W_1^T), small even when d is large.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rpa import _check
+
+__all__ = ["ReLUNetwork"]
+
+
+@dataclass(frozen=True, eq=False)
+class ReLUNetwork:
+    """A network of affine layers with (leaky) ReLU between them.
+
+    weights[l] (m_l, m_{l-1}), biases[l] (m_l,), l = 0..L-1; the last layer is affine.
+    slope: the derivative on the negative side, 0 for ReLU, in [0, 1) for leaky ReLU.
+    Raises ValueError when shapes do not chain, entries are not finite or slope is outside [0, 1).
+    """
+
+    weights: tuple
+    biases: tuple
+    slope: float = 0.0
+
+    def __post_init__(self):
+        if len(self.weights) == 0 or len(self.weights) != len(self.biases):
+            raise ValueError(f"weights, biases: expected as many of each, got {len(self.weights)} and {len(self.biases)}")
+        weights, biases, width = [], [], None
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            weight = _check.array(f"weights[{layer}]", weight, (None, width))
+            width = len(weight)
+            weights.append(weight)
+            biases.append(_check.array(f"biases[{layer}]", bias, (width,)))
+        slope = float(_check.array("slope", self.slope, ()))
+        if not 0 <= slope < 1:
+            raise ValueError(f"slope: expected a number in [0, 1), got {slope:g}")
+        object.__setattr__(self, "weights", tuple(weights))
+        object.__setattr__(self, "biases", tuple(biases))
+        object.__setattr__(self, "slope", slope)
+
+    @property
+    def input_dim(self):
+        """Number of inputs d."""
+        return self.weights[0].shape[1]
+
+    @property
+    def output_dim(self):
+        """Number of outputs k."""
+        return len(self.weights[-1])
+
+    @property
+    def hidden_sizes(self):
+        """Units of each hidden layer."""
+        return tuple(len(w) for w in self.weights[:-1])
+
+    @property
+    def n_hidden(self):
+        """Hidden units in all, N."""
+        return sum(self.hidden_sizes)
+
+    def __call__(self, x):
+        """Outputs (n, k) at inputs x (n, d)."""
+        return self._forward(x)[0]
+
+    def patterns(self, x):
+        """Activation patterns, bool (n, N), at inputs x (n, d): True where the pre-activation is positive."""
+        return np.concatenate(self._forward(x)[1], axis=1)
+
+    def _forward(self, x):
+        x = _check.array("x", x, (None, self.input_dim))
+        active = [np.zeros((len(x), 0), dtype=bool)]
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
+            x = x @ weight.T + bias
+            active.append(x > 0)
+            x = np.where(active[-1], x, self.slope * x)
+        return x @ self.weights[-1].T + self.biases[-1], active
+
+    def whitened(self, gaussian):
+        """The network g on z ~ N(0, I_r) with g(z) equal in law, hidden units included, to f(x), x ~ gaussian.
+
+        r = rank(W_1 cov W_1^T) <= min(d, m_1). With W_1 F = U S V^T (F F^T = cov), the first layer becomes
+        U S z + (W_1 mean + b_1); the others stay.
+        """
+        if gaussian.dim != self.input_dim:
+            raise ValueError(f"gaussian: expected dimension {self.input_dim} of the network's input, got {gaussian.dim}")
+        rows = gaussian.times_factor(self.weights[0])
+        u, s, _ = np.linalg.svd(rows, full_matrices=False)
+        keep = s > s.max(initial=0.0) * max(rows.shape) * np.finfo(float).eps
+        first_bias = self.weights[0] @ gaussian.mean + self.biases[0]
+        return ReLUNetwork((u[:, keep] * s[keep], *self.weights[1:]), (first_bias, *self.biases[1:]), self.slope)
+
+    @classmethod
+    def from_torch(cls, module):
+        """From an `nn.Sequential` of Linear, ReLU or LeakyReLU, and layers that do nothing in evaluation.
+
+        Neighbouring Linear layers are multiplied; a trailing ReLU is followed by the identity. Flatten, Identity and
+        Dropout are passed over. Raises ValueError naming any other layer, or two different slopes.
+        """
+        from torch import nn
+
+        if not isinstance(module, nn.Sequential):
+            raise ValueError(f"module: expected nn.Sequential, got {type(module).__name__}")
+        weights, biases, slopes, after_relu = [], [], set(), True
+        for index, layer in enumerate(module):
+            if isinstance(layer, nn.Linear):
+                weight = layer.weight.detach().double().numpy(force=True)
+                bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy(force=True)
+                if not after_relu:
+                    weight, bias = weight @ weights.pop(), weight @ biases.pop() + bias
+                weights.append(weight)
+                biases.append(bias)
+                after_relu = False
+            elif isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+                if not weights:
+                    raise ValueError(f"module: layer {index} ({type(layer).__name__}) comes before any Linear layer")
+                slopes.add(getattr(layer, "negative_slope", 0.0))
+                after_relu = True
+            elif not isinstance(layer, (nn.Flatten, nn.Identity, nn.Dropout)):
+                raise ValueError(f"module: layer {index} is {type(layer).__name__}; expected Linear, ReLU or LeakyReLU")
+        if len(slopes) > 1:
+            raise ValueError(f"module: expected one slope in all activations, got {sorted(slopes)}")
+        if weights and after_relu:
+            weights.append(np.eye(len(biases[-1])))
+            biases.append(np.zeros(len(biases[-1])))
+        return cls(tuple(weights), tuple(biases), slopes.pop() if slopes else 0.0)
+
+    def to_torch(self):
+        """The same function as an `nn.Sequential` in float64."""
+        import torch
+        from torch import nn
+
+        layers = []
+        for weight, bias in zip(self.weights, self.biases):
+            linear = nn.Linear(*weight.shape[::-1], dtype=torch.float64)
+            linear.weight.data = torch.from_numpy(weight.copy())
+            linear.bias.data = torch.from_numpy(bias.copy())
+            layers += [linear, nn.LeakyReLU(self.slope) if self.slope else nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
