@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rpa import _check
+from rpa import _check, planar
+from rpa.inputs import Gaussian
 
-__all__ = ["Region", "affine_pieces", "halfspaces", "label", "region_at", "region_of"]
+__all__ = ["PlanarRegions", "Region", "affine_pieces", "halfspaces", "jacobians", "label"]
+__all__ += ["planar_regions", "region_at", "region_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,18 @@ def affine_pieces(net, patterns):
     return G, g, A, b
 
 
+def jacobians(net, patterns):
+    """The Jacobian A (K, k, d) of the network on the region of each pattern (K, N), without the pre-activations."""
+    patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
+    product = np.broadcast_to(net.weights[-1], (len(patterns), *net.weights[-1].shape))
+    stop = net.n_hidden
+    for weight in reversed(net.weights[:-1]):
+        start = stop - len(weight)
+        product = (product * np.where(patterns[:, None, start:stop], 1.0, net.slope)) @ weight
+        stop = start
+    return product
+
+
 def halfspaces(patterns, G, g):
     """(H, h) with {H x <= h} = {x : G x + g has the signs of the pattern}; shapes of G (..., N, d) and g (..., N)."""
     sign = np.where(patterns, -1.0, 1.0)
@@ -120,3 +134,64 @@ def region_at(net, x):
     """The `Region` that holds the point x (d,)."""
     x = _check.array("x", x, (net.input_dim,))
     return region_of(net, net.patterns(x[None])[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PlanarRegions:
+    """Every region of a network within 40 standard deviations of a Gaussian input of rank at most two.
+
+    patterns bool (K, N); log_p, rel_error (K,): probability of each region; polygons: the regions in coordinates z in
+    which the input is N(0, I_2); net: the network as a function of z. For an input with d <= 2, x = mean + factor z.
+    """
+
+    patterns: np.ndarray
+    log_p: np.ndarray
+    rel_error: np.ndarray
+    polygons: planar.Polygons
+    net: object
+    mean: np.ndarray
+    factor: np.ndarray
+
+    def vertices(self, i):
+        """Corners (n, d) of region i in input coordinates (d <= 2), in order around it."""
+        return self.mean + self.polygons.vertices[i, : self.polygons.counts[i]] @ self.factor.T
+
+
+def _plane_of(net, gaussian):
+    """(network on N(0, I_2), factor (d, 2)); the first columns carry the rank, the rest are zero."""
+    if net.input_dim <= 2:
+        factor = gaussian.times_factor(np.eye(net.input_dim))
+        factor = np.pad(factor, ((0, 0), (0, 2 - factor.shape[1])))
+        first, bias = net.weights[0] @ factor, net.weights[0] @ gaussian.mean + net.biases[0]
+    else:
+        flat, factor = net.whitened(gaussian), np.zeros((net.input_dim, 2))
+        if flat.input_dim > 2:
+            raise ValueError(f"inputs: expected W_1 cov W_1^T of rank at most 2, got rank {flat.input_dim}")
+        first, bias = np.pad(flat.weights[0], ((0, 0), (0, 2 - flat.input_dim))), flat.biases[0]
+    return type(net)((first, *net.weights[1:]), (bias, *net.biases[1:]), net.slope), factor
+
+
+def planar_regions(net, inputs):
+    """All regions of positive probability of a network whose Gaussian input has rank at most two, exactly.
+
+    The square of 40 standard deviations is cut by one hidden unit after the other, layer by layer; every polygon a
+    unit's zero line crosses becomes two. Returns `PlanarRegions`; P1's proposition on the PMF, without approximation.
+    Raises ValueError for mixtures (take one component at a time) and for a rank above two.
+    """
+    if not isinstance(inputs, Gaussian):
+        raise ValueError(f"inputs: expected Gaussian, got {type(inputs).__name__}")
+    if inputs.dim != net.input_dim:
+        raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
+    flat, factor = _plane_of(net, inputs)
+    polygons, patterns = planar.square(1), np.zeros((1, 0), dtype=bool)
+    A, b = flat.weights[0][None], flat.biases[0][None]
+    for weight, bias in zip(flat.weights[1:], flat.biases[1:]):
+        start = patterns.shape[1]
+        for unit in range(A.shape[1]):
+            polygons, parent, active = planar.split(polygons, A[:, unit], b[:, unit])
+            patterns = np.column_stack([patterns[parent], active])
+            A, b = A[parent], b[parent]
+        gate = np.where(patterns[:, start:], 1.0, flat.slope)
+        A, b = weight @ (gate[:, :, None] * A), (gate * b) @ weight.T + bias
+    log_p, rel_error = planar.polygon_log_mass(polygons)
+    return PlanarRegions(patterns, log_p, rel_error, polygons, flat, inputs.mean, factor)

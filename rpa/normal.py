@@ -1,0 +1,32 @@
+"""Standard normal interval probabilities that keep their relative accuracy everywhere.
+
+The difference Phi(upper) - Phi(lower) is the brick of every probability in this package. Taken naively it loses all
+digits in a tail (both terms near 1), and half of them on a short interval (both terms alike).
+"""
+
+import numpy as np
+from scipy.special import log_ndtr
+
+__all__ = ["log_interval"]
+
+LOG_2PI = np.log(2 * np.pi)
+
+
+def log_interval(lower, upper):
+    """log(Phi(upper) - Phi(lower)), elementwise; -inf where upper <= lower.
+
+    The interval is reflected into the right tail, where Phi(upper) - Phi(lower) = Q(lower) (1 - Q(upper) / Q(lower))
+    in logs; a short one uses the Taylor series of phi about the midpoint m,
+    phi(m) w [1 + (m^2 - 1) w^2 / 24 + (m^4 - 6 m^2 + 3) w^4 / 1920]. Relative error of the probability below 1e-13.
+    """
+    lower, upper = np.broadcast_arrays(np.asarray(lower, dtype=float), np.asarray(upper, dtype=float))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        flip = lower + upper < 0
+        near, far = np.where(flip, -upper, lower), np.where(flip, -lower, upper)
+        width, middle = far - near, (near + far) / 2
+        log_near = log_ndtr(-near)
+        result = log_near + np.log(-np.expm1(log_ndtr(-far) - log_near))
+        square, short = middle**2, width * np.maximum(middle, 1) < 0.02
+        series = (square - 1) * width**2 / 24 + (square**2 - 6 * square + 3) * width**4 / 1920
+        taylor = np.log(width) - (square + LOG_2PI) / 2 + np.log1p(series)
+    return np.where(width > 0, np.where(short, taylor, result), -np.inf)
