@@ -1,0 +1,55 @@
+import joblib
+import pytest
+
+from rpa.parallel import pmap
+
+
+def _square(x):
+    return x * x
+
+
+def _invert(x):
+    return 1 / x
+
+
+def _where(x):
+    from distributed import get_worker
+
+    return x, get_worker().name
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_results_in_order(n_jobs):
+    assert pmap(_square, range(20), n_jobs=n_jobs) == [x * x for x in range(20)]
+
+
+def test_iterables_and_closures():
+    offset = 3
+    assert pmap(lambda x: x + offset, (x for x in [1, 2]), n_jobs=2) == [4, 5]
+    assert pmap(_square, []) == []
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_failure_names_the_item(n_jobs):
+    with pytest.raises(RuntimeError, match=r"item 2 \(0\) raised ZeroDivisionError") as caught:
+        pmap(_invert, [1, 2, 0, 4], n_jobs=n_jobs)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_progress_goes_to_stderr(capsys):
+    pmap(_square, range(3), n_jobs=1, progress="squares")
+    shown = capsys.readouterr()
+    assert "squares" in shown.err and "3/3" in shown.err and shown.out == ""
+
+
+def test_runs_on_a_dask_cluster():
+    from dask.distributed import Client
+
+    with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None):
+        with joblib.parallel_config(backend="dask"):
+            results = pmap(_where, range(6))
+            with pytest.raises(RuntimeError, match="item 1"):
+                pmap(_invert, [1, 0])
+    # `get_worker` raises anywhere but on a worker of the cluster.
+    assert [x for x, _ in results] == list(range(6))
+    assert len({name for _, name in results}) == 1
