@@ -58,7 +58,7 @@ $(VENV)/.installed: requirements.lock
 	  if [ -z "$$found" ]; then echo 'Python 3.11 or newer is needed and was not found' >&2; exit 1; fi; \
 	  echo "installing requirements.lock into $(VENV) (a few minutes, once)"; \
 	  [ -x $(VENV)/bin/python ] || $$found -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.lock
 	@echo '$(CURDIR)' > "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rpa.pth"
 	@touch $@
 

@@ -1,0 +1,91 @@
+"""pyproject.toml, requirements.lock and environment.yml describe one environment, and the code imports no more."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+IMPORT_NAMES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
+CONDA_NAMES = {"pytorch-cpu": "torch"}
+
+
+def _normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _lock():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    return {_normal(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def _declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {_normal(re.match(r"[\w.-]+", line)[0]) for line in project["dependencies"]}
+
+
+def test_lock_pins_everything_and_names_no_local_build():
+    lock = _lock()
+    assert len(lock) > 50
+    assert [v for v in lock.values() if not re.fullmatch(r"[\w.]+", v)] == []
+
+
+def test_lock_holds_what_pyproject_asks_for():
+    assert _declared() - set(_lock()) == set()
+
+
+def test_lock_is_closed():
+    """Every requirement of a locked package that applies here is locked too: nothing is left to the day of installing."""
+    from packaging.requirements import Requirement
+
+    lock, missing = _lock(), []
+    for name in lock:
+        for line in metadata.requires(name) or ():
+            requirement = Requirement(line)
+            # A torch built for CUDA brings its own libraries along; which, its wheel says.
+            if name != "torch" and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+                missing += [f"{name} needs {line}"] * (_normal(requirement.name) not in lock)
+    assert missing == []
+
+
+def test_conda_environment_agrees():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    lock = _lock()
+    conda = dict(item.partition("=")[::2] for item in environment["dependencies"] if isinstance(item, str))
+    pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
+    pinned = {CONDA_NAMES.get(name, name): version for name, version in conda.items() if name not in ("python", "pip", "make")}
+    assert pinned == {name: lock[name] for name in ("torch", "torchvision")}
+    assert pip == ["-r requirements.lock", "-e ."]
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert wanted == f">={conda['python']}"
+
+
+def test_code_imports_only_what_is_declared():
+    used = set()
+    for path in [*ROOT.glob("rpa/*.py"), *ROOT.glob("tests/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                used |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                used.add(node.module.partition(".")[0])
+    local = {"rpa", "bench", "conftest"} | {path.stem for path in ROOT.glob("tests/**/*.py")}
+    foreign = {_normal(IMPORT_NAMES.get(name, name)) for name in used - set(sys.stdlib_module_names) - local}
+    assert foreign - _declared() == set()
+
+
+def test_citation_names_both_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    titles = [reference["title"] for reference in citation["references"]]
+    assert any(title.startswith("ReLU Networks as Random Functions") for title in titles)
+    assert any(title.startswith("Analytic Expressions for Probabilistic Moments") for title in titles)
+    assert citation["license"] == "MIT" and (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+@pytest.mark.parametrize("name", ["torch", "numpy", "scipy"])
+def test_this_environment_is_the_locked_one(name):
+    assert metadata.version(name).partition("+")[0] == _lock()[name]
