@@ -78,4 +78,4 @@ def pattern_array(name, value, n_hidden):
 
 
 def _show(shape):
-    return "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
+    return "(" + ", ".join("any" if s is None else str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+from helpers import random_gaussian, random_network
+from torch import nn
+
+from rpa.inputs import Gaussian
+from rpa.network import ReLUNetwork
+
+
+def plain_forward(net, x):
+    """One sample, one unit at a time."""
+    bits = []
+    for weight, bias in zip(net.weights[:-1], net.biases[:-1]):
+        z = [sum(w * v for w, v in zip(row, x)) + b for row, b in zip(weight, bias)]
+        bits += [v > 0 for v in z]
+        x = [v if v > 0 else net.slope * v for v in z]
+    return net.weights[-1] @ np.array(x) + net.biases[-1], bits
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (2, 5, 1), (4, 6, 5, 3)])
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_forward_and_patterns(sizes, slope):
+    net = random_network(sizes, 0, slope)
+    x = np.random.default_rng(1).standard_normal((20, sizes[0]))
+    expected = [plain_forward(net, row) for row in x]
+    np.testing.assert_allclose(net(x), [y for y, _ in expected], rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(net.patterns(x), np.array([bits for _, bits in expected], dtype=bool).reshape(20, -1))
+    assert net.hidden_sizes == sizes[1:-1] and net.n_hidden == sum(sizes[1:-1])
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_torch_round_trip(slope):
+    net = random_network((4, 6, 5, 3), 2, slope)
+    x = np.random.default_rng(1).standard_normal((20, 4))
+    module = net.to_torch()
+    np.testing.assert_allclose(module(torch.from_numpy(x)).numpy(force=True), net(x), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x), net(x), rtol=1e-13, atol=1e-14)
+
+
+def test_from_torch_folds_what_does_nothing():
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 5), nn.Linear(5, 6, bias=False), nn.Dropout(), nn.ReLU(), nn.Identity(), nn.Linear(6, 2), nn.ReLU()
+    ).double()
+    net = ReLUNetwork.from_torch(module.eval())
+    x = torch.randn(20, 4, dtype=torch.float64)
+    np.testing.assert_allclose(net(x.numpy()), module(x).numpy(force=True) @ np.eye(2), rtol=1e-12, atol=1e-14)
+    assert net.hidden_sizes == (6, 2)
+
+
+@pytest.mark.parametrize("gaussian, rank", [(random_gaussian(6, 0), 3), (Gaussian(np.ones(6), np.ones((6, 6))), 1), (Gaussian(np.ones(6), 0.0), 0)])
+def test_whitened_network_has_the_same_law(gaussian, rank):
+    net = random_network((6, 3, 4, 2), 3)
+    flat = net.whitened(gaussian)
+    assert flat.input_dim == rank
+    expected = gaussian.affine(net.weights[0], net.biases[0])
+    np.testing.assert_allclose(flat.biases[0], expected.mean, rtol=1e-13)
+    np.testing.assert_allclose(flat.weights[0] @ flat.weights[0].T, expected.cov, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ReLUNetwork([], []), "weights, biases: expected as many"),
+        (lambda: ReLUNetwork([np.ones((2, 3)), np.ones((1, 3))], [np.ones(2), np.ones(1)]), r"weights\[1\]: expected shape \(any, 2\)"),
+        (lambda: ReLUNetwork([np.ones((2, 3))], [np.ones(3)]), r"biases\[0\]: expected shape \(2,\)"),
+        (lambda: ReLUNetwork([[[np.nan]]], [[0.0]]), r"weights\[0\]: expected finite"),
+        (lambda: ReLUNetwork([[[1.0]]], [[0.0]], slope=1.5), "slope: expected a number"),
+        (lambda: random_network((2, 3, 1), 0)(np.ones((4, 3))), r"x: expected shape \(any, 2\), got \(4, 3\)"),
+        (lambda: random_network((2, 3, 1), 0).whitened(Gaussian([0.0], 1.0)), "gaussian: expected dimension 2"),
+        (lambda: ReLUNetwork.from_torch(nn.Linear(2, 2)), "module: expected nn.Sequential, got Linear"),
+        (lambda: ReLUNetwork.from_torch(nn.Sequential(nn.Linear(2, 2), nn.Tanh())), "module: layer 1 is Tanh"),
+        (lambda: ReLUNetwork.from_torch(nn.Sequential(nn.ReLU())), "module: layer 0 .* before any Linear"),
+        (
+            lambda: ReLUNetwork.from_torch(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.LeakyReLU(0.1))),
+            "module: expected one slope",
+        ),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
