@@ -1,0 +1,60 @@
+"""What a polytope {x : H x <= h} comes down to under a Gaussian: whitened rows of norm one, the certain ones left out.
+
+Shared by `rpa.polytope` and `rpa.truncated`, for batches of K polytopes.
+"""
+
+import numpy as np
+from scipy.special import log_ndtr, logsumexp
+
+__all__ = ["gather", "groups", "uncertain", "unit_rows", "whiten"]
+
+EPS = np.finfo(float).eps
+
+
+def whiten(H, h, gaussian):
+    """The polytope in coordinates where the law is N(0, I): (1, n, r) and (1, n). Rows of rounding noise become zero."""
+    rows = gaussian.times_factor(H)
+    reach = np.linalg.norm(H, axis=1) * np.sqrt(gaussian.variances.max(initial=0.0))
+    noise = np.linalg.norm(rows, axis=1) <= 8 * EPS * max(H.shape) * reach
+    slack = h - H @ gaussian.mean
+    # The sign of a slack that is all rounding means nothing: such a row holds with equality.
+    rounding = 8 * EPS * (np.abs(h) + np.abs(H) @ np.abs(gaussian.mean))
+    slack[noise & (np.abs(slack) <= rounding)] = 0.0
+    return np.where(noise[:, None], 0.0, rows)[None], slack[None]
+
+
+def unit_rows(H, h):
+    """Rows scaled to norm 1, and whether the polytope is empty (K,) because a zero row cannot hold.
+
+    A zero row that always holds gets the bound infinity.
+    """
+    norm = np.linalg.norm(H, axis=2)
+    scale = np.where(norm > 0, norm, 1.0)
+    empty = ((norm == 0) & (h < 0)).any(axis=1)
+    return H / scale[:, :, None], np.where(norm > 0, h / scale, np.inf), empty
+
+
+def uncertain(h, log_budget):
+    """Rows to keep, bool (K, n), and the log of the union bound (K,) of the others, at most exp(log_budget)."""
+    log_tail = np.where(np.isfinite(h), log_ndtr(-h), -np.inf)
+    order = np.argsort(log_tail, axis=1)
+    running = np.logaddexp.accumulate(np.take_along_axis(log_tail, order, axis=1), axis=1)
+    drop = running <= log_budget[:, None]
+    kept = np.empty_like(drop)
+    np.put_along_axis(kept, order, ~drop, axis=1)
+    return kept, logsumexp(np.where(kept, -np.inf, log_tail), axis=1) if h.shape[1] else np.full(len(h), -np.inf)
+
+
+def groups(kept):
+    """[(indices, rows)]: polytopes of a similar number of kept rows, to be padded to the same number."""
+    number = kept.sum(axis=1)
+    size = np.where(number > 4, -(-number // 4) * 4, number)
+    return [(np.flatnonzero(size == rows), int(rows)) for rows in np.unique(size)]
+
+
+def gather(H, h, kept, rows):
+    """The kept rows of each polytope, padded to `rows` with zero rows of infinite bound."""
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :rows]
+    valid = np.take_along_axis(kept, order, axis=1)
+    h = np.where(valid, np.take_along_axis(h, order, axis=1), np.inf)
+    return np.where(valid[:, :, None], np.take_along_axis(H, order[:, :, None], axis=1), 0.0), h
