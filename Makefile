@@ -45,7 +45,7 @@ help:
 	@echo 'Checks'
 	@echo '  make test       the tests, the quick profile of every notebook among them'
 	@echo '  make test-slow  the tests at full size'
-	@echo '  make bench      our speed and accuracy beside other packages, in one run'
+	@echo '  make bench      our speed and accuracy beside other packages, in one run (TOPIC=planar for one topic)'
 	@echo 'Work'
 	@echo '  make lab        JupyterLab on this environment'
 	@echo '  make clean      delete build/ (figures and records stay)'
@@ -98,7 +98,7 @@ test-slow: $(ENV)
 	$(PYTHON) -m pytest -m slow --durations=15
 
 bench: $(ENV)
-	$(PYTHON) tests/bench.py
+	@$(PYTHON) tests/bench.py $(TOPIC)
 
 lab: $(ENV)
 	$(PYTHON) -m jupyterlab

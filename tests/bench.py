@@ -1,0 +1,41 @@
+"""`make bench`: our speed and accuracy beside a peer's, both measured in the same run on the same problem.
+
+Each topic is a script tests/bench_<topic>.py with a `main()` that prints `table`s; this one runs them all, or those named
+on the command line. Absolute seconds belong to the machine; the ratios are what a table is for.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def seconds(f, repeat=3):
+    """The shortest of `repeat` wall-clock times of f(), in seconds: what the work costs when nothing disturbs it."""
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        f()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def table(title, columns, rows):
+    """Print rows (lists of text and numbers) under their columns."""
+    cells = [[cell if isinstance(cell, str) else f"{cell:.3g}" for cell in row] for row in [columns, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    print(f"\n{title}")
+    for row in cells:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip(), flush=True)
+
+
+def main(topics):
+    """Run each topic in a process of its own; 1 if one of them fails or does not exist."""
+    scripts = [HERE / f"bench_{topic}.py" for topic in topics] or sorted(HERE.glob("bench_*.py"))
+    return max((subprocess.run([sys.executable, script]).returncode for script in scripts), default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

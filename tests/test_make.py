@@ -1,0 +1,135 @@
+"""The Makefile and the runner, on a small project of two notebooks that draw and one that does not."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = """from rpa import report
+import matplotlib.pyplot as plt
+report.record("x.{stem}", report.shrink(profile, 10, 2), stem="{stem}")
+fig, ax = plt.subplots()
+report.save_figure(fig, "{stem}")"""
+
+
+def _notebook(path, *cells):
+    parameters = nbformat.v4.new_code_cell('profile = "full"', metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[parameters, *map(nbformat.v4.new_code_cell, cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def project(tmp_path):
+    for folder in ("rpa", "notebooks", "figures", "data/results", "data/weights"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("Makefile", "rpa/__init__.py", "rpa/report.py", "rpa/verdicts.py", "rpa/run.py", "figures/rpa.mplstyle",
+                 "data/targets.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "rpa" / "datasets.py").write_text("print('nothing to fetch')")
+    (tmp_path / "README.md").write_text("<!-- verdicts: written by make figures -->\n<!-- end of verdicts -->\n")
+    _notebook(tmp_path / "notebooks" / "01_a.ipynb", "a = 1", RECORD.format(stem="01_a"))
+    _notebook(tmp_path / "notebooks" / "02_b.ipynb", "b = 1", RECORD.format(stem="02_b"))
+    _notebook(tmp_path / "notebooks" / "99_explore.ipynb", "c = 1")
+    return tmp_path
+
+
+def _command(*goals):
+    return ["make", f"PYTHON={sys.executable}", *goals]
+
+
+def _environment():
+    return {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "RPA_OUT", "RPA_PROFILE")}
+
+
+def _make(project, *goals):
+    done = subprocess.run(_command(*goals), cwd=project, capture_output=True, text=True, env=_environment())
+    return done.returncode, done.stdout + done.stderr
+
+
+def _ran(output):
+    return sorted(line.split()[0] for line in output.splitlines() if " done in " in line)
+
+
+def _outputs(project, prefix="", profile="full"):
+    names = [f"{prefix}figures/{stem}.{kind}" for stem in ("01_a", "02_b") for kind in ("png", "pdf")]
+    names += [f"{prefix}data/results/{stem}.json" for stem in ("01_a", "02_b")]
+    names += [f"build/{profile}/{stem}.ipynb" for stem in ("01_a", "02_b", "99_explore")]
+    return [name for name in names if (project / name).exists()]
+
+
+def test_figures_are_made_once_and_again_only_when_something_changed(project):
+    code, output = _make(project, "-j2", "figures")
+    assert code == 0, output
+    assert _ran(output) == ["01_a", "02_b", "99_explore"] and len(_outputs(project)) == 9
+    assert output.rstrip().endswith("pending") and "p1.fig1.pmf" in output
+    assert "| P1 | figure 1, PMF |" in (project / "README.md").read_text()
+
+    assert _ran(_make(project, "figures")[1]) == []
+    (project / "notebooks" / "02_b.ipynb").touch()
+    assert _ran(_make(project, "figures")[1]) == ["02_b"]
+    for name in ("figures/01_a.png", "data/results/01_a.json", "build/full/01_a.ipynb"):
+        (project / name).unlink()
+        assert _ran(_make(project, "figures")[1]) == ["01_a"] and len(_outputs(project)) == 9
+    (project / "rpa" / "report.py").touch()
+    assert _ran(_make(project, "figures/01_a.png")[1]) == ["01_a"]
+
+
+def test_quick_results_go_elsewhere(project):
+    code, output = _make(project, "-j2", "quick")
+    assert code == 0, output
+    assert len(_outputs(project, "build/quick/", "quick")) == 9
+    assert list((project / "data" / "results").iterdir()) == [] and not (project / "figures" / "01_a.png").exists()
+    assert '"profile": "quick"' in (project / "build/quick/data/results/01_a.json").read_text()
+    assert "| P1 |" not in (project / "README.md").read_text()
+    assert _ran(_make(project, "quick")[1]) == []
+
+
+def test_a_failing_notebook_is_named_and_leaves_nothing_that_looks_finished(project):
+    assert _make(project, "figures/02_b.png")[0] == 0
+    _notebook(project / "notebooks" / "02_b.ipynb", RECORD.format(stem="02_b"), "\ncount = 0\n1 / count")
+    code, output = _make(project, "figures/02_b.png")
+    assert code != 0
+    assert "02_b.ipynb, cell 3 (count = 0): ZeroDivisionError: division by zero" in output
+    assert _outputs(project) == []
+    assert _make(project, "figures/02_b.png")[0] != 0
+
+
+def test_an_interrupted_notebook_leaves_nothing_that_looks_finished(project):
+    assert _make(project, "figures/02_b.png")[0] == 0
+    wait = "from pathlib import Path; import time; Path('here').touch(); time.sleep(120)"
+    _notebook(project / "notebooks" / "02_b.ipynb", RECORD.format(stem="02_b"), wait)
+    process = subprocess.Popen(_command("figures/02_b.png"), cwd=project, start_new_session=True, env=_environment(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (project / "notebooks" / "here").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) != 0
+    assert (project / "notebooks" / "here").exists() and _outputs(project) == []
+
+
+def test_files_of_another_name_are_refused(project):
+    _notebook(project / "notebooks" / "01_a.ipynb", RECORD.format(stem="07_z"))
+    code, output = _make(project, "build/full/01_a.ipynb")
+    assert code != 0 and "01_a: expected files named 01_a.*" in output and "07_z.png" in output
+    assert _outputs(project) == []
+
+
+def test_an_unknown_profile_is_refused(project):
+    code, output = _make(project, "figures", "PROFILE=medium")
+    assert code != 0 and "expected full or quick, got 'medium'" in output
+
+
+def test_help_is_the_default_and_names_every_target(project):
+    code, output = _make(project)
+    phony = next(line for line in (project / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
+    assert code == 0
+    assert [target for target in phony.split()[2:] if f"make {target} " not in output] == []

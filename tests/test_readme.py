@@ -1,0 +1,36 @@
+"""What README.md tells its reader works as told."""
+
+import re
+import subprocess
+import sys
+
+from rpa import report
+
+TEXT = (report.ROOT / "README.md").read_text()
+
+
+def test_the_example_runs():
+    example = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
+    assert len(example.splitlines()) <= 10
+    done = subprocess.run([sys.executable, "-c", example], cwd=report.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "patterns; mass not covered:" in done.stdout
+
+
+def test_the_files_it_names_exist():
+    linked = re.findall(r"\]\((?!http)([^)]+)\)", TEXT.partition("<!-- verdicts")[0])
+    named = re.findall(r"`((?:data|notebooks|rpa|tests)/[\w./]+|[\w]+\.(?:yml|cff))`", TEXT)
+    assert [name for name in linked + named if not (report.ROOT / name).exists()] == []
+
+
+def test_the_targets_it_names_exist():
+    makefile = (report.ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"(?:^|`)make ([a-z][\w-]*)", TEXT, re.MULTILINE))
+    assert {"figures", "test", "quick", "verify", "lab"} <= targets
+    assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
+
+
+def test_its_table_of_modules_names_real_ones():
+    table = TEXT.partition("| module | holds |")[2].partition("\n\n")[0]
+    names = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:]))
+    assert len(names) > 10 and [n for n in names if not (report.ROOT / "rpa" / f"{n}.py").exists()] == []
