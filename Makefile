@@ -29,7 +29,7 @@ WEIGHTS := $(wildcard data/weights/*)
 
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env data weights figures quick verify bench test test-slow lab clean
+.PHONY: help env data weights figures quick verify report bench test test-slow lab clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -42,6 +42,7 @@ help:
 	@echo '  make figures    run every notebook whose inputs changed; write figures/, data/results/, the table in README.md'
 	@echo '  make quick      the same with little work, into build/quick'
 	@echo '  make verify     claims of the papers beside our numbers; fails when a finished claim fails'
+	@echo '  make report     the executed notebooks as web pages, in build/report'
 	@echo 'Checks'
 	@echo '  make test       the tests, the quick profile of every notebook among them'
 	@echo '  make test-slow  the tests at full size'
@@ -57,7 +58,7 @@ $(VENV)/.installed: requirements.lock
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; done; \
 	  if [ -z "$$found" ]; then echo 'Python 3.11 or newer is needed and was not found' >&2; exit 1; fi; \
 	  echo "installing requirements.lock into $(VENV) (a few minutes, once)"; \
-	  [ -x $(VENV)/bin/python ] || $$found -m venv $(VENV)
+	  $(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $$found -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.lock
 	@echo '$(CURDIR)' > "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rpa.pth"
 	@touch $@
@@ -79,7 +80,7 @@ build/$(PROFILE)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json: \
 		notebooks/%.ipynb $(CODE) $(WEIGHTS) figures/rpa.mplstyle build/data.txt $(ENV)
 	@$(PYTHON) -m rpa.run $< --profile $(PROFILE)
 
-figures: $(EXECUTED) $(FIGURES) $(RECORDS)
+figures: $(ENV) $(EXECUTED) $(FIGURES) $(RECORDS)
 ifeq ($(PROFILE),full)
 	@$(PYTHON) -m rpa.report readme
 endif
@@ -90,6 +91,9 @@ quick:
 
 verify: $(ENV)
 	@$(PYTHON) -m rpa.report verify --profile $(PROFILE)
+
+report: $(EXECUTED)
+	$(PYTHON) -m nbconvert --to html --output-dir build/report $(EXECUTED)
 
 test: $(ENV)
 	$(PYTHON) -m pytest
