@@ -55,8 +55,8 @@ class Polygons:
         return following
 
 
-def square(count, radius=40.0):
-    """`count` copies of the square [-radius, radius]^2; outside radius 40 lies less than 1e-348 of the mass."""
+def square(count, radius=60.0):
+    """`count` copies of the square [-radius, radius]^2: room for every polygon nearer than two thirds of `radius`."""
     corner = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]) * radius
     side = np.array([[0.0, -1.0, radius], [1.0, 0.0, radius], [0.0, 1.0, radius], [-1.0, 0.0, radius]])
     return Polygons(np.tile(corner, (count, 1, 1)), np.tile(side, (count, 1, 1)), np.full(count, 4))
@@ -193,13 +193,13 @@ def _rounding(trimmed, rho):
     tip = end - start[:, :1]
     twice_area = np.where(used, anchor[..., 0] * tip[..., 1] - anchor[..., 1] * tip[..., 0], 0.0).sum(axis=1)
     thinness = np.divide(2 * perimeter, twice_area, out=np.zeros_like(rho), where=twice_area > 0)
-    return 4 * np.finfo(float).eps * (10 + rho) * (1 + rho + thinness)
+    return 10 * np.finfo(float).eps * (10 + rho) * (1 + rho + thinness)
 
 
 def polygon_log_mass(polygons):
-    """(log P(z in polygon), relative error), z ~ N(0, I_2), each (P,); -inf for an empty polygon.
+    """(log P(z in polygon), relative error, distance from the origin), each (P,); -inf for an empty polygon.
 
-    The quadrature is good to 1e-14; the error is that of rounding in the polygon's own lines and vertices.
+    z ~ N(0, I_2). The quadrature is good to 1e-14; the error is that of rounding in the polygon's lines and vertices.
     """
     turned, rho = _turn_and_trim(polygons)
     owner, x0, x1, lower, upper = _strips(turned)
@@ -213,7 +213,7 @@ def polygon_log_mass(polygons):
     inner = log_interval(_height(lower[strip, None], x), _height(upper[strip, None], x))
     with np.errstate(divide="ignore"):
         terms = inner - (x**2 + LOG_2PI) / 2 + np.log(half * WEIGHTS)
-    return _log_sum_by_owner(logsumexp(terms, axis=1), owner[strip], len(polygons)), _rounding(turned, rho)
+    return _log_sum_by_owner(logsumexp(terms, axis=1), owner[strip], len(polygons)), _rounding(turned, rho), rho
 
 
 def polygon_moments(polygons):
@@ -248,20 +248,21 @@ def log_probability(H, h):
     """log P(H z <= h) for z ~ N(0, I_2), a batch of K polygons given by n half-planes each.
 
     H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding, the only error there is.
-    A polygon farther out than 40 (1e-348) is looked for again in larger squares, up to a distance of 40,000.
+    A polygon 40 or more from the origin (p < 1e-349) is looked for again in larger squares, up to a distance of 40,000.
     """
     norm = np.linalg.norm(H, axis=2)
     dead = norm == 0
     scale = np.where(dead, 1.0, norm)
     lines = np.concatenate([H / scale[..., None], (h / scale)[..., None]], axis=2)
-    impossible = (dead & (h < 0)).any(axis=1)
     log_p, rel_error = np.full(len(H), -np.inf), np.zeros(len(H))
-    for radius in (40.0, 1.2e3, 4e4):
-        todo = np.flatnonzero(~impossible & np.isneginf(log_p))
+    todo = np.flatnonzero(~(dead & (h < 0)).any(axis=1))
+    for radius in (60.0, 2e3, 6e4):
         polygons = square(len(todo), radius)
         for i in range(H.shape[1]):
-            real = ~dead[todo, i]
-            cut = np.where(real[:, None], lines[todo, i], [0.0, 1.0, 2 * radius])
-            polygons = clip(polygons, cut)
-        log_p[todo], rel_error[todo] = polygon_log_mass(polygons)
+            nowhere = [0.0, 1.0, 2 * radius]
+            polygons = clip(polygons, np.where(dead[todo, i, None], nowhere, lines[todo, i]))
+        found, error, rho = polygon_log_mass(polygons)
+        settled = np.isfinite(found) & (rho < radius * 2 / 3)
+        log_p[todo[settled]], rel_error[todo[settled]] = found[settled], error[settled]
+        todo = todo[~settled]
     return log_p, rel_error

@@ -174,8 +174,9 @@ def _plane_of(net, gaussian):
 def planar_regions(net, inputs):
     """All regions of positive probability of a network whose Gaussian input has rank at most two, exactly.
 
-    The square of 40 standard deviations is cut by one hidden unit after the other, layer by layer; every polygon a
-    unit's zero line crosses becomes two. Returns `PlanarRegions`; P1's proposition on the PMF, without approximation.
+    A square of 60 standard deviations is cut by one hidden unit after the other, layer by layer; every polygon that a
+    unit's zero line crosses becomes two. Regions 40 or more standard deviations out (p < 1e-349) are left out.
+    Returns `PlanarRegions`; P1's proposition on the PMF, without approximation.
     Raises ValueError for mixtures (take one component at a time) and for a rank above two.
     """
     if not isinstance(inputs, Gaussian):
@@ -193,5 +194,6 @@ def planar_regions(net, inputs):
             A, b = A[parent], b[parent]
         gate = np.where(patterns[:, start:], 1.0, flat.slope)
         A, b = weight @ (gate[:, :, None] * A), (gate * b) @ weight.T + bias
-    log_p, rel_error = planar.polygon_log_mass(polygons)
-    return PlanarRegions(patterns, log_p, rel_error, polygons, flat, inputs.mean, factor)
+    log_p, rel_error, distance = planar.polygon_log_mass(polygons)
+    near = (distance < 40) & np.isfinite(log_p)
+    return PlanarRegions(patterns[near], log_p[near], rel_error[near], polygons[near], flat, inputs.mean, factor)

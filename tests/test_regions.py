@@ -60,13 +60,14 @@ def test_facets_of_empty_and_unbounded_regions():
 
 @pytest.mark.parametrize("sizes", [(2, 3, 1), (2, 3, 3, 2), (1, 4, 3, 1)])
 def test_planar_regions_are_all_feasible_patterns(sizes):
-    """Against a linear program for every one of the 2^N patterns, in the box of 40 standard deviations."""
+    """Against a linear program for every one of the 2^N patterns: inside 28 standard deviations all are there."""
     net, gaussian = random_network(sizes, 5), Gaussian(np.zeros(sizes[0]), 1.0)
     found = {tuple(pattern) for pattern in planar_regions(net, gaussian).patterns}
     for bits in itertools.product([False, True], repeat=net.n_hidden):
         region = region_of(net, bits)
-        interior = linprog(np.zeros(sizes[0]), region.H, region.h - 1e-6, bounds=(-40, 40)).status == 0
-        assert interior == (bits in found)
+        near = linprog(np.zeros(sizes[0]), region.H, region.h - 1e-6, bounds=(-28, 28)).status == 0
+        anywhere = linprog(np.zeros(sizes[0]), region.H, region.h + 1e-6, bounds=(-41, 41)).status == 0
+        assert near <= (bits in found) <= anywhere
 
 
 def test_vertices_are_corners_of_the_region():
