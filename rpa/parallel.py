@@ -28,7 +28,8 @@ def pmap(f, items, *, n_jobs=-1, progress=None):
     out = []
     for (value, error), item in zip(tqdm(results, progress, len(items), disable=progress is None), items):
         if error is not None:
-            raise RuntimeError(f"pmap: item {len(out)} ({_short(item)}) raised {type(error).__name__}: {error}") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise RuntimeError(f"pmap: item {len(out)} ({_short(item)}) raised {reason}") from error
         out.append(value)
     return out
 

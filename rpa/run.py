@@ -73,7 +73,7 @@ def _execute(notebook, stage, profile):
 
 
 def _cell_number(notebook, source):
-    """Place (from 1) of the cell with this source in the notebook as its author sees it, without injected parameters."""
+    """Place (from 1) of the cell with this source in the notebook as its author sees it."""
     import nbformat
 
     cells = nbformat.read(notebook, as_version=4).cells

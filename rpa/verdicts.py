@@ -162,5 +162,7 @@ def main(arguments=None):
     failed = [row["id"] for row in rows if row["verdict"] in ("fails", "no record")]
     count = sum(row["verdict"] == "holds" for row in rows)
     pending = sum(row["verdict"] == "pending" for row in rows)
-    print(f"\n{count} of {len(rows)} claims hold, {pending} are pending" + (f"; FAILED: {', '.join(failed)}" * bool(failed)))
+    print(f"\n{count} of {len(rows)} claims hold, {pending} are pending")
+    if failed:
+        print(f"FAILED: {', '.join(failed)}")
     return int(chosen.action == "verify" and bool(failed))

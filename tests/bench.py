@@ -1,7 +1,7 @@
 """`make bench`: our speed and accuracy beside a peer's, both measured in the same run on the same problem.
 
-Each topic is a script tests/bench_<topic>.py with a `main()` that prints `table`s; this one runs them all, or those named
-on the command line. Absolute seconds belong to the machine; the ratios are what a table is for.
+Each topic is a script tests/bench_<topic>.py with a `main()` that prints `table`s; this one runs them all, or those
+named on the command line. Absolute seconds belong to the machine; the ratios are what a table is for.
 """
 
 import subprocess

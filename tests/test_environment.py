@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 IMPORT_NAMES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
 CONDA_NAMES = {"pytorch-cpu": "torch"}
+TOOLS = ("python", "pip", "make")
 
 
 def _normal(name):
@@ -40,7 +41,7 @@ def test_lock_holds_what_pyproject_asks_for():
 
 
 def test_lock_is_closed():
-    """Every requirement of a locked package that applies here is locked too: nothing is left to the day of installing."""
+    """Every requirement of a locked package that applies here is locked too: the day of installing decides nothing."""
     from packaging.requirements import Requirement
 
     lock, missing = _lock(), []
@@ -58,7 +59,7 @@ def test_conda_environment_agrees():
     lock = _lock()
     conda = dict(item.partition("=")[::2] for item in environment["dependencies"] if isinstance(item, str))
     pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
-    pinned = {CONDA_NAMES.get(name, name): version for name, version in conda.items() if name not in ("python", "pip", "make")}
+    pinned = {CONDA_NAMES.get(name, name): version for name, version in conda.items() if name not in TOOLS}
     assert pinned == {name: lock[name] for name in ("torch", "torchvision")}
     assert pip == ["-r requirements.lock", "-e ."]
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]

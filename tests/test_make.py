@@ -30,8 +30,8 @@ def _notebook(path, *cells):
 def project(tmp_path):
     for folder in ("rpa", "notebooks", "figures", "data/results", "data/weights"):
         (tmp_path / folder).mkdir(parents=True)
-    for name in ("Makefile", "rpa/__init__.py", "rpa/report.py", "rpa/verdicts.py", "rpa/run.py", "figures/rpa.mplstyle",
-                 "data/targets.toml"):
+    copied = ["Makefile", "figures/rpa.mplstyle", "data/targets.toml"]
+    for name in copied + [f"rpa/{module}.py" for module in ("__init__", "report", "verdicts", "run")]:
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "rpa" / "datasets.py").write_text("print('nothing to fetch')")
     (tmp_path / "README.md").write_text("<!-- verdicts: written by make figures -->\n<!-- end of verdicts -->\n")

@@ -76,7 +76,7 @@ def test_two_runs_give_the_same_bytes(out):
     assert run() == first
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), [1.0, float("nan")], {"a": np.array([np.inf])}, "text", None])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, [1.0, np.nan], {"a": np.array([np.inf])}, "text", None])
 def test_only_finite_numbers_are_recorded(out, bad):
     with pytest.raises(ValueError, match="'p1.x'"):
         report.record("p1.x", bad, stem="01_x")
@@ -174,11 +174,13 @@ def test_code_version_follows_the_cells_but_not_their_outputs(tmp_path, monkeypa
     report.code_version.cache_clear()
 
 
-CLAIM = {"id": "p1.a", "paper": "P1", "where": "figure 1", "statement": "s", "kind": "value", "stem": "01_x", "status": "done"}
+CLAIM = {"id": "p1.a", "paper": "P1", "where": "figure 1", "statement": "s", "kind": "value", "stem": "01_x",
+         "status": "done"}
 
 
 def _verdict(number, profile="full", stand_in=False, **claim):
-    entry = {"value": number, "stem": "01_x", "profile": profile, "code": report.code_version("01_x"), "stand_in": stand_in}
+    entry = {"value": number, "stem": "01_x", "profile": profile, "stand_in": stand_in,
+             "code": report.code_version("01_x")}
     return verdicts.judge(CLAIM | claim, {"p1.a": entry})["verdict"]
 
 
