@@ -3,9 +3,10 @@ import pathlib
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, pattern_counts, random_gaussian, random_mixture, random_network
+from helpers import assert_binomial, random_gaussian, random_mixture, random_network
 
 from rpa.inputs import Gaussian
+from rpa.montecarlo import pattern_counts
 from rpa.pmf import pattern_pmf
 from rpa.regions import label
 
