@@ -7,11 +7,12 @@ fail. Numbers of a quick run, or from stand-in data, are shown but never settle 
 
 import argparse
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 from rpa import report
 
-__all__ = ["judge", "load_claims", "main", "markdown_table", "text_table"]
+__all__ = ["judge", "load_claims", "main", "markdown_table", "summary", "text_table"]
 
 CRITERIA = ("value", "at_most", "at_least")
 KINDS = ("value", "agreement", "trend")
@@ -118,12 +119,17 @@ def text_table(rows):
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in cells)
 
 
+def summary(rows):
+    """How many claims got which verdict, the commonest first: '30 holds, 3 pending, 1 does not reproduce'."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in Counter(r["verdict"] for r in rows).most_common())
+
+
 def markdown_table(rows, claims):
-    """The rows of `judge` as README.md shows them, and below it why a claim does not reproduce.
+    """The rows of `judge` as README.md shows them: a summary, the table, and why a claim does not reproduce.
 
     It depends on targets.toml and the records alone, so the one committed stays right until they change.
     """
-    lines = ["| paper | where | claim | target | ours | verdict |", "|---|---|---|---|---|---|"]
+    lines = [f"{summary(rows)}.", "", "| paper | where | claim | target | ours | verdict |", "|---|---|---|---|---|---|"]
     for r in rows:
         link = f"[{r['verdict']}](notebooks/{r['stem']}.ipynb)"
         lines.append(f"| {r['paper']} | {r['where']} | {r['statement']} | {r['target']} | {r['ours']} | {link} |")
@@ -160,9 +166,7 @@ def main(arguments=None):
         if row["verdict"] == "does not reproduce":
             print(f"\n{claim['id']} does not reproduce: {claim['explanation']}")
     failed = [row["id"] for row in rows if row["verdict"] in ("fails", "no record")]
-    count = sum(row["verdict"] == "holds" for row in rows)
-    pending = sum(row["verdict"] == "pending" for row in rows)
-    print(f"\n{count} of {len(rows)} claims hold, {pending} are pending")
+    print(f"\n{len(rows)} claims: {summary(rows)}")
     if failed:
         print(f"FAILED: {', '.join(failed)}")
     return int(chosen.action == "verify" and bool(failed))

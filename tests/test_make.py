@@ -17,6 +17,16 @@ import matplotlib.pyplot as plt
 report.record("x.{stem}", report.shrink(profile, 10, 2), stem="{stem}")
 fig, ax = plt.subplots()
 report.save_figure(fig, "{stem}")"""
+CLAIM = """[[claim]]
+id = "x.01_a"
+paper = "P1"
+where = "figure 1"
+statement = "ten"
+kind = "value"
+value = 10
+stem = "01_a"
+status = "done"
+"""
 
 
 def _notebook(path, *cells):
@@ -30,10 +40,11 @@ def _notebook(path, *cells):
 def project(tmp_path):
     for folder in ("rpa", "notebooks", "figures", "data/results", "data/weights"):
         (tmp_path / folder).mkdir(parents=True)
-    copied = ["Makefile", "figures/rpa.mplstyle", "data/targets.toml"]
+    copied = ["Makefile", "figures/rpa.mplstyle"]
     for name in copied + [f"rpa/{module}.py" for module in ("__init__", "report", "verdicts", "run")]:
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "rpa" / "datasets.py").write_text("print('nothing to fetch')")
+    (tmp_path / "data" / "targets.toml").write_text(CLAIM)
     (tmp_path / "README.md").write_text("<!-- verdicts: written by make figures -->\n<!-- end of verdicts -->\n")
     _notebook(tmp_path / "notebooks" / "01_a.ipynb", "a = 1", RECORD.format(stem="01_a"))
     _notebook(tmp_path / "notebooks" / "02_b.ipynb", "b = 1", RECORD.format(stem="02_b"))
@@ -69,8 +80,9 @@ def test_figures_are_made_once_and_again_only_when_something_changed(project):
     code, output = _make(project, "-j2", "figures")
     assert code == 0, output
     assert _ran(output) == ["01_a", "02_b", "99_explore"] and len(_outputs(project)) == 9
-    assert output.rstrip().endswith("pending") and "p1.fig1.pmf" in output
-    assert "| P1 | figure 1, PMF |" in (project / "README.md").read_text()
+    assert output.rstrip().endswith("1 claims: 1 holds")
+    assert "| P1 | figure 1 | ten | 10 | 10 | [holds](notebooks/01_a.ipynb) |" in (project / "README.md").read_text()
+    assert _make(project, "verify")[0] == 0
 
     assert _ran(_make(project, "figures")[1]) == []
     (project / "notebooks" / "02_b.ipynb").touch()
@@ -88,7 +100,7 @@ def test_quick_results_go_elsewhere(project):
     assert len(_outputs(project, "build/quick/", "quick")) == 9
     assert list((project / "data" / "results").iterdir()) == [] and not (project / "figures" / "01_a.png").exists()
     assert '"profile": "quick"' in (project / "build/quick/data/results/01_a.json").read_text()
-    assert "| P1 |" not in (project / "README.md").read_text()
+    assert "fails (quick profile)" in output and "| P1 |" not in (project / "README.md").read_text()
     assert _ran(_make(project, "quick")[1]) == []
 
 

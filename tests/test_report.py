@@ -281,6 +281,7 @@ def test_the_reasons_stand_below_the_table():
     claims = [CLAIM | {"at_most": 1.0, "explanation": "because"}]
     entry = {"value": 2, "stem": "01_x", "profile": "full", "code": "0"}
     table = verdicts.markdown_table([verdicts.judge(claims[0], {"p1.a": entry})], claims)
+    assert table.startswith("1 does not reproduce.\n")
     assert "[does not reproduce](notebooks/01_x.ipynb)" in table and table.endswith("- P1, figure 1: because")
 
 
@@ -302,3 +303,4 @@ def test_committed_records_and_readme_agree():
     shown = text.partition(verdicts.MARKERS[0])[2].partition(verdicts.MARKERS[1])[0]
     assert shown.strip() == verdicts.markdown_table(rows, claims)
     assert [row["id"] for row in rows if row["verdict"] in ("fails", "no record")] == []
+    assert {record["profile"] for record in records.values()} <= {"full"}
