@@ -16,7 +16,7 @@ import torch
 from rpa import bivariate
 from rpa.bivariate import FAR, ndtr
 
-__all__ = ["covariance", "covariance_pairs", "covariance_series", "covariance_zero_mean", "mean", "second_moment"]
+__all__ = ["covariance", "covariance_pairs", "covariance_series", "covariance_zero_mean", "gain", "mean", "second_moment"]
 __all__ += ["squared_pdf", "variance"]
 
 CHUNK = 1 << 14  # elements worked on at once by the tail integrals, to stay in cache
@@ -28,6 +28,12 @@ def mean(mu, var):
     Computed as max(mu, 0) + sigma e_1(|a|), which keeps its relative accuracy where the two terms nearly cancel.
     """
     return _apply(_Mean, mu, var)
+
+
+def gain(mu, var):
+    """P(x > 0) = E[relu'(x)] = Phi(a), elementwise; the linear response of relu to its input (1/2 at mu = var = 0)."""
+    safe = torch.where(var > 0, var, 1.0).sqrt()
+    return ndtr(torch.where(var > 0, mu / safe, mu.sign() * FAR))
 
 
 def variance(mu, var):

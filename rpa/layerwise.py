@@ -1,0 +1,305 @@
+"""Gaussian moments carried through a network layer by layer: every pre-activation is taken as Gaussian.
+
+Affine layers are exact. ReLU uses `rpa.relu`; max pooling repeats Clark's two-variable formula over the window, each step
+of which is exact for Gaussians: max(a, b) = b + relu(a - b). Units of a layer stay correlated. A covariance is held dense,
+or, in layers too large for that, as factor^T factor + diag(rest): there, off the diagonal, only the linear response to the
+input is kept (the first term of the series of `relu.covariance_series`), while every variance stays that of the exact rule.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rpa import relu
+
+__all__ = ["Moments", "as_sequential", "clark", "layerwise", "linear_part", "noise"]
+
+MAX_ROWS = 16384  # a layer's independent noise enters the next affine layer as one row per unit
+RULES = ("exact", "series", "linear", "diagonal")
+
+
+class Moments(NamedTuple):
+    """Means (b, k) and covariances (b, k, k) of the outputs of a network, for b inputs."""
+
+    mean: torch.Tensor
+    cov: torch.Tensor
+
+    @property
+    def var(self):
+        """Variances (b, k)."""
+        return self.cov.diagonal(dim1=-2, dim2=-1)
+
+
+def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
+    """Moments of net(x), x ~ N(mean[i], cov), by moment matching after every layer.
+
+    net: Sequential, AlexNet or SqueezeNet of Linear, Conv2d, ReLU, Max/Avg/AdaptiveAvgPool2d, Flatten, Dropout (evaluated).
+    mean (b, *shape); cov: see `noise`. rule for the covariance of ReLU units: "exact"; "series", its first four terms;
+    "linear", its first term (the diagonal exact); "diagonal", units independent in all layers: two passes of the network.
+    A layer of more than max_dense units keeps the linear term only. Exact for one hidden layer of at most max_dense units.
+    Returns `Moments` in the type of `mean`. Raises ValueError naming an unknown layer or rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+    layers = as_sequential(net)
+    var, full = noise(cov, mean)
+    if rule == "diagonal" and full is not None:
+        raise ValueError("cov: the diagonal rule takes a variance or variances, got a full covariance")
+    groups = [slice(None)] if rule == "diagonal" else [slice(i, i + 1) for i in range(len(mean))]
+    results = []
+    for group in groups:
+        state = _State(mean[group], diag=var[group])
+        if full is not None:
+            state = _State(mean[group], dense=full[None])
+        for layer in layers:
+            state = _through(layer, state, rule, max_dense)
+        results.append((state.mean.flatten(1), _densified(state).dense))
+    return Moments(*(torch.cat(parts) for parts in zip(*results)))
+
+
+def noise(cov, mean):
+    """(variances (b, *shape), full (n, n) or None) of the input noise `cov` around mean (b, *shape), n = prod(shape).
+
+    cov: a variance; variances (*shape) or, one map per input, (b, *shape); or a covariance (n, n), which is what an (n, n)
+    array is taken for when both readings fit. Raises ValueError for another shape, or negative or non-finite numbers.
+    """
+    if not isinstance(mean, torch.Tensor) or mean.ndim < 2 or not mean.is_floating_point():
+        raise ValueError("mean: expected a floating-point tensor (b, ...), one row per input")
+    cov = torch.as_tensor(cov, dtype=mean.dtype, device=mean.device)
+    n = mean[0].numel()
+    if not cov.isfinite().all():
+        raise ValueError("cov: expected finite numbers, got NaN or infinity")
+    full = cov if cov.shape == (n, n) and n > 1 else None
+    if full is None and cov.shape not in ((), mean.shape[1:], mean.shape):
+        expected = f"(), {tuple(mean.shape[1:])}, {tuple(mean.shape)} or {(n, n)}"
+        raise ValueError(f"cov: expected shape {expected}, got {tuple(cov.shape)}")
+    var = cov if full is None else full.diagonal().reshape(mean.shape[1:])
+    if (var < 0).any():
+        raise ValueError(f"cov: variances must not be negative, got {var.min():g}")
+    return var.expand(mean.shape), full
+
+
+def as_sequential(net):
+    """The same function as a flat `nn.Sequential` of single layers, without Dropout and Identity; weights are shared.
+
+    Nested Sequentials are flattened; torchvision's AlexNet and SqueezeNet are unrolled, a Fire module's two expanding
+    convolutions becoming one of kernel 3. ReLU works in place in neither. Raises ValueError for another container.
+    """
+    return nn.Sequential(*_flat(net))
+
+
+def _flat(module):
+    name = type(module).__name__
+    if isinstance(module, nn.Sequential):
+        return [layer for child in module for layer in _flat(child)]
+    if isinstance(module, (nn.Dropout, nn.Identity)):
+        return []
+    if isinstance(module, nn.ReLU):
+        return [nn.ReLU()]
+    if name == "AlexNet":
+        return [*_flat(module.features), module.avgpool, nn.Flatten(), *_flat(module.classifier)]
+    if name == "SqueezeNet":
+        return [*_flat(module.features), *_flat(module.classifier), nn.Flatten()]
+    if name == "Fire":
+        return [module.squeeze, nn.ReLU(), _expansion(module), nn.ReLU()]
+    if list(module.children()):
+        raise ValueError(f"net: expected Sequential, AlexNet or SqueezeNet, got {name}")
+    return [module]
+
+
+def _expansion(fire):
+    one, three = fire.expand1x1, fire.expand3x3
+    conv = nn.Conv2d(one.in_channels, one.out_channels + three.out_channels, 3, padding=1)
+    weight = torch.cat([functional.pad(one.weight.detach(), (1, 1, 1, 1)), three.weight.detach()])
+    conv.weight = nn.Parameter(weight)
+    conv.bias = nn.Parameter(torch.cat([one.bias, three.bias]).detach())
+    return conv
+
+
+@dataclass(frozen=True)
+class _State:
+    """Mean (b, *shape) and covariance: dense (b, n, n), else factor (b, r, *shape) (or None) and diag (b, *shape)."""
+
+    mean: torch.Tensor
+    factor: torch.Tensor | None = None
+    diag: torch.Tensor | None = None
+    dense: torch.Tensor | None = None
+
+    @property
+    def var(self):
+        if self.dense is not None:
+            return self.dense.diagonal(dim1=-2, dim2=-1).reshape(self.mean.shape)
+        return self.diag if self.factor is None else self.diag + (self.factor**2).sum(1)
+
+
+def _densified(state):
+    if state.dense is not None:
+        return state
+    dense = torch.diag_embed(state.diag.flatten(1))
+    if state.factor is not None:
+        rows = state.factor.flatten(2)
+        dense = dense + rows.mT @ rows
+    return _State(state.mean, dense=dense)
+
+
+def _through(layer, state, rule, max_dense):
+    if isinstance(layer, nn.ReLU):
+        return _relu(state, rule, max_dense)
+    if isinstance(layer, nn.MaxPool2d):
+        return _max_pool(state, layer, rule)
+    if isinstance(layer, nn.Flatten):
+        factor = None if state.factor is None else state.factor.flatten(2)
+        return replace(state, mean=layer(state.mean), factor=factor, diag=None if state.diag is None else state.diag.flatten(1))
+    if isinstance(layer, (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
+        return _affine(state, layer, rule, max_dense)
+    raise ValueError(f"net: layer {type(layer).__name__} has no moment rule")
+
+
+def linear_part(layer, x, power=1):
+    """The layer without its bias, its coefficients raised to `power` (2 carries variances of independent units)."""
+    if isinstance(layer, nn.Linear):
+        return functional.linear(x, layer.weight**power)
+    if isinstance(layer, nn.Conv2d):
+        pad = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
+        return functional.conv2d(x, layer.weight**power, None, layer.stride, pad, layer.dilation, layer.groups)
+    if _pair(getattr(layer, "padding", 0)) != (0, 0):
+        raise ValueError(f"net: {type(layer).__name__} with padding has no moment rule")
+    return layer(x) if power == 1 else layer(x) / _window_size(layer, x.shape[-2:])
+
+
+def _window_size(layer, size):
+    """Members of each averaging window of a plane of `size`."""
+    if isinstance(layer, nn.AvgPool2d):
+        kernel = _pair(layer.kernel_size)
+        return kernel[0] * kernel[1]
+    planes = layer(torch.zeros(1, 1, *size)).shape[-2:]
+    ends = [[(math.ceil((i + 1) * n / m) - i * n // m) for i in range(m)] for n, m in zip(size, planes)]
+    return torch.tensor(ends[0])[:, None] * torch.tensor(ends[1])
+
+
+def _rows(layer, rows):
+    """The linear part applied to rows (b, r, *shape)."""
+    return linear_part(layer, rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+
+
+def _affine(state, layer, rule, max_dense):
+    mean = layer(state.mean)
+    if rule == "diagonal":
+        return _State(mean, diag=linear_part(layer, state.diag, 2))
+    shape, n, m = state.mean.shape[1:], state.mean[0].numel(), mean[0].numel()
+    if n > MAX_ROWS:
+        raise ValueError(f"net: {type(layer).__name__} of {n} correlated inputs is too large; use rule='diagonal'")
+    if state.dense is not None and m <= max_dense:
+        half = _rows(layer, state.dense.unflatten(2, shape)).flatten(2)
+        return _State(mean, dense=_rows(layer, half.mT.unflatten(2, shape)).flatten(2))
+    rows = state.factor
+    if state.dense is not None:
+        values, vectors = torch.linalg.eigh(state.dense)
+        rows = (vectors * values.clamp(min=0).sqrt()[:, None]).mT.unflatten(2, shape)
+    elif state.diag.any():
+        independent = torch.diag_embed(state.diag.flatten(1).sqrt()).unflatten(2, shape)
+        rows = independent if rows is None else torch.cat([rows, independent], 1)
+    state = _State(mean, factor=_rows(layer, rows), diag=torch.zeros_like(mean))
+    return _densified(state) if m <= min(max_dense, rows.shape[1]) else state
+
+
+def _relu(state, rule, max_dense):
+    mu, var = state.mean, state.var
+    mean, variance = relu.mean(mu, var), relu.variance(mu, var)
+    if rule == "diagonal":
+        return _State(mean, diag=variance)
+    if state.dense is None and rule != "linear" and mu[0].numel() <= max_dense:
+        state = _densified(state)
+    if state.dense is not None:
+        flat = mu.flatten(1)
+        if rule == "exact":
+            return _State(mean, dense=relu.covariance(flat, state.dense))
+        return _State(mean, dense=relu.covariance_series(flat, state.dense, 4 if rule == "series" else 1))
+    return _rest(mean, variance, None if state.factor is None else state.factor * relu.gain(mu, var)[:, None])
+
+
+def _rest(mean, variance, factor):
+    """factor^T factor with the diagonal made up to `variance`; Clark's approximation may leave a little too little."""
+    rest = variance if factor is None else (variance - (factor**2).sum(1)).clamp(min=0)
+    return _State(mean, factor=factor, diag=rest)
+
+
+def _max_pool(state, layer, rule):
+    pooled = layer(state.mean).shape
+    windows = _windows(layer, state.mean.shape, pooled).to(state.mean.device)
+    mean, variance, gains = clark(state.mean.flatten(1)[:, windows], _window_covariance(state, windows))
+    mean, variance = mean.reshape(pooled), variance.reshape(pooled)
+    if rule == "diagonal":
+        return _State(mean, diag=variance)
+    if state.dense is not None:
+        half = _combine(state.dense, windows, gains).mT
+        dense = _combine(half, windows, gains)
+        gap = variance.flatten(1) - dense.diagonal(dim1=-2, dim2=-1)
+        return _State(mean, dense=dense + torch.diag_embed(gap))
+    if state.factor is None:
+        return _rest(mean, variance, None)
+    return _rest(mean, variance, _combine(state.factor.flatten(2), windows, gains).unflatten(2, pooled[1:]))
+
+
+def clark(mean, cov):
+    """Moments of the maximum of w jointly Gaussian variables, folded in one at a time (Clark 1961).
+
+    mean (..., w), cov (..., w, w) -> mean (...), variance (...) and gains (..., w), the derivatives of the mean, which sum to
+    1: Cov[max, y] = sum_j gains_j Cov[x_j, y] for y jointly Gaussian. Exact for w = 2; above, the maximum so far is
+    taken as Gaussian.
+    """
+    top, var, cross = mean[..., 0], cov[..., 0, 0], cov[..., 0, :]
+    gains = torch.zeros_like(mean)
+    gains[..., 0] = 1
+    for j in range(1, mean.shape[-1]):
+        # max(top, x) = x + relu(d) with d = top - x; the clamp removes a negative rounding error of Var[d].
+        gap, spread = top - mean[..., j], (var + cov[..., j, j] - 2 * cross[..., j]).clamp(min=0)
+        keep = relu.gain(gap, spread)
+        top = mean[..., j] + relu.mean(gap, spread)
+        var = cov[..., j, j] + relu.variance(gap, spread) + 2 * keep * (cross[..., j] - cov[..., j, j])
+        cross = keep[..., None] * cross + (1 - keep)[..., None] * cov[..., j, :]
+        gains = gains * keep[..., None]
+        gains[..., j] = 1 - keep
+    return top, var.clamp(min=0), gains
+
+
+def _combine(rows, windows, gains):
+    """rows (b, r, n) -> (b, r, o): each window's members weighted by its gains (b, o, w)."""
+    return sum(rows[:, :, windows[:, j]] * gains[:, None, :, j] for j in range(windows.shape[1]))
+
+
+def _window_covariance(state, windows):
+    """Covariances (b, o, w, w) within each window (o, w) of flat positions."""
+    first, second = windows[:, :, None], windows[:, None, :]
+    if state.dense is not None:
+        return state.dense[:, first, second]
+    cov = state.diag.flatten(1)[:, windows][..., None] * (first == second)
+    if state.factor is not None:
+        members = state.factor.flatten(2)[:, :, windows].permute(0, 2, 3, 1)
+        cov = cov + members @ members.mT
+    return cov
+
+
+def _windows(layer, shape, pooled):
+    """Flat positions (o, w) of the members of each pooling window, o over the planes and places of `pooled`.
+
+    A window that reaches over the edge counts its last member more than once, which leaves the maximum as it is.
+    """
+    if len(shape) != 4 or _pair(layer.dilation) != (1, 1):
+        raise ValueError(f"net: MaxPool2d takes (b, channels, height, width) and no dilation, got shape {tuple(shape)}")
+    axes = zip(shape[2:], pooled[2:], *(_pair(v) for v in (layer.kernel_size, layer.stride, layer.padding)))
+    rows, columns = (
+        (torch.arange(out)[:, None] * stride - pad + torch.arange(kernel)).clamp(0, size - 1)
+        for size, out, kernel, stride, pad in axes
+    )
+    plane = (rows[:, None, :, None] * shape[3] + columns[None, :, None, :]).reshape(pooled[2] * pooled[3], -1)
+    planes = torch.arange(shape[1])[:, None, None] * (shape[2] * shape[3])
+    return (planes + plane).flatten(0, 1)
+
+
+def _pair(value):
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
