@@ -135,17 +135,15 @@ def code_version(stem):
 
 
 def load_records(folder=None):
-    """{id: record} from the *.json of a results folder (default: the repository's data/results).
+    """{(stem, id): record} from the *.json of a results folder (default: the repository's data/results).
 
-    Each record also holds the stem, profile and code of its file. Raises ValueError when two stems share an id.
+    Each record also holds the profile and code of its file.
     """
     records = {}
     for path in sorted(Path(folder or ROOT / "data" / "results").glob("*.json")):
         content = json.loads(path.read_text())
-        for id, entry in content["records"].items():
-            if id in records:
-                raise ValueError(f"{path.name}: record {id!r} stands in {records[id]['stem']}.json too")
-            records[id] = entry | {key: content[key] for key in ("stem", "profile", "code")}
+        circumstances = {key: content[key] for key in ("profile", "code")}
+        records |= {(content["stem"], id): entry | circumstances for id, entry in content["records"].items()}
     return records
 
 

@@ -48,15 +48,15 @@ def load_claims(path=None):
 def judge(claim, records):
     """One row of the verdict table, a dict: id, paper, where, statement, stem, target, ours, verdict, note.
 
-    records: {id: record} as `report.load_records` gives them. Verdict: 'holds', 'fails', 'does not reproduce' (fails,
+    records: {(stem, id): record} as `report.load_records` gives them. Verdict: 'holds', 'fails', 'does not reproduce' (fails,
     and the claim has an explanation), 'pending', 'no record' (said to be done, but there is no number), or
     'holds/fails (quick profile | stand-in data)', which settles nothing. A list or dict of numbers holds when every one
     of them does. The note says when the number was made by other code than the present.
     """
-    entry = records.get(claim["id"])
+    entry = records.get((claim["stem"], claim["id"]))
     row = {key: claim[key] for key in ("id", "paper", "where", "statement", "stem")}
     row |= {"target": _target(claim), "ours": _ours(entry), "note": ""}
-    if entry and entry["code"] != report.code_version(entry["stem"]):
+    if entry and entry["code"] != report.code_version(claim["stem"]):
         row["note"] = "older code"
     return row | {"verdict": _verdict(claim, entry)}
 

@@ -179,9 +179,8 @@ CLAIM = {"id": "p1.a", "paper": "P1", "where": "figure 1", "statement": "s", "ki
 
 
 def _verdict(number, profile="full", stand_in=False, **claim):
-    entry = {"value": number, "stem": "01_x", "profile": profile, "stand_in": stand_in,
-             "code": report.code_version("01_x")}
-    return verdicts.judge(CLAIM | claim, {"p1.a": entry})["verdict"]
+    entry = {"value": number, "profile": profile, "stand_in": stand_in, "code": report.code_version("01_x")}
+    return verdicts.judge(CLAIM | claim, {("01_x", "p1.a"): entry})["verdict"]
 
 
 def test_verdicts():
@@ -204,8 +203,8 @@ def test_quick_and_stand_in_numbers_settle_nothing():
 
 
 def test_a_record_of_older_code_is_flagged():
-    entry = {"value": 1, "stem": "01_x", "profile": "full", "code": "000000000000"}
-    row = verdicts.judge(CLAIM | {"at_most": 2.0}, {"p1.a": entry})
+    entry = {"value": 1, "profile": "full", "code": "000000000000"}
+    row = verdicts.judge(CLAIM | {"at_most": 2.0}, {("01_x", "p1.a"): entry})
     assert (row["verdict"], row["note"]) == ("holds", "older code")
     assert "holds — older code" in verdicts.text_table([row])
 
@@ -225,11 +224,13 @@ def test_compare_puts_the_claim_beside_our_number(tmp_path):
     assert list(frame.verdict) == ["fails", "holds", "pending"]
 
 
-def test_an_id_recorded_twice_is_refused(tmp_path):
+def test_a_claim_is_answered_by_its_own_notebook_only(tmp_path):
     report.record("p1.a", 1, stem="01_x")
-    report.record("p1.a", 1, stem="02_x")
-    with pytest.raises(ValueError, match="'p1.a' stands in 01_x.json too"):
-        report.load_records(tmp_path / "data" / "results")
+    report.record("p1.a", 2, stem="02_x")
+    records = report.load_records(tmp_path / "data" / "results")
+    assert [records[stem, "p1.a"]["value"] for stem in ("01_x", "02_x")] == [1, 2]
+    assert verdicts.judge(CLAIM | {"at_most": 1}, records)["verdict"] == "holds"
+    assert verdicts.judge(CLAIM | {"at_most": 1, "stem": "03_x"}, records)["verdict"] == "no record"
 
 
 @pytest.mark.parametrize("change, message", [
@@ -279,8 +280,8 @@ def test_readme_table_is_written_between_its_markers(tmp_path):
 
 def test_the_reasons_stand_below_the_table():
     claims = [CLAIM | {"at_most": 1.0, "explanation": "because"}]
-    entry = {"value": 2, "stem": "01_x", "profile": "full", "code": "0"}
-    table = verdicts.markdown_table([verdicts.judge(claims[0], {"p1.a": entry})], claims)
+    entry = {"value": 2, "profile": "full", "code": "0"}
+    table = verdicts.markdown_table([verdicts.judge(claims[0], {("01_x", "p1.a"): entry})], claims)
     assert table.startswith("1 does not reproduce.\n")
     assert "[does not reproduce](notebooks/01_x.ipynb)" in table and table.endswith("- P1, figure 1: because")
 
