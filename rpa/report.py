@@ -100,15 +100,17 @@ def save_figure(fig, stem):
     path = output_folder() / "data" / "results" / f"{stem}.json"
     records = json.loads(path.read_text())["records"].values() if path.exists() else ()
     data = {name: digest for r in records for name, digest in r.get("data", {}).items()}
+    frame = {}
     if any(r.get("stand_in") for r in records):
-        fig.text(0.995, 0.005, "STAND-IN DATA", ha="right", va="bottom", fontsize=8, color=MONTE_CARLO, weight="bold")
+        fig.text(0.99, -0.01, "STAND-IN DATA", ha="right", va="top", fontsize=8, color=MONTE_CARLO, weight="bold")
+        frame = {"bbox_inches": "tight"}  # room below the figure for the words
     label = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
     source = f"rpa code {code_version(stem)}; profile {current_profile()}; data: {label}"
     described = {"png": {"Title": stem, "Description": source},
                  "pdf": {"Title": stem, "Subject": source, "CreationDate": None}}
     for kind, information in described.items():
         target = output_folder() / "figures" / f"{stem}.{kind}"
-        _replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information))
+        _replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information, **frame))
 
 
 def save_table(frame, stem):
