@@ -4,8 +4,9 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from rpa import _check
+from rpa.regions import jacobians
 
-__all__ = ["binomial_sigmas", "pattern_counts"]
+__all__ = ["binomial_sigmas", "pattern_counts", "sampled_singular_values", "step_gap"]
 
 FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
 
@@ -35,3 +36,28 @@ def binomial_sigmas(counts, n, p):
     p = np.clip(p, 0.0, 1.0)
     tail = np.minimum(binom.cdf(counts, n, p), binom.sf(np.asarray(counts) - 1, n, p))
     return np.clip(norm.isf(np.minimum(tail, 0.5)), 0.0, FARTHEST)
+
+
+def sampled_singular_values(net, inputs, n, seed):
+    """(values (U, r), frequencies (U,)): singular values of the Jacobian at n inputs, one row per pattern seen."""
+    patterns, counts = np.unique(net.patterns(inputs.sample(n, seed)), axis=0, return_counts=True)
+    return np.linalg.svd(jacobians(net, patterns), compute_uv=False), counts / n
+
+
+def step_gap(values, p, sampled_values, frequencies, n, allowed, thresholds=100):
+    """Largest gap between two laws of singular values, in standard errors of n samples, less an allowed absolute gap.
+
+    values (K, r) with probabilities p (K,) against sampled_values (U, r) with frequencies (U,); the distribution
+    functions are compared, column by column, at `thresholds` quantiles of the samples, each moved up by 1e-9 of itself
+    so that rounding does not decide on which side an atom falls.
+    """
+    worst = 0.0
+    for column, seen in zip(values.T, sampled_values.T):
+        order = np.argsort(seen)
+        picks = np.searchsorted(np.cumsum(frequencies[order]), np.linspace(0.01, 0.99, thresholds))
+        t = seen[order][np.minimum(picks, len(seen) - 1)] * (1 + 1e-9)
+        analytic = ((column[:, None] <= t) * p[:, None]).sum(axis=0)
+        empirical = ((seen[:, None] <= t) * frequencies[:, None]).sum(axis=0)
+        stderr = np.sqrt(np.maximum(empirical * (1 - empirical), 1 / n) / n)
+        worst = max(worst, np.max((np.abs(analytic - empirical) - allowed) / stderr))
+    return worst

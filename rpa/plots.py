@@ -8,7 +8,10 @@ import numpy as np
 from rpa.inputs import components_of
 from rpa.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 
-__all__ = ["density", "density_contours", "distribution_panel", "pmf_panel", "region_panel"]
+__all__ = [
+    "density", "density_contours", "distribution_panel", "mean_spectrum", "moons_panel", "name_both", "pmf_panel",
+    "quantile_circles", "region_panel", "step_band",
+]
 
 
 def density(inputs, x):
@@ -29,6 +32,12 @@ def density_contours(ax, inputs, masses=(0.5, 0.9, 0.99), color="#222222"):
     ax.contour(xs, ys, values, levels=levels, colors=color, linewidths=0.8)
 
 
+def name_both(ax):
+    """Say which colour is which, in the lower right corner that a distribution function leaves free."""
+    for height, name, colour in ((0.18, "analytic", ANALYTIC), (0.06, "Monte Carlo", MONTE_CARLO)):
+        ax.text(0.98, height, name, color=colour, ha="right", va="bottom", transform=ax.transAxes)
+
+
 def pmf_panel(ax, pmf, frequencies, floor=1e-3):
     """Stems of the analytic PMF over the decimal labels, and red circles where sampling puts them; p >= floor only."""
     shown = pmf.p >= floor
@@ -47,13 +56,51 @@ def distribution_panel(ax, y, cdf, samples, shown=25):
     ax.set_ylim(-0.02, 1.02)
 
 
+def moons_panel(ax, net, x, y, inputs, window):
+    """Two classes of planar points, the line where a one-output network is zero, and the contours of the input law."""
+    for label, colour in ((0, "#7fa8d6"), (1, "#e8a35a")):
+        ax.plot(*x[y == label].T, ".", color=colour, markersize=2.5)
+    xs, ys = np.linspace(*window[:2], 301), np.linspace(*window[2:], 231)
+    field = net(np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)).reshape(len(ys), len(xs))
+    ax.contour(xs, ys, field, levels=[0], colors="black", linewidths=1.2)
+    density_contours(ax, inputs)
+    ax.set(xlim=window[:2], ylim=window[2:], aspect="equal")
+
+
+def step_band(ax, values, p, uncovered, alpha=1.0):
+    """The distribution function of a discrete law known up to `uncovered`: its lower bound, and a band above it."""
+    order = np.argsort(values)
+    steps = np.concatenate([[0.0], np.cumsum(p[order])])
+    at = np.concatenate([values[order][:1], values[order]])
+    ax.step(at, steps, where="post", color=ANALYTIC, alpha=alpha)
+    ax.fill_between(at, steps, np.minimum(steps + uncovered, 1), step="post", color=ANALYTIC, alpha=0.2 * alpha, linewidth=0)
+    ax.set_ylim(-0.02, 1.02)
+
+
+def quantile_circles(ax, values, frequencies, column=0, shown=12):
+    """Red circles where the samples' distribution function reaches `shown` even levels."""
+    order = np.argsort(values[:, column])
+    total = np.cumsum(frequencies[order])
+    picks = np.searchsorted(total, (np.arange(shown) + 0.5) / shown)
+    ax.plot(values[order, column][picks], total[picks], "o", color=MONTE_CARLO, markersize=3.2, fillstyle="none", markeredgewidth=0.8)
+
+
+def mean_spectrum(ax, spectrum, sampled, alpha=1.0):
+    """Mean of each singular value: analytic as a line, sampled as circles; each a pair (values (K, r), p (K,))."""
+    values, p = spectrum
+    index = np.arange(1, values.shape[1] + 1)
+    ax.plot(index, p @ values / p.sum(), color=ANALYTIC, alpha=alpha)
+    ax.plot(index, sampled[1] @ sampled[0], "o", color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
+    ax.set_ylim(0, None)
+
+
 def region_panel(ax, regions, values, cmap, window):
-    """Fill the planar regions of a network with colours by `values` in [0, 1], inside window = (x0, x1, y0, y1)."""
+    """Fill the planar regions of a network with pale colours by `values` in [0, 1], inside window = (x0, x1, y0, y1)."""
     import matplotlib.pyplot as plt
     from matplotlib.collections import PolyCollection
 
     corners = [regions.vertices(i) for i in range(len(regions.patterns))]
-    colours = plt.get_cmap(cmap)(values)
+    colours = 1 - 0.55 * (1 - plt.get_cmap(cmap)(values))
     ax.add_collection(PolyCollection(corners, facecolors=colours, edgecolors="white", linewidths=0.5))
     ax.set(xlim=window[:2], ylim=window[2:], aspect="equal")
     ax.tick_params(color=NEUTRAL)
