@@ -2,9 +2,9 @@
 
 Start with `probability` (or `orthant`); `probabilities` does the same for a batch of polytopes under N(0, I), as the
 regions of a network need. The work happens in as many dimensions as the rows that matter have rank: rank one is an
-interval and rank two a polygon, both exact; above that `rpa.tilting` samples until the asked accuracy is met. Every
-answer carries a relative error, and rows that could be left out enter it with their union bound. `moments` and `sample`
-describe the Gaussian restricted to the polytope.
+interval and rank two a polygon, both exact; above that `rpa.quadrature` integrates, with the proposals of
+`rpa.lookahead`, until the asked accuracy is met. Every answer carries a relative error, and rows that could be left out
+enter it with their union bound. `moments` and `sample` describe the Gaussian restricted to the polytope.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_ndtr
 
-from rpa import _check, planar, reduction, tilting
+from rpa import _check, planar, quadrature, reduction
 from rpa.inputs import Gaussian
+from rpa.lookahead import lookahead
 from rpa.normal import log_interval
+from rpa.tilting import minimax
+from rpa.trapezoid import plain, plan
 from rpa.truncated import moments
 
 __all__ = ["Probability", "moments", "orthant", "probabilities", "probability"]
 
 BUDGET = 2**20  # points per polytope before giving up on rtol
 NEGLIGIBLE = 1e-14  # mass of all dropped rows together, relative to the probability of the tightest row
-METHODS = ("auto", "tilting", "genz")
+PROPOSALS = {"auto": lookahead, "lookahead": lookahead, "minimax": lambda p: minimax(p)[0], "genz": plain}
 EPS = np.finfo(float).eps
 
 
@@ -29,8 +32,8 @@ EPS = np.finfo(float).eps
 class Probability:
     """A probability in logs with its relative error; `converged` tells whether rel_error <= rtol was reached.
 
-    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), "tilting" or "genz" (no shift).
-    log_p is -inf for an empty polytope. Three times rel_error covers the true error in at least 99 % of cases.
+    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), or the sampling method of `probability`.
+    log_p is -inf for an empty polytope, and with an infinite rel_error where no point was found. Three times rel_error covers the true error in at least 99 % of cases.
     """
 
     log_p: float
@@ -47,8 +50,8 @@ class Probability:
 def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0):
     """P(H x <= h) for x ~ gaussian. H (n, d), h (n,).
 
-    A singular covariance is fine; a row without variance either always or never holds. method: "auto"; "tilting" to
-    sample even where an exact answer is at hand; "genz" for sampling without tilting (Genz 1992), as a yardstick.
+    A singular covariance is fine; a row without variance either always or never holds. method: "auto", or to
+    sample even at rank one and two: "lookahead" (what "auto" does above), "minimax" (Botev 2017), "genz" (Genz 1992).
     Raises ValueError for wrong shapes, non-finite entries, an unknown method or rtol outside (0, 1].
     """
     if not isinstance(gaussian, Gaussian):
@@ -57,8 +60,8 @@ def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0):
     h = _check.array("h", h, (len(H),))
     rtol = _check.fraction("rtol", rtol)
     seed = _check.integer("seed", seed)
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if method not in PROPOSALS:
+        raise ValueError(f"method: expected one of {', '.join(PROPOSALS)}, got {method!r}")
     log_p, rel_error, used = _solve(*reduction.whiten(H, h, gaussian), rtol, seed, method)
     return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
 
@@ -87,13 +90,13 @@ def _solve(H, h, rtol, seed, method="auto", device=None):
     count = len(H)
     H, h, empty = reduction.unit_rows(H, h)
     log_p = np.where(empty, -np.inf, 0.0)
-    rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U8")
+    rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
     # The tightest row bounds the probability from above: what is dropped must be small against p itself.
     log_scale = log_ndtr(h.min(axis=1, initial=np.inf))
     todo = np.flatnonzero(~empty)
     while len(todo):
         kept, log_dropped = reduction.uncertain(h[todo], np.log(NEGLIGIBLE) + log_scale[todo])
-        for group, rows in reduction.groups(kept):
+        for group, rows in reduction.groups(kept, H.shape[2]):
             index = todo[group]
             part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
             log_p[index], rel_error[index], used[index] = _estimate(part_H, part_h, rtol, seed, method, device)
@@ -108,35 +111,35 @@ def _solve(H, h, rtol, seed, method="auto", device=None):
 
 def _estimate(H, h, rtol, seed, method, device):
     """(log_p, rel_error, method) by the best way for each rank. H (K, n, r), h (K, n)."""
-    plan = tilting.plan(H, h)
+    p = plan(H, h)
     log_p, rel_error = np.zeros(len(H)), np.zeros(len(H))
-    used = np.full(len(H), "certain" if method == "auto" else method, dtype="<U8")
-    exact = plan.rank <= (2 if method == "auto" else 0)
-    line, plane, space = (np.flatnonzero(m) for m in (exact & (plan.rank == 1), exact & (plan.rank == 2), ~exact))
+    used = np.full(len(H), "certain", dtype="<U9")
+    highest_exact = 2 if method == "auto" else 0
+    line = np.flatnonzero((p.rank == 1) & (highest_exact >= 1))
+    plane = np.flatnonzero((p.rank == 2) & (highest_exact >= 2))
+    space = np.flatnonzero(p.rank > highest_exact)
     if len(line):
-        log_p[line], rel_error[line] = _interval(plan.take(line))
+        log_p[line], rel_error[line] = _interval(p.take(line))
         used[line] = "interval"
     if len(plane):
         real = np.isfinite(h[plane])
-        coef = np.where(real[:, :, None], plan.coef[plane, :, :2], 0.0)
+        coef = np.where(real[:, :, None], p.coef[plane, :, :2], 0.0)
         log_p[plane], rel_error[plane] = planar.log_probability(coef, np.where(real, h[plane], 0.0))
         used[plane] = "planar"
     if len(space):
-        log_p[space], rel_error[space] = tilting.estimate(
-            plan.take(space), rtol, seed, BUDGET, device, shifted=method != "genz"
-        )
-        used[space] = "genz" if method == "genz" else "tilting"
-        for i in space[np.isneginf(log_p[space])]:
-            if _is_empty(H[i], h[i]):
-                rel_error[i], used[i] = 0.0, "empty"
+        part = p.take(space)
+        proposal = PROPOSALS[method](part)
+        log_p[space], rel_error[space] = quadrature.estimate(part, proposal, rtol, seed, BUDGET, device)
+        used[space] = "lookahead" if method == "auto" else method
+    used[np.isneginf(log_p) & (rel_error == 0)] = "empty"
     return log_p, rel_error, used
 
 
-def _interval(plan):
+def _interval(p):
     """Rank 1: the interval that the rows leave, exactly."""
-    coef, real = plan.coef[:, :, 0], plan.owner >= 0
+    coef, real = p.coef[:, :, 0], p.owner >= 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        bound = plan.h / coef
+        bound = p.h / coef
     upper = np.where(real & (coef > 0), bound, np.inf).min(axis=1)
     lower = np.where(real & (coef < 0), bound, -np.inf).max(axis=1)
     near = np.maximum(np.maximum(lower, -upper), 0.0)
@@ -144,15 +147,3 @@ def _interval(plan):
     with np.errstate(divide="ignore", invalid="ignore"):
         rounding = 8 * EPS * (1 + near) * (1 + near + np.where(width > 0, 1 / width, 0.0))
     return log_interval(lower, upper), rounding
-
-
-def _is_empty(H, h):
-    """Whether no ball fits into the polytope (its Chebyshev radius is negative), by linear programming."""
-    from scipy.optimize import linprog
-
-    real = np.isfinite(h)
-    rows = np.column_stack([H[real], np.ones(real.sum())])
-    cost = np.append(np.zeros(H.shape[1]), -1.0)
-    bounds = [(None, None)] * H.shape[1] + [(None, 1.0)]
-    found = linprog(cost, A_ub=rows, b_ub=h[real], bounds=bounds)
-    return found.status == 2 or (found.status == 0 and found.x[-1] < -1e-7)

@@ -6,7 +6,7 @@ Shared by `rpa.polytope` and `rpa.truncated`, for batches of K polytopes.
 import numpy as np
 from scipy.special import log_ndtr, logsumexp
 
-__all__ = ["gather", "groups", "uncertain", "unit_rows", "whiten"]
+__all__ = ["gather", "groups", "is_empty", "uncertain", "unit_rows", "whiten"]
 
 EPS = np.finfo(float).eps
 
@@ -45,11 +45,17 @@ def uncertain(h, log_budget):
     return kept, logsumexp(np.where(kept, -np.inf, log_tail), axis=1) if h.shape[1] else np.full(len(h), -np.inf)
 
 
-def groups(kept):
-    """[(indices, rows)]: polytopes of a similar number of kept rows, to be padded to the same number."""
+def groups(kept, dim):
+    """[(indices, rows)]: polytopes of a similar number of kept rows, to be padded to the same number.
+
+    A group is small enough for its arrays of rows x dim numbers to stay below 32 MiB each.
+    """
     number = kept.sum(axis=1)
-    size = np.where(number > 4, -(-number // 4) * 4, number)
-    return [(np.flatnonzero(size == rows), int(rows)) for rows in np.unique(size)]
+    size, found = np.where(number > 4, -(-number // 4) * 4, number), []
+    for rows in np.unique(size):
+        index, most = np.flatnonzero(size == rows), max(1, 2**22 // max(rows * dim, 1))
+        found += [(index[first : first + most], int(rows)) for first in range(0, len(index), most)]
+    return found
 
 
 def gather(H, h, kept, rows):
@@ -58,3 +64,15 @@ def gather(H, h, kept, rows):
     valid = np.take_along_axis(kept, order, axis=1)
     h = np.where(valid, np.take_along_axis(h, order, axis=1), np.inf)
     return np.where(valid[:, :, None], np.take_along_axis(H, order[:, :, None], axis=1), 0.0), h
+
+
+def is_empty(H, h):
+    """Whether {H x <= h} is empty beyond doubt (its Chebyshev radius is below -1e-7), by linear programming (HiGHS)."""
+    from scipy.optimize import linprog
+
+    real = np.isfinite(h)
+    rows = np.column_stack([H[real], np.ones(real.sum())])
+    cost = np.append(np.zeros(H.shape[1]), -1.0)
+    bounds = [(None, None)] * H.shape[1] + [(None, 1.0)]
+    found = linprog(cost, A_ub=rows, b_ub=h[real], bounds=bounds)
+    return found.status == 2 or (found.status == 0 and found.x[-1] < -1e-7)

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rpa import _check, reduction, tilting
+from rpa import _check, quadrature, reduction
 from rpa.inputs import Gaussian
+from rpa.lookahead import lookahead
+from rpa.trapezoid import plan
 
 __all__ = ["Sample", "moments"]
 
@@ -31,12 +33,12 @@ def moments(H, h, gaussian, *, rtol=1e-3, seed=0):
     has a relative error of about rtol too. Raises ValueError as `probability` does, and for an empty polytope.
     """
     rows, slack = _problem(H, h, gaussian, rtol, seed)
-    plan = tilting.plan(rows, slack)
-    log_p, mean, cov = (part[0] for part in tilting.moments(plan, rtol, seed, BUDGET))
+    p = plan(rows, slack)
+    log_p, mean, cov = (part[0] for part in quadrature.moments(p, lookahead(p), rtol, seed, BUDGET))
     if np.isneginf(log_p):
         raise ValueError("H, h: expected a polytope of positive probability, found no point in it")
-    axes = gaussian.times_factor(np.eye(gaussian.dim)) @ plan.axes[0].T
-    shrink = cov - np.eye(len(cov)) * (np.arange(len(cov)) < plan.rank[0])
+    axes = gaussian.times_factor(np.eye(gaussian.dim)) @ p.axes[0].T
+    shrink = cov - np.eye(len(cov)) * (np.arange(len(cov)) < p.rank[0])
     return float(log_p), gaussian.mean + axes @ mean, gaussian.cov + axes @ shrink @ axes.T
 
 
