@@ -180,18 +180,18 @@ class OutputMixture:
             yield j, density, density * rel
 
     def _moments(self):
+        """Mean and covariance by the law of total covariance over regions, E[A z + b] and A E[z z^T] A^T + ..."""
         k = self.pmf.net.output_dim
-        mean, second, total = np.zeros(k), np.zeros((k, k)), 0.0
+        mean, second = np.zeros(k), np.zeros((k, k))
         for part in self.pmf.pieces:
-            p, first, cross = part.z_moments()
+            first, cross = part.z_moments()
+            p = part.weight * np.exp(part.log_p) / self.pmf.covered
             for rows, _, _, A, b in part.blocks():
-                total += part.weight * p[rows].sum()
                 moved = (A @ first[rows, :, None])[..., 0]
-                mean += part.weight * (moved + p[rows, None] * b).sum(axis=0)
+                mean += p[rows] @ (moved + b)
                 both = b[:, :, None] * moved[:, None, :]
-                square = A @ cross[rows] @ A.transpose(0, 2, 1) + p[rows, None, None] * b[:, :, None] * b[:, None, :]
-                second += part.weight * (square + both + both.transpose(0, 2, 1)).sum(axis=0)
-        mean, second = mean / total, second / total
+                square = A @ cross[rows] @ A.transpose(0, 2, 1) + b[:, :, None] * b[:, None, :]
+                second += np.tensordot(p[rows], square + both + both.transpose(0, 2, 1), 1)
         return mean, second - np.outer(mean, mean)
 
 

@@ -81,15 +81,13 @@ class Pieces:
         return probabilities(H, h, rtol=self.rtol, seed=self.seed)
 
     def z_moments(self):
-        """(p (K,), first (K, r), second (K, r, r)): integrals of 1, z and z z^T over each region."""
+        """(mean (K, r), second (K, r, r)): E z and E z z^T given each region."""
         if self.polygons is not None:
-            return planar.polygon_moments(self.polygons)
+            return planar.polygon_moments(self.polygons, self.log_p)
         standard = Gaussian(np.zeros(self.net.input_dim), 1.0)
         found = [moments(H, h, standard) for _, Hs, hs, _, _ in self.blocks() for H, h in zip(Hs, hs)]
-        p = np.exp(self.log_p)
-        first = np.array([mean for _, mean, _ in found])
-        second = np.array([cov + np.outer(mean, mean) for _, mean, cov in found])
-        return p, p[:, None] * first, p[:, None, None] * second
+        mean = np.array([mean for _, mean, _ in found])
+        return mean, np.array([cov for _, _, cov in found]) + mean[:, :, None] * mean[:, None, :]
 
 
 def exact_pieces(net, components):

@@ -216,24 +216,22 @@ def polygon_log_mass(polygons):
     return _log_sum_by_owner(logsumexp(terms, axis=1), owner[strip], len(polygons)), _rounding(turned, rho), rho
 
 
-def polygon_moments(polygons):
-    """(p, first, second): the integrals of 1, z and z z^T over each polygon under N(0, I_2).
+def polygon_moments(polygons, log_p):
+    """(mean (P, 2), second (P, 2, 2)): E z and E z z^T given that z ~ N(0, I_2) lies in each polygon of log mass log_p.
 
-    Shapes (P,), (P, 2), (P, 2, 2). By the divergence theorem the moments are integrals over the edges: first =
-    -sum n I and second = p I_2 - sum n J^T with I, J the integrals of phi and z phi along an edge of normal n.
-    Absolute error about 1e-15.
+    By the divergence theorem both are integrals over the edges: p mean = -sum n I, p second = p I_2 - sum n J^T with
+    I, J the integrals of phi and z phi along an edge of normal n. All terms are divided by p in logs.
     """
-    p = np.exp(polygon_log_mass(polygons)[0])
     normal, offset = polygons.lines[..., :2], polygons.lines[..., 2]
     along = np.stack([-normal[..., 1], normal[..., 0]], axis=2)
     t0, t1 = ((v * along).sum(axis=2) for v in (polygons.vertices, polygons.next_vertices))
-    height = np.where(polygons.used, np.exp(-(offset**2 + LOG_2PI) / 2), 0.0)
-    mass = height * np.exp(log_interval(t0, t1))
-    bump = height * (np.exp(-(t0**2) / 2) - np.exp(-(t1**2) / 2)) / np.sqrt(2 * np.pi)
-    first = -(normal * mass[..., None]).sum(axis=1)
+    log_height = np.where(polygons.used, -(offset**2 + LOG_2PI) / 2 - log_p[:, None], -np.inf)
+    mass = np.exp(log_height + log_interval(t0, t1))
+    bump = np.exp(log_height - (t0**2 + LOG_2PI) / 2) - np.exp(log_height - (t1**2 + LOG_2PI) / 2)
+    mean = -(normal * mass[..., None]).sum(axis=1)
     edge = normal * (offset * mass)[..., None] + along * bump[..., None]
-    second = p[:, None, None] * np.eye(2) - normal.transpose(0, 2, 1) @ edge
-    return p, first, (second + second.transpose(0, 2, 1)) / 2
+    second = np.eye(2) - normal.transpose(0, 2, 1) @ edge
+    return mean, (second + second.transpose(0, 2, 1)) / 2
 
 
 def _log_sum_by_owner(terms, owner, count):

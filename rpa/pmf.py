@@ -83,6 +83,26 @@ class PatternPMF:
         """Singular values of the Jacobian of each pattern, (K, min(k, d)) falling, and the probabilities (K,)."""
         return np.linalg.svd(jacobians(self.net, self.patterns), compute_uv=False), self.p
 
+    def log_p_gradients(self):
+        """(d log p / d mean (K, d), d log p / d log s (K,)) where the noise x - mean is scaled by s, at s = 1.
+
+        Differentiating under the integral, both are moments of the truncated law: with u = W_1 x = U S z + const and
+        m = E[z | region], the mean's gradient is W_1^T (U S)^+T m and the scale's is E[|z|^2 | region] - r. In the
+        plane they are exact; above, each costs the `rpa.polytope.moments` of its region. Raises ValueError for a
+        mixture, or where W_1 cov W_1^T has a lower rank than W_1: then p can jump with the mean.
+        """
+        if len(self.pieces) > 1:
+            raise ValueError(f"inputs: expected one Gaussian for gradients, got {len(self.pieces)} components")
+        part, first_weight = self.pieces[0], self.net.weights[0]
+        rows = part.net.weights[0]
+        rank = np.linalg.matrix_rank(rows)
+        if rank < np.linalg.matrix_rank(first_weight):
+            raise ValueError(f"inputs: expected noise in every direction that W_1 sees, got rank {rank}")
+        mean, second = part.z_moments()
+        at = np.argsort(part.index)
+        to_mean = np.linalg.pinv(rows) @ first_weight
+        return (mean @ to_mean)[at], (np.trace(second, axis1=1, axis2=2) - rows.shape[1])[at]
+
     def class_probabilities(self):
         """P(argmax f(x) = c) for each class: see `OutputMixture.class_probabilities`."""
         return self.output().class_probabilities()

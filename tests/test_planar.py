@@ -77,23 +77,22 @@ def test_empty_and_certain_half_planes():
 
 
 def test_moments_of_boxes():
-    """Against the one-dimensional truncated normal's moments."""
-    H, h, expected = rotated_boxes(200, 1)
-    polygons = planar.square(200)
+    """Against the one-dimensional truncated normal's moments, at any distance from the origin."""
+    H, h, log_p = rotated_boxes(300, 1, thinnest=-1)
+    polygons = planar.square(300)
     for i in range(4):
         polygons = planar.clip(polygons, np.column_stack([H[:, i], h[:, i]]))
-    p, first, second = planar.polygon_moments(polygons)
-    low, high = -h[:, 2:], h[:, :2]
-    density = [np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi) for t in (low, high)]
-    mass = np.exp(log_interval(low, high))
-    mean, square = density[0] - density[1], mass + low * density[0] - high * density[1]
-    axes = H[:, :2]
-    inner = np.stack([mean[:, 0] * mass[:, 1], mass[:, 0] * mean[:, 1]], 1)
-    cross = mean[:, 0] * mean[:, 1]
-    outer = np.stack([square[:, 0] * mass[:, 1], cross, cross, mass[:, 0] * square[:, 1]], 1).reshape(-1, 2, 2)
-    np.testing.assert_allclose(p, np.exp(expected), atol=1e-14)
-    np.testing.assert_allclose(first, (inner[:, None] @ axes)[:, 0], atol=3e-14)
-    np.testing.assert_allclose(second, axes.transpose(0, 2, 1) @ outer @ axes, atol=3e-14)
+    mean, second = planar.polygon_moments(polygons, log_p)
+    low, high, axes = -h[:, 2:], h[:, :2], H[:, :2]
+    log_mass = log_interval(low, high)
+    at_low, at_high = (np.exp(-(t**2 + np.log(2 * np.pi)) / 2 - log_mass) for t in (low, high))
+    along, square = at_low - at_high, 1 + low * at_low - high * at_high
+    outer = along[:, :, None] * along[:, None, :]
+    outer[:, [0, 1], [0, 1]] = square
+    size = 1 + (along**2).sum(axis=1)
+    np.testing.assert_allclose(mean / size[:, None], (along[:, None] @ axes)[:, 0] / size[:, None], atol=1e-11)
+    expected = axes.transpose(0, 2, 1) @ outer @ axes
+    np.testing.assert_allclose(second / size[:, None, None], expected / size[:, None, None], atol=1e-11)
 
 
 def test_split_keeps_all_mass_and_counts_every_cell():
