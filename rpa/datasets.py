@@ -90,8 +90,8 @@ class Dataset:
 
     @property
     def provenance(self):
-        """What a record of numbers says about its data: a dict of strings."""
-        return {"data set": self.title, "split": self.split, "sha256": self.sha256, "source": self.source}
+        """What a record of numbers says about its data: name (a stand-in says so) -> SHA-256."""
+        return {f"{self.title}, {self.split}": self.sha256}
 
 
 def moons(n=1000, noise=0.1, seed=0):
@@ -229,8 +229,8 @@ class ImageNetSample:
 
     @property
     def provenance(self):
-        """What a record of numbers says about its data: a dict of strings."""
-        return {"data set": f"ImageNet sample, {len(self)} photographs", "sha256": self.sha256}
+        """What a record of numbers says about its data: name -> SHA-256."""
+        return {f"ImageNet sample, {len(self)} photographs": self.sha256}
 
     def pixels(self, which):
         """The central 224 x 224 pixels of photographs `which` (a list of positions): uint8 (b, 224, 224, 3)."""
