@@ -1,0 +1,200 @@
+"""Pixel sensitivity (P2): how much each output varies when noise falls on one pixel, or on one window, of an image.
+
+`noise_map` answers for all positions at once, in one of three ways.
+
+"two-stage" is P2's linearization. With u = first(x) the values before the first ReLU, q = relu(u) and J the derivative
+of the rest at q(u(x)), an output is taken for J q(u), and noise in a window makes u Gaussian. The variance is a
+series in the noise's own coordinates (Mehler's expansion of the covariance of two ReLUs, for any mean),
+
+    Var = sum_n |sum_i J_i s_i c_n(a_i) e_i x ... x e_i|^2  (n factors),    c_1 = Phi,
+    c_n(a) = (-1)^n He_{n-2}(a) phi(a) / sqrt(n!),                          a_i = u_i / s_i,
+
+where s_i e_i, |e_i| = 1, is row i of the first stage's Jacobian times sigma, cut to the window: no pair of units is
+ever formed. "linear" is its limit for small sigma where the network is smooth.
+
+Max-pooling breaks both: on a uniform background the values of a pool are equal, so that x itself lies on a kink.
+"lines" linearizes nothing. The noise is radius times direction; the directions are those of a rotated orthonormal
+frame of the window, and along each line the network, which is piecewise linear there, is interpolated between a few
+points and integrated exactly. That is exact for a linear network, and for one pixel wherever kinks fall on the points.
+"""
+
+from itertools import combinations_with_replacement
+from math import factorial, prod, sqrt
+
+import numpy as np
+import torch
+from scipy.stats import chi
+from torch import nn
+
+from rpa import _check
+from rpa.network import ReLUNetwork
+
+__all__ = ["noise_map", "output_jacobian"]
+
+METHODS = ("linear", "two-stage", "lines")
+
+_BATCH = 512  # images in one forward pass: larger batches leave the cache
+
+
+def noise_map(net, x, sigma, *, window=1, method="two-stage", order=2, nodes=5, seed=0):
+    """Variance of each output when N(0, sigma^2) is added to the pixels of one window, for every window.
+
+    net: `nn.Sequential` in evaluation mode that takes (n, c, H, W), or rows if it begins with Linear, or a
+    `ReLUNetwork`; x (c, H, W) or (H, W). A window is `window` x `window` pixels in all channels. Returns a torch tensor
+    (k, H - window + 1, W - window + 1) in the precision of the network; entry [c, i, j] belongs to the window whose
+    first pixel is (i, j).
+
+    method: "linear" takes k backward passes; "two-stage" the terms n = 1..order of the series, and memory for the first
+    stage's Jacobian, (units) x (pixels); "lines" takes (nodes - 1) x (pixels of a window) forward passes per position,
+    `nodes` odd, and a seed for the rotation of the frame (one pixel of one channel has but one line).
+    Raises ValueError for a wrong shape, a sigma that is not positive, a window that does not fit, an unknown method,
+    or a network without ReLU in a two-stage map.
+    """
+    module, x = _module_and_image(net, x)
+    sigma = _check.positive("sigma", sigma)
+    window = _check.integer("window", window, 1)
+    order = _check.integer("order", order, 1)
+    if window > min(x.shape[1:]):
+        raise ValueError(f"window: expected at most {min(x.shape[1:])} for an image {tuple(x.shape)}, got {window}")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}; got {method!r}")
+    if method == "linear":
+        return sigma**2 * _window_sums(output_jacobian(module, x) ** 2, window)
+    if method == "two-stage":
+        return _two_stage(module, x, sigma, window, order)
+    if _check.integer("nodes", nodes, 3) % 2 == 0:
+        raise ValueError(f"nodes: expected an odd number, got {nodes}")
+    return _lines(module, x, sigma, window, nodes, seed)
+
+
+def output_jacobian(module, x):
+    """d module / d x at one input x (...): (k, ...), by k backward passes in one batch."""
+    with torch.enable_grad():
+        batch = module(x[None]).shape[1:].numel()
+        points = x.detach().expand(batch, *x.shape).clone().requires_grad_()
+        outputs = module(points).reshape(batch, -1)
+        return torch.autograd.grad(outputs.diagonal().sum(), points)[0]
+
+
+def _module_and_image(net, x):
+    module = net.to_torch() if isinstance(net, ReLUNetwork) else net
+    if not isinstance(module, nn.Sequential) or not len(module):
+        raise ValueError(f"net: expected nn.Sequential or ReLUNetwork, got {type(net).__name__}")
+    if isinstance(module[0], nn.Linear):
+        module = nn.Sequential(nn.Flatten(), *module)
+    x = _check.array("x", x, (None,) * (2 if np.ndim(x) == 2 else 3))
+    x = torch.as_tensor(x, dtype=next(module.parameters()).dtype)
+    x = x[None] if x.ndim == 2 else x
+    if isinstance(module[0], nn.Flatten) and module[1].in_features != x.numel():
+        raise ValueError(f"x: expected {module[1].in_features} pixels, got shape {tuple(x.shape)}")
+    return module, x
+
+
+@torch.no_grad()
+def _two_stage(module, x, sigma, window, order):
+    relus = [i for i, layer in enumerate(module) if isinstance(layer, nn.ReLU)]
+    if not relus:
+        raise ValueError("net: a two-stage map needs a ReLU, got none")
+    first, second = module[: relus[0]], module[relus[0] + 1 :]
+    u = first(x[None])[0]
+    if isinstance(first[0], nn.Flatten) and len(first) == 2:
+        jacobian = first[1].weight.reshape(-1, *x.shape)
+    else:
+        jacobian = _first_jacobian(first, x)
+    weight = output_jacobian(second, u.relu()).flatten(1)
+
+    scale = sigma * _window_sums(jacobian**2, window).flatten(1).sqrt()
+    # A unit that does not see the window has scale 0 and adds nothing: 0 * c_n of anything finite.
+    alpha = u.reshape(-1, 1) / scale.where(scale > 0, 1.0)
+    direction = [j.flatten(1) * sigma / scale.where(scale > 0, 1.0) for j in _shifts(jacobian, window)]
+    total = 0.0
+    for n in range(1, order + 1):
+        coefficient = scale * _coefficient(n, alpha)
+        for index in combinations_with_replacement(range(len(direction)), n):
+            repeats = factorial(n) / prod(factorial(index.count(i)) for i in set(index))
+            total = total + repeats * (weight @ (coefficient * prod(direction[i] for i in index))) ** 2
+    size = [side - window + 1 for side in x.shape[1:]]
+    return total.reshape(-1, *size)
+
+
+def _first_jacobian(first, x):
+    """(m, c, H, W): by columns where the stage is affine, which is cheap for a convolution, else by rows."""
+    affine = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
+    if not all(isinstance(layer, affine) for layer in first):
+        return output_jacobian(first, x)
+    basis = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
+    columns = (first(basis) - first(torch.zeros_like(x)[None])).flatten(1)
+    return columns.T.reshape(-1, *x.shape)
+
+
+def _coefficient(n, alpha):
+    """c_n of the module's formula: E[relu(z + alpha) He_n(z)] / sqrt(n!), z standard normal."""
+    if n == 1:
+        return torch.special.ndtr(alpha)
+    before, hermite = torch.zeros_like(alpha), torch.ones_like(alpha)
+    for degree in range(n - 2):
+        before, hermite = hermite, alpha * hermite - degree * before
+    # The density first: far from the kink alpha may be 1e9, and its powers would overflow.
+    density = torch.exp(-(alpha**2) / 2) / sqrt(2 * np.pi)
+    return torch.where(density > 0, (-1) ** n * hermite * density / sqrt(factorial(n)), 0.0)
+
+
+def _shifts(images, window):
+    """For each pixel of a window and each channel, its value in every window: tensors (m, H', W')."""
+    rows, columns = (side - window + 1 for side in images.shape[2:])
+    return [
+        images[:, channel, i : i + rows, j : j + columns]
+        for channel in range(images.shape[1])
+        for i in range(window)
+        for j in range(window)
+    ]
+
+
+def _window_sums(images, window):
+    return sum(_shifts(images, window))
+
+
+@torch.no_grad()
+def _lines(module, x, sigma, window, nodes, seed):
+    size = [side - window + 1 for side in x.shape[1:]]
+    numbers = torch.arange(x.numel()).reshape(1, *x.shape)
+    pixels = torch.stack([shift.flatten() for shift in _shifts(numbers, window)], 1)
+    positions, dim = pixels.shape
+    t = _radii(dim, nodes)
+    weight, gram = (torch.as_tensor(a, dtype=x.dtype) for a in _hat_integrals(t, dim))
+    frame = np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))[0]
+    # The middle node is x itself: outputs are taken relative to it, and it needs no pass of its own.
+    outer = np.delete(np.arange(nodes), nodes // 2)
+    steps = torch.as_tensor(sigma * frame[:, None] * t[outer][:, None], dtype=x.dtype).reshape(-1, dim)
+    centre, variances = module(x[None])[0], []
+    for part in pixels.split(max(1, _BATCH // len(steps))):
+        points = x.flatten().repeat(len(part), len(steps), 1)
+        points.scatter_add_(2, part[:, None].expand(-1, len(steps), -1), steps.expand(len(part), -1, -1))
+        outputs = (module(points.reshape(-1, *x.shape)) - centre).reshape(len(part), dim, nodes - 1, -1)
+        mean = torch.einsum("j,pdjk->pk", weight[outer], outputs) / dim
+        square = torch.einsum("pdik,ij,pdjk->pk", outputs, gram[outer][:, outer], outputs) / dim
+        variances.append(square - mean**2)
+    return torch.cat(variances).T.reshape(-1, *size)
+
+
+def _radii(dim, nodes):
+    """Nodes on a line through the mean of N(0, I_dim): 0 and equal steps to a far quantile of the radius, both ways."""
+    half = nodes // 2
+    return chi.ppf(1 - 0.25**half, dim) * np.arange(-half, half + 1) / half
+
+
+def _hat_integrals(t, dim):
+    """(E[h_i], E[h_i h_j]) of the hat functions on the nodes t, the outer ones extended as straight lines, under the
+    density chi_dim(|t|) / 2: what integrates a piecewise linear function with these nodes, and its square, exactly.
+    """
+    g, g_weight = np.polynomial.legendre.leggauss(40)
+    ends = np.concatenate([[-sqrt(dim) - 9], t[1:-1], [sqrt(dim) + 9]])
+    weight, gram = np.zeros(len(t)), np.zeros((len(t), len(t)))
+    for j, (low, high) in enumerate(zip(ends[:-1], ends[1:])):
+        y = low + (high - low) * (g + 1) / 2
+        density = g_weight * (high - low) / 4 * chi.pdf(np.abs(y), dim)
+        right = (y - t[j]) / (t[j + 1] - t[j])
+        hats = np.stack([1 - right, right])
+        weight[j : j + 2] += hats @ density
+        gram[j : j + 2, j : j + 2] += (hats * density) @ hats.T
+    return weight, gram
