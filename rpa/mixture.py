@@ -175,7 +175,10 @@ class OutputMixture:
             direction, basis = _frame(A[i, output] / scale[i, None])
             level = (grid[j] - b[i, output]) / scale[i]
             limits = h[i] - (H[i] @ direction[..., None])[..., 0] * level[:, None]
-            log_p, rel = part.probabilities(H[i] @ basis, limits)
+            within = H[i] @ basis
+            # A row along the direction has nothing left but rounding, which must not decide anything.
+            within[np.linalg.norm(within, axis=2) <= FLAT * np.linalg.norm(H[i], axis=2)] = 0.0
+            log_p, rel = part.probabilities(within, limits)
             density = np.exp(log_p - level**2 / 2) / (np.sqrt(2 * np.pi) * scale[i])
             yield j, density, density * rel
 

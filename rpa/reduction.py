@@ -9,6 +9,7 @@ from scipy.special import log_ndtr, logsumexp
 __all__ = ["gather", "groups", "is_empty", "uncertain", "unit_rows", "whiten"]
 
 EPS = np.finfo(float).eps
+FARTHEST = 1e6  # standard deviations; a row that needs more has probability exp(-5e11) and counts as never holding
 
 
 def whiten(H, h, gaussian):
@@ -24,13 +25,13 @@ def whiten(H, h, gaussian):
 
 
 def unit_rows(H, h):
-    """Rows scaled to norm 1, and whether the polytope is empty (K,) because a zero row cannot hold.
+    """Rows scaled to norm 1, and whether the polytope is empty (K,) because a row cannot hold.
 
     A zero row that always holds gets the bound infinity.
     """
     norm = np.linalg.norm(H, axis=2)
     scale = np.where(norm > 0, norm, 1.0)
-    empty = ((norm == 0) & (h < 0)).any(axis=1)
+    empty = (np.where(norm > 0, h / scale + FARTHEST, h) < 0).any(axis=1)
     return H / scale[:, :, None], np.where(norm > 0, h / scale, np.inf), empty
 
 

@@ -151,6 +151,8 @@ class Sampler:
             log_z, x = _draw(lower, upper, u[k].expand_as(log_w) if k < len(u) else None)
             log_w += log_z
             if x is not None:
+                # Where an interval was empty there is no point; any finite one keeps the weight at zero.
+                x = torch.where(log_w > -torch.inf, x, -centre / spread)
                 y[:, k] = centre + spread * x
                 log_w += spread.log() + (x - y[:, k]) * (x + y[:, k]) / 2
         return y, log_w
@@ -215,6 +217,6 @@ def _log_ndtri(log_q):
     """x with log Phi(x) = log_q, for log_q below -100: Newton's method on log Phi, which is nearly quadratic there."""
     x = -torch.sqrt(-2 * log_q)
     for _ in range(5):
-        log_p = torch.special.log_ndtr(x)
-        x = x - (log_p - log_q) * torch.exp(x * x / 2 + LOG_2PI / 2 + log_p)
+        mills = (np.pi / 2) ** 0.5 * torch.special.erfcx(-x * 0.5**0.5)
+        x = x - (torch.special.log_ndtr(x) - log_q) * mills
     return x
