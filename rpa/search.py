@@ -11,18 +11,21 @@ All nodes decide the same unit at the same time, the most certain unit first, an
 nodes are then marginals of equally many units, hence comparable, and flips that cannot matter die at once. Each
 truncation is also kept as a Gaussian factor on its unit (a "site", precision tau and shift nu). The sites give the law
 of the next layer, and a sweep of expectation propagation over them takes log q to a few per cent of the truth (Minka
-2001; Cunningham, Hennig & Lacoste-Julien 2011). Units that are certain in every node cost nothing.
+2001; Cunningham, Hennig & Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
+from scipy.special import ndtri_exp
 
 __all__ = ["beam", "node_bytes"]
 
 CHUNK = 256  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
 WIDEST_GAP = 80.0  # nats below the best node at which a node is given up in any case: single precision ends there
+CERTAIN = 3.0  # standard deviations from the threshold at which cutting off the tail no longer moves the moments
+NEGLIGIBLE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
 ROUNDING = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
 
 
@@ -30,10 +33,12 @@ ROUNDING = 1e-6  # share of its prior variance below which a conditional varianc
 class _Sites:
     """The uncertain units decided so far, n of them, in each of K nodes.
 
-    rows: their pre-activations as maps of the input, one (K|1, n_l, r) per layer; gram (K|1, n, n), mean (K|1, n): the
-    prior law of those pre-activations; tau, nu (K, n): one Gaussian factor each; sign (K, n): +1 or -1.
+    base (K,): log mass of all other decisions; rows: their pre-activations as maps of the input, one (K|1, n_l, r) per
+    layer; gram (K|1, n, n), mean (K|1, n): the prior law of those pre-activations; tau, nu (K, n): one Gaussian factor
+    each; sign (K, n): +1 or -1.
     """
 
+    base: torch.Tensor
     rows: list
     gram: torch.Tensor
     mean: torch.Tensor
@@ -72,15 +77,15 @@ def beam(net, width, gap=WIDEST_GAP, tick=lambda: None):
     weights = [torch.from_numpy(w).float() for w in net.weights]
     biases = [torch.from_numpy(b).float() for b in net.biases]
     layer = _first_layer(weights[0], biases[0])
-    sites = _Sites([], torch.zeros(1, 0, 0), *torch.zeros(4, 1, 0))
+    sites = _Sites(torch.zeros(1), [], torch.zeros(1, 0, 0), *torch.zeros(4, 1, 0))
     log_q, bits = torch.zeros(1), torch.zeros(1, 0, dtype=torch.bool)
     for depth in range(len(net.hidden_sizes)):
-        units = _uncertain(layer, log_q, gap)
-        parent, log_q, found = _decide(layer, units, log_q, width, gap, tick)
+        units, certain = _uncertain(layer, log_q, gap)
+        parent, log_q, found = _decide(layer, units, log_q + certain, width, gap, tick)
         active = _pick(layer.mean > 0, parent)
         active[:, units] = found[2] > 0
         bits = torch.cat([bits[parent], active], 1)
-        sites = _extend(sites, layer, units, parent, found)
+        sites = _extend(sites, layer, units, parent, found, certain)
         if depth + 1 < len(net.hidden_sizes):
             layer = _next_layer(layer, parent, active, weights[depth + 1], biases[depth + 1], sites)
     log_q = _propagate(sites, log_q)
@@ -99,14 +104,13 @@ def _first_layer(weight, bias):
 
 
 def _uncertain(layer, log_q, gap):
-    """Indices of the units that some node may flip within `gap`, the most certain first."""
+    """Indices of the units that some node may flip within `gap`, the most certain first; log mass (K,) of the rest."""
     deviation = torch.diagonal(layer.cov, dim1=1, dim2=2).clamp_min(0).sqrt()
     t = torch.where(deviation > 0, layer.mean.abs() / deviation, math.inf)
-    # log Phi(-t) < -t^2 / 2: beyond this a flip costs more than the gap, and ignoring the unit less than Phi(-4).
-    certain = min(max(4.0, math.sqrt(2 * gap)), 6.0)
     certainty = torch.softmax(log_q, 0)[:, None] * t.clamp_max(8.0)
     order = torch.argsort(certainty.sum(0), descending=True, stable=True)
-    return order[(t < certain).any(0)[order]]
+    open_ = (t < max(CERTAIN, -ndtri_exp(-gap))).any(0)
+    return order[open_[order]], torch.special.log_ndtr(t[:, ~open_]).sum(1)
 
 
 def _log_tail(t):
@@ -116,9 +120,9 @@ def _log_tail(t):
 
 
 def _decide(layer, units, log_q, width, gap, tick):
-    """Branches on `units` in turn: parent (K,), log q (K,), and (tau, nu, sign), each (K, n)."""
+    """Branches on `units` in turn: parent (K,), log q (K,), and (tau, nu, sign, log mass), each (K, n)."""
     mean, cov = layer.mean[:, units], layer.cov[:, units][:, :, units]
-    parent, found = torch.arange(len(mean)), torch.zeros(3, len(mean), len(units))
+    parent, found = torch.arange(len(mean)), torch.zeros(4, len(mean), len(units))
     prior = torch.diagonal(layer.gram, dim1=1, dim2=2).amax(0)[units]
     for j in range(len(units)):
         m, v = mean[:, 0], cov[:, 0, 0]
@@ -135,9 +139,10 @@ def _decide(layer, units, log_q, width, gap, tick):
         found[0, :, j] = shrink / (v * (1 - shrink))
         found[1, :, j] = (sign * r / v.sqrt() + m * shrink / v) / (1 - shrink)
         found[2, :, j] = sign
+        found[3, :, j] = torch.where(on, log_on[node], log_off[node])
         g = cov[node, 0, 1:] / v.sqrt()[:, None]
         mean = mean[node, 1:] + g * (sign * r)[:, None]
-        cov = torch.baddbmm(cov[:, 1:, 1:][node], g[:, :, None] * -shrink[:, None, None], g[:, None, :])
+        cov = cov[:, 1:, 1:][node].baddbmm_(g[:, :, None] * -shrink[:, None, None], g[:, None, :])
         tick()
     return parent, log_q, found
 
@@ -151,8 +156,12 @@ def _survivors(log_q, width, gap):
     return chosen % half, chosen < half, log_q[chosen]
 
 
-def _extend(sites, layer, units, parent, found):
-    """The sites of the children of a layer: those of their parents and the newly decided units."""
+def _extend(sites, layer, units, parent, found, certain):
+    """The sites of the children of a layer: those of their parents, and the decided units that matter."""
+    prior = torch.diagonal(layer.gram, dim1=1, dim2=2).amax(0)[units]
+    kept = (found[0] * prior).amax(0) > NEGLIGIBLE
+    base = (sites.base + certain)[parent] + found[3][:, ~kept].sum(1)
+    units, found = units[kept], found[:3, :, kept]
     corner, side = layer.gram[:, units][:, :, units], layer.cross[:, :, units]
     count = max(len(corner), len(sites.gram))
     old, side, corner = (part.expand(count, -1, -1) for part in (sites.gram, side, corner))
@@ -162,7 +171,7 @@ def _extend(sites, layer, units, parent, found):
         gram, mean = gram[parent], mean[parent]
     factors = [torch.cat([_pick(a, parent), b], 1) for a, b in zip((sites.tau, sites.nu, sites.sign), found)]
     rows = [part if len(part) == 1 else part[parent] for part in [*sites.rows, layer.rows[:, units]]]
-    return _Sites(rows, gram, mean, *factors)
+    return _Sites(base, rows, gram, mean, *factors)
 
 
 def _condition(gram, mean, tau, nu, cross, offset):
@@ -202,7 +211,8 @@ def _propagate(sites, log_q):
         gram, mean, sign = _pick(sites.gram, node), _pick(sites.mean, node), sites.sign[node]
         first, tau, nu = _sweep(gram, mean, sites.tau[node], sites.nu[node], sign)
         second, _, _ = _sweep(gram, mean, tau, nu, sign)
-        parts.append(torch.where((second - first).abs() < 1.0, second.clamp_max(0.0), log_q[node]))
+        second = torch.where((second - first).abs() < 1.0, sites.base[node] + second, log_q[node])
+        parts.append(second.clamp_max(0.0))
     return torch.cat(parts)
 
 

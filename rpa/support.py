@@ -148,11 +148,16 @@ def _passes(small, max_patterns, mass, memory, tick):
     widths = [limit]
     while widths[0] > WIDENING:
         widths.insert(0, widths[0] // WIDENING)
+    gap = search.WIDEST_GAP
     for width in widths:
-        patterns, log_q = search.beam(small, width, tick=tick)
+        patterns, log_q = search.beam(small, width, gap, tick)
+        while len(log_q) < min(width, max_patterns) and gap < search.WIDEST_GAP:
+            gap = min(3 * gap, search.WIDEST_GAP)
+            patterns, log_q = search.beam(small, width, gap, tick)
         yield patterns, log_q
         if len(log_q) < width or mass < 1 and np.exp(log_q).sum() >= mass:
             return
+        gap = min(2.0 + 2.5 * (log_q[0] - log_q[-1]), search.WIDEST_GAP)
 
 
 def _merged(found, n_hidden, max_patterns, mass):
