@@ -52,7 +52,7 @@ def estimate(p, proposal, rtol, seed, budget, device=None):
             log_w = sampler.points(part, u)[1]
             fresh = torch.logsumexp(log_w.reshape(len(part), REPLICATES, -1), dim=2).numpy(force=True)
             sums[part] = np.logaddexp(sums[part], fresh)
-        log_p[todo], rel_error[todo] = _summary(sums[todo] - np.log(stop))
+        log_p[todo], rel_error[todo] = _summary(sums[todo] - np.log(stop), stop)
         if start == FIRST:
             nothing = [i for i in todo if np.isneginf(log_p[i]) and is_empty(p.coef[i], p.h[i])]
             rel_error[nothing] = 0.0
@@ -61,14 +61,18 @@ def estimate(p, proposal, rtol, seed, budget, device=None):
     return log_p, rel_error
 
 
-def _summary(log_means):
-    """Log of the mean over replicates (K, R) and its relative error, both (K,)."""
+def _summary(log_means, n):
+    """Log of the mean over replicates (K, R) of n points each, and its relative error, both (K,).
+
+    The error is SAFETY standard errors and one point in all: what no point has met may still be there.
+    """
     top = log_means.max(axis=1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     means = np.exp(log_means - top)
-    mean, scatter = means.mean(axis=1), means.std(axis=1, ddof=1) / np.sqrt(means.shape[1])
+    mean, scatter = means.mean(axis=1), means.std(axis=1, ddof=1) / np.sqrt(REPLICATES)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(mean) + top[:, 0], np.where(mean > 0, SAFETY * scatter / mean + 1e-13, np.inf)
+        rel_error = np.hypot(SAFETY * scatter / mean, 1 / (n * REPLICATES))
+        return np.log(mean) + top[:, 0], np.where(mean > 0, rel_error, np.inf)
 
 
 def moments(p, proposal, rtol, seed, budget):
@@ -86,7 +90,7 @@ def moments(p, proposal, rtol, seed, budget):
             part = todo[first : first + chunk]
             y, log_w = sampler.points(part, u)
             log_means = torch.logsumexp(log_w.reshape(len(part), REPLICATES, -1), dim=2).numpy() - np.log(stop)
-            log_p[part], error = _summary(log_means)
+            log_p[part], error = _summary(log_means, stop)
             top = log_w.amax(dim=1, keepdim=True).clamp_min(-1e300)
             w = torch.exp(log_w - top)
             w = (w / w.sum(dim=1, keepdim=True).clamp_min(1e-300))[:, None]
