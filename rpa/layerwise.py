@@ -8,6 +8,7 @@ input is kept (the first term of the series of `relu.covariance_series`), while 
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from rpa import relu
 __all__ = ["Moments", "as_sequential", "clark", "layerwise", "linear_part", "noise"]
 
 MAX_ROWS = 16384  # a layer's independent noise enters the next affine layer as one row per unit
+NONLINEAR = (nn.ReLU, nn.MaxPool2d)
 RULES = ("exact", "series", "linear", "diagonal")
 
 
@@ -45,17 +47,25 @@ def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    layers = as_sequential(net)
+    layers = _pool_first(as_sequential(net))
     var, full = noise(cov, mean)
     if rule == "diagonal" and full is not None:
         raise ValueError("cov: the diagonal rule takes a variance or variances, got a full covariance")
-    groups = [slice(None)] if rule == "diagonal" else [slice(i, i + 1) for i in range(len(mean))]
-    results = []
-    for group in groups:
-        state = _State(mean[group], diag=var[group])
-        if full is not None:
-            state = _State(mean[group], dense=full[None])
+    if rule == "diagonal":
+        state = _State(mean, diag=var)
         for layer in layers:
+            state = _through(layer, state, rule, max_dense)
+        return Moments(state.mean.flatten(1), torch.diag_embed(state.var.flatten(1)))
+    # Inputs with the same noise share the covariance up to the first layer that is not affine.
+    common = full is not None or var.stride(0) == 0
+    prefix = next((i for i, layer in enumerate(layers) if isinstance(layer, NONLINEAR)), len(layers)) if common else 0
+    start = _State(mean, diag=var[:1] if common else var, dense=None if full is None else full[None])
+    for layer in layers[:prefix]:
+        start = _through(layer, start, rule, max_dense)
+    results = []
+    for i in range(len(mean)):
+        state = start.input(i)
+        for layer in layers[prefix:]:
             state = _through(layer, state, rule, max_dense)
         results.append((state.mean.flatten(1), _densified(state).dense))
     return Moments(*(torch.cat(parts) for parts in zip(*results)))
@@ -92,6 +102,15 @@ def as_sequential(net):
     return nn.Sequential(*_flat(net))
 
 
+def _pool_first(layers):
+    """ReLU and max pooling in the order pool, ReLU: the same function, with fewer units and Gaussian ones in the pool."""
+    layers = list(layers)
+    for i in range(len(layers) - 1):
+        if isinstance(layers[i], nn.ReLU) and isinstance(layers[i + 1], nn.MaxPool2d):
+            layers[i], layers[i + 1] = layers[i + 1], layers[i]
+    return layers
+
+
 def _flat(module):
     name = type(module).__name__
     if isinstance(module, nn.Sequential):
@@ -122,7 +141,10 @@ def _expansion(fire):
 
 @dataclass(frozen=True)
 class _State:
-    """Mean (b, *shape) and covariance: dense (b, n, n), else factor (b, r, *shape) (or None) and diag (b, *shape)."""
+    """Mean (b, *shape) and covariance: dense (c, n, n), or else factor (c, r, *shape) (or None) and diag (c, *shape).
+
+    c is b, or 1 for a covariance common to all b inputs.
+    """
 
     mean: torch.Tensor
     factor: torch.Tensor | None = None
@@ -132,8 +154,12 @@ class _State:
     @property
     def var(self):
         if self.dense is not None:
-            return self.dense.diagonal(dim1=-2, dim2=-1).reshape(self.mean.shape)
+            return self.dense.diagonal(dim1=-2, dim2=-1).unflatten(1, self.mean.shape[1:])
         return self.diag if self.factor is None else self.diag + (self.factor**2).sum(1)
+
+    def input(self, i):
+        parts = (self.factor, self.diag, self.dense)
+        return _State(self.mean[i : i + 1], *(None if p is None else p[i : i + 1] if len(p) > 1 else p for p in parts))
 
 
 def _densified(state):
@@ -193,8 +219,8 @@ def _affine(state, layer, rule, max_dense):
     shape, n, m = state.mean.shape[1:], state.mean[0].numel(), mean[0].numel()
     if n > MAX_ROWS:
         raise ValueError(f"net: {type(layer).__name__} of {n} correlated inputs is too large; use rule='diagonal'")
-    if state.dense is not None and m <= max_dense:
-        half = _rows(layer, state.dense.unflatten(2, shape)).flatten(2)
+    if m <= max_dense:
+        half = _rows(layer, _densified(state).dense.unflatten(2, shape)).flatten(2)
         return _State(mean, dense=_rows(layer, half.mT.unflatten(2, shape)).flatten(2))
     rows = state.factor
     if state.dense is not None:
@@ -203,8 +229,8 @@ def _affine(state, layer, rule, max_dense):
     elif state.diag.any():
         independent = torch.diag_embed(state.diag.flatten(1).sqrt()).unflatten(2, shape)
         rows = independent if rows is None else torch.cat([rows, independent], 1)
-    state = _State(mean, factor=_rows(layer, rows), diag=torch.zeros_like(mean))
-    return _densified(state) if m <= min(max_dense, rows.shape[1]) else state
+    rows = _rows(layer, rows)
+    return _State(mean, factor=rows, diag=torch.zeros_like(rows[:, 0]))
 
 
 def _relu(state, rule, max_dense):
@@ -216,9 +242,7 @@ def _relu(state, rule, max_dense):
         state = _densified(state)
     if state.dense is not None:
         flat = mu.flatten(1)
-        if rule == "exact":
-            return _State(mean, dense=relu.covariance(flat, state.dense))
-        return _State(mean, dense=relu.covariance_series(flat, state.dense, 4 if rule == "series" else 1))
+        return _State(mean, dense=_relu_covariance(flat, state.dense, rule))
     return _rest(mean, variance, None if state.factor is None else state.factor * relu.gain(mu, var)[:, None])
 
 
@@ -231,13 +255,13 @@ def _rest(mean, variance, factor):
 def _max_pool(state, layer, rule):
     pooled = layer(state.mean).shape
     windows = _windows(layer, state.mean.shape, pooled).to(state.mean.device)
-    mean, variance, gains = clark(state.mean.flatten(1)[:, windows], _window_covariance(state, windows))
+    inside = state.mean.flatten(1)[:, windows], _window_covariance(state, windows)
+    mean, variance, gains = clark(*inside) if rule == "diagonal" else maximum(*inside)
     mean, variance = mean.reshape(pooled), variance.reshape(pooled)
     if rule == "diagonal":
         return _State(mean, diag=variance)
     if state.dense is not None:
-        half = _combine(state.dense, windows, gains).mT
-        dense = _combine(half, windows, gains)
+        dense = _fold(state.mean.flatten(1), state.dense, windows, rule)
         gap = variance.flatten(1) - dense.diagonal(dim1=-2, dim2=-1)
         return _State(mean, dense=dense + torch.diag_embed(gap))
     if state.factor is None:
@@ -265,6 +289,56 @@ def clark(mean, cov):
         gains = gains * keep[..., None]
         gains[..., j] = 1 - keep
     return top, var.clamp(min=0), gains
+
+
+def maximum(mean, cov):
+    """As `clark`, but by cubature over the w-dimensional normal law: 1024 Sobol points and their mirror images.
+
+    The points are whitened, so that a maximum that is always the same variable is exact.
+    """
+    values, vectors = torch.linalg.eigh(cov.double())
+    root = vectors * values.clamp(min=0).sqrt()[..., None, :]
+    top = root @ _normal_points(mean.shape[-1]) + mean[..., None].double()
+    top, which = top.max(-2)
+    gains = torch.stack([(which == j).double().mean(-1) for j in range(mean.shape[-1])], -1)
+    var, centre = torch.var_mean(top, -1, correction=0)
+    return centre.to(mean.dtype), var.to(mean.dtype), gains.to(mean.dtype)
+
+
+@lru_cache
+def _normal_points(dim):
+    """Points (dim, 2048) with mean 0 and covariance exactly the identity."""
+    uniform = torch.quasirandom.SobolEngine(dim, scramble=True, seed=0).draw(1024, dtype=torch.float64)
+    z = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)).T
+    z = torch.linalg.solve_triangular(torch.linalg.cholesky(z @ z.T / 1024), z, upper=False)
+    return torch.cat([z, -z], 1)
+
+
+def _fold(mean, cov, windows, rule):
+    """Covariance (b, o, o) of the maxima over `windows` (o, w) of N(mean, cov): `clark`, with all windows jointly.
+
+    max(top, x) = x + relu(d), d = top - x: the covariance of relu(d) with the linear terms is exact (Stein's lemma), that
+    of two relu(d) follows `rule`.
+    """
+    members = [[cov[:, windows[:, j, None], windows[:, k]] for k in range(j, windows.shape[1])] for j in range(windows.shape[1])]
+    mean = mean[:, windows]
+    top, var, cross = mean[..., 0], members[0][0], members[0]
+    for j in range(1, mean.shape[-1]):
+        own = members[j][0]
+        difference = var - cross[j] - cross[j].mT + own
+        gap, spread = top - mean[..., j], difference.diagonal(dim1=-2, dim2=-1).clamp(min=0)
+        keep = relu.gain(gap, spread)[..., None]
+        mixed = keep * (cross[j] - own)
+        var = own + mixed + mixed.mT + _relu_covariance(gap, difference, rule)
+        cross = [None if k <= j else keep * cross[k] + (1 - keep) * members[j][k - j] for k in range(mean.shape[-1])]
+        top = mean[..., j] + relu.mean(gap, spread)
+    return var
+
+
+def _relu_covariance(mu, cov, rule):
+    if rule == "exact":
+        return relu.covariance(mu, cov)
+    return relu.covariance_series(mu, cov, 4 if rule == "series" else 1)
 
 
 def _combine(rows, windows, gains):

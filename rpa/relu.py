@@ -4,7 +4,7 @@ With sigma = sqrt(var), a = mu / sigma and z standard normal, relu(x) = sigma re
 tail integrals e_k(t) = E[relu(z - t)^k], k = 1, 2, t >= 0, and from `rpa.bivariate`. P2 (Bibi, Alfadly & Ghanem 2018)
 gives the mean for every mu (theorem 1) and the correlation for mu = 0 (theorem 2); `covariance` drops that condition.
 
-Tensors of float32 or float64; the arithmetic is float64 and the result has the type of `mu`. Gradients are analytic and
+Tensors of float32 or float64; the result has the type of `mu`, and covariances of pairs are computed in float64. Gradients are analytic and
 finite everywhere; where a derivative is infinite (that of the mean with respect to var at mu = var = 0) it is returned as 0.
 Raises ValueError for NaN or infinite entries, negative variances, |correlation| > 1 beyond rounding, or wrong shapes.
 """
@@ -228,10 +228,11 @@ def _tail(t, powers):
 
     The closed forms cancel like t^(2k); the integrand is positive, and beyond `end` below 1e-16 of its total.
     """
-    nodes, weights = bivariate.rule(24)
+    count, drop = (24, bivariate.DROP) if t.dtype == torch.float64 else (12, 18.0)
+    nodes, weights = (v.to(t.dtype) for v in bivariate.rule(count))
     parts = []
     for piece in t.reshape(-1).split(CHUNK):
-        end = 2 * bivariate.DROP / (piece + torch.sqrt(piece**2 + 2 * bivariate.DROP))
+        end = 2 * drop / (piece + torch.sqrt(piece**2 + 2 * drop))
         x = nodes[:, None] * end
         value = torch.exp(x * (x / -2 - piece)).mul_(x)
         scale = _pdf(piece) * end
@@ -245,7 +246,7 @@ def _tail(t, powers):
 def _apply(function, mu, var):
     _check("mu", mu, var.shape)
     _check("var", var, mu.shape, at_least=0)
-    return function.apply(mu.double(), var.double()).to(mu.dtype)
+    return function.apply(mu, var.to(mu.dtype))
 
 
 def _check(name, value, shape, at_least=None):
