@@ -20,10 +20,10 @@ SHARPNESS = 0.5
 HARDEST = 1e12  # precision at which a factor is as good as an equality; an empty polytope would drive it to infinity
 
 
-def sites(p, sweeps=40, tol=1e-3):
+def sites(p, sweeps=40, tol=1e-2):
     """Gaussian factors exp(-tau x^2 / 2 + nu x), x = row . y, of all rows (K, n) and the approximate mean of y (K, c).
 
-    Parallel, damped updates on N(0, I) times the factors. Empty polytopes need not converge.
+    Parallel, damped updates on N(0, I) times the factors, until they move by less than tol standard deviations. Empty polytopes need not converge.
     """
     real = p.owner >= 0
     h, rows = np.where(real, p.h, 0.0), np.where(real[:, :, None], p.coef, 0.0)

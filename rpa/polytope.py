@@ -18,12 +18,13 @@ from rpa.lookahead import lookahead
 from rpa.normal import log_interval
 from rpa.tilting import minimax
 from rpa.trapezoid import plain, plan
-from rpa.truncated import moments
+from rpa.truncated import Sample, moments, sample
 
-__all__ = ["Probability", "moments", "orthant", "probabilities", "probability"]
+__all__ = ["Probability", "Sample", "moments", "orthant", "probabilities", "probability", "sample"]
 
 BUDGET = 2**20  # points per polytope before giving up on rtol
-NEGLIGIBLE = 1e-14  # mass of all dropped rows together, relative to the probability of the tightest row
+NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
+MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything is known
 PROPOSALS = {"auto": lookahead, "lookahead": lookahead, "minimax": lambda p: minimax(p)[0], "genz": plain}
 EPS = np.finfo(float).eps
 
@@ -91,11 +92,11 @@ def _solve(H, h, rtol, seed, method="auto", device=None):
     H, h, empty = reduction.unit_rows(H, h)
     log_p = np.where(empty, -np.inf, 0.0)
     rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
-    # The tightest row bounds the probability from above: what is dropped must be small against p itself.
-    log_scale = log_ndtr(h.min(axis=1, initial=np.inf))
+    # What is dropped must be small against p, guessed here as if the rows were independent and checked afterwards.
+    log_budget = np.maximum(log_ndtr(h).sum(axis=1) + np.log(rtol), MINIMAL) + np.log(NEGLIGIBLE)
     todo = np.flatnonzero(~empty)
     while len(todo):
-        kept, log_dropped = reduction.uncertain(h[todo], np.log(NEGLIGIBLE) + log_scale[todo])
+        kept, log_dropped = reduction.uncertain(h[todo], log_budget[todo])
         for group, rows in reduction.groups(kept, H.shape[2]):
             index = todo[group]
             part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
@@ -105,7 +106,7 @@ def _solve(H, h, rtol, seed, method="auto", device=None):
         rel_error[todo] = np.where(np.isneginf(log_p[todo]), rel_error[todo], rel_error[todo] + share)
         again = (share > rtol / 10) & np.isfinite(log_p[todo])
         todo = todo[again]
-        log_scale[todo] = log_p[todo] + np.log(rtol)
+        log_budget[todo] = log_p[todo] + np.log(rtol * NEGLIGIBLE)
     return log_p, rel_error, used
 
 

@@ -26,7 +26,7 @@ def uniforms(dim, start, stop, seed, device=None):
     shifts = np.random.default_rng([seed, 1]).integers(0, 2**30, (REPLICATES, max(dim, 1))).T[:dim]
     points = _sobol(max(dim, 1), int(stop).bit_length() - 1, seed)[:dim, start:stop].to(device)
     shifted = points[:, None, :] ^ torch.as_tensor(np.ascontiguousarray(shifts), device=device)[:, :, None]
-    return ((shifted.double() + 0.5) * 2.0**-30).reshape(dim, -1)
+    return ((shifted.double() + 0.5) * 2.0**-30).reshape(dim, REPLICATES * (stop - start))
 
 
 @lru_cache(maxsize=16)
