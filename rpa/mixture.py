@@ -129,8 +129,8 @@ class OutputMixture:
                     log_p, rel = part.probabilities(np.concatenate([H, rows], 1), np.concatenate([h, limits], 1))
                     mass[c] += part.weight * np.exp(log_p).sum()
                     error[c] += part.weight * (np.exp(log_p) * rel).sum()
-        p = mass / self.pmf.covered
         lower, upper = np.maximum(mass - error, 0), np.minimum(mass + error + self.uncovered, 1)
+        p = np.clip(mass / self.pmf.covered, lower, upper)
         return ClassProbabilities(p, np.maximum(p - lower, upper - p), lower, upper)
 
     def _law(self, y, output, with_error, terms):

@@ -9,8 +9,8 @@ from rpa.inputs import components_of
 from rpa.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 
 __all__ = [
-    "density", "density_contours", "distribution_panel", "mean_spectrum", "moons_panel", "name_both", "pmf_panel",
-    "quantile_circles", "region_panel", "step_band",
+    "density", "density_contours", "distribution_panel", "moons_panel", "name_both", "pmf_panel",
+    "quantile_circles", "region_panel", "spectrum_panel", "step_band",
 ]
 
 
@@ -85,13 +85,19 @@ def quantile_circles(ax, values, frequencies, column=0, shown=12):
     ax.plot(values[order, column][picks], total[picks], "o", color=MONTE_CARLO, markersize=3.2, fillstyle="none", markeredgewidth=0.8)
 
 
-def mean_spectrum(ax, spectrum, sampled, alpha=1.0):
-    """Mean of each singular value: analytic as a line, sampled as circles; each a pair (values (K, r), p (K,))."""
-    values, p = spectrum
-    index = np.arange(1, values.shape[1] + 1)
-    ax.plot(index, p @ values / p.sum(), color=ANALYTIC, alpha=alpha)
-    ax.plot(index, sampled[1] @ sampled[0], "o", color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
-    ax.set_ylim(0, None)
+def spectrum_panel(ax, spectrum, sampled, levels=(0.05, 0.5, 0.95)):
+    """Quantiles of each singular value: analytic as ticks on a bar, sampled as circles; pairs (values (K, r), p (K,))."""
+    quantiles = []
+    for values, p in (spectrum, sampled):
+        order = np.argsort(values, axis=0)
+        total = np.cumsum(p[order], axis=0) / p.sum()
+        picks = [[np.searchsorted(column, level) for column in total.T] for level in levels]
+        quantiles.append(np.take_along_axis(np.take_along_axis(values, order, axis=0), np.array(picks), axis=0))
+    index = np.arange(1, quantiles[0].shape[1] + 1)
+    ax.vlines(index, quantiles[0][0], quantiles[0][-1], color=ANALYTIC)
+    for row, sample in zip(*quantiles):
+        ax.plot(index, row, "_", color=ANALYTIC, markersize=9, markeredgewidth=1.3)
+        ax.plot(index, sample, "o", color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
 
 
 def region_panel(ax, regions, values, cmap, window):

@@ -122,7 +122,7 @@ def test_equal_outputs_go_to_the_first_class():
 
 def test_general_dimension_against_samples():
     """Rank 5, partial support: law conditional on the patterns found, by the same calls."""
-    net, inputs = random_network((5, 6, 5, 3), 1), random_gaussian(5, 2)
+    net, inputs = random_network((5, 6, 5, 3), 23), random_gaussian(5, 2)
     pmf = pattern_pmf(net, inputs, max_patterns=60, rtol=3e-3)
     law, n = pmf.output(), 300_000
     x = inputs.sample(n, 0)
