@@ -17,6 +17,7 @@ from rpa.regions import affine_pieces, halfspaces, planar_regions
 __all__ = ["Pieces", "exact_pieces", "searched_pieces"]
 
 BLOCK_BYTES = 2e8
+EXACT = 1e-13  # asked where every probability is exact anyway: then no row is left out as nearly certain
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ def exact_pieces(net, components):
     patterns = np.concatenate([each.patterns for each in found])[first]
     ends = np.cumsum([len(each.patterns) for each in found])
     pieces = [
-        Pieces(weight, each.net, each.patterns, index, each.log_p, each.rel_error, each.polygons)
+        Pieces(weight, each.net, each.patterns, index, each.log_p, each.rel_error, each.polygons, EXACT)
         for (weight, _), each, index in zip(components, found, np.split(inverse.ravel(), ends[:-1]))
     ]
     return patterns, pieces
