@@ -82,6 +82,7 @@ def _module_and_image(net, x):
         raise ValueError(f"net: expected nn.Sequential or ReLUNetwork, got {type(net).__name__}")
     if isinstance(module[0], nn.Linear):
         module = nn.Sequential(nn.Flatten(), *module)
+    x = x.numpy(force=True) if isinstance(x, torch.Tensor) else x
     x = _check.array("x", x, (None,) * (2 if np.ndim(x) == 2 else 3))
     x = torch.as_tensor(x, dtype=next(module.parameters()).dtype)
     x = x[None] if x.ndim == 2 else x
@@ -180,7 +181,7 @@ def _lines(module, x, sigma, window, nodes, seed):
 def _radii(dim, nodes):
     """Nodes on a line through the mean of N(0, I_dim): 0 and equal steps to a far quantile of the radius, both ways."""
     half = nodes // 2
-    return chi.ppf(1 - 0.25**half, dim) * np.arange(-half, half + 1) / half
+    return chi.isf(max(0.25**half, 1e-6), dim) * np.arange(-half, half + 1) / half
 
 
 def _hat_integrals(t, dim):
