@@ -10,7 +10,7 @@ of the truncated law (assumed density filtering):
 All nodes decide the same unit at the same time, the most certain unit first, and the best `width` survive (a beam):
 nodes are then marginals of equally many units, hence comparable, and flips that cannot matter die at once. Each
 truncation is also kept as a Gaussian factor on its unit (a "site", precision tau and shift nu). The sites give the law
-of the next layer, and a sweep of expectation propagation over them takes log q to a few per cent of the truth (Minka
+of the next layer, and in the end expectation propagation's log Z, which takes log q to a few per cent of the truth (Minka
 2001; Cunningham, Hennig & Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
 """
 
@@ -22,51 +22,32 @@ from scipy.special import ndtri_exp
 
 __all__ = ["beam", "node_bytes"]
 
-CHUNK = 256  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
+CHUNK = 64  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
 WIDEST_GAP = 80.0  # nats below the best node at which a node is given up in any case: single precision ends there
 CERTAIN = 3.0  # standard deviations from the threshold at which cutting off the tail no longer moves the moments
 NEGLIGIBLE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
+FAR = 2.0  # nats by which a refined log mass may differ from the first one and be believed
 ROUNDING = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
 
 
 @dataclass
 class _Sites:
-    """The uncertain units decided so far, n of them, in each of K nodes.
+    """The decided units that matter, n of them, in each of K nodes.
 
-    base (K,): log mass of all other decisions; rows: their pre-activations as maps of the input, one (K|1, n_l, r) per
-    layer; gram (K|1, n, n), mean (K|1, n): the prior law of those pre-activations; tau, nu (K, n): one Gaussian factor
-    each; sign (K, n): +1 or -1.
+    units: their indices, layer by layer; tau, nu (K, n): one Gaussian factor each; sign (K, n): +1 or -1;
+    base (K,): log mass of all other decisions.
     """
 
-    base: torch.Tensor
-    rows: list
-    gram: torch.Tensor
-    mean: torch.Tensor
+    units: list
     tau: torch.Tensor
     nu: torch.Tensor
     sign: torch.Tensor
-
-
-@dataclass
-class _Layer:
-    """Pre-activations of one layer in each of K nodes (1 where they share them).
-
-    rows (K, n, r), offset (K, n): as affine maps of the input; gram (K, n, n): prior covariance; cross (K, s, n): prior
-    covariance with the sites; mean (K, n), cov (K, n, n): law given the sites.
-    """
-
-    rows: torch.Tensor
-    offset: torch.Tensor
-    gram: torch.Tensor
-    cross: torch.Tensor
-    mean: torch.Tensor
-    cov: torch.Tensor
+    base: torch.Tensor
 
 
 def node_bytes(net):
-    """Bytes that one node of the beam takes at most, for a whitened net: what a memory bound is divided by."""
-    widest = max(net.hidden_sizes)
-    return 4 * (2 * widest * net.input_dim + 6 * widest**2 + 2 * widest * net.n_hidden)
+    """Bytes that one node of the beam takes at most: what a memory bound is divided by."""
+    return 4 * (4 * max(net.hidden_sizes) ** 2 + 16 * net.n_hidden)
 
 
 def beam(net, width, gap=WIDEST_GAP, tick=lambda: None):
@@ -74,39 +55,27 @@ def beam(net, width, gap=WIDEST_GAP, tick=lambda: None):
 
     gap: nodes further than this below the best of their step are dropped. tick() is called after each decided unit.
     """
-    weights = [torch.from_numpy(w).float() for w in net.weights]
-    biases = [torch.from_numpy(b).float() for b in net.biases]
-    layer = _first_layer(weights[0], biases[0])
-    sites = _Sites(torch.zeros(1), [], torch.zeros(1, 0, 0), *torch.zeros(4, 1, 0))
-    log_q, bits = torch.zeros(1), torch.zeros(1, 0, dtype=torch.bool)
-    for depth in range(len(net.hidden_sizes)):
-        units, certain = _uncertain(layer, log_q, gap)
-        parent, log_q, found = _decide(layer, units, log_q + certain, width, gap, tick)
-        active = _pick(layer.mean > 0, parent)
+    layers = [(torch.from_numpy(w).float(), torch.from_numpy(b).float()) for w, b in zip(net.weights, net.biases)][:-1]
+    log_q, bits = torch.zeros(1), []
+    sites = _Sites([], *torch.zeros(3, 1, 0), torch.zeros(1))
+    for _ in layers:
+        mean, cov = _next_layer(layers, bits, sites)
+        units, certain = _uncertain(mean, cov, log_q, gap)
+        parent, log_q, found = _decide(mean[:, units], cov[:, units][:, :, units], log_q + certain, width, gap, tick)
+        active = (mean > 0)[parent]
         active[:, units] = found[2] > 0
-        bits = torch.cat([bits[parent], active], 1)
-        sites = _extend(sites, layer, units, parent, found, certain)
-        if depth + 1 < len(net.hidden_sizes):
-            layer = _next_layer(layer, parent, active, weights[depth + 1], biases[depth + 1], sites)
-    log_q = _propagate(sites, log_q)
+        bits = [*(part[parent] for part in bits), active]
+        matters = (found[0] * torch.diagonal(cov, dim1=1, dim2=2).amax(0)[units]).amax(0) > NEGLIGIBLE
+        sites = _extend(sites, units, parent, found, certain, matters)
+    log_q = _refine(layers, bits, sites, log_q)
     best = torch.argsort(log_q, descending=True, stable=True)
-    return bits[best].numpy(), log_q[best].double().numpy()
+    return torch.cat(bits, 1)[best].numpy(), log_q[best].double().numpy()
 
 
-def _pick(tensor, index):
-    """tensor[index] where the first axis may be shared by all nodes."""
-    return tensor[index] if len(tensor) > 1 else tensor.expand(len(index), *tensor.shape[1:]).clone()
-
-
-def _first_layer(weight, bias):
-    gram = (weight @ weight.T)[None]
-    return _Layer(weight[None], bias[None], gram, torch.zeros(1, 0, len(bias)), bias[None], gram)
-
-
-def _uncertain(layer, log_q, gap):
+def _uncertain(mean, cov, log_q, gap):
     """Indices of the units that some node may flip within `gap`, the most certain first; log mass (K,) of the rest."""
-    deviation = torch.diagonal(layer.cov, dim1=1, dim2=2).clamp_min(0).sqrt()
-    t = torch.where(deviation > 0, layer.mean.abs() / deviation, math.inf)
+    deviation = torch.diagonal(cov, dim1=1, dim2=2).clamp_min(0).sqrt()
+    t = torch.where(deviation > 0, mean.abs() / deviation, math.inf)
     certainty = torch.softmax(log_q, 0)[:, None] * t.clamp_max(8.0)
     order = torch.argsort(certainty.sum(0), descending=True, stable=True)
     open_ = (t < max(CERTAIN, -ndtri_exp(-gap))).any(0)
@@ -119,17 +88,19 @@ def _log_tail(t):
     return log_p, torch.exp(-0.5 * t * t - 0.5 * math.log(2 * math.pi) - log_p)
 
 
-def _decide(layer, units, log_q, width, gap, tick):
-    """Branches on `units` in turn: parent (K,), log q (K,), and (tau, nu, sign, log mass), each (K, n)."""
-    mean, cov = layer.mean[:, units], layer.cov[:, units][:, :, units]
-    parent, found = torch.arange(len(mean)), torch.zeros(4, len(mean), len(units))
-    prior = torch.diagonal(layer.gram, dim1=1, dim2=2).amax(0)[units]
-    for j in range(len(units)):
+def _decide(mean, cov, log_q, width, gap, tick):
+    """Branches on the n units of mean (K, n), cov (K, n, n) in turn.
+
+    Returns the parent (K',) of each survivor, its log q (K',), and tau, nu, sign and log mass of each unit, (4, K', n).
+    """
+    parent, found = torch.arange(len(mean)), torch.zeros(4, *mean.shape)
+    before = torch.diagonal(cov, dim1=1, dim2=2).amax(0)
+    for j in range(len(before)):
         m, v = mean[:, 0], cov[:, 0, 0]
         # A unit whose variance is used up follows its mean.
-        settled = v <= ROUNDING * prior[j]
-        v = torch.where(settled, prior[j], v)
-        t = torch.where(settled, torch.sign(m) * 2 * math.sqrt(WIDEST_GAP), m / v.sqrt())
+        settled = v <= ROUNDING * before[j]
+        v = torch.where(settled, before[j], v)
+        t = torch.where(settled, torch.where(m > 0, 2.0, -2.0) * math.sqrt(WIDEST_GAP), m / v.sqrt())
         (log_on, r_on), (log_off, r_off) = _log_tail(t), _log_tail(-t)
         node, on, log_q = _survivors(torch.cat([log_q + log_on, log_q + log_off]), width, gap)
         sign = torch.where(on, 1.0, -1.0)
@@ -156,79 +127,82 @@ def _survivors(log_q, width, gap):
     return chosen % half, chosen < half, log_q[chosen]
 
 
-def _extend(sites, layer, units, parent, found, certain):
+def _extend(sites, units, parent, found, certain, matters):
     """The sites of the children of a layer: those of their parents, and the decided units that matter."""
-    prior = torch.diagonal(layer.gram, dim1=1, dim2=2).amax(0)[units]
-    kept = (found[0] * prior).amax(0) > NEGLIGIBLE
-    base = (sites.base + certain)[parent] + found[3][:, ~kept].sum(1)
-    units, found = units[kept], found[:3, :, kept]
-    corner, side = layer.gram[:, units][:, :, units], layer.cross[:, :, units]
-    count = max(len(corner), len(sites.gram))
-    old, side, corner = (part.expand(count, -1, -1) for part in (sites.gram, side, corner))
-    gram = torch.cat([torch.cat([old, side], 2), torch.cat([side.transpose(1, 2), corner], 2)], 1)
-    mean = torch.cat([sites.mean.expand(count, -1), layer.offset[:, units].expand(count, -1)], 1)
-    if count > 1:
-        gram, mean = gram[parent], mean[parent]
-    factors = [torch.cat([_pick(a, parent), b], 1) for a, b in zip((sites.tau, sites.nu, sites.sign), found)]
-    rows = [part if len(part) == 1 else part[parent] for part in [*sites.rows, layer.rows[:, units]]]
-    return _Sites(base, rows, gram, mean, *factors)
+    base = (sites.base + certain)[parent] + found[3][:, ~matters].sum(1)
+    new = found[:3][:, :, matters]
+    factors = [torch.cat([a[parent], b], 1) for a, b in zip((sites.tau, sites.nu, sites.sign), new)]
+    return _Sites([*sites.units, units[matters]], *factors, base)
 
 
-def _condition(gram, mean, tau, nu, cross, offset):
-    """Law of further variables given Gaussian sites: mean (K, m), and V (K, n, m) with cov = prior cov - V^T V.
+def _maps(layers, bits, node, units):
+    """Pre-activations as affine maps of the input in the given nodes: of the sites' units, and of the layer after `bits`.
 
-    cross (K, n, m): prior covariance of the site variables with them; offset (K, m): their prior mean. With
-    B = I + tau^1/2 gram tau^1/2 = L L^T (Rasmussen & Williams 2006, section 3.6.1). Also the diagonal of L.
+    Returns rows (k, n, r), offset (k, n) of the sites, then rows (k, m, r), offset (k, m) of that layer (if there is one).
     """
-    root = tau.sqrt()
-    L, failed = torch.linalg.cholesky_ex(torch.eye(tau.shape[1]) + root[:, :, None] * gram * root[:, None, :])
-    shift = (nu - tau * mean)[:, :, None]
-    inner = root[:, :, None] * (gram @ shift)
-    solved = torch.linalg.solve_triangular(L, torch.cat([root[:, :, None] * cross, inner], 2), upper=False)
-    V = solved[:, :, :-1]
-    change = cross.transpose(1, 2) @ shift - V.transpose(1, 2) @ solved[:, :, -1:]
-    return offset + change[:, :, 0], V, torch.where(failed[:, None] > 0, math.nan, torch.diagonal(L, dim1=1, dim2=2))
+    rows, offset = (part.expand(len(node), *part.shape) for part in layers[0])
+    site_rows, site_offset = [rows[:, :0]], [offset[:, :0]]
+    for depth, part in enumerate(bits):
+        site_rows.append(rows[:, units[depth]])
+        site_offset.append(offset[:, units[depth]])
+        if depth + 1 < len(layers):
+            weight, bias = layers[depth + 1]
+            active = part[node]
+            rows, offset = weight @ (active[:, :, None] * rows), (active * offset) @ weight.T + bias
+    return torch.cat(site_rows, 1), torch.cat(site_offset, 1), rows, offset
 
 
-def _next_layer(layer, parent, active, weight, bias, sites):
+def _condition(rows, mean, tau, nu, others, offset):
+    """Law of further variables others @ z + offset given Gaussian sites on rows @ z + mean, where z ~ N(0, I).
+
+    rows (K, n, r), mean, tau, nu (K, n); others (K, m, r), offset (K, m). Returns the mean (K, m) and V (K, n, m) with
+    cov = others others^T - V^T V, by B = I + tau^1/2 rows rows^T tau^1/2 = L L^T (Rasmussen & Williams 2006, section
+    3.6.1); and the diagonal of L, NaN where rounding spoiled B.
+    """
+    scaled = tau.sqrt()[:, :, None] * rows
+    B = torch.baddbmm(torch.eye(tau.shape[1]), scaled, scaled.transpose(1, 2))
+    L, failed = torch.linalg.cholesky_ex(B)
+    shift = rows.transpose(1, 2) @ (nu - tau * mean)[:, :, None]
+    V = torch.linalg.solve_triangular(L, scaled @ others.transpose(1, 2), upper=False)
+    inner = torch.linalg.solve_triangular(L, scaled @ shift, upper=False)
+    moved = offset + (others @ shift - V.transpose(1, 2) @ inner)[:, :, 0]
+    return moved, V, torch.where(failed[:, None] > 0, math.nan, torch.diagonal(L, dim1=1, dim2=2))
+
+
+def _next_layer(layers, bits, sites):
+    """Mean (K, n) and covariance (K, n, n) of the next layer's pre-activations in each node."""
     parts = []
-    for node in torch.arange(len(parent)).split(CHUNK):
-        rows, offset = _pick(layer.rows, parent[node]), _pick(layer.offset, parent[node])
-        rows = weight @ (active[node, :, None] * rows)
-        offset = (active[node] * offset) @ weight.T + bias
-        gram = rows @ rows.transpose(1, 2)
-        cross = torch.cat([_pick(part, node) @ rows.transpose(1, 2) for part in sites.rows], 1)
-        prior = _pick(sites.gram, node), _pick(sites.mean, node), sites.tau[node], sites.nu[node]
-        mean, V, _ = _condition(*prior, cross, offset)
-        parts.append((rows, offset, gram, cross, mean, gram - V.transpose(1, 2) @ V))
-    return _Layer(*(torch.cat(part) for part in zip(*parts)))
+    for node in torch.arange(len(sites.base)).split(CHUNK):
+        site_rows, site_mean, rows, offset = _maps(layers, bits, node, sites.units)
+        mean, V, _ = _condition(site_rows, site_mean, sites.tau[node], sites.nu[node], rows, offset)
+        parts.append((mean, rows @ rows.transpose(1, 2) - V.transpose(1, 2) @ V))
+    return (torch.cat(part) for part in zip(*parts))
 
 
-def _propagate(sites, log_q):
-    """log q by expectation propagation from the sites given; the given value where two sweeps do not nearly agree."""
+def _refine(layers, bits, sites, log_q):
+    """log q by expectation propagation's log Z at the sites given, which makes up for the order of the decisions.
+
+    A pattern whose two values are far apart (most often an empty region) keeps the one it has.
+    """
     parts = []
     for node in torch.arange(len(log_q)).split(CHUNK):
-        gram, mean, sign = _pick(sites.gram, node), _pick(sites.mean, node), sites.sign[node]
-        first, tau, nu = _sweep(gram, mean, sites.tau[node], sites.nu[node], sign)
-        second, _, _ = _sweep(gram, mean, tau, nu, sign)
-        second = torch.where((second - first).abs() < 1.0, sites.base[node] + second, log_q[node])
-        parts.append(second.clamp_max(0.0))
+        rows, mean, _, _ = _maps(layers, bits, node, sites.units)
+        log_z = sites.base[node] + _log_z(rows, mean, sites.tau[node], sites.nu[node], sites.sign[node])
+        parts.append(torch.where((log_z - log_q[node]).abs() < FAR, log_z.clamp_max(0.0), log_q[node]))
     return torch.cat(parts)
 
 
-def _sweep(gram, mean, tau, nu, sign):
-    """log Z of expectation propagation at the given sites, and all sites refreshed at once."""
-    moved, V, pivots = _condition(gram, mean, tau, nu, gram, mean)
-    v = torch.diagonal(gram, dim1=1, dim2=2) - (V * V).sum(1)
+def _log_z(rows, mean, tau, nu, sign):
+    """log Z (K,) of expectation propagation: rows (K, n, r), mean (K, n) of the units; sites and signs (K, n).
+
+    Each unit's truncation meets its cavity, the law given all other sites (Rasmussen & Williams 2006, equation 3.65).
+    """
+    moved, V, pivots = _condition(rows, mean, tau, nu, rows, mean)
+    v = (rows * rows).sum(2) - (V * V).sum(1)
     left = 1 - tau * v
     m, v = (moved - nu * v) / left, v / left
-    t = sign * m / v.sqrt()
-    log_p, r = _log_tail(t)
-    shrink = r * (r + t)
-    shift = nu - tau * mean
     spread = 1 + tau * v
-    log_z = log_p + 0.5 * (spread.log() + (tau * m * m - 2 * m * nu - nu * nu * v) / spread)
-    log_z = log_z - pivots.log() + nu * mean - 0.5 * tau * mean * mean + 0.5 * shift * (moved - mean)
-    tau = shrink / (v * (1 - shrink))
-    nu = (sign * r / v.sqrt() + m * shrink / v) / (1 - shrink)
-    return log_z.sum(1), tau, nu
+    log_z = torch.special.log_ndtr(sign * m / v.sqrt())
+    log_z += 0.5 * (spread.log() + (tau * m * m - 2 * m * nu - nu * nu * v) / spread)
+    log_z += nu * mean - 0.5 * tau * mean * mean + 0.5 * (nu - tau * mean) * (moved - mean) - pivots.log()
+    return log_z.sum(1)

@@ -17,7 +17,7 @@ from rpa.inputs import components_of
 
 __all__ = ["Support", "best_first", "draw_packed", "entropy_pruned", "monte_carlo", "pattern_keys"]
 
-SPARE = 1.5  # beam width in patterns asked for: the last ranking is finer than the one that prunes
+SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
 WIDENING = 16  # each pass of the search is so many times wider than the one before
 CHUNK = 1 << 15  # samples propagated at once
 
