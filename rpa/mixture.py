@@ -8,6 +8,7 @@ probability k - 1 more half-spaces. In the plane every one of these is exact.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import log_ndtr
 
 from rpa import _check
 
@@ -118,17 +119,13 @@ class OutputMixture:
 
         A network with one output is read as a logit: class 0 is f(x) <= 0, class 1 is f(x) > 0.
         """
-        k = self.pmf.net.output_dim
-        mass, error = np.zeros(max(k, 2)), np.zeros(max(k, 2))
+        classes = max(self.pmf.net.output_dim, 2)
+        mass, error = np.zeros(classes), np.zeros(classes)
         for part in self.pmf.pieces:
-            for _, H, h, A, b in part.blocks():
-                if k == 1:
-                    A, b = np.concatenate([np.zeros_like(A), A], axis=1), np.column_stack([np.zeros(len(b)), b])
-                for c in range(max(k, 2)):
-                    rows, limits = _wins(A, b, c)
-                    log_p, rel = part.probabilities(np.concatenate([H, rows], 1), np.concatenate([h, limits], 1))
-                    mass[c] += part.weight * np.exp(log_p).sum()
-                    error[c] += part.weight * (np.exp(log_p) * rel).sum()
+            for block in part.blocks():
+                found, off = _class_masses(part, block, classes)
+                mass += part.weight * found
+                error += part.weight * off
         lower, upper = np.maximum(mass - error, 0), np.minimum(mass + error + self.uncovered, 1)
         p = np.clip(mass / self.pmf.covered, lower, upper)
         return ClassProbabilities(p, np.maximum(p - lower, upper - p), lower, upper)
@@ -201,6 +198,41 @@ class OutputMixture:
 def _flat(A, output):
     norms = np.linalg.norm(A, axis=2)
     return norms[:, output] <= FLAT * norms.max(initial=0.0)
+
+
+def _class_masses(part, block, classes):
+    """(mass, error), each (classes,): how much of a block of regions each class wins.
+
+    A class whose tightest half-space alone has next to no probability beside the region's is left out, its bound going
+    into the error; a region left with one class belongs to it, and needs no further probability.
+    """
+    rows, H, h, A, b = block
+    if A.shape[1] == 1:
+        A, b = np.concatenate([np.zeros_like(A), A], axis=1), np.column_stack([np.zeros(len(b)), b])
+    log_p, rel_error = part.log_p[rows], part.rel_error[rows]
+    conditions = [_wins(A, b, c) for c in range(classes)]
+    bounds = np.stack([_log_bound(*each) for each in conditions], axis=1)
+    open_ = bounds > log_p[:, None] + np.log(1e-3 * part.rtol)
+    mass, error = np.zeros(classes), np.exp(np.where(open_, -np.inf, bounds)).sum(axis=0)
+    for c, (extra, limits) in enumerate(conditions):
+        sole = open_[:, c] & (open_.sum(axis=1) == 1)
+        shared = np.flatnonzero(open_[:, c] & ~sole)
+        masses, rel = np.exp(log_p[sole]), rel_error[sole]
+        mass[c] += masses.sum()
+        error[c] += masses @ rel
+        if len(shared):
+            cut = np.concatenate([H[shared], extra[shared]], 1), np.concatenate([h[shared], limits[shared]], 1)
+            inside, rel = part.probabilities(*cut)
+            mass[c] += np.exp(inside).sum()
+            error[c] += np.exp(inside) @ rel
+    return mass, error
+
+
+def _log_bound(rows, limits):
+    """Log of the least of P(row z <= limit) over the rows of each region, (K,)."""
+    norm = np.linalg.norm(rows, axis=2)
+    reach = np.divide(limits, norm, out=np.where(limits < 0, -np.inf, np.inf), where=norm > 0)
+    return log_ndtr(reach.min(axis=1))
 
 
 def _wins(A, b, c):
