@@ -5,8 +5,8 @@ Everything is one integral over the correlation. Plackett's identity d Phi2 / d 
     Phi2(a1, a2; rho) = Phi(a1) Phi(a2) + int_0^rho phi2(a1, a2; r) dr,
     Cov(relu(z1 + a1), relu(z2 + a2)) = rho Phi(a1) Phi(a2) + int_0^rho (rho - r) phi2(a1, a2; r) dr,
 
-the second from Price's theorem, d Cov / d rho = Phi2. All terms are positive, so nothing cancels: not for small rho, where
-E[q1 q2] - E[q1] E[q2] loses every digit, and not in the tails. With r = tanh y and t = exp(2 y),
+the second from Price's theorem, d Cov / d rho = Phi2. All terms are positive, so nothing cancels: not for small
+rho, where E[q1 q2] - E[q1] E[q2] loses every digit, and not in the tails. With r = tanh y and t = exp(2 y),
 
     phi2(a1, a2; r) dr = sech(y) exp(-A (1 + 1/t) - B (1 + t)) dy / (2 pi),   A = (a1 + a2)^2 / 8, B = (a1 - a2)^2 / 8,
 
@@ -28,16 +28,16 @@ CHUNK = 4096  # pairs worked on at once, so that the nodes x pairs arrays stay i
 
 
 def ndtr(x):
-    """Phi(x) with relative accuracy in the lower tail, where torch.special.ndtr loses all digits (2 % off at -8, 0 at -9)."""
+    """Phi(x) with relative accuracy in the lower tail, where torch.special.ndtr loses all digits (2 % off at -8)."""
     return torch.special.erfc(x * -math.sqrt(0.5)) / 2
 
 
 def cdf(a1, a2, rho):
     """Phi2(a1, a2; rho) = P(z1 <= a1, z2 <= a2) for standard normals of correlation rho.
 
-    a1, a2, rho: float64 tensors of one shape, finite, |rho| <= 1; 1e-14 absolute, and relative wherever Phi2 is not itself a
-    difference of two nearly equal probabilities. For rho < 0 the integral runs from rho = -1, where
-    Phi2 = max(0, Phi(a1) - Phi(-a2)). Not differentiable by autograd: its derivatives are `relu.covariance`'s business.
+    a1, a2, rho: float64 tensors of one shape, finite, |rho| <= 1; 1e-14 absolute, and relative wherever Phi2 is not
+    itself a difference of two nearly equal probabilities. For rho < 0 the integral runs from rho = -1, where Phi2 =
+    max(0, Phi(a1) - Phi(-a2)). Not differentiable by autograd: its derivatives are `relu.covariance`'s business.
     """
     a1, a2, rho = torch.broadcast_tensors(a1, a2, rho)
     a1, a2 = a1.clamp(-FAR, FAR), a2.clamp(-FAR, FAR)
@@ -55,8 +55,8 @@ def cdf(a1, a2, rho):
 def relu_covariance(a1, a2, rho):
     """Cov(relu(z1 + a1), relu(z2 + a2)), z standard normal of correlation rho; arguments as for `cdf`.
 
-    For rho < 0 the first term is negative and the integral, of (|rho| - r) phi2(a1, -a2; r) up to |rho|, positive: their
-    sum loses a factor of about max(1, a1 a2) in relative accuracy when both means are far below zero.
+    For rho < 0 the first term is negative and the integral, of (|rho| - r) phi2(a1, -a2; r) up to |rho|, positive:
+    their sum loses a factor of about max(1, a1 a2) in relative accuracy when both means are far below zero.
     """
     a1, a2, rho = torch.broadcast_tensors(a1, a2, rho)
     a1, a2 = a1.clamp(-FAR, FAR), a2.clamp(-FAR, FAR)

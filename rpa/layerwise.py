@@ -1,23 +1,22 @@
 """Gaussian moments carried through a network layer by layer: every pre-activation is taken as Gaussian.
 
-Affine layers are exact. ReLU uses `rpa.relu`; max pooling repeats Clark's two-variable formula over the window, each step
-of which is exact for Gaussians: max(a, b) = b + relu(a - b). Units of a layer stay correlated. A covariance is held dense,
-or, in layers too large for that, as factor^T factor + diag(rest): there, off the diagonal, only the linear response to the
-input is kept (the first term of the series of `relu.covariance_series`), while every variance stays that of the exact rule.
+Affine layers are exact; ReLU uses `rpa.relu`, max pooling `rpa.pooling`, each right for Gaussian units. Units of a
+layer stay correlated. A covariance is held dense, or, in layers too large for that, as factor^T factor +
+diag(rest): there, off the diagonal, only the linear response to the input is kept (the first term of the series of
+`relu.covariance_series`), while every variance stays that of the exact rule.
 """
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from rpa import relu
+from rpa import pooling, relu
 
-__all__ = ["Moments", "as_sequential", "clark", "layerwise", "linear_part", "noise"]
+__all__ = ["Moments", "as_sequential", "layerwise", "linear_part", "noise"]
 
 MAX_ROWS = 16384  # a layer's independent noise enters the next affine layer as one row per unit
 NONLINEAR = (nn.ReLU, nn.MaxPool2d)
@@ -39,11 +38,12 @@ class Moments(NamedTuple):
 def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
     """Moments of net(x), x ~ N(mean[i], cov), by moment matching after every layer.
 
-    net: Sequential, AlexNet or SqueezeNet of Linear, Conv2d, ReLU, Max/Avg/AdaptiveAvgPool2d, Flatten, Dropout (evaluated).
-    mean (b, *shape); cov: see `noise`. rule for the covariance of ReLU units: "exact"; "series", its first four terms;
-    "linear", its first term (the diagonal exact); "diagonal", units independent in all layers: two passes of the network.
-    A layer of more than max_dense units keeps the linear term only. Exact for one hidden layer of at most max_dense units.
-    Returns `Moments` in the type of `mean`. Raises ValueError naming an unknown layer or rule.
+    net: Sequential, AlexNet or SqueezeNet of Linear, Conv2d, ReLU, Max/Avg/AdaptiveAvgPool2d, Flatten, Dropout
+    (evaluated). mean (b, *shape); cov: see `noise`. rule for the covariance of ReLU units: "exact"; "series", its
+    first four terms; "linear", its first term (the diagonal exact); "diagonal", units independent in all layers:
+    two passes of the network. A layer of more than max_dense units keeps the linear term only. Exact for one hidden
+    layer of at most max_dense units. Returns `Moments` in the type of `mean`. Raises ValueError naming an unknown
+    layer or rule.
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
@@ -62,6 +62,10 @@ def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
     start = _State(mean, diag=var[:1] if common else var, dense=None if full is None else full[None])
     for layer in layers[:prefix]:
         start = _through(layer, start, rule, max_dense)
+    if common and prefix < len(layers) and isinstance(layers[prefix], nn.MaxPool2d):
+        windows = pooling.windows_of(layers[prefix], start.mean.shape, layers[prefix](start.mean).shape)
+        if _foldable(windows, rule, max_dense):
+            start = replace(start, blocks=_blocks(start, windows))
     results = []
     for i in range(len(mean)):
         state = start.input(i)
@@ -74,8 +78,9 @@ def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
 def noise(cov, mean):
     """(variances (b, *shape), full (n, n) or None) of the input noise `cov` around mean (b, *shape), n = prod(shape).
 
-    cov: a variance; variances (*shape) or, one map per input, (b, *shape); or a covariance (n, n), which is what an (n, n)
-    array is taken for when both readings fit. Raises ValueError for another shape, or negative or non-finite numbers.
+    cov: a variance; variances (*shape) or, one map per input, (b, *shape); or a covariance (n, n), which is what an
+    (n, n) array is taken for when both readings fit. Raises ValueError for another shape, or negative or non-finite
+    numbers.
     """
     if not isinstance(mean, torch.Tensor) or mean.ndim < 2 or not mean.is_floating_point():
         raise ValueError("mean: expected a floating-point tensor (b, ...), one row per input")
@@ -103,7 +108,7 @@ def as_sequential(net):
 
 
 def _pool_first(layers):
-    """ReLU and max pooling in the order pool, ReLU: the same function, with fewer units and Gaussian ones in the pool."""
+    """ReLU and max pooling in the order pool, ReLU: the same function, and the pooled units are Gaussian."""
     layers = list(layers)
     for i in range(len(layers) - 1):
         if isinstance(layers[i], nn.ReLU) and isinstance(layers[i + 1], nn.MaxPool2d):
@@ -143,13 +148,14 @@ def _expansion(fire):
 class _State:
     """Mean (b, *shape) and covariance: dense (c, n, n), or else factor (c, r, *shape) (or None) and diag (c, *shape).
 
-    c is b, or 1 for a covariance common to all b inputs.
+    c is b, or 1 for a covariance common to all b inputs; blocks: for the pooling layer that comes next, see `_blocks`.
     """
 
     mean: torch.Tensor
     factor: torch.Tensor | None = None
     diag: torch.Tensor | None = None
     dense: torch.Tensor | None = None
+    blocks: list | None = None
 
     @property
     def var(self):
@@ -159,7 +165,8 @@ class _State:
 
     def input(self, i):
         parts = (self.factor, self.diag, self.dense)
-        return _State(self.mean[i : i + 1], *(None if p is None else p[i : i + 1] if len(p) > 1 else p for p in parts))
+        parts = (None if p is None else p[i : i + 1] if len(p) > 1 else p for p in parts)
+        return _State(self.mean[i : i + 1], *parts, self.blocks)
 
 
 def _densified(state):
@@ -176,10 +183,11 @@ def _through(layer, state, rule, max_dense):
     if isinstance(layer, nn.ReLU):
         return _relu(state, rule, max_dense)
     if isinstance(layer, nn.MaxPool2d):
-        return _max_pool(state, layer, rule)
+        return _max_pool(state, layer, rule, max_dense)
     if isinstance(layer, nn.Flatten):
-        factor = None if state.factor is None else state.factor.flatten(2)
-        return replace(state, mean=layer(state.mean), factor=factor, diag=None if state.diag is None else state.diag.flatten(1))
+        factor, diag = state.factor, state.diag
+        factor, diag = None if factor is None else factor.flatten(2), None if diag is None else diag.flatten(1)
+        return replace(state, mean=layer(state.mean), factor=factor, diag=diag)
     if isinstance(layer, (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
         return _affine(state, layer, rule, max_dense)
     raise ValueError(f"net: layer {type(layer).__name__} has no moment rule")
@@ -192,7 +200,7 @@ def linear_part(layer, x, power=1):
     if isinstance(layer, nn.Conv2d):
         pad = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
         return functional.conv2d(x, layer.weight**power, None, layer.stride, pad, layer.dilation, layer.groups)
-    if _pair(getattr(layer, "padding", 0)) != (0, 0):
+    if pooling.pair(getattr(layer, "padding", 0)) != (0, 0):
         raise ValueError(f"net: {type(layer).__name__} with padding has no moment rule")
     return layer(x) if power == 1 else layer(x) / _window_size(layer, x.shape[-2:])
 
@@ -200,7 +208,7 @@ def linear_part(layer, x, power=1):
 def _window_size(layer, size):
     """Members of each averaging window of a plane of `size`."""
     if isinstance(layer, nn.AvgPool2d):
-        kernel = _pair(layer.kernel_size)
+        kernel = pooling.pair(layer.kernel_size)
         return kernel[0] * kernel[1]
     planes = layer(torch.zeros(1, 1, *size)).shape[-2:]
     ends = [[(math.ceil((i + 1) * n / m) - i * n // m) for i in range(m)] for n, m in zip(size, planes)]
@@ -242,7 +250,7 @@ def _relu(state, rule, max_dense):
         state = _densified(state)
     if state.dense is not None:
         flat = mu.flatten(1)
-        return _State(mean, dense=_relu_covariance(flat, state.dense, rule))
+        return _State(mean, dense=pooling.relu_covariance(flat, state.dense, rule))
     return _rest(mean, variance, None if state.factor is None else state.factor * relu.gain(mu, var)[:, None])
 
 
@@ -252,98 +260,53 @@ def _rest(mean, variance, factor):
     return _State(mean, factor=factor, diag=rest)
 
 
-def _max_pool(state, layer, rule):
+def _max_pool(state, layer, rule, max_dense):
     pooled = layer(state.mean).shape
-    windows = _windows(layer, state.mean.shape, pooled).to(state.mean.device)
+    windows = pooling.windows_of(layer, state.mean.shape, pooled)
     inside = state.mean.flatten(1)[:, windows], _window_covariance(state, windows)
-    mean, variance, gains = clark(*inside) if rule == "diagonal" else maximum(*inside)
+    mean, variance, gains = pooling.clark(*inside) if rule == "diagonal" else pooling.maximum(*inside)
     mean, variance = mean.reshape(pooled), variance.reshape(pooled)
     if rule == "diagonal":
         return _State(mean, diag=variance)
     if state.dense is not None:
-        dense = _fold(state.mean.flatten(1), state.dense, windows, rule)
-        gap = variance.flatten(1) - dense.diagonal(dim1=-2, dim2=-1)
-        return _State(mean, dense=dense + torch.diag_embed(gap))
-    if state.factor is None:
-        return _rest(mean, variance, None)
-    return _rest(mean, variance, _combine(state.factor.flatten(2), windows, gains).unflatten(2, pooled[1:]))
+        half = pooling.combine(state.dense.expand(len(mean), -1, -1), windows, gains).mT
+        response = _State(mean, dense=pooling.combine(half, windows, gains))
+    elif state.factor is not None:
+        factor = pooling.combine(state.factor.flatten(2), windows, gains).unflatten(2, pooled[1:])
+        response = _State(mean, factor=factor, diag=torch.zeros_like(mean))
+    else:
+        response = _State(mean, diag=torch.zeros_like(mean))
+    rest = (variance - response.var).clamp(min=0).flatten(1)
+    if not _foldable(windows, rule, max_dense):
+        if state.dense is None:
+            return replace(response, diag=rest.reshape(pooled))
+        return replace(response, dense=response.dense + torch.diag_embed(rest))
+    # Clark's correlations of what is beyond the linear response, with the more accurate variances.
+    beyond = pooling.fold(inside[0], state.blocks or _blocks(state, windows), rule)
+    old = beyond.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(old > 0, rest / old, 0.0).sqrt()
+    return _State(mean, dense=_densified(response).dense + scale[:, :, None] * beyond * scale[:, None])
 
 
-def clark(mean, cov):
-    """Moments of the maximum of w jointly Gaussian variables, folded in one at a time (Clark 1961).
-
-    mean (..., w), cov (..., w, w) -> mean (...), variance (...) and gains (..., w), the derivatives of the mean, which sum to
-    1: Cov[max, y] = sum_j gains_j Cov[x_j, y] for y jointly Gaussian. Exact for w = 2; above, the maximum so far is
-    taken as Gaussian.
-    """
-    top, var, cross = mean[..., 0], cov[..., 0, 0], cov[..., 0, :]
-    gains = torch.zeros_like(mean)
-    gains[..., 0] = 1
-    for j in range(1, mean.shape[-1]):
-        # max(top, x) = x + relu(d) with d = top - x; the clamp removes a negative rounding error of Var[d].
-        gap, spread = top - mean[..., j], (var + cov[..., j, j] - 2 * cross[..., j]).clamp(min=0)
-        keep = relu.gain(gap, spread)
-        top = mean[..., j] + relu.mean(gap, spread)
-        var = cov[..., j, j] + relu.variance(gap, spread) + 2 * keep * (cross[..., j] - cov[..., j, j])
-        cross = keep[..., None] * cross + (1 - keep)[..., None] * cov[..., j, :]
-        gains = gains * keep[..., None]
-        gains[..., j] = 1 - keep
-    return top, var.clamp(min=0), gains
+def _foldable(windows, rule, max_dense):
+    """Whether the members of all windows are few enough to hold their joint covariance, and the rule asks for it."""
+    return rule != "linear" and windows.numel() <= 3 * max_dense
 
 
-def maximum(mean, cov):
-    """As `clark`, but by cubature over the w-dimensional normal law: 1024 Sobol points and their mirror images.
+def _blocks(state, windows):
+    """Covariances of the members of pooling windows (o, w), as `pooling.fold` takes them."""
+    if state.dense is not None:
+        part = lambda j, k: state.dense[:, windows[:, j, None], windows[:, k]]
+    else:
+        rows, diag = state.factor, state.diag.flatten(1)
+        members = [None if rows is None else rows.flatten(2)[:, :, w] for w in windows.T]
 
-    The points are whitened, so that a maximum that is always the same variable is exact.
-    """
-    values, vectors = torch.linalg.eigh(cov.double())
-    root = vectors * values.clamp(min=0).sqrt()[..., None, :]
-    top = root @ _normal_points(mean.shape[-1]) + mean[..., None].double()
-    top, which = top.max(-2)
-    gains = torch.stack([(which == j).double().mean(-1) for j in range(mean.shape[-1])], -1)
-    var, centre = torch.var_mean(top, -1, correction=0)
-    return centre.to(mean.dtype), var.to(mean.dtype), gains.to(mean.dtype)
+        def part(j, k):
+            own = diag[:, windows[:, j], None] * (windows[:, j, None] == windows[:, k])
+            return own if rows is None else own + members[j].mT @ members[k]
 
-
-@lru_cache
-def _normal_points(dim):
-    """Points (dim, 2048) with mean 0 and covariance exactly the identity."""
-    uniform = torch.quasirandom.SobolEngine(dim, scramble=True, seed=0).draw(1024, dtype=torch.float64)
-    z = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)).T
-    z = torch.linalg.solve_triangular(torch.linalg.cholesky(z @ z.T / 1024), z, upper=False)
-    return torch.cat([z, -z], 1)
-
-
-def _fold(mean, cov, windows, rule):
-    """Covariance (b, o, o) of the maxima over `windows` (o, w) of N(mean, cov): `clark`, with all windows jointly.
-
-    max(top, x) = x + relu(d), d = top - x: the covariance of relu(d) with the linear terms is exact (Stein's lemma), that
-    of two relu(d) follows `rule`.
-    """
-    members = [[cov[:, windows[:, j, None], windows[:, k]] for k in range(j, windows.shape[1])] for j in range(windows.shape[1])]
-    mean = mean[:, windows]
-    top, var, cross = mean[..., 0], members[0][0], members[0]
-    for j in range(1, mean.shape[-1]):
-        own = members[j][0]
-        difference = var - cross[j] - cross[j].mT + own
-        gap, spread = top - mean[..., j], difference.diagonal(dim1=-2, dim2=-1).clamp(min=0)
-        keep = relu.gain(gap, spread)[..., None]
-        mixed = keep * (cross[j] - own)
-        var = own + mixed + mixed.mT + _relu_covariance(gap, difference, rule)
-        cross = [None if k <= j else keep * cross[k] + (1 - keep) * members[j][k - j] for k in range(mean.shape[-1])]
-        top = mean[..., j] + relu.mean(gap, spread)
-    return var
-
-
-def _relu_covariance(mu, cov, rule):
-    if rule == "exact":
-        return relu.covariance(mu, cov)
-    return relu.covariance_series(mu, cov, 4 if rule == "series" else 1)
-
-
-def _combine(rows, windows, gains):
-    """rows (b, r, n) -> (b, r, o): each window's members weighted by its gains (b, o, w)."""
-    return sum(rows[:, :, windows[:, j]] * gains[:, None, :, j] for j in range(windows.shape[1]))
+    width = windows.shape[1]
+    return [[part(j, k) for k in range(j, width)] for j in range(width)]
 
 
 def _window_covariance(state, windows):
@@ -356,24 +319,3 @@ def _window_covariance(state, windows):
         members = state.factor.flatten(2)[:, :, windows].permute(0, 2, 3, 1)
         cov = cov + members @ members.mT
     return cov
-
-
-def _windows(layer, shape, pooled):
-    """Flat positions (o, w) of the members of each pooling window, o over the planes and places of `pooled`.
-
-    A window that reaches over the edge counts its last member more than once, which leaves the maximum as it is.
-    """
-    if len(shape) != 4 or _pair(layer.dilation) != (1, 1):
-        raise ValueError(f"net: MaxPool2d takes (b, channels, height, width) and no dilation, got shape {tuple(shape)}")
-    axes = zip(shape[2:], pooled[2:], *(_pair(v) for v in (layer.kernel_size, layer.stride, layer.padding)))
-    rows, columns = (
-        (torch.arange(out)[:, None] * stride - pad + torch.arange(kernel)).clamp(0, size - 1)
-        for size, out, kernel, stride, pad in axes
-    )
-    plane = (rows[:, None, :, None] * shape[3] + columns[None, :, None, :]).reshape(pooled[2] * pooled[3], -1)
-    planes = torch.arange(shape[1])[:, None, None] * (shape[2] * shape[3])
-    return (planes + plane).flatten(0, 1)
-
-
-def _pair(value):
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)

@@ -1,9 +1,10 @@
 """Output moments of a piecewise-linear network with Gaussian input, without sampling (P2), and their Monte Carlo check.
 
-Start here: `affine_relu_affine` is exact for one hidden layer; `two_stage` is P2's two-stage linearization of a deep network
-cut at one ReLU, y = first(x), f(x) = second(relu(y)); `layerwise` carries the moments through every layer. Networks are torch
-modules in evaluation mode, inputs come in batches (b, *shape), and noise is a variance, variances per pixel or a full
-covariance, see `rpa.layerwise.noise`. Everything is differentiable with respect to means and noise.
+Start here: `affine_relu_affine` is exact for one hidden layer; `two_stage` is P2's two-stage linearization of a
+deep network cut at one ReLU, y = first(x), f(x) = second(relu(y)); `layerwise` carries the moments through every
+layer. Networks are torch modules in evaluation mode, inputs come in batches (b, *shape), and noise is a variance,
+variances per pixel or a full covariance, see `rpa.layerwise.noise`. Everything is differentiable with respect to
+means and noise.
 """
 
 from typing import NamedTuple
@@ -28,7 +29,7 @@ RULES = ("exact", "series", "linear", "diagonal", "zero_mean")
 def affine_relu_affine(A, c1, B, c2, mean, cov):
     """Exact moments of B relu(A x + c1) + c2 for x ~ N(mean, cov) (P2's corollary, for any mean and covariance).
 
-    A (m, d), c1 (m,), B (k, m), c2 (k,); mean (b, d); cov a variance, (d,), (b, d) or (d, d) -> `Moments` (b, k), (b, k, k).
+    A (m, d), c1 (m,), B (k, m), c2 (k,); mean (b, d); cov as in `noise` -> `Moments` (b, k), (b, k, k).
     """
     mean = torch.as_tensor(mean)
     for name, value, shape in (("A", A, (len(c1), mean.shape[-1])), ("B", B, (len(c2), len(c1)))):
@@ -62,10 +63,10 @@ def centres(x, count, seed):
 def two_stage_mean(first, second, x, cov, *, at="point"):
     """E[second(relu(first(x + noise)))] (b, k), at the cost of about three forward passes and no Jacobian.
 
-    The means mu and variances of y = first(x + noise) come from `first` linearized at x, the units of its layers taken as
-    independent: exact when `first` is one affine layer (only then may cov be a full covariance). Then
-    E = second(p) + J_second(p) (E[relu(y)] - p), a Jacobian-vector product, with p = relu(mu) for at="point" (P2)
-    and p = E[relu(y)], where the product vanishes, for at="mean".
+    The means mu and variances of y = first(x + noise) come from `first` linearized at x, the units of its layers
+    taken as independent: exact when `first` is one affine layer (only then may cov be a full covariance). Then E =
+    second(p) + J_second(p) (E[relu(y)] - p), a Jacobian-vector product, with p = relu(mu) for at="point" (P2) and p
+    = E[relu(y)], where the product vanishes, for at="mean".
     """
     if at not in ("point", "mean"):
         raise ValueError(f"at: expected 'point' or 'mean', got {at!r}")
@@ -81,15 +82,16 @@ def two_stage_mean(first, second, x, cov, *, at="point"):
 def two_stage(first, second, x, cov, points=None, *, rule="linear", outputs=None):
     """P2's two-stage moments of second(relu(first(x + noise))): `Moments` (b, k), (b, k, k).
 
-    first is linearized at x, y ~ N(mu, J1 cov J1^T), and second at relu(mu), giving second(relu(mu)) + J2 (E[relu(y)] - relu(mu))
-    and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead, so that inputs share Jacobians.
-    outputs: indices of the outputs wanted, default all. rule for Cov[relu(y)]: "exact"; "series", its first four terms;
-    "linear", its first term with exact variances; "diagonal", independent units; "zero_mean", P2's theorem 2 off the
-    diagonal, right for mu = 0 only. Jacobians are constants to autograd, as they are almost everywhere.
+    first is linearized at x, y ~ N(mu, J1 cov J1^T), and second at relu(mu), giving second(relu(mu)) + J2
+    (E[relu(y)] - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead,
+    so that inputs share Jacobians. outputs: indices of the outputs wanted, default all. rule for Cov[relu(y)]:
+    "exact"; "series", its first four terms; "linear", its first term with exact variances; "diagonal", independent
+    units; "zero_mean", P2's theorem 2 off the diagonal, right for mu = 0 only. Jacobians are constants to autograd,
+    as they are almost everywhere.
 
-    Cost: k + m vector-Jacobian products (m units of y) per input or per point. With "linear" and "diagonal" and one affine
-    layer before the ReLU, or more than 4096 units there, 2 k products and no J1; then deeper `first` have their variances as in
-    `two_stage_mean`. Raises ValueError for the other rules beyond 4096 units.
+    Cost: k + m vector-Jacobian products (m units of y) per input or per point. With "linear" and "diagonal" and one
+    affine layer before the ReLU, or more than 4096 units there, 2 k products and no J1; then deeper `first` have
+    their variances as in `two_stage_mean`. Raises ValueError for the other rules beyond 4096 units.
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
@@ -126,8 +128,9 @@ class Estimate(NamedTuple):
 def monte_carlo(f, inputs, n, seed, *, chunk=4096):
     """`Estimate` of the mean and variance of f(x), x ~ inputs (a Gaussian or a GaussianMixture), from n >= 2 samples.
 
-    f maps (chunk, d) float64 to (chunk, k) or (chunk,); a torch module gets tensors of its own type, without gradient.
-    The standard error of the variance uses the fourth moment, sqrt((m4 - var^2) / n). Results depend on seed and chunk only.
+    f maps (chunk, d) float64 to (chunk, k) or (chunk,); a torch module gets tensors of its own type, without
+    gradient. The standard error of the variance uses the fourth moment, sqrt((m4 - var^2) / n). Results depend on
+    seed and chunk only.
     """
     n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
     rng, centre, sums = np.random.default_rng(seed), None, 0.0

@@ -1,12 +1,14 @@
 """Moments of relu(x) for a Gaussian x: exact for any mean and covariance, batched, differentiable.
 
-With sigma = sqrt(var), a = mu / sigma and z standard normal, relu(x) = sigma relu(z + a). Everything follows from the two
-tail integrals e_k(t) = E[relu(z - t)^k], k = 1, 2, t >= 0, and from `rpa.bivariate`. P2 (Bibi, Alfadly & Ghanem 2018)
-gives the mean for every mu (theorem 1) and the correlation for mu = 0 (theorem 2); `covariance` drops that condition.
+With sigma = sqrt(var), a = mu / sigma and z standard normal, relu(x) = sigma relu(z + a). Everything follows from
+the two tail integrals e_k(t) = E[relu(z - t)^k], k = 1, 2, t >= 0, and from `rpa.bivariate`. P2 (Bibi, Alfadly &
+Ghanem 2018) gives the mean for every mu (theorem 1) and the correlation for mu = 0 (theorem 2); `covariance` drops
+that condition.
 
-Tensors of float32 or float64; the result has the type of `mu`, and covariances of pairs are computed in float64. Gradients are analytic and
-finite everywhere; where a derivative is infinite (that of the mean with respect to var at mu = var = 0) it is returned as 0.
-Raises ValueError for NaN or infinite entries, negative variances, |correlation| > 1 beyond rounding, or wrong shapes.
+Tensors of float32 or float64; the result has the type of `mu`, and covariances of pairs are computed in float64.
+Gradients are analytic and finite everywhere; where a derivative is infinite (that of the mean with respect to var
+at mu = var = 0) it is returned as 0. Raises ValueError for NaN or infinite entries, negative variances,
+|correlation| > 1 beyond rounding, or wrong shapes.
 """
 
 import math
@@ -16,8 +18,8 @@ import torch
 from rpa import bivariate
 from rpa.bivariate import FAR, ndtr
 
-__all__ = ["covariance", "covariance_pairs", "covariance_series", "covariance_zero_mean", "gain", "mean", "second_moment"]
-__all__ += ["squared_pdf", "variance"]
+__all__ = ["covariance", "covariance_pairs", "covariance_series", "covariance_zero_mean", "gain", "mean"]
+__all__ += ["second_moment", "squared_pdf", "variance"]
 
 CHUNK = 1 << 14  # elements worked on at once by the tail integrals, to stay in cache
 
@@ -49,8 +51,8 @@ def second_moment(mu, var):
 def squared_pdf(y, mu, var):
     """Law of relu(x)^2 (P2, lemma 1): (density at y, mass of the atom at 0).
 
-    For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the atom has
-    mass Phi(-a). y, mu, var broadcast; var > 0.
+    For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the
+    atom has mass Phi(-a). y, mu, var broadcast; var > 0.
     """
     if not (var > 0).all():
         raise ValueError(f"var: expected positive numbers, for a density to exist, got {var.min():g}")
@@ -63,9 +65,9 @@ def squared_pdf(y, mu, var):
 def covariance(mu, cov):
     """Cov[relu(x)] for x ~ N(mu, cov): mu (..., n), cov (..., n, n), any mean, singular cov welcome -> (..., n, n).
 
-    With rho the correlation, Cov_12 = sigma_1 sigma_2 (rho Phi(a1) Phi(a2) + int_0^rho (rho - r) phi2(a1, a2; r) dr);
-    see `rpa.bivariate`. Relative error about 1e-14, also in the tails and at rho = +-1. The gradient with respect to the
-    covariance of a pair is the orthant probability Phi2 (Price's theorem, P2's lemma 2).
+    With rho the correlation, Cov_12 = sigma_1 sigma_2 (rho Phi(a1) Phi(a2) + int_0^rho (rho - r) phi2(a1, a2; r)
+    dr); see `rpa.bivariate`. Relative error about 1e-14, also in the tails and at rho = +-1. The gradient with
+    respect to the covariance of a pair is the orthant probability Phi2 (Price's theorem, P2's lemma 2).
     """
     cov = _symmetric(mu, cov)
     i, j = torch.triu_indices(mu.shape[-1], mu.shape[-1], 1, device=mu.device)
@@ -102,29 +104,29 @@ def covariance_zero_mean(cov):
 
 
 def covariance_series(mu, cov, terms=4):
-    """`covariance` off the diagonal cut after rho^terms, with the exact diagonal: positive semidefinite, and matrix products only.
+    """`covariance` with its off-diagonal series cut after rho^terms: positive semidefinite, and arithmetic only.
 
-    Cov_12 / (sigma_1 sigma_2) = rho Phi Phi + sum_{k >= 2} rho^k / k! He_{k-2}(a1) He_{k-2}(a2) phi(a1) phi(a2) (Mehler).
-    Four terms err by at most 0.006 sigma_1 sigma_2; one term, `terms=1`, is the linear response J cov J^T with J = Phi(a).
+    Cov_12 / (sigma_1 sigma_2) = rho Phi Phi + sum_{k >= 2} rho^k / k! He_{k-2}(a1) He_{k-2}(a2) phi(a1) phi(a2)
+    (Mehler). Four terms err by at most 0.006 sigma_1 sigma_2; one term, `terms=1`, is the linear response J cov J^T
+    with J = Phi(a).
     """
     if terms < 1:
         raise ValueError(f"terms: expected an integer >= 1, got {terms}")
     cov = _symmetric(mu, cov)
     var = cov.diagonal(dim1=-2, dim2=-1)
     # A unit of variance 0 has covariance 0: any sigma will do, and 1 keeps the gradient finite.
-    sigma = torch.where(var > 0, var, 1.0).double().sqrt()
+    sigma = torch.where(var > 0, var, 1.0).sqrt()
     a = torch.where(var > 0, mu / sigma, mu.sign() * FAR).clamp(-FAR, FAR)
-    rho = cov.double() / (sigma[..., :, None] * sigma[..., None, :])
-    gain, density = sigma * ndtr(a), sigma * _pdf(a)
-    result = rho * gain[..., :, None] * gain[..., None, :]
+    rho = cov / (sigma[..., :, None] * sigma[..., None, :])
+    linear, density = sigma * ndtr(a), sigma * _pdf(a)
+    result = rho * linear[..., :, None] * linear[..., None, :]
     before, hermite, power = torch.zeros_like(a), torch.ones_like(a), rho
     for k in range(2, terms + 1):
         power = power * rho / k
         factor = hermite * density
         result = result + power * factor[..., :, None] * factor[..., None, :]
         before, hermite = hermite, a * hermite - (k - 2) * before
-    exact = variance(mu, var).double()
-    return (result + torch.diag_embed(exact - result.diagonal(dim1=-2, dim2=-1))).to(mu.dtype)
+    return result + torch.diag_embed(variance(mu, var) - result.diagonal(dim1=-2, dim2=-1))
 
 
 class _Mean(torch.autograd.Function):
@@ -253,13 +255,13 @@ def _check(name, value, shape, at_least=None):
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
     if not value.is_floating_point() or not value.isfinite().all():
-        raise ValueError(f"{name}: expected finite floating-point numbers, got {value.dtype} with NaN, infinity or integers")
+        raise ValueError(f"{name}: expected finite floating-point numbers, got other {value.dtype} entries")
     if at_least is not None and (value < at_least).any():
         raise ValueError(f"{name}: expected numbers >= {at_least}, got {value.min():g}")
 
 
 def _symmetric(mu, cov):
-    """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis) and symmetry to rounding."""
+    """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis) and its symmetry."""
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2] or (mu is not None and cov.shape[:-1] != mu.shape):
         raise ValueError(f"cov: expected shape (..., n, n) beside mu (..., n), got {tuple(cov.shape)}")
     _check("cov", cov, cov.shape)
