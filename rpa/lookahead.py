@@ -15,7 +15,7 @@ __all__ = ["lookahead", "sites"]
 
 DAMPING = 0.6
 # A row that holds with room to spare is flat, its Gaussian factor is not: at full precision the weights get heavy tails
-# there. Half the precision, the slope at the centre kept, measured best over orthants, boxes and networks' regions.
+# there. Half of it, the slope at the centre kept, measured best over orthants, boxes and networks' regions.
 SHARPNESS = 0.5
 HARDEST = 1e12  # precision at which a factor is as good as an equality; an empty polytope would drive it to infinity
 
@@ -23,7 +23,8 @@ HARDEST = 1e12  # precision at which a factor is as good as an equality; an empt
 def sites(p, sweeps=40, tol=1e-2):
     """Gaussian factors exp(-tau x^2 / 2 + nu x), x = row . y, of all rows (K, n) and the approximate mean of y (K, c).
 
-    Parallel, damped updates on N(0, I) times the factors, until they move by less than tol standard deviations. Empty polytopes need not converge.
+    Parallel, damped updates on N(0, I) times the factors, until they move by less than tol standard
+    deviations. Empty polytopes need not converge.
     """
     real = p.owner >= 0
     h, rows = np.where(real, p.h, 0.0), np.where(real[:, :, None], p.coef, 0.0)
@@ -33,7 +34,7 @@ def sites(p, sweeps=40, tol=1e-2):
         mean = cov @ (rows.mT @ nu[:, :, None])
         centre, var = (rows @ mean)[:, :, 0], np.where(real, ((rows @ cov) * rows).sum(axis=2), 1.0)
         var = np.maximum(var, 1 / HARDEST)
-        # Without its own factor a row sees a normal law of precision `rest`; truncating that gives the moments to match.
+        # Without its own factor a row sees a normal law of precision `rest`; truncated, it has the moments to match.
         rest = np.maximum(1 / var - tau, 1e-10)
         middle, scale = (centre / var - nu) / rest, 1 / np.sqrt(rest)
         shift, shrink = truncated_normal(-np.inf, (h - middle) / scale)
@@ -46,14 +47,18 @@ def sites(p, sweeps=40, tol=1e-2):
 
 
 def lookahead(p):
-    """The `Proposal` that looks ahead with the factors of `sites`, their precision times SHARPNESS.
+    """Two `Proposal`s that look ahead: with the factors' precision times SHARPNESS, and with their slope alone.
 
-    Where they diverged, as they may for an empty polytope, N(0, 1).
+    The second varies more but has bounded weights where the polytope is unbounded; mixing some of it in keeps the
+    weights of both bounded. Where the factors diverged, as they may for an empty polytope, N(0, 1).
     """
     tau, nu, mean = sites(p)
-    nu = nu - (1 - SHARPNESS) * tau * (p.coef @ mean[:, :, None])[:, :, 0]
-    tau = SHARPNESS * tau
-    count, c = mean.shape
+    slope = nu - tau * (p.coef @ mean[:, :, None])[:, :, 0]
+    return [_backward(p, share * tau, slope + share * (nu - slope)) for share in (SHARPNESS, 0.0)]
+
+
+def _backward(p, tau, nu):
+    count, c = p.mean.shape
     shift, slope, spread = np.zeros((count, c)), np.zeros((count, c, c)), np.ones((count, c))
     # exp(-y' precision y / 2 + pull' y): what N(0, I) and the rows to come say about the coordinates up to k.
     precision, pull = np.broadcast_to(np.eye(c), (count, c, c)), np.zeros((count, c))
@@ -69,4 +74,4 @@ def lookahead(p):
         pull = pull[:, :k] - head * (tail / own)
     lost = ~(np.isfinite(shift).all(axis=1) & np.isfinite(slope).all(axis=(1, 2)) & np.isfinite(spread).all(axis=1))
     shift[lost], slope[lost], spread[lost] = 0.0, 0.0, 1.0
-    return Proposal(shift, slope, spread)
+    return Proposal(shift, slope if tau.any() else None, spread)

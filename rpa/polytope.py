@@ -25,7 +25,8 @@ __all__ = ["Probability", "Sample", "moments", "orthant", "probabilities", "prob
 BUDGET = 2**20  # points per polytope before giving up on rtol
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything is known
-PROPOSALS = {"auto": lookahead, "lookahead": lookahead, "minimax": lambda p: minimax(p)[0], "genz": plain}
+PROPOSALS = {"lookahead": lookahead, "minimax": lambda p: [minimax(p)[0]], "genz": lambda p: [plain(p)]}
+METHODS = ("auto", *PROPOSALS)
 EPS = np.finfo(float).eps
 
 
@@ -33,8 +34,9 @@ EPS = np.finfo(float).eps
 class Probability:
     """A probability in logs with its relative error; `converged` tells whether rel_error <= rtol was reached.
 
-    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), or the sampling method of `probability`.
-    log_p is -inf for an empty polytope, and with an infinite rel_error where no point was found. Three times rel_error covers the true error in at least 99 % of cases.
+    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), "lookahead" or the method asked for.
+    log_p is -inf for an empty polytope, and with an infinite rel_error where no point was found. Three times rel_error
+    covers the true error in at least 99 % of cases.
     """
 
     log_p: float
@@ -52,7 +54,7 @@ def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0):
     """P(H x <= h) for x ~ gaussian. H (n, d), h (n,).
 
     A singular covariance is fine; a row without variance either always or never holds. method: "auto", or to
-    sample even at rank one and two: "lookahead" (what "auto" does above), "minimax" (Botev 2017), "genz" (Genz 1992).
+    sample even at rank one and two: "lookahead", "minimax" (Botev 2017) or "genz" (Genz 1992).
     Raises ValueError for wrong shapes, non-finite entries, an unknown method or rtol outside (0, 1].
     """
     if not isinstance(gaussian, Gaussian):
@@ -61,8 +63,8 @@ def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0):
     h = _check.array("h", h, (len(H),))
     rtol = _check.fraction("rtol", rtol)
     seed = _check.integer("seed", seed)
-    if method not in PROPOSALS:
-        raise ValueError(f"method: expected one of {', '.join(PROPOSALS)}, got {method!r}")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     log_p, rel_error, used = _solve(*reduction.whiten(H, h, gaussian), rtol, seed, method)
     return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
 
@@ -70,6 +72,10 @@ def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0):
 def orthant(mean, cov, *, rtol=1e-3, method="auto", seed=0):
     """P(z > 0), all coordinates, for z ~ N(mean, cov); cov as for `Gaussian`. Otherwise as `probability`."""
     gaussian = Gaussian(mean, cov)
+    # The event does not depend on the scales, but the rank found by rounding does.
+    scale = np.where(gaussian.variances > 0, np.sqrt(gaussian.variances), 1.0)
+    if gaussian.cov_given.ndim == 2:
+        gaussian = Gaussian(gaussian.mean / scale, gaussian.cov / np.outer(scale, scale))
     eye = np.eye(gaussian.dim)
     return probability(-eye, np.zeros(gaussian.dim), gaussian, rtol=rtol, method=method, seed=seed)
 
@@ -129,9 +135,9 @@ def _estimate(H, h, rtol, seed, method, device):
         used[plane] = "planar"
     if len(space):
         part = p.take(space)
-        proposal = PROPOSALS[method](part)
-        log_p[space], rel_error[space] = quadrature.estimate(part, proposal, rtol, seed, BUDGET, device)
         used[space] = "lookahead" if method == "auto" else method
+        proposals = PROPOSALS[used[space[0]]](part)
+        log_p[space], rel_error[space] = quadrature.estimate(part, proposals, rtol, seed, BUDGET, device)
     used[np.isneginf(log_p) & (rel_error == 0)] = "empty"
     return log_p, rel_error, used
 
@@ -147,4 +153,5 @@ def _interval(p):
     width = np.maximum(upper - lower, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         rounding = 8 * EPS * (1 + near) * (1 + near + np.where(width > 0, 1 / width, 0.0))
-    return log_interval(lower, upper), rounding
+    log_p = log_interval(lower, upper)
+    return log_p, np.where(np.isneginf(log_p), 0.0, rounding)

@@ -17,6 +17,7 @@ __all__ = ["estimate", "moments", "uniforms"]
 
 REPLICATES = 16
 FIRST = 32  # points per replicate to begin with
+EXTRA = 8  # points of the first proposal for each of the second
 CHUNK = 2**15  # (polytope, point) pairs in flight
 SAFETY = 1.3  # times the standard error: 16 replicates estimate it themselves, and weights are skewed
 
@@ -35,24 +36,21 @@ def _sobol(dim, log2_n, seed):
     return torch.from_numpy(np.ascontiguousarray((points.T * 2**30).astype(np.int64)))
 
 
-def estimate(p, proposal, rtol, seed, budget, device=None):
+def estimate(p, proposals, rtol, seed, budget, device=None):
     """log P (K,) and relative error (K,) of a `Plan`, until the error is at most rtol or `budget` points are spent.
 
-    log P = -inf has an error of 0 if the polytope is empty, and an infinite one if no point in it was found.
+    proposals: one or two, see `_draws`. log P = -inf has an error of 0 if the polytope is empty, and an infinite one if
+    no point in it was found.
     """
-    count, c = p.mean.shape
+    count = len(p.mean)
     log_p, rel_error = np.full(count, -np.inf), np.full(count, np.inf)
-    sums, sampler = np.full((count, REPLICATES), -np.inf), Sampler(p, proposal, device)
+    sums, sampler = np.full((count, REPLICATES), -np.inf), Sampler(p, proposals, device)
     todo, start, stop = np.arange(count), 0, FIRST
     while len(todo) and stop * REPLICATES <= budget:
-        u = uniforms(c - 1, start, stop, seed, device)
-        chunk = max(1, CHUNK // u.shape[1])
-        for first in range(0, len(todo), chunk):
-            part = todo[first : first + chunk]
-            log_w = sampler.points(part, u)[1]
-            fresh = torch.logsumexp(log_w.reshape(len(part), REPLICATES, -1), dim=2).numpy(force=True)
+        for part, _, log_w in _draws(sampler, todo, start, stop, seed):
+            fresh = torch.logsumexp(log_w, dim=2).numpy(force=True)
             sums[part] = np.logaddexp(sums[part], fresh)
-        log_p[todo], rel_error[todo] = _summary(sums[todo] - np.log(stop), stop)
+        log_p[todo], rel_error[todo] = _summary(sums[todo], _points(stop, sampler))
         if start == FIRST:
             nothing = [i for i in todo if np.isneginf(log_p[i]) and is_empty(p.coef[i], p.h[i])]
             rel_error[nothing] = 0.0
@@ -61,45 +59,65 @@ def estimate(p, proposal, rtol, seed, budget, device=None):
     return log_p, rel_error
 
 
-def _summary(log_means, n):
-    """Log of the mean over replicates (K, R) of n points each, and its relative error, both (K,).
+def _points(stop, sampler):
+    return sum(stop // pace for pace in (1, EXTRA)[: sampler.sources])
+
+
+def _draws(sampler, todo, start, stop, seed, last=False):
+    """(indices, y (K, c, R, M), log weights (K, R, M)) of points start..stop per replicate, chunk by chunk.
+
+    With two proposals each EXTRA points of the first are joined by one of the second, and the weights are those of the
+    mixture (the balance heuristic of Veach & Guibas 1995): never above 1 + EXTRA times those of the second alone.
+    last: draw the last coordinate too.
+    """
+    pace = (1, EXTRA)[: sampler.sources]
+    share = -np.log(np.array(pace) * sum(1 / s for s in pace))
+    dim = sampler.dim - (not last)
+    u = [uniforms(dim, start // s, stop // s, seed, sampler.device) for s in pace]
+    chunk = max(1, CHUNK // u[0].shape[1])
+    for first in range(0, len(todo), chunk):
+        part, ys, logs = todo[first : first + chunk], [], []
+        for source, points in enumerate(u):
+            y, log_w = sampler.points(part, points, source)
+            mixed = -torch.logsumexp(torch.stack([a - w for a, w in zip(share, log_w)]), dim=0)
+            ys.append(y.unflatten(2, (REPLICATES, -1)))
+            logs.append(mixed.unflatten(1, (REPLICATES, -1)))
+        yield part, torch.cat(ys, dim=3), torch.cat(logs, dim=2)
+
+
+def _summary(log_sums, n):
+    """Log of the mean (K,) and its relative error (K,), from sums over the n points of each replicate (K, R).
 
     The error is SAFETY standard errors and one point in all: what no point has met may still be there.
     """
-    top = log_means.max(axis=1, keepdims=True)
+    top = log_sums.max(axis=1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
-    means = np.exp(log_means - top)
+    means = np.exp(log_sums - top)
     mean, scatter = means.mean(axis=1), means.std(axis=1, ddof=1) / np.sqrt(REPLICATES)
     with np.errstate(divide="ignore", invalid="ignore"):
         rel_error = np.hypot(SAFETY * scatter / mean, 1 / (n * REPLICATES))
-        return np.log(mean) + top[:, 0], np.where(mean > 0, rel_error, np.inf)
+        return np.log(mean) + top[:, 0] - np.log(n), np.where(mean > 0, rel_error, np.inf)
 
 
-def moments(p, proposal, rtol, seed, budget):
+def moments(p, proposals, rtol, seed, budget):
     """log P (K,), mean (K, c) and covariance (K, c, c) of y inside each polytope of a `Plan`.
 
     Points are doubled until log P and, in standard deviations, every mean is known to rtol, or the budget is spent.
     """
     count, c = p.mean.shape
     log_p, mean, cov = np.full(count, -np.inf), np.zeros((count, c)), np.zeros((count, c, c))
-    sampler, todo, stop = Sampler(p, proposal), np.arange(count), FIRST
+    sampler, todo, stop = Sampler(p, proposals), np.arange(count), FIRST
     while len(todo) and stop * REPLICATES <= budget:
-        u = uniforms(c, 0, stop, seed)
-        chunk, open_ = max(1, CHUNK // u.shape[1]), []
-        for first in range(0, len(todo), chunk):
-            part = todo[first : first + chunk]
-            y, log_w = sampler.points(part, u)
-            log_means = torch.logsumexp(log_w.reshape(len(part), REPLICATES, -1), dim=2).numpy() - np.log(stop)
-            log_p[part], error = _summary(log_means, stop)
-            top = log_w.amax(dim=1, keepdim=True).clamp_min(-1e300)
-            w = torch.exp(log_w - top)
-            w = (w / w.sum(dim=1, keepdim=True).clamp_min(1e-300))[:, None]
-            centre = (w * y).sum(dim=2, keepdim=True)
-            spread = (w * (y - centre)) @ (y - centre).mT
-            drift = (w * (y - centre)).reshape(len(part), c, REPLICATES, -1).sum(dim=3)
-            mean[part], cov[part] = centre[:, :, 0].numpy(), spread.numpy()
-            step = SAFETY * drift.std(dim=2).numpy() * np.sqrt(REPLICATES)
-            known = (step <= rtol * np.sqrt(np.diagonal(cov[part], axis1=1, axis2=2))).all(axis=1)
-            open_.append(part[(error > rtol) | ~known])
-        todo, stop = np.concatenate(open_), 2 * stop
+        unfinished = []
+        for part, y, log_w in _draws(sampler, todo, 0, stop, seed, last=True):
+            log_p[part], error = _summary(torch.logsumexp(log_w, dim=2).numpy(), _points(stop, sampler))
+            w = torch.exp(log_w - log_w.amax(dim=(1, 2), keepdim=True).clamp_min(-1e300))[:, None]
+            w = w / w.sum(dim=(2, 3), keepdim=True).clamp_min(1e-300)
+            centre = (w * y).sum(dim=(2, 3), keepdim=True)
+            drift = (w * (y - centre)).sum(dim=3).std(dim=2).numpy() * np.sqrt(REPLICATES)
+            mean[part] = centre[:, :, 0, 0].numpy()
+            cov[part] = ((w * (y - centre)).flatten(2) @ (y - centre).flatten(2).mT).numpy()
+            deviation = np.sqrt(np.diagonal(cov[part], axis1=1, axis2=2))
+            unfinished.append(part[(error > rtol) | (SAFETY * drift > rtol * deviation).any(axis=1)])
+        todo, stop = np.concatenate(unfinished), 2 * stop
     return log_p, mean, cov

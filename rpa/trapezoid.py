@@ -65,7 +65,8 @@ def plan(H, h):
     owner, rank = np.full((count, n), -1), np.zeros(count, dtype=int)
     norm = np.linalg.norm(residual, axis=2)
     for k in range(c):
-        pick, some = np.where(free, slack / np.where(free, norm, 1.0), np.inf).argmin(axis=1), free.any(axis=1)
+        pick = np.where(free, slack / np.where(free, norm, 1.0), np.inf).argmin(axis=1)
+        some = free.any(axis=1)
         rank += some
         axis = np.where(some[:, None], residual[batch, pick], 0.0)
         # What rounding left along the earlier axes would grow when a nearly dependent row is scaled up to norm 1.
@@ -119,42 +120,47 @@ def plain(p):
 
 
 class Sampler:
-    """Draws from `Proposal`s inside the polytopes of a `Plan`; holds what every batch of points needs, on one device."""
+    """Draws from `Proposal`s inside the polytopes of a `Plan`, with all that every batch of points needs on one device."""
 
-    def __init__(self, p, proposal, device=None):
-        self.dim, self.device = p.mean.shape[1], device
-        self._spread = torch.as_tensor(proposal.spread, device=device)
+    def __init__(self, p, proposals, device=None):
+        self.dim, self.sources, self.device = p.mean.shape[1], len(proposals), device
+        self._spread = [torch.as_tensor(q.spread, device=device) for q in proposals]
         self._coordinates = []
         for k in range(self.dim):
-            slope = np.zeros_like(p.coef[:, 0, :k]) if proposal.slope is None else proposal.slope[:, k, :k]
+            slopes = [np.zeros_like(p.coef[:, 0, :k]) if q.slope is None else q.slope[:, k, :k] for q in proposals]
             (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
-            matrix = np.concatenate([slope[:, None], -above, -below], axis=1)
-            offset = np.concatenate([proposal.shift[:, k, None], upper, lower], axis=1)[:, :, None]
+            matrix = np.concatenate([np.stack(slopes, axis=1), -above, -below], axis=1)
+            shifts = np.stack([q.shift[:, k] for q in proposals], axis=1)
+            offset = np.concatenate([shifts, upper, lower], axis=1)[:, :, None]
             tensors = (torch.as_tensor(part, device=device) for part in (matrix, offset))
-            self._coordinates.append((*tensors, upper.shape[1], lower.shape[1]))
+            self._coordinates.append((*tensors, [len(proposals), upper.shape[1], lower.shape[1]]))
 
-    def points(self, index, uniforms):
-        """Draws y (K, <= c, M) and the logs (K, M) of their weights, whose mean is the probability of each polytope.
+    def points(self, index, uniforms, source=0):
+        """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, M) each.
 
-        index: which polytopes. A weight is 0 where an interval is empty. uniforms (c - 1, M); with (c, M) the last
-        coordinate is drawn too.
+        Drawn from q_j the weight 1[inside] phi / q_j has the probability of the polytope as its mean; it is 0 where an
+        interval is empty. index: which polytopes. uniforms (c - 1, M); with (c, M) the last coordinate is drawn too.
         """
         u = torch.as_tensor(uniforms, device=self.device)
-        y = torch.zeros(len(index), min(self.dim, len(u)), u.shape[1], dtype=torch.float64, device=self.device)
-        log_w = torch.zeros(len(index), u.shape[1], dtype=torch.float64, device=self.device)
         index = torch.as_tensor(index, device=self.device)
-        for k, (matrix, offset, above, below) in enumerate(self._coordinates):
-            centre, *limits = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split([1, above, below], dim=1)
-            centre, spread = centre[:, 0], self._spread[index, k, None]
-            upper = (limits[0].amin(dim=1) - centre) / spread if above else None
-            lower = (limits[1].amax(dim=1) - centre) / spread if below else None
-            log_z, x = _draw(lower, upper, u[k].expand_as(log_w) if k < len(u) else None)
-            log_w += log_z
-            if x is not None:
-                # Where an interval was empty there is no point; any finite one keeps the weight at zero.
-                x = torch.where(log_w > -torch.inf, x, -centre / spread)
-                y[:, k] = centre + spread * x
-                log_w += spread.log() + (x - y[:, k]) * (x + y[:, k]) / 2
+        y = torch.zeros(len(index), min(self.dim, len(u)), u.shape[1], dtype=torch.float64, device=self.device)
+        log_w = [torch.zeros(len(index), u.shape[1], dtype=torch.float64, device=self.device) for _ in self._spread]
+        for k, (matrix, offset, sizes) in enumerate(self._coordinates):
+            centres, upper, lower = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split(sizes, dim=1)
+            upper = upper.amin(dim=1) if sizes[1] else None
+            lower = lower.amax(dim=1) if sizes[2] else None
+            order = [source] + [j for j in range(len(log_w)) if j != source]
+            for j in order:
+                centre, spread = centres[:, j], self._spread[j][index, k, None]
+                ends = (None if end is None else (end - centre) / spread for end in (lower, upper))
+                log_z, x = _draw(*ends, u[k].expand_as(centre) if k < len(u) and j == source else None)
+                log_w[j] += log_z
+                if k < len(u):
+                    if j == source:
+                        y[:, k] = centre + spread * x
+                    else:
+                        x = (y[:, k] - centre) / spread
+                    log_w[j] += spread.log() + (x - y[:, k]) * (x + y[:, k]) / 2
         return y, log_w
 
 

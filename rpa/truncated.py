@@ -90,14 +90,14 @@ def _accepted(p, n, rng):
     proposal, psi = minimax(simple)
     if not np.isfinite(psi[0]):
         return None
-    sampler, found, tried = Sampler(simple, proposal), [np.zeros((0, p.rank[0]))], 0
+    sampler, found, tried = Sampler(simple, [proposal]), [np.zeros((0, p.rank[0]))], 0
     coef, h = p.coef[0, rest, : p.rank[0]], p.h[0, rest]
     while (kept := sum(map(len, found))) < n:
         if tried >= 20_000 and kept < tried / 500:
             return None
         size = int(np.clip(1.2 * (n - kept) * (tried + 1000) / (kept + 10), 1000, 50_000))
         y, log_w = sampler.points([0], rng.random((sampler.dim, size)))
-        y, log_w = y[0, : p.rank[0]].numpy().T, log_w[0].numpy()
+        y, log_w = y[0, : p.rank[0]].numpy().T, log_w[0][0].numpy()
         accept = np.log(rng.random(size)) <= log_w - psi[0]
         accept[accept] = (y[accept] @ coef.T <= h).all(axis=1)
         found.append(y[accept])
@@ -126,8 +126,9 @@ def _chains(p, n, rng, steps=25):
     """n states y (n, rank) of linear elliptical slice sampling, each `steps` after its own importance draw."""
     sampler, r = Sampler(p, lookahead(p)), p.rank[0]
     y, log_w = sampler.points([0], rng.random((sampler.dim, 2**15)))
-    weight = np.exp(log_w[0].numpy() - float(log_w.max()))
-    if not np.isfinite(weight).all():
+    log_w = log_w[0][0].numpy()
+    weight = np.exp(log_w - max(log_w.max(), -1e300))
+    if not weight.any():
         raise ValueError("H, h: expected a polytope of positive probability, found no point in it")
     state = y[0, :r].numpy().T[rng.choice(len(weight), n, p=weight / weight.sum())]
     rows, h = p.coef[0, p.owner[0] >= 0, :r], p.h[0, p.owner[0] >= 0]
