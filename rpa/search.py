@@ -55,11 +55,11 @@ def beam(net, width, gap=WIDEST_GAP, tick=lambda: None):
 
     gap: nodes further than this below the best of their step are dropped. tick() is called after each decided unit.
     """
-    layers = [(torch.from_numpy(w).float(), torch.from_numpy(b).float()) for w, b in zip(net.weights, net.biases)][:-1]
+    layers = [tuple(torch.from_numpy(part).float() for part in pair) for pair in zip(net.weights, net.biases)][:-1]
     log_q, bits = torch.zeros(1), []
     sites = _Sites([], *torch.zeros(3, 1, 0), torch.zeros(1))
     for _ in layers:
-        mean, cov = _next_layer(layers, bits, sites)
+        mean, cov = _next_layer(layers, net.slope, bits, sites)
         units, certain = _uncertain(mean, cov, log_q, gap)
         parent, log_q, found = _decide(mean[:, units], cov[:, units][:, :, units], log_q + certain, width, gap, tick)
         active = (mean > 0)[parent]
@@ -67,7 +67,7 @@ def beam(net, width, gap=WIDEST_GAP, tick=lambda: None):
         bits = [*(part[parent] for part in bits), active]
         matters = (found[0] * torch.diagonal(cov, dim1=1, dim2=2).amax(0)[units]).amax(0) > NEGLIGIBLE
         sites = _extend(sites, units, parent, found, certain, matters)
-    log_q = _refine(layers, bits, sites, log_q)
+    log_q = _refine(layers, net.slope, bits, sites, log_q)
     best = torch.argsort(log_q, descending=True, stable=True)
     return torch.cat(bits, 1)[best].numpy(), log_q[best].double().numpy()
 
@@ -135,7 +135,7 @@ def _extend(sites, units, parent, found, certain, matters):
     return _Sites([*sites.units, units[matters]], *factors, base)
 
 
-def _maps(layers, bits, node, units):
+def _maps(layers, slope, bits, node, units):
     """Pre-activations as affine maps of the input in the given nodes: of the sites' units, and of the layer after `bits`.
 
     Returns rows (k, n, r), offset (k, n) of the sites, then rows (k, m, r), offset (k, m) of that layer (if there is one).
@@ -147,8 +147,8 @@ def _maps(layers, bits, node, units):
         site_offset.append(offset[:, units[depth]])
         if depth + 1 < len(layers):
             weight, bias = layers[depth + 1]
-            active = part[node]
-            rows, offset = weight @ (active[:, :, None] * rows), (active * offset) @ weight.T + bias
+            gate = torch.where(part[node], 1.0, slope)
+            rows, offset = weight @ (gate[:, :, None] * rows), (gate * offset) @ weight.T + bias
     return torch.cat(site_rows, 1), torch.cat(site_offset, 1), rows, offset
 
 
@@ -169,24 +169,24 @@ def _condition(rows, mean, tau, nu, others, offset):
     return moved, V, torch.where(failed[:, None] > 0, math.nan, torch.diagonal(L, dim1=1, dim2=2))
 
 
-def _next_layer(layers, bits, sites):
+def _next_layer(layers, slope, bits, sites):
     """Mean (K, n) and covariance (K, n, n) of the next layer's pre-activations in each node."""
     parts = []
     for node in torch.arange(len(sites.base)).split(CHUNK):
-        site_rows, site_mean, rows, offset = _maps(layers, bits, node, sites.units)
+        site_rows, site_mean, rows, offset = _maps(layers, slope, bits, node, sites.units)
         mean, V, _ = _condition(site_rows, site_mean, sites.tau[node], sites.nu[node], rows, offset)
         parts.append((mean, rows @ rows.transpose(1, 2) - V.transpose(1, 2) @ V))
     return (torch.cat(part) for part in zip(*parts))
 
 
-def _refine(layers, bits, sites, log_q):
+def _refine(layers, slope, bits, sites, log_q):
     """log q by expectation propagation's log Z at the sites given, which makes up for the order of the decisions.
 
     A pattern whose two values are far apart (most often an empty region) keeps the one it has.
     """
     parts = []
     for node in torch.arange(len(log_q)).split(CHUNK):
-        rows, mean, _, _ = _maps(layers, bits, node, sites.units)
+        rows, mean, _, _ = _maps(layers, slope, bits, node, sites.units)
         log_z = sites.base[node] + _log_z(rows, mean, sites.tau[node], sites.nu[node], sites.sign[node])
         parts.append(torch.where((log_z - log_q[node]).abs() < FAR, log_z.clamp_max(0.0), log_q[node]))
     return torch.cat(parts)

@@ -43,7 +43,7 @@ def best_first(net, inputs, *, max_patterns=2000, mass=0.999, memory=2 * 2**30, 
     Raises ValueError for unfit arguments.
     """
     components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
-    found = []
+    memory, found = _check.positive("memory", memory), []
     with tqdm(unit=" units", delay=2.0, leave=False, disable=None if progress is None else not progress) as bar:
         try:
             for weight, component in components:
@@ -75,8 +75,6 @@ def monte_carlo(net, inputs, n, seed, max_patterns=None):
 
     A share p has the standard error sqrt(p (1 - p) / n); patterns chosen because they were common look too common.
     """
-    components_of(inputs)
-    n = _check.integer("n", n, 1)
     packed = draw_packed(net, inputs, n, seed)
     first, counts = _distinct(packed)
     order = np.argsort(-counts, kind="stable")[:max_patterns]
@@ -90,7 +88,7 @@ def draw_packed(net, inputs, n, seed):
     Samples are drawn where they are cheap: in the coordinates of `ReLUNetwork.whitened`, in single precision (a unit
     within 1e-7 of its threshold may flip). With a mixture they come sorted by component.
     """
-    components = components_of(inputs)
+    components, n, _ = _checked(net, inputs, n, 1.0, "n")
     generator = torch.Generator().manual_seed(seed)
     shares = np.random.default_rng(seed).multinomial(n, [weight for weight, _ in components])
     packed = [np.zeros((0, -(-net.n_hidden // 8)), dtype=np.uint8)]
@@ -132,11 +130,11 @@ def _distinct(packed):
     return order[starts], np.diff(np.append(starts, len(keys)))
 
 
-def _checked(net, inputs, max_patterns, mass):
+def _checked(net, inputs, number, mass, name="max_patterns"):
     components = components_of(inputs)
     if inputs.dim != net.input_dim:
         raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
-    return components, _check.integer("max_patterns", max_patterns, 1), _check.fraction("mass", mass)
+    return components, _check.integer(name, number, 1), _check.fraction("mass", mass)
 
 
 def _passes(small, max_patterns, mass, memory, tick):
