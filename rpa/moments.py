@@ -89,9 +89,10 @@ def two_stage(first, second, x, cov, points=None, *, rule="linear", outputs=None
     units; "zero_mean", P2's theorem 2 off the diagonal, right for mu = 0 only. Jacobians are constants to autograd,
     as they are almost everywhere.
 
-    Cost: k + m vector-Jacobian products (m units of y) per input or per point. With "linear" and "diagonal" and one
-    affine layer before the ReLU, or more than 4096 units there, 2 k products and no J1; then deeper `first` have
-    their variances as in `two_stage_mean`. Raises ValueError for the other rules beyond 4096 units.
+    Cost: k + min(n, m) Jacobian products (n inputs, m units of y) per input or per point. With "linear" and
+    "diagonal" and one affine layer before the ReLU, or more than 4096 units there, 2 k products and no J1; then
+    deeper `first` have their variances as in `two_stage_mean`. Raises ValueError for the other rules beyond 4096
+    units.
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
@@ -105,7 +106,7 @@ def two_stage(first, second, x, cov, points=None, *, rule="linear", outputs=None
         return _adjoint(first, second, x, cov, rule, outputs)
     nearest = torch.arange(len(x)) if points is None else _nearest(x, points)
     where, parts, order = x if points is None else points, [], []
-    shared = _jacobian(first, where[:1])[1] if affine else None
+    shared = _inner_jacobian(first, where[:1].detach()) if affine else None
     for index in nearest.unique():
         members = (nearest == index).nonzero().squeeze(1)
         stages = _stages(first, second, where[index : index + 1].detach(), shared, outputs)
@@ -167,26 +168,40 @@ def _is_affine(module):
 def _local_moments(first, x, cov):
     """Mean and variances of y = first(x + noise), linearized at x, the units of every layer independent."""
     var, full = noise(cov, x)
-    layers = as_sequential(first)
-    if full is not None:
-        if not _is_affine(first):
-            raise ValueError("cov: a full covariance needs one affine layer before the ReLU here; see two_stage")
-        jacobian = _jacobian(first, x[:1])[1]
-        mu = first(x)
-        return mu, ((jacobian @ full) * jacobian).sum(1).expand(len(x), -1).reshape(mu.shape)
-    for layer in layers:
+    if full is None:
+        return _pushed(first, x, var, 2)
+    if not _is_affine(first):
+        raise ValueError("cov: a full covariance needs one affine layer before the ReLU here; see two_stage")
+    mu, jacobian = first(x), _inner_jacobian(first, x[:1])
+    return mu, ((jacobian @ full) * jacobian).sum(1).expand(len(x), -1).reshape(mu.shape)
+
+
+def _pushed(module, x, rows, power=1):
+    """(module(x), rows (r, ...) carried through the linearization at x (1 or r, ...), coefficients to `power`)."""
+    for layer in as_sequential(module):
         if isinstance(layer, nn.ReLU):
-            var = var * (x > 0)
+            rows = rows * (x > 0)
         elif isinstance(layer, nn.MaxPool2d):
             options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
             index = functional.max_pool2d(x, *options, return_indices=True)[1]
-            var = var.flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
+            picked = index.flatten(2).expand(len(rows), -1, -1)
+            rows = rows.flatten(2).gather(2, picked).reshape(-1, *index.shape[1:])
         elif isinstance(layer, nn.Flatten):
-            var = layer(var)
+            rows = layer(rows)
         else:
-            var = linear_part(layer, var, 2)
+            rows = linear_part(layer, rows, power)
         x = layer(x)
-    return x, var
+    return x, rows
+
+
+def _inner_jacobian(first, z):
+    """The Jacobian (m, n) of `first` at one input z (1, ...): by columns, or by rows where those are far fewer."""
+    with torch.no_grad():
+        n, m = z.numel(), first(z).numel()
+        if n > 2 * m:
+            return _jacobian(first, z)[1]
+        unit = torch.eye(n, dtype=z.dtype).reshape(n, *z.shape[1:])
+        return torch.cat([_pushed(first, z, part)[1].flatten(1) for part in unit.split(PRODUCTS)]).T
 
 
 def _nearest(x, points):
@@ -222,7 +237,7 @@ def _stages(first, second, z, jacobian, outputs):
     with torch.no_grad():
         y = first(z)
     if jacobian is None:
-        jacobian = _jacobian(first, z)[1]
+        jacobian = _inner_jacobian(first, z)
     value, outer = _jacobian(second, torch.relu(y), outputs)
     value = value.flatten()
     return y.flatten(), jacobian, value if outputs is None else value[outputs], outer
