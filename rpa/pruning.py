@@ -25,7 +25,7 @@ def activation_probabilities(rows, offset):
 
 
 def fixed_units(log_on, threshold):
-    """P1's second algorithm: which units to fix at their likelier sign, because their entropy is below `threshold` bits.
+    """P1's second algorithm: the units to fix at their likelier sign, as their entropy is below `threshold` bits.
 
     log_on (...): log activation probabilities -> bool of the same shape.
     """

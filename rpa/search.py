@@ -10,8 +10,8 @@ of the truncated law (assumed density filtering):
 All nodes decide the same unit at the same time, the most certain unit first, and the best `width` survive (a beam):
 nodes are then marginals of equally many units, hence comparable, and flips that cannot matter die at once. Each
 truncation is also kept as a Gaussian factor on its unit (a "site", precision tau and shift nu). The sites give the law
-of the next layer, and in the end expectation propagation's log Z, which takes log q to a few per cent of the truth (Minka
-2001; Cunningham, Hennig & Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
+of the next layer and, in the end, expectation propagation's log Z, which takes log q to a few per cent of the truth
+(Minka 2001; Cunningham, Hennig & Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
 """
 
 import math
@@ -136,9 +136,9 @@ def _extend(sites, units, parent, found, certain, matters):
 
 
 def _maps(layers, slope, bits, node, units):
-    """Pre-activations as affine maps of the input in the given nodes: of the sites' units, and of the layer after `bits`.
+    """Pre-activations as affine maps of the input, in the given nodes: of the sites' units, and of the layer in question.
 
-    Returns rows (k, n, r), offset (k, n) of the sites, then rows (k, m, r), offset (k, m) of that layer (if there is one).
+    Returns rows (k, n, r), offset (k, n) of the sites, then rows (k, m, r), offset (k, m) of the layer after `bits`.
     """
     rows, offset = (part.expand(len(node), *part.shape) for part in layers[0])
     site_rows, site_offset = [rows[:, :0]], [offset[:, :0]]

@@ -94,7 +94,7 @@ def draw_packed(net, inputs, n, seed):
     packed = [np.zeros((0, -(-net.n_hidden // 8)), dtype=np.uint8)]
     for share, (_, component) in zip(shares, components):
         small = net.whitened(component)
-        layers = [(torch.from_numpy(w).float().T, torch.from_numpy(b).float()) for w, b in zip(small.weights, small.biases)]
+        layers = [[torch.from_numpy(part).float() for part in pair] for pair in zip(small.weights, small.biases)]
         for start in range(0, share, CHUNK):
             x = torch.randn(min(CHUNK, share - start), small.input_dim, generator=generator)
             packed.append(np.packbits(_bits(layers[:-1], small.slope, x), axis=1))
@@ -104,7 +104,7 @@ def draw_packed(net, inputs, n, seed):
 def _bits(layers, slope, x):
     active = [torch.zeros(len(x), 0, dtype=torch.bool)]
     for weight, bias in layers:
-        x = torch.addmm(bias, x, weight)
+        x = torch.addmm(bias, x, weight.T)
         active.append(x > 0)
         x = torch.nn.functional.leaky_relu_(x, slope)
     return torch.cat(active, 1).numpy()
@@ -115,9 +115,9 @@ def pattern_keys(packed):
     words = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
     words[:, : packed.shape[1]] = packed
     keys = np.zeros(len(packed), dtype=np.uint64)
-    odd = np.random.default_rng(0).integers(0, 2**63, words.shape[1] // 8, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    for word, factor in zip(words.view(np.uint64).T, odd):
-        keys = (keys ^ word) * factor
+    factors = np.random.default_rng(0).integers(0, 2**63, words.shape[1] // 8, dtype=np.uint64)
+    for word, factor in zip(words.view(np.uint64).T, factors):
+        keys = (keys ^ word) * (2 * factor + 1)
         keys ^= keys >> np.uint64(29)
     return keys
 
