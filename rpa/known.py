@@ -64,7 +64,7 @@ def random_walk(n):
 def rotated_blocks(blocks, rows, seed, margin=0.5):
     """(H, h, log P(H z <= h)) for z ~ N(0, I_2blocks): a product of `blocks` random polygons, rotated at random.
 
-    Each polygon has `rows` half-planes at distances margin + 0.7 N(0, 1) from the origin, drawn again while it is empty.
+    Each polygon has `rows` half-planes at distances margin + 0.7 N(0, 1) from the origin, drawn again if empty.
     H (blocks * rows, 2 * blocks), in random order.
     """
     rng = np.random.default_rng(seed)

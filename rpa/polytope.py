@@ -22,7 +22,7 @@ from rpa.truncated import Sample, moments, sample
 
 __all__ = ["Probability", "Sample", "moments", "orthant", "probabilities", "probability", "sample"]
 
-BUDGET = 2**20  # points per polytope before giving up on rtol
+BUDGET = 2**20
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything is known
 PROPOSALS = {"lookahead": lookahead, "minimax": lambda p: [minimax(p)[0]], "genz": lambda p: [plain(p)]}
@@ -50,12 +50,13 @@ class Probability:
         return float(np.exp(self.log_p))
 
 
-def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0):
+def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0, budget=BUDGET):
     """P(H x <= h) for x ~ gaussian. H (n, d), h (n,).
 
     A singular covariance is fine; a row without variance either always or never holds. method: "auto", or to
-    sample even at rank one and two: "lookahead", "minimax" (Botev 2017) or "genz" (Genz 1992).
-    Raises ValueError for wrong shapes, non-finite entries, an unknown method or rtol outside (0, 1].
+    sample even at rank one and two: "lookahead", "minimax" (Botev 2017) or "genz" (Genz 1992). budget: points after
+    which sampling stops even if rtol is not met (it never starts with fewer than 512).
+    Raises ValueError for wrong shapes, non-finite entries, an unknown method, rtol outside (0, 1] or budget < 512.
     """
     if not isinstance(gaussian, Gaussian):
         raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
@@ -65,11 +66,12 @@ def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0):
     seed = _check.integer("seed", seed)
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    log_p, rel_error, used = _solve(*reduction.whiten(H, h, gaussian), rtol, seed, method)
+    budget = _check.integer("budget", budget, 512)
+    log_p, rel_error, used = _solve(*reduction.whiten(H, h, gaussian), rtol, seed, method, budget)
     return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
 
 
-def orthant(mean, cov, *, rtol=1e-3, method="auto", seed=0):
+def orthant(mean, cov, *, rtol=1e-3, method="auto", seed=0, budget=BUDGET):
     """P(z > 0), all coordinates, for z ~ N(mean, cov); cov as for `Gaussian`. Otherwise as `probability`."""
     gaussian = Gaussian(mean, cov)
     # The event does not depend on the scales, but the rank found by rounding does.
@@ -77,22 +79,23 @@ def orthant(mean, cov, *, rtol=1e-3, method="auto", seed=0):
     if gaussian.cov_given.ndim == 2:
         gaussian = Gaussian(gaussian.mean / scale, gaussian.cov / np.outer(scale, scale))
     eye = np.eye(gaussian.dim)
-    return probability(-eye, np.zeros(gaussian.dim), gaussian, rtol=rtol, method=method, seed=seed)
+    return probability(-eye, np.zeros(gaussian.dim), gaussian, rtol=rtol, method=method, seed=seed, budget=budget)
 
 
-def probabilities(H, h, *, rtol=1e-2, seed=0, device=None):
+def probabilities(H, h, *, rtol=1e-2, seed=0, budget=BUDGET, device=None):
     """log P(H_i z <= h_i) and its relative error, both (K,), for z ~ N(0, I_r) and K polytopes.
 
-    H (K, n, r), h (K, n); rows of zeros may serve as padding. An error above rtol means that the budget of 2^20 points
-    did not suffice. device: where the sampling runs, as torch names it (None: the CPU).
+    H (K, n, r), h (K, n); rows of zeros may serve as padding. An error above rtol means that `budget` points did not
+    suffice. device: where the sampling runs, as torch names it (None: the CPU).
     """
     H = _check.array("H", H, (None, None, None))
     h = _check.array("h", h, H.shape[:2])
     rtol = _check.fraction("rtol", rtol)
-    return _solve(H, h, rtol, _check.integer("seed", seed), "auto", device)[:2]
+    seed, budget = _check.integer("seed", seed), _check.integer("budget", budget, 512)
+    return _solve(H, h, rtol, seed, "auto", budget, device)[:2]
 
 
-def _solve(H, h, rtol, seed, method="auto", device=None):
+def _solve(H, h, rtol, seed, method, budget, device=None):
     """(log_p, rel_error, method), each (K,), for z ~ N(0, I_r)."""
     count = len(H)
     H, h, empty = reduction.unit_rows(H, h)
@@ -106,7 +109,9 @@ def _solve(H, h, rtol, seed, method="auto", device=None):
         for group, rows in reduction.groups(kept, H.shape[2]):
             index = todo[group]
             part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
-            log_p[index], rel_error[index], used[index] = _estimate(part_H, part_h, rtol, seed, method, device)
+            log_p[index], rel_error[index], used[index] = _estimate(
+                part_H, part_h, rtol, seed, method, budget, device
+            )
         with np.errstate(over="ignore", invalid="ignore"):
             share = np.where(np.isneginf(log_dropped), 0.0, np.exp(np.minimum(log_dropped - log_p[todo], 700.0)))
         rel_error[todo] = np.where(np.isneginf(log_p[todo]), rel_error[todo], rel_error[todo] + share)
@@ -116,7 +121,7 @@ def _solve(H, h, rtol, seed, method="auto", device=None):
     return log_p, rel_error, used
 
 
-def _estimate(H, h, rtol, seed, method, device):
+def _estimate(H, h, rtol, seed, method, budget, device):
     """(log_p, rel_error, method) by the best way for each rank. H (K, n, r), h (K, n)."""
     p = plan(H, h)
     log_p, rel_error = np.zeros(len(H)), np.zeros(len(H))
@@ -137,7 +142,7 @@ def _estimate(H, h, rtol, seed, method, device):
         part = p.take(space)
         used[space] = "lookahead" if method == "auto" else method
         proposals = PROPOSALS[used[space[0]]](part)
-        log_p[space], rel_error[space] = quadrature.estimate(part, proposals, rtol, seed, BUDGET, device)
+        log_p[space], rel_error[space] = quadrature.estimate(part, proposals, rtol, seed, budget, device)
     used[np.isneginf(log_p) & (rel_error == 0)] = "empty"
     return log_p, rel_error, used
 

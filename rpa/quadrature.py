@@ -71,7 +71,7 @@ def _draws(sampler, todo, start, stop, seed, last=False):
     last: draw the last coordinate too.
     """
     pace = (1, EXTRA)[: sampler.sources]
-    share = -np.log(np.array(pace) * sum(1 / s for s in pace))
+    share = -torch.tensor(pace, dtype=torch.float64, device=sampler.device).mul(sum(1 / s for s in pace)).log()[:, None]
     dim = sampler.dim - (not last)
     u = [uniforms(dim, start // s, stop // s, seed, sampler.device) for s in pace]
     chunk = max(1, CHUNK // u[0].shape[1])
@@ -79,7 +79,7 @@ def _draws(sampler, todo, start, stop, seed, last=False):
         part, ys, logs = todo[first : first + chunk], [], []
         for source, points in enumerate(u):
             y, log_w = sampler.points(part, points, source)
-            mixed = -torch.logsumexp(torch.stack([a - w for a, w in zip(share, log_w)]), dim=0)
+            mixed = -torch.logsumexp(share - log_w, dim=1)
             ys.append(y.unflatten(2, (REPLICATES, -1)))
             logs.append(mixed.unflatten(1, (REPLICATES, -1)))
         yield part, torch.cat(ys, dim=3), torch.cat(logs, dim=2)

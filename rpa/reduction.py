@@ -13,7 +13,7 @@ FARTHEST = 1e6  # standard deviations; a row that needs more has probability exp
 
 
 def whiten(H, h, gaussian):
-    """The polytope where the law is N(0, I), as a batch of one: (1, n, r), (1, n). Rows of rounding noise become zero."""
+    """The polytope where the law is N(0, I), as a batch of one (1, n, r), (1, n). Rows that are rounding become zero."""
     rows = gaussian.times_factor(H)
     reach = np.linalg.norm(H, axis=1) * np.sqrt(gaussian.variances.max(initial=0.0))
     noise = np.linalg.norm(rows, axis=1) <= 8 * EPS * max(H.shape) * reach

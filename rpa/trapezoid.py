@@ -120,11 +120,11 @@ def plain(p):
 
 
 class Sampler:
-    """Draws from `Proposal`s inside the polytopes of a `Plan`, with all that every batch of points needs on one device."""
+    """Draws from `Proposal`s inside the polytopes of a `Plan`, with what every batch of points needs on one device."""
 
     def __init__(self, p, proposals, device=None):
         self.dim, self.sources, self.device = p.mean.shape[1], len(proposals), device
-        self._spread = [torch.as_tensor(q.spread, device=device) for q in proposals]
+        self._spread = torch.as_tensor(np.stack([q.spread for q in proposals], axis=1), device=device)
         self._coordinates = []
         for k in range(self.dim):
             slopes = [np.zeros_like(p.coef[:, 0, :k]) if q.slope is None else q.slope[:, k, :k] for q in proposals]
@@ -136,32 +136,32 @@ class Sampler:
             self._coordinates.append((*tensors, [len(proposals), upper.shape[1], lower.shape[1]]))
 
     def points(self, index, uniforms, source=0):
-        """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, M) each.
+        """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).
 
         Drawn from q_j the weight 1[inside] phi / q_j has the probability of the polytope as its mean; it is 0 where an
         interval is empty. index: which polytopes. uniforms (c - 1, M); with (c, M) the last coordinate is drawn too.
         """
         u = torch.as_tensor(uniforms, device=self.device)
         index = torch.as_tensor(index, device=self.device)
-        y = torch.zeros(len(index), min(self.dim, len(u)), u.shape[1], dtype=torch.float64, device=self.device)
-        log_w = [torch.zeros(len(index), u.shape[1], dtype=torch.float64, device=self.device) for _ in self._spread]
+        drawn, spreads = min(self.dim, len(u)), self._spread[index]
+        y = torch.zeros(len(index), drawn, u.shape[1], dtype=torch.float64, device=self.device)
+        log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[1]).contiguous()
         for k, (matrix, offset, sizes) in enumerate(self._coordinates):
-            centres, upper, lower = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split(sizes, dim=1)
-            upper = upper.amin(dim=1) if sizes[1] else None
-            lower = lower.amax(dim=1) if sizes[2] else None
-            order = [source] + [j for j in range(len(log_w)) if j != source]
-            for j in order:
-                centre, spread = centres[:, j], self._spread[j][index, k, None]
-                ends = (None if end is None else (end - centre) / spread for end in (lower, upper))
-                log_z, x = _draw(*ends, u[k].expand_as(centre) if k < len(u) and j == source else None)
-                log_w[j] += log_z
-                if k < len(u):
-                    if j == source:
-                        y[:, k] = centre + spread * x
-                    else:
-                        x = (y[:, k] - centre) / spread
-                    log_w[j] += spread.log() + (x - y[:, k]) * (x + y[:, k]) / 2
-        return y, log_w
+            centre, upper, lower = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split(sizes, dim=1)
+            spread = spreads[:, :, k, None]
+            upper = (_tightest(upper, torch.amin) - centre).div_(spread) if sizes[1] else None
+            lower = (_tightest(lower, torch.amax) - centre).div_(spread) if sizes[2] else None
+            log_w += _log_mass(lower, upper)
+            if k < drawn:
+                x = _quantile(*(None if end is None else end[:, source] for end in (lower, upper)), u[k])
+                torch.addcmul(centre[:, source], x, spread[:, source], out=y[:, k])
+                x = (y[:, k, None] - centre).div_(spread)
+                log_w.addcmul_(x, x, value=0.5)
+        return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
+
+
+def _tightest(limits, reduce):
+    return limits if limits.shape[1] == 1 else reduce(limits, dim=1, keepdim=True)
 
 
 def _limits(p, k, sign):
@@ -171,48 +171,51 @@ def _limits(p, k, sign):
     return coef[:, :, :k] / scale[:, :, None], bound / scale
 
 
-def _draw(lower, upper, u):
-    """log Z of N(0, 1) on [lower, upper] (None: no bound), and the point of quantile u, or None without u."""
-    if upper is None:
-        log_z, x = _draw_below(-lower, None if u is None else 1 - u) if lower is not None else _draw_free(u)
-        return log_z, None if x is None else x if lower is None else -x
-    if lower is None:
-        return _draw_below(upper, u)
-    # Reflected so that both ends are not far above 0, where Phi has no digits left.
-    flip = lower + upper > 0
-    a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    low, high = _ndtr(a), _ndtr(b)
-    z = (high - low).clamp_min(0.0)
-    log_z, x, quantile = z.log(), None, None
-    if u is not None:
-        quantile = torch.where(flip, 1 - u, u)
-        x = torch.special.ndtri(low + quantile * z)
+def _log_mass(lower, upper):
+    """log P(lower < N(0, 1) < upper), -inf for an empty interval; None is no bound."""
+    if upper is None or lower is None:
+        end = upper if lower is None else -lower
+        return _log_ndtr(end) if end is not None else 0.0
+    a, b, _ = _reflected(lower, upper)
+    log_p = (_ndtr(b) - _ndtr(a)).clamp_min_(0.0).log_()
     deep = (b < DEEP) & (a < b)
     if deep.any():
         log_b = torch.special.log_ndtr(b[deep])
-        share = -torch.expm1(torch.special.log_ndtr(a[deep]) - log_b)
-        log_z[deep] = log_b + share.log()
-        if u is not None:
-            x[deep] = _log_ndtri(log_b + torch.log1p((quantile[deep] - 1) * share))
-    if u is None:
-        return log_z, None
-    x = torch.minimum(torch.maximum(x, a), torch.maximum(a, b))
-    return log_z, torch.where(flip, -x, x)
+        log_p[deep] = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a[deep]) - log_b))
+    return log_p
 
 
-def _draw_free(u):
-    return 0.0, None if u is None else torch.special.ndtri(u)
-
-
-def _draw_below(upper, u):
-    z = _ndtr(upper)
-    log_z, x = z.log(), None if u is None else torch.special.ndtri(u * z)
-    deep = upper < DEEP
+def _quantile(lower, upper, u):
+    """The point below which lies the fraction u of N(0, 1) on [lower, upper]; inside or at an end, even if empty."""
+    if upper is None:
+        return torch.special.ndtri(u) if lower is None else -_quantile(None, -lower, 1 - u)
+    if lower is None:
+        x, deep = torch.special.ndtri(u * _ndtr(upper)), upper < DEEP
+        if deep.any():
+            x[deep] = _log_ndtri(torch.special.log_ndtr(upper[deep]) + u.expand_as(upper)[deep].log())
+        return x
+    a, b, flip = _reflected(lower, upper)
+    low, share = _ndtr(a), torch.where(flip, 1 - u, u)
+    x, deep = torch.special.ndtri(low + share * (_ndtr(b) - low)), b < DEEP
     if deep.any():
-        log_z[deep] = torch.special.log_ndtr(upper[deep])
-        if u is not None:
-            x[deep] = _log_ndtri(log_z[deep] + u[deep].log())
-    return log_z, x
+        log_b = torch.special.log_ndtr(b[deep])
+        part = -torch.expm1((torch.special.log_ndtr(a[deep]) - log_b).clamp_max(0.0))
+        x[deep] = _log_ndtri(log_b + torch.log1p((share[deep] - 1) * part))
+    x = torch.minimum(torch.maximum(x, a), torch.maximum(a, b))
+    return torch.where(flip, -x, x)
+
+
+def _reflected(lower, upper):
+    """The interval, mirrored where it lies mostly above 0, where Phi has no digits left; and where it was."""
+    flip = lower + upper > 0
+    return torch.where(flip, -upper, lower), torch.where(flip, -lower, upper), flip
+
+
+def _log_ndtr(x):
+    log_p, deep = _ndtr(x).log_(), x < DEEP
+    if deep.any():
+        log_p[deep] = torch.special.log_ndtr(x[deep])
+    return log_p
 
 
 def _ndtr(x):

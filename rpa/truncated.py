@@ -97,7 +97,7 @@ def _accepted(p, n, rng):
             return None
         size = int(np.clip(1.2 * (n - kept) * (tried + 1000) / (kept + 10), 1000, 50_000))
         y, log_w = sampler.points([0], rng.random((sampler.dim, size)))
-        y, log_w = y[0, : p.rank[0]].numpy().T, log_w[0][0].numpy()
+        y, log_w = y[0, : p.rank[0]].numpy().T, log_w[0, 0].numpy()
         accept = np.log(rng.random(size)) <= log_w - psi[0]
         accept[accept] = (y[accept] @ coef.T <= h).all(axis=1)
         found.append(y[accept])
@@ -126,7 +126,7 @@ def _chains(p, n, rng, steps=25):
     """n states y (n, rank) of linear elliptical slice sampling, each `steps` after its own importance draw."""
     sampler, r = Sampler(p, lookahead(p)), p.rank[0]
     y, log_w = sampler.points([0], rng.random((sampler.dim, 2**15)))
-    log_w = log_w[0][0].numpy()
+    log_w = log_w[0, 0].numpy()
     weight = np.exp(log_w - max(log_w.max(), -1e300))
     if not weight.any():
         raise ValueError("H, h: expected a polytope of positive probability, found no point in it")

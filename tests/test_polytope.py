@@ -221,7 +221,7 @@ def test_same_seed_same_answer_and_arguments_unchanged():
 
 def test_unmet_accuracy_is_said():
     H, h, log_p = known.rotated_blocks(10, 6, 0)
-    found = probability(H, h, standard(20), rtol=1e-6)
+    found = probability(H, h, standard(20), rtol=1e-6, budget=2**16)
     assert not found.converged and found.rel_error > 1e-6
     assert abs(math.expm1(found.log_p - log_p)) <= 3 * found.rel_error
 
@@ -239,6 +239,7 @@ def test_unmet_accuracy_is_said():
         (dict(rtol=2.0), "rtol"),
         (dict(seed=-1), "seed"),
         (dict(method="exact"), "method"),
+        (dict(budget=100), "budget"),
     ],
 )
 def test_bad_input_names_the_argument(arguments, name):
@@ -257,8 +258,8 @@ def test_bad_input_of_the_batch():
 REGIONS = {
     "full rank": (-np.eye(4), np.full(4, -1.0), Gaussian(np.zeros(4), 0.5 * np.eye(4) + 0.5)),
     "more rows than rank": (*known.rotated_blocks(2, 4, 3, margin=1.0)[:2], standard(4)),
-    "singular": (-np.eye(5), np.full(5, 0.3), Gaussian(np.zeros(5), np.outer(np.ones(5), np.ones(5)) + np.diag([1, 1, 0, 0, 0.0]))),
-    "fewer rows than dimensions": (np.ones((1, 6)), np.array([-1.0]), Gaussian(np.arange(6) / 6, np.linspace(0.5, 2, 6))),
+    "singular": (-np.eye(5), np.full(5, 0.3), Gaussian(np.zeros(5), np.ones((5, 5)) + np.diag([1.0, 1, 0, 0, 0]))),
+    "one row": (np.ones((1, 6)), np.array([-1.0]), Gaussian(np.arange(6) / 6, np.linspace(0.5, 2, 6))),
 }
 
 
