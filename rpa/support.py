@@ -38,7 +38,7 @@ def best_first(net, inputs, *, max_patterns=2000, mass=0.999, memory=2 * 2**30, 
 
     inputs: Gaussian or GaussianMixture (searched by component, then merged). Returns a `Support` that ends at
     `max_patterns` or as soon as the approximate masses add up to `mass`; mass = 1 asks for all `max_patterns`. The
-    search runs in passes of growing width, so that Ctrl-C returns what the last pass found. memory: bytes the search
+    search runs in passes of growing width: Ctrl-C returns what the last finished one found. memory: bytes the search
     may use; it bounds the width. progress: True or False for a progress bar; None shows one on a terminal after 2 s.
     Raises ValueError for unfit arguments.
     """
@@ -51,7 +51,8 @@ def best_first(net, inputs, *, max_patterns=2000, mass=0.999, memory=2 * 2**30, 
                 for patterns, log_q in _passes(net.whitened(component), max_patterns, mass, memory, bar.update):
                     found[-1] = patterns, np.log(weight) + log_q
         except KeyboardInterrupt:
-            pass
+            if found == [None]:
+                raise
     return _merged([part for part in found if part is not None], net.n_hidden, max_patterns, mass)
 
 
@@ -75,6 +76,8 @@ def monte_carlo(net, inputs, n, seed, max_patterns=None):
 
     A share p has the standard error sqrt(p (1 - p) / n); patterns chosen because they were common look too common.
     """
+    if max_patterns is not None:
+        max_patterns = _check.integer("max_patterns", max_patterns, 1)
     packed = draw_packed(net, inputs, n, seed)
     first, counts = _distinct(packed)
     order = np.argsort(-counts, kind="stable")[:max_patterns]
