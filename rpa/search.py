@@ -46,8 +46,13 @@ class _Sites:
 
 
 def node_bytes(net):
-    """Bytes that one node of the beam takes at most: what a memory bound is divided by."""
-    return 4 * (4 * max(net.hidden_sizes) ** 2 + 16 * net.n_hidden)
+    """Bytes that one node of the beam takes at most: what a memory bound is divided by.
+
+    The beam is full only within the first layer, whose covariance then exists before and after a decision; that of a
+    later layer is also there whole and without the certain units.
+    """
+    first, *others = net.hidden_sizes
+    return 4 * (max(2 * first**2, *(4 * size**2 for size in others), 0) + 16 * net.n_hidden)
 
 
 def beam(net, width, gap=WIDEST_GAP, tick=lambda: None):
