@@ -56,10 +56,10 @@ def squared_pdf(y, mu, var):
     """
     if not (var > 0).all():
         raise ValueError(f"var: expected positive numbers, for a density to exist, got {var.min():g}")
-    y, mu, var = torch.broadcast_tensors(y, mu, var)
+    atom = ndtr(-mu / var.sqrt())
     root = torch.where(y > 0, y, 1.0).sqrt()
     density = torch.exp(-((root - mu) ** 2) / (2 * var)) / (2 * root * torch.sqrt(2 * math.pi * var))
-    return torch.where(y > 0, density, 0.0), ndtr(-mu / var.sqrt())
+    return torch.where(y > 0, density, 0.0), atom
 
 
 def covariance(mu, cov):
