@@ -53,7 +53,8 @@ def noise_attack(net, x, label, *, budget, share=0.9, target=None, gradient="two
     the variances. gradient says how the expected output is approximated: through the moments by "two-stage" and by
     "layerwise" (independent units); "sampled" at one draw of the noise per step, reparametrized; "plain" by the network
     at x + shift, the variance being uniform, or, for "plain squared", proportional to the square of the last gradient.
-    sparse: only so many pixels of an image carry noise, those with the most energy in an attack without that condition.
+    sparse: only so many pixels of an image carry noise, those with the largest shares of the shift's and the variance's
+    energy in an attack without that condition.
     smooth: shift and variances are blurred by a Gaussian of so many pixels.
     Raises ValueError for wrong shapes, classes out of range, a target equal to its label, or options out of range.
     """
@@ -73,8 +74,9 @@ def noise_attack(net, x, label, *, budget, share=0.9, target=None, gradient="two
     sparse = _check.integer("sparse", sparse, 1)
     if sparse > x[0, 0].numel():
         raise ValueError(f"sparse: expected at most {x[0, 0].numel()} pixels, got {sparse}")
-    energy = (noise.shift**2 + noise.variance).sum(1).flatten(1)
-    kept = torch.zeros_like(energy).scatter_(1, energy.topk(sparse, 1).indices, 1.0)
+    # The shift counts as much as the variance, however little of the energy it has: it does most of the harm.
+    weight = (_normalized(noise.shift**2) + _normalized(noise.variance)).sum(1).flatten(1)
+    kept = torch.zeros_like(weight).scatter_(1, weight.topk(sparse, 1).indices, 1.0)
     return _ascend(*options, kept.reshape(len(x), 1, *x.shape[2:]).expand_as(x))
 
 
@@ -188,4 +190,4 @@ def _check_images(net, x, label, target):
         if (value < 0).any() or (value >= classes).any():
             raise ValueError(f"{name}: expected classes in [0, {classes}), got {value.min():d} to {value.max():d}")
     if target is not None and (target == label).any():
-        raise ValueError(f"target: expected another class than the label, got the same {(target == label).sum():d} times")
+        raise ValueError(f"target: expected a class other than the label, not so for {(target == label).sum():d}")
