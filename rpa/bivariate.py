@@ -43,7 +43,7 @@ def cdf(a1, a2, rho):
     a1, a2 = a1.clamp(-FAR, FAR), a2.clamp(-FAR, FAR)
     start = torch.atanh(rho.abs())
     negative = rho < 0
-    low = torch.where(negative, start, 0.0)
+    low = torch.where(negative, start.clamp(max=FAR), 0.0)  # beyond y = FAR less than exp(-FAR) is left
     high = torch.where(negative, math.inf, start)
     # Phi(a1) - Phi(-a2) is taken in the tail where both are small, never between two numbers close to 1.
     upper = (a1 > 0) & (a2 < 0)

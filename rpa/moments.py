@@ -256,14 +256,19 @@ def _linearized(y, inner, value, outer, shift, cov, rule):
     variances = hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)
     expected = relu.mean(mu, variances)
     mean = value + (expected - torch.relu(y)) @ outer.T
-    return mean, _project(outer, mu, hidden.expand(len(mu), *hidden.shape[1:]), rule)
+    return mean, _project(outer, mu, hidden, rule)
 
 
 def _project(outer, mu, hidden, rule):
-    """outer Cov[relu(y)] outer^T for y ~ N(mu, hidden)."""
-    variances = hidden.diagonal(dim1=-2, dim2=-1)
-    if rule == "diagonal":
-        return (outer * relu.variance(mu, variances)[:, None]) @ outer.T
+    """outer Cov[relu(y)] outer^T for y ~ N(mu, hidden); hidden (b or 1, m, m)."""
+    variances = hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)
+    if rule in ADJOINT:
+        gain = relu.gain(mu, variances) if rule == "linear" else torch.zeros_like(mu)
+        rest = relu.variance(mu, variances) - gain**2 * variances
+        rows = outer * gain[:, None]
+        response = rows @ (hidden[0] if len(hidden) == 1 else hidden) @ rows.mT
+        return response + (outer * rest[:, None]) @ outer.T
+    hidden = hidden.expand(len(mu), *hidden.shape[1:])
     if rule == "exact":
         inner = relu.covariance(mu, hidden)
     elif rule == "zero_mean":
@@ -271,7 +276,7 @@ def _project(outer, mu, hidden, rule):
         gap = relu.variance(mu, variances) - inner.diagonal(dim1=-2, dim2=-1)
         inner = inner + torch.diag_embed(gap)
     else:
-        inner = relu.covariance_series(mu, hidden, 4 if rule == "series" else 1)
+        inner = relu.covariance_series(mu, hidden)
     return outer @ inner @ outer.T
 
 

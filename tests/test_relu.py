@@ -117,7 +117,8 @@ def test_gradients():
 def test_gradients_are_finite_without_noise_and_at_perfect_correlation():
     mu = torch.tensor([0.0, 0.0, 1.0, -1.0, 2.0, 2.0], dtype=F64)
     cov = torch.zeros(6, 6, dtype=F64)
-    cov[4:, 4:] = cov[1, 1] = 1.0
+    cov[4:, 4:] = cov[1, 1] = cov[3, 3] = 1.0
+    cov[1, 3] = cov[3, 1] = -1.0
     for function in (relu.covariance, relu.covariance_series, lambda m, c: relu.covariance_zero_mean(c) + m):
         m, c = mu.clone().requires_grad_(), cov.clone().requires_grad_()
         value = function(m, c)
