@@ -118,10 +118,12 @@ def pattern_keys(packed):
     words = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
     words[:, : packed.shape[1]] = packed
     keys = np.zeros(len(packed), dtype=np.uint64)
-    factors = np.random.default_rng(0).integers(0, 2**63, words.shape[1] // 8, dtype=np.uint64)
-    for word, factor in zip(words.view(np.uint64).T, factors):
-        keys = (keys ^ word) * (2 * factor + 1)
-        keys ^= keys >> np.uint64(29)
+    for word in words.view(np.uint64).T:
+        # Mixed in full before the next word (the finalizer of SplitMix64): patterns differ in few, related bits.
+        keys = keys ^ word
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            keys = (keys ^ keys >> np.uint64(shift)) * np.uint64(factor)
+        keys ^= keys >> np.uint64(31)
     return keys
 
 

@@ -283,10 +283,19 @@ def test_sampling_is_seeded():
 
 
 def test_keys_tell_patterns_apart():
+    """Random patterns, and all 1.2 million that differ from one pattern of 192 units in at most three."""
     packed = np.random.default_rng(0).integers(0, 256, (200_000, 13), dtype=np.uint8)
     keys = pattern_keys(packed)
     assert len(np.unique(keys)) == len(np.unique(packed, axis=0))
     np.testing.assert_array_equal(keys[:1000], pattern_keys(packed[:1000]))
+    close = []
+    for number in (1, 2, 3):
+        flips = np.array(list(itertools.combinations(range(192), number)))
+        close.append(np.zeros((len(flips), 24), dtype=np.uint8))
+        for column in flips.T:
+            close[-1][np.arange(len(flips)), column // 8] ^= (1 << (column % 8)).astype(np.uint8)
+    close = np.concatenate(close)
+    assert len(np.unique(pattern_keys(close))) == len(close) == 192 * 191 * 190 // 6 + 192 * 191 // 2 + 192
 
 
 @pytest.mark.parametrize(
