@@ -54,10 +54,14 @@ def lookahead(p):
     """
     tau, nu, mean = sites(p)
     slope = nu - tau * (p.coef @ mean[:, :, None])[:, :, 0]
-    return [_backward(p, share * tau, slope + share * (nu - slope)) for share in (SHARPNESS, 0.0)]
+    later = p.owner[:, :, None] > np.arange(p.mean.shape[1])
+    flat = Proposal((np.where(later, p.coef, 0.0).mT @ slope[:, :, None])[:, :, 0], None, np.ones_like(p.mean))
+    flat.shift[~np.isfinite(flat.shift).all(axis=1)] = 0.0
+    return [_backward(p, SHARPNESS * tau, slope + SHARPNESS * (nu - slope)), flat]
 
 
 def _backward(p, tau, nu):
+    """The proposal in which every row to come is its Gaussian factor (tau, nu)."""
     count, c = p.mean.shape
     shift, slope, spread = np.zeros((count, c)), np.zeros((count, c, c)), np.ones((count, c))
     # exp(-y' precision y / 2 + pull' y): what N(0, I) and the rows to come say about the coordinates up to k.
@@ -74,4 +78,4 @@ def _backward(p, tau, nu):
         pull = pull[:, :k] - head * (tail / own)
     lost = ~(np.isfinite(shift).all(axis=1) & np.isfinite(slope).all(axis=(1, 2)) & np.isfinite(spread).all(axis=1))
     shift[lost], slope[lost], spread[lost] = 0.0, 0.0, 1.0
-    return Proposal(shift, slope if tau.any() else None, spread)
+    return Proposal(shift, slope, spread)
