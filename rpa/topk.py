@@ -1,0 +1,46 @@
+"""Do two score vectors rank the leading classes alike? Agreement of the ordered top k, with confidence intervals."""
+
+import numpy as np
+from scipy.special import ndtri
+
+from rpa import _check
+
+__all__ = ["leading", "ordered_agreement", "wilson"]
+
+
+def leading(scores, k=5):
+    """Numbers of the k largest scores of each row, best first: scores (b, c) -> int (b, k)."""
+    scores = _check.array("scores", scores, (None, None))
+    k = _check.integer("k", k, 1)
+    if k > scores.shape[1]:
+        raise ValueError(f"k: expected at most the {scores.shape[1]} columns of scores, got {k}")
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def ordered_agreement(first, second):
+    """bool (b, k): entry (i, j - 1) says whether the first j classes of row i are the same in the same order.
+
+    first, second: (b, k) from `leading`. The mean of column k - 1 is P2's top-k score ordering.
+    """
+    first, second = np.asarray(first), np.asarray(second)
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(f"first, second: expected one shape (b, k), got {first.shape} and {second.shape}")
+    return np.logical_and.accumulate(first == second, axis=1)
+
+
+def wilson(successes, n, level=0.95):
+    """(low, high): Wilson's score interval for a proportion from `successes` of n trials, elementwise.
+
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n); stays in [0, 1] and never has length zero.
+    """
+    n = _check.integer("n", n, 1)
+    successes = np.asarray(successes, dtype=float)
+    if not ((successes >= 0) & (successes <= n)).all():
+        raise ValueError(f"successes: expected numbers from 0 to n = {n}")
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number in (0, 1), got {level!r}")
+    z, p = ndtri((1 + level) / 2), successes / n
+    middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    # At no or only successes the interval ends exactly at 0 or 1, which the difference misses by a rounding.
+    low = np.where(successes == 0, 0.0, (middle - half) / (1 + z**2 / n))
+    return low, np.where(successes == n, 1.0, (middle + half) / (1 + z**2 / n))
