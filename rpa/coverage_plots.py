@@ -47,11 +47,11 @@ def _apart(ends, least):
     return heights
 
 
-def name_methods(ax, x, y):
-    """Say which colour is which, in three lines from (x, y) down, in fractions of the axes."""
+def name_methods(fig):
+    """Say which colour is which, in one line across a (sub)figure."""
     names = (("moment-matching search", ANALYTIC), ("commonest of the samples", MONTE_CARLO), ("P1's pruning", NEUTRAL))
-    for line, (name, colour) in enumerate(names):
-        ax.text(x, y - 0.085 * line, name, color=colour, fontsize=7, transform=ax.transAxes)
+    for x, (name, colour) in zip((0.07, 0.36, 0.66), names):
+        fig.text(x, 0.5, name, color=colour, va="center")
 
 
 def effort_panel(ax, points, sizes, draws):
