@@ -103,13 +103,12 @@ def test_the_stand_in_warns_says_so_and_is_the_same_each_time(root, load):
 
 
 def test_the_stand_ins_classes_can_be_told_apart(root):
-    from sklearn.neighbors import NearestCentroid
-
     for load in (datasets.mnist, datasets.fashion_mnist):
         with pytest.warns(UserWarning, match="STAND-IN"):
             data = load("test")
-        model = NearestCentroid().fit(data.rows[:5000], data.y[:5000])
-        assert model.score(data.rows[5000:], data.y[5000:]) > 0.5
+        centres = np.array([data.rows[:5000][data.y[:5000] == c].mean(0) for c in range(10)])
+        distance = (centres**2).sum(1) - 2 * data.rows[5000:] @ centres.T
+        assert (distance.argmin(1) == data.y[5000:]).mean() > 0.5
 
 
 @pytest.mark.skipif(not _real("MNIST"), reason="needs the real MNIST")
