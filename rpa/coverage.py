@@ -46,7 +46,7 @@ class Fresh:
 class Entry:
     """What one method found.
 
-    support: its `Support` of K patterns; curve (K,): coverage of its first k patterns by fresh samples; seconds it took;
+    support: its `Support` of K patterns; curve (K,): coverage of its first k patterns by fresh samples; seconds taken;
     apart: share of the samples that either this or the last method of the contest covers, but not both.
     """
 
@@ -127,8 +127,8 @@ def cell_table(results, n_fresh):
     """A DataFrame with a row per (network, sigma) of `experiment`: patterns found, and coverages averaged over images.
 
     ratio: mean coverage of the search over that of the last counted method; ratio_error: its standard error, from the
-    samples that only one of them covers; worst_image: the smallest ratio of one image. A method that covers no sample at
-    all counts as covering one.
+    samples that only one of them covers; worst_image: the smallest ratio of one image. A method that covers no
+    sample at all counts as covering one.
     """
     import pandas as pd
 
@@ -196,7 +196,7 @@ def _radius(H, h):
 
 
 def neighbours(patterns, among=200):
-    """(i, j, unit): the likeliest pair of patterns (K, N), i < j, that differ in one unit only; None without such a pair.
+    """(i, j, unit): the likeliest pair of patterns (K, N), i < j, that differ in one unit only; None if there is none.
 
     The first `among` patterns, the most probable first, are compared; pairs are ranked by i + j.
     """

@@ -56,7 +56,8 @@ def name_methods(fig):
 
 def effort_panel(ax, points, sizes, draws):
     """Coverage against seconds of `rpa.coverage.efforts`: the search by patterns asked, counting by samples drawn."""
-    for name, colour, labels, what in (("search", ANALYTIC, sizes, "patterns"), ("counted", MONTE_CARLO, draws, "samples")):
+    kinds = ("search", ANALYTIC, sizes, "patterns"), ("counted", MONTE_CARLO, draws, "samples")
+    for name, colour, labels, what in kinds:
         seconds, covered = points[name].T
         ax.plot(seconds, covered, "o-", color=colour, markersize=3)
         for end in (0, -1):

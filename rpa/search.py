@@ -17,16 +17,18 @@ of the next layer and, in the end, expectation propagation's log Z, which takes 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.special import ndtri_exp
 
-__all__ = ["beam", "node_bytes"]
+__all__ = ["beam", "hidden_layers", "node_bytes"]
 
 CHUNK = 64  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
 WIDEST_GAP = 80.0  # nats below the best node at which a node is given up in any case: single precision ends there
 CERTAIN = 3.0  # standard deviations from the threshold at which cutting off the tail no longer moves the moments
 NEGLIGIBLE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
 FAR = 2.0  # nats by which a refined log mass may differ from the first one and be believed
+WEAK = 1e4  # ratio of offsets to noise up to which single precision resolves a thousandth of the noise
 ROUNDING = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
 
 
@@ -55,14 +57,25 @@ def node_bytes(net):
     return 4 * (max(2 * first**2, *(4 * size**2 for size in others), 0) + 16 * net.n_hidden)
 
 
+def hidden_layers(net):
+    """[(weight, bias), ...] of the hidden layers of a whitened net as torch tensors.
+
+    In single precision, unless the noise is so weak beside the offsets that it takes double precision to see it.
+    """
+    noise, offset = (np.abs(part).max(initial=0.0) for part in (net.weights[0], net.biases[0]))
+    dtype = torch.float32 if offset <= WEAK * noise else torch.float64
+    pairs = zip(net.weights[:-1], net.biases[:-1])
+    return [tuple(torch.from_numpy(part).to(dtype) for part in pair) for pair in pairs]
+
+
 def beam(net, width, gap=WIDEST_GAP, tick=lambda: None):
     """At most `width` likely patterns of a net whose input is N(0, I): bool (K, N), log q (K,), log q falling.
 
     gap: nodes further than this below the best of their step are dropped. tick() is called after each decided unit.
     """
-    layers = [tuple(torch.from_numpy(part).float() for part in pair) for pair in zip(net.weights, net.biases)][:-1]
-    log_q, bits = torch.zeros(1), []
-    sites = _Sites([], *torch.zeros(3, 1, 0), torch.zeros(1))
+    layers = hidden_layers(net)
+    log_q, bits = torch.zeros(1, dtype=layers[0][0].dtype), []
+    sites = _Sites([], *log_q.new_zeros(3, 1, 0), log_q)
     for _ in layers:
         mean, cov = _next_layer(layers, net.slope, bits, sites)
         units, certain = _uncertain(mean, cov, log_q, gap)
@@ -98,7 +111,7 @@ def _decide(mean, cov, log_q, width, gap, tick):
 
     Returns the parent (K',) of each survivor, its log q (K',), and tau, nu, sign and log mass of each unit, (4, K', n).
     """
-    parent, found = torch.arange(len(mean)), torch.zeros(4, *mean.shape)
+    parent, found = torch.arange(len(mean)), mean.new_zeros(4, *mean.shape)
     before = torch.diagonal(cov, dim1=1, dim2=2).amax(0)
     for j in range(len(before)):
         m, v = mean[:, 0], cov[:, 0, 0]
@@ -141,7 +154,7 @@ def _extend(sites, units, parent, found, certain, matters):
 
 
 def _maps(layers, slope, bits, node, units):
-    """Pre-activations as affine maps of the input, in the given nodes: of the sites' units, and of the layer in question.
+    """Pre-activations as affine maps of the input, in the given nodes: of the sites' units, and of the current layer.
 
     Returns rows (k, n, r), offset (k, n) of the sites, then rows (k, m, r), offset (k, m) of the layer after `bits`.
     """
@@ -152,7 +165,7 @@ def _maps(layers, slope, bits, node, units):
         site_offset.append(offset[:, units[depth]])
         if depth + 1 < len(layers):
             weight, bias = layers[depth + 1]
-            gate = torch.where(part[node], 1.0, slope)
+            gate = slope + (1 - slope) * part[node].to(rows.dtype)
             rows, offset = weight @ (gate[:, :, None] * rows), (gate * offset) @ weight.T + bias
     return torch.cat(site_rows, 1), torch.cat(site_offset, 1), rows, offset
 
@@ -165,7 +178,7 @@ def _condition(rows, mean, tau, nu, others, offset):
     3.6.1); and the diagonal of L, NaN where rounding spoiled B.
     """
     scaled = tau.sqrt()[:, :, None] * rows
-    B = torch.baddbmm(torch.eye(tau.shape[1]), scaled, scaled.transpose(1, 2))
+    B = torch.baddbmm(torch.eye(tau.shape[1], dtype=tau.dtype), scaled, scaled.transpose(1, 2))
     L, failed = torch.linalg.cholesky_ex(B)
     shift = rows.transpose(1, 2) @ (nu - tau * mean)[:, :, None]
     V = torch.linalg.solve_triangular(L, scaled @ others.transpose(1, 2), upper=False)

@@ -88,8 +88,9 @@ def monte_carlo(net, inputs, n, seed, max_patterns=None):
 def draw_packed(net, inputs, n, seed):
     """Activation patterns of n random inputs, eight units to a byte: uint8 (n, ceil(N / 8)), seeded.
 
-    Samples are drawn where they are cheap: in the coordinates of `ReLUNetwork.whitened`, in single precision (a unit
-    within 1e-7 of its threshold may flip). With a mixture they come sorted by component.
+    Samples are drawn where they are cheap: in the coordinates of `ReLUNetwork.whitened`, and in the precision of
+    `rpa.search.hidden_layers`, so that a unit may flip within 1e-3 standard deviations of its threshold, mostly much
+    less. With a mixture they come sorted by component.
     """
     components, n, _ = _checked(net, inputs, n, 1.0, "n")
     generator = torch.Generator().manual_seed(seed)
@@ -97,17 +98,17 @@ def draw_packed(net, inputs, n, seed):
     packed = [np.zeros((0, -(-net.n_hidden // 8)), dtype=np.uint8)]
     for share, (_, component) in zip(shares, components):
         small = net.whitened(component)
-        layers = [[torch.from_numpy(part).float() for part in pair] for pair in zip(small.weights, small.biases)]
+        layers = search.hidden_layers(small) if small.n_hidden else []
         for start in range(0, share, CHUNK):
             x = torch.randn(min(CHUNK, share - start), small.input_dim, generator=generator)
-            packed.append(np.packbits(_bits(layers[:-1], small.slope, x), axis=1))
+            packed.append(np.packbits(_bits(layers, small.slope, x), axis=1))
     return np.concatenate(packed)
 
 
 def _bits(layers, slope, x):
     active = [torch.zeros(len(x), 0, dtype=torch.bool)]
     for weight, bias in layers:
-        x = torch.addmm(bias, x, weight.T)
+        x = torch.addmm(bias, x.to(bias.dtype), weight.T)
         active.append(x > 0)
         x = torch.nn.functional.leaky_relu_(x, slope)
     return torch.cat(active, 1).numpy()

@@ -134,6 +134,21 @@ def test_input_without_noise_has_one_pattern(method):
     assert found.log_q[0] == 0
 
 
+@pytest.mark.parametrize("sigma", [1e-9, 1e-5, 1.0])
+def test_weak_noise(sigma):
+    """A second-layer unit three (weak) standard deviations above its threshold, the first layer far from any."""
+    first, second = np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[0.7, -0.3]])
+    mean, far = np.array([1.7, 0.9]), 30 * max(sigma, 1.0)
+    deviation = sigma * np.linalg.norm(second @ first)
+    biases = (np.full(2, far), 3 * deviation - second @ (first @ mean + far), np.zeros(1))
+    net, inputs = ReLUNetwork((first, second, np.ones((1, 1))), biases), Gaussian(mean, sigma**2)
+    found = as_dict(best_first(net, inputs, mass=1.0))
+    assert found[bytes(np.ones(3, dtype=bool))] == pytest.approx(log_ndtr(3), abs=1e-5)
+    assert found[bytes(np.array([True, True, False]))] == pytest.approx(log_ndtr(-3), abs=1e-2)
+    on = np.exp(as_dict(monte_carlo(net, inputs, 200_000, 0))[bytes(np.ones(3, dtype=bool))])
+    assert_binomial(round(200_000 * on), 200_000, ndtr(3))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_noise_on_a_line(method):
     """Rank one: the patterns are intervals, and rows far outnumber dimensions."""
@@ -239,8 +254,8 @@ def test_layerwise_enumeration_against_brute_force(slope):
     for signs in itertools.product([False, True], repeat=7):
         pattern = np.array(signs)
         gate = np.where(pattern[:4], 1.0, slope)
-        rows, offset = small.weights[1] @ (gate[:, None] * small.weights[0]), small.weights[1] @ (gate * small.biases[0])
-        t = np.concatenate([small.biases[0], offset + small.biases[1]])
+        rows = small.weights[1] @ (gate[:, None] * small.weights[0])
+        t = np.concatenate([small.biases[0], small.weights[1] @ (gate * small.biases[0]) + small.biases[1]])
         with np.errstate(divide="ignore"):  # with all of the first layer off, the second is constant
             t /= np.linalg.norm(np.concatenate([small.weights[0], rows]), axis=1)
         expected[bytes(pattern)] = np.where(pattern, log_ndtr(t), log_ndtr(-t)).sum()
