@@ -253,14 +253,14 @@ def log_probability(H, h):
     scale = np.where(dead, 1.0, norm)
     lines = np.concatenate([H / scale[..., None], (h / scale)[..., None]], axis=2)
     log_p, rel_error = np.full(len(H), -np.inf), np.zeros(len(H))
-    todo = np.flatnonzero(~(dead & (h < 0)).any(axis=1))
+    pending = np.flatnonzero(~(dead & (h < 0)).any(axis=1))
     for radius in (60.0, 2e3, 6e4):
-        polygons = square(len(todo), radius)
+        polygons = square(len(pending), radius)
         for i in range(H.shape[1]):
             nowhere = [0.0, 1.0, 2 * radius]
-            polygons = clip(polygons, np.where(dead[todo, i, None], nowhere, lines[todo, i]))
+            polygons = clip(polygons, np.where(dead[pending, i, None], nowhere, lines[pending, i]))
         found, error, rho = polygon_log_mass(polygons)
         settled = np.isfinite(found) & (rho < radius * 2 / 3)
-        log_p[todo[settled]], rel_error[todo[settled]] = found[settled], error[settled]
-        todo = todo[~settled]
+        log_p[pending[settled]], rel_error[pending[settled]] = found[settled], error[settled]
+        pending = pending[~settled]
     return log_p, rel_error
