@@ -8,6 +8,7 @@ diag(rest): there, off the diagonal, only the linear response to the input is ke
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -41,7 +42,8 @@ def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
     net: Sequential, AlexNet or SqueezeNet of Linear, Conv2d, ReLU, Max/Avg/AdaptiveAvgPool2d, Flatten, Dropout
     (evaluated). mean (b, *shape); cov: see `noise`. rule for the covariance of ReLU units: "exact"; "series", its
     first four terms; "linear", its first term (the diagonal exact); "diagonal", units independent in all layers:
-    two passes of the network. A layer of more than max_dense units keeps the linear term only. Exact for one hidden
+    two passes of the network. Max pooling keeps two terms with "exact" and "series". A layer of more than max_dense
+    units keeps the linear term only. Exact for one hidden
     layer of at most max_dense units. Returns `Moments` in the type of `mean`. Raises ValueError naming an unknown
     layer or rule.
     """
@@ -62,10 +64,6 @@ def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
     start = _State(mean, diag=var[:1] if common else var, dense=None if full is None else full[None])
     for layer in layers[:prefix]:
         start = _through(layer, start, rule, max_dense)
-    if common and prefix < len(layers) and isinstance(layers[prefix], nn.MaxPool2d):
-        windows = pooling.windows_of(layers[prefix], start.mean.shape, layers[prefix](start.mean).shape)
-        if _foldable(windows, rule, max_dense):
-            start = replace(start, blocks=_blocks(start, windows))
     results = []
     for i in range(len(mean)):
         state = start.input(i)
@@ -148,14 +146,13 @@ def _expansion(fire):
 class _State:
     """Mean (b, *shape) and covariance: dense (c, n, n), or else factor (c, r, *shape) (or None) and diag (c, *shape).
 
-    c is b, or 1 for a covariance common to all b inputs; blocks: for the pooling layer that comes next, see `_blocks`.
+    c is b, or 1 for a covariance common to all b inputs.
     """
 
     mean: torch.Tensor
     factor: torch.Tensor | None = None
     diag: torch.Tensor | None = None
     dense: torch.Tensor | None = None
-    blocks: list | None = None
 
     @property
     def var(self):
@@ -166,7 +163,7 @@ class _State:
     def input(self, i):
         parts = (self.factor, self.diag, self.dense)
         parts = (None if p is None else p[i : i + 1] if len(p) > 1 else p for p in parts)
-        return _State(self.mean[i : i + 1], *parts, self.blocks)
+        return _State(self.mean[i : i + 1], *parts)
 
 
 def _densified(state):
@@ -250,12 +247,18 @@ def _relu(state, rule, max_dense):
         state = _densified(state)
     if state.dense is not None:
         flat = mu.flatten(1)
-        return _State(mean, dense=pooling.relu_covariance(flat, state.dense, rule))
+        return _State(mean, dense=_relu_covariance(flat, state.dense, rule))
     return _rest(mean, variance, None if state.factor is None else state.factor * relu.gain(mu, var)[:, None])
 
 
+def _relu_covariance(mu, cov, rule):
+    if rule == "exact":
+        return relu.covariance(mu, cov)
+    return relu.covariance_series(mu, cov, 4 if rule == "series" else 1)
+
+
 def _rest(mean, variance, factor):
-    """factor^T factor with the diagonal made up to `variance`; Clark's approximation may leave a little too little."""
+    """factor^T factor with the diagonal made up to `variance`, of which it is a part but for rounding."""
     rest = variance if factor is None else (variance - (factor**2).sum(1)).clamp(min=0)
     return _State(mean, factor=factor, diag=rest)
 
@@ -264,49 +267,40 @@ def _max_pool(state, layer, rule, max_dense):
     pooled = layer(state.mean).shape
     windows = pooling.windows_of(layer, state.mean.shape, pooled)
     inside = state.mean.flatten(1)[:, windows], _window_covariance(state, windows)
-    mean, variance, gains = pooling.clark(*inside) if rule == "diagonal" else pooling.maximum(*inside)
-    mean, variance = mean.reshape(pooled), variance.reshape(pooled)
     if rule == "diagonal":
-        return _State(mean, diag=variance)
+        mean, variance, _ = pooling.clark(*inside)
+        return _State(mean.reshape(pooled), diag=variance.reshape(pooled))
+    top = pooling.maximum(*inside)
+    mean, none = top.mean.reshape(pooled), torch.zeros_like(top.mean).reshape(pooled)
+    along = partial(_along, state, windows)
     if state.dense is not None:
-        half = pooling.combine(state.dense.expand(len(mean), -1, -1), windows, gains).mT
-        response = _State(mean, dense=pooling.combine(half, windows, gains))
-    elif state.factor is not None:
-        factor = pooling.combine(state.factor.flatten(2), windows, gains).unflatten(2, pooled[1:])
-        response = _State(mean, factor=factor, diag=torch.zeros_like(mean))
+        response = _State(mean, dense=_cross(state, windows, along(top.gains), top.gains))
     else:
-        response = _State(mean, diag=torch.zeros_like(mean))
-    rest = (variance - response.var).clamp(min=0).flatten(1)
-    if not _foldable(windows, rule, max_dense):
-        if state.dense is None:
-            return replace(response, diag=rest.reshape(pooled))
-        return replace(response, dense=response.dense + torch.diag_embed(rest))
-    # Clark's correlations of what is beyond the linear response, with the more accurate variances.
-    beyond = pooling.fold(inside[0], state.blocks or _blocks(state, windows), rule)
-    old = beyond.diagonal(dim1=-2, dim2=-1)
-    scale = torch.where(old > 0, rest / old, 0.0).sqrt()
-    return _State(mean, dense=_densified(response).dense + scale[:, :, None] * beyond * scale[:, None])
+        factor = along(top.gains)
+        response = _State(mean, factor=None if factor is None else factor.unflatten(2, pooled[1:]), diag=none)
+    if rule != "linear" and len(windows) <= max_dense and (state.dense is not None or state.factor is not None):
+        directions = [(d, along(d)) for d in top.directions.unbind(-1)]
+        cross = lambda a, b: _cross(state, windows, directions[a][1], *directions[b])
+        response = _State(mean, dense=_densified(response).dense + pooling.second_order(top.curvatures, cross))
+    # What neither term explains is each maximum's own; rounding and the cubature may leave a little less than nothing.
+    rest = (top.var.reshape(pooled) - response.var).clamp(min=0)
+    if response.dense is None:
+        return replace(response, diag=rest)
+    return replace(response, dense=response.dense + torch.diag_embed(rest.flatten(1)))
 
 
-def _foldable(windows, rule, max_dense):
-    """Whether the members of all windows are few enough to hold their joint covariance, and the rule asks for it."""
-    return rule != "linear" and windows.numel() <= 3 * max_dense
-
-
-def _blocks(state, windows):
-    """Covariances of the members of pooling windows (o, w), as `pooling.fold` takes them."""
+def _along(state, windows, weights):
+    """Covariance with all units, or the factor, of a combination of each window's members, weights (b, o, w)."""
     if state.dense is not None:
-        part = lambda j, k: state.dense[:, windows[:, j, None], windows[:, k]]
-    else:
-        rows, diag = state.factor, state.diag.flatten(1)
-        members = [None if rows is None else rows.flatten(2)[:, :, w] for w in windows.T]
+        return pooling.combine(state.dense.expand(len(weights), -1, -1), windows, weights)
+    return None if state.factor is None else pooling.combine(state.factor.flatten(2), windows, weights)
 
-        def part(j, k):
-            own = diag[:, windows[:, j], None] * (windows[:, j, None] == windows[:, k])
-            return own if rows is None else own + members[j].mT @ members[k]
 
-    width = windows.shape[1]
-    return [[part(j, k) for k in range(j, width)] for j in range(width)]
+def _cross(state, windows, along, weights, other=None):
+    """Covariances (b, o, o) between two combinations of the windows' members: `_along` of one, weights of the other."""
+    if state.dense is not None:
+        return pooling.combine(along.mT, windows, weights)
+    return along.mT @ other
 
 
 def _window_covariance(state, windows):

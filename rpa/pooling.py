@@ -6,12 +6,13 @@ jointly.
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
 from rpa import relu
 
-__all__ = ["clark", "combine", "fold", "maximum", "pair", "relu_covariance", "windows_of"]
+__all__ = ["Maximum", "clark", "combine", "maximum", "pair", "second_order", "windows_of"]
 
 
 def clark(mean, cov):
@@ -36,18 +37,36 @@ def clark(mean, cov):
     return top, var.clamp(min=0), gains
 
 
-def maximum(mean, cov):
-    """As `clark`, but by cubature over the w-dimensional normal law: 1024 Sobol points and their mirror images.
+class Maximum(NamedTuple):
+    """Maxima of w variables: their mean and variance (...), and the expected derivatives of the maximum function.
 
-    The points are whitened, so that a maximum that is always the same variable is exact.
+    Gradient: gains (..., w). Hessian: D diag(curvatures) D^T, curvatures (..., w - 1), D = directions (..., w, w - 1);
+    the direction left out, that of a common shift, has none.
+    """
+
+    mean: torch.Tensor
+    var: torch.Tensor
+    gains: torch.Tensor
+    curvatures: torch.Tensor
+    directions: torch.Tensor
+
+
+def maximum(mean, cov):
+    """The `Maximum` of jointly Gaussian variables, mean (..., w), cov (..., w, w), by cubature over their w dimensions.
+
+    1024 Sobol points and their mirror images, whitened so that a maximum that is always the same variable is exact. The
+    Hessian follows from Stein's lemma, E[grad^2 f(z)] = E[f(z) (z z^T - I)], in coordinates where the law is standard.
     """
     values, vectors = torch.linalg.eigh(cov.double())
-    root = vectors * values.clamp(min=0).sqrt()[..., None, :]
-    top = root @ _normal_points(mean.shape[-1]) + mean[..., None].double()
-    top, which = top.max(-2)
+    scale = torch.where(values > 1e-12 * values[..., -1:], values, 0.0).sqrt()
+    points = _normal_points(mean.shape[-1])
+    top, which = ((vectors * scale[..., None, :]) @ points + mean[..., None].double()).max(-2)
     gains = torch.stack([(which == j).double().mean(-1) for j in range(mean.shape[-1])], -1)
     var, centre = torch.var_mean(top, -1, correction=0)
-    return centre.to(mean.dtype), var.to(mean.dtype), gains.to(mean.dtype)
+    hessian = ((top - centre[..., None])[..., None, :] * points) @ points.T / points.shape[1]
+    curvatures, axes = torch.linalg.eigh(hessian)
+    directions = vectors * torch.where(scale > 0, 1 / scale, 0.0)[..., None, :] @ axes
+    return Maximum(*(v.to(mean.dtype) for v in (centre, var, gains, curvatures[..., 1:], directions[..., 1:])))
 
 
 @lru_cache
@@ -59,40 +78,22 @@ def _normal_points(dim):
     return torch.cat([z, -z], 1)
 
 
-def fold(mean, blocks, rule):
-    """What the linear response leaves out of the covariance (b, o, o) of the maxima of o windows, by Clark's formula.
+def second_order(curvatures, cross):
+    """What maxima share through their curvature, tr(H_i S_ij H_j S_ji) / 2, S_ij the covariance of their members.
 
-    mean (b, o, w): Gaussian variables by window; blocks[j][k - j] (c, o, o): covariances of the j-th of each window with
-    the k-th of each, j <= k. In max(top, x) = x + relu(d), d = top - x, the covariance of relu(d) with every Gaussian is
-    linear in it (Stein's lemma), and that of two relu(d) follows `rule`; the part beyond the linear one adds up here.
+    curvatures (b, o, a); cross(a, b): the covariances (b, o, o) of the windows' members along directions a and b.
+    The next term of the expansion in expected derivatives of which the linear response is the first.
     """
-    width = mean.shape[-1]
-    beyond, top, cross = 0.0, mean[..., 0], blocks[0]
-    var = blocks[0][0]
-    for j in range(1, width):
-        own = blocks[j][0]
-        difference = var - cross[j] - cross[j].mT + own
-        gap, spread = top - mean[..., j], difference.diagonal(dim1=-2, dim2=-1).clamp(min=0).expand_as(top)
-        keep = relu.gain(gap, spread)[..., None]
-        difference = difference.expand(len(mean), *own.shape[1:])
-        inner = relu_covariance(gap, difference, rule)
-        beyond = beyond * keep * keep.mT + inner - difference * keep * keep.mT
-        mixed = keep * (cross[j] - own)
-        var = own + mixed + mixed.mT + inner
-        cross = [None if k <= j else keep * cross[k] + (1 - keep) * blocks[j][k - j] for k in range(width)]
-        top = mean[..., j] + relu.mean(gap, spread)
-    return beyond
-
-
-def relu_covariance(mu, cov, rule):
-    """Cov[relu(x)] by rule: "exact", "series" (four terms) or "linear" (one)."""
-    if rule == "exact":
-        return relu.covariance(mu, cov)
-    return relu.covariance_series(mu, cov, 4 if rule == "series" else 1)
+    total = 0.0
+    for a in range(curvatures.shape[-1]):
+        for b in range(a, curvatures.shape[-1]):
+            term = curvatures[..., :, None, a] * cross(a, b) ** 2 * curvatures[..., None, :, b] / 2
+            total = total + (term if a == b else term + term.mT)
+    return total
 
 
 def combine(rows, windows, gains):
-    """rows (b, r, n) -> (b, r, o): each window's members weighted by its gains (b, o, w)."""
+    """rows (b, r, n) -> (b, r, o): the members of each of the windows (o, w) weighted by its gains (b, o, w)."""
     return sum(rows[:, :, windows[:, j]] * gains[:, None, :, j] for j in range(windows.shape[1]))
 
 
