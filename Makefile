@@ -29,7 +29,7 @@ WEIGHTS := $(wildcard data/weights/*)
 
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env data weights figures quick verify report bench test test-slow lab clean
+.PHONY: help env data weights references figures quick verify report bench test test-slow lab clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -38,6 +38,7 @@ help:
 	@echo '  make env        create $(VENV) and install requirements.lock'
 	@echo '  make data       fetch and check the data sets (or say which stand-ins are used)'
 	@echo '  make weights    train the small networks of data/weights again, from their seeds'
+	@echo '  make references sample the Monte Carlo references of data/references again (minutes on 2 cores)'
 	@echo 'Results'
 	@echo '  make figures    run every notebook whose inputs changed; write figures/, data/results/, the table in README.md'
 	@echo '  make quick      the same with little work, into build/quick'
@@ -74,6 +75,10 @@ build/data.txt: | $(ENV)
 
 weights: $(ENV)
 	$(PYTHON) -m rpa.train
+
+references: $(ENV)
+	rm -f data/references/*.npz build/references/*.npz
+	$(PYTHON) -m rpa.run notebooks/08_alexnet_topk.ipynb --profile full
 
 # One pattern rule with three targets: one run of the notebook makes them all.
 build/$(PROFILE)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json: \

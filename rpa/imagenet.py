@@ -180,7 +180,7 @@ def _enlarged(x):
 def _trained(net, data, images, epochs, seed, progress):
     """State dict after `epochs` of AdamW on the first `images` images, the rate falling linearly to zero."""
     x, y, start = data.x[:images], torch.from_numpy(data.y[:images]), time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         for layer in net.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
