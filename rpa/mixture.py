@@ -15,6 +15,7 @@ from rpa import _check
 __all__ = ["ClassProbabilities", "OutputMixture"]
 
 PAIRS_AT_ONCE = 20_000
+CLASS_BUDGET = 2**12  # points for a class's share of a region: a rare one need not be known to the same relative error
 FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
 
 
@@ -204,7 +205,8 @@ def _class_masses(part, block, classes):
     """(mass, error), each (classes,): how much of a block of regions each class wins.
 
     A class whose tightest half-space alone has next to no probability beside the region's is left out, its bound going
-    into the error; a region left with one class belongs to it, and needs no further probability.
+    into the error; a region left with one class belongs to it, and needs no further probability. Where no point was
+    found in a share that may not be empty, the smaller bound goes into the error as well.
     """
     rows, H, h, A, b = block
     if A.shape[1] == 1:
@@ -222,9 +224,11 @@ def _class_masses(part, block, classes):
         error[c] += masses @ rel
         if len(shared):
             cut = np.concatenate([H[shared], extra[shared]], 1), np.concatenate([h[shared], limits[shared]], 1)
-            inside, rel = part.probabilities(*cut)
+            inside, rel = part.probabilities(*cut, budget=CLASS_BUDGET)
+            unseen = np.isinf(rel)
             mass[c] += np.exp(inside).sum()
-            error[c] += np.exp(inside) @ rel
+            error[c] += np.exp(inside[~unseen]) @ rel[~unseen]
+            error[c] += np.exp(np.minimum(bounds[shared, c], log_p[shared])[unseen]).sum()
     return mass, error
 
 

@@ -77,9 +77,9 @@ class Pieces:
         used = self.polygons.used[rows]
         return np.where(used, values, np.inf).min(axis=1), np.where(used, values, -np.inf).max(axis=1)
 
-    def probabilities(self, H, h):
-        """(log_p, rel_error) of polytopes {H z <= h}, at this set's rtol and seed."""
-        return probabilities(H, h, rtol=self.rtol, seed=self.seed)
+    def probabilities(self, H, h, **budget):
+        """(log_p, rel_error) of polytopes {H z <= h}, at this set's rtol and seed; budget: points, if fewer than usual."""
+        return probabilities(H, h, rtol=self.rtol, seed=self.seed, **budget)
 
     def z_moments(self):
         """(mean (K, r), second (K, r, r)): E z and E z z^T given each region."""
