@@ -18,9 +18,11 @@ from rpa.lookahead import lookahead
 from rpa.normal import log_interval
 from rpa.tilting import minimax
 from rpa.trapezoid import plain, plan
-from rpa.truncated import Sample, moments, sample
+from rpa.truncated import Sample, batch_moments, moments, sample
 
-__all__ = ["Probability", "Sample", "moments", "orthant", "probabilities", "probability", "sample"]
+__all__ = [
+    "Probability", "Sample", "batch_moments", "moments", "orthant", "probabilities", "probability", "sample",
+]
 
 BUDGET = 2**20
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability

@@ -102,11 +102,12 @@ def _summary(log_sums, n):
 def moments(p, proposals, rtol, seed, budget):
     """log P (K,), mean (K, c) and covariance (K, c, c) of y inside each polytope of a `Plan`.
 
-    Points are doubled until log P and, in standard deviations, every mean is known to rtol, or the budget is spent.
+    Points are doubled until log P, every mean and every standard deviation are known to rtol, the latter two in
+    standard deviations, or the budget is spent.
     """
     count, c = p.mean.shape
     log_p, mean, cov = np.full(count, -np.inf), np.zeros((count, c)), np.zeros((count, c, c))
-    sampler, todo, stop = Sampler(p, proposals), np.arange(count), FIRST
+    sampler, todo, stop = Sampler(p, proposals), np.arange(count), 4 * FIRST
     while len(todo) and stop * REPLICATES <= budget:
         unfinished = []
         for part, y, log_w in _draws(sampler, todo, 0, stop, seed, last=True):
@@ -114,10 +115,11 @@ def moments(p, proposals, rtol, seed, budget):
             w = torch.exp(log_w - log_w.amax(dim=(1, 2), keepdim=True).clamp_min(-1e300))[:, None]
             w = w / w.sum(dim=(2, 3), keepdim=True).clamp_min(1e-300)
             centre = (w * y).sum(dim=(2, 3), keepdim=True)
-            drift = (w * (y - centre)).sum(dim=3).std(dim=2).numpy() * np.sqrt(REPLICATES)
-            mean[part] = centre[:, :, 0, 0].numpy()
-            cov[part] = ((w * (y - centre)).flatten(2) @ (y - centre).flatten(2).mT).numpy()
-            deviation = np.sqrt(np.diagonal(cov[part], axis1=1, axis2=2))
-            unfinished.append(part[(error > rtol) | (SAFETY * drift > rtol * deviation).any(axis=1)])
+            y = y - centre
+            mean[part], cov[part] = centre[:, :, 0, 0].numpy(), ((w * y).flatten(2) @ y.flatten(2).mT).numpy()
+            var = torch.from_numpy(np.diagonal(cov[part], axis1=1, axis2=2).copy())[:, :, None, None]
+            drifts = [(w * scaled).sum(dim=3).std(dim=2) for scaled in (y / var.sqrt(), (y * y / var - 1) / 2)]
+            drift = SAFETY * np.sqrt(REPLICATES) * torch.maximum(*drifts).amax(dim=1).numpy()
+            unfinished.append(part[(error > rtol) | (drift > rtol)])
         todo, stop = np.concatenate(unfinished), 2 * stop
     return log_p, mean, cov

@@ -1,12 +1,14 @@
 """The Gaussian restricted to a polytope: mean and covariance, and draws.
 
-Both rest on the tilted sequential law of `rpa.tilting`: its weighted points give the moments, and where the weights
-have a known maximum accepting each point with probability weight / maximum gives independent exact draws.
+Both rest on sequential laws: weighted points of `rpa.lookahead` give the moments, and since the weights of `rpa.tilting`
+have a known maximum, accepting each of its points with probability weight / maximum gives independent exact draws.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+
+from scipy.special import log_ndtr
 
 from rpa import _check, quadrature, reduction
 from rpa.inputs import Gaussian
@@ -14,10 +16,10 @@ from rpa.lookahead import lookahead
 from rpa.tilting import minimax
 from rpa.trapezoid import Plan, Sampler, plan
 
-__all__ = ["Sample", "moments", "sample"]
+__all__ = ["Sample", "batch_moments", "moments", "sample"]
 
 BUDGET = 2**18
-NEGLIGIBLE = 1e-14
+NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 
 
 class Sample(NamedTuple):
@@ -27,38 +29,56 @@ class Sample(NamedTuple):
     method: str
 
 
-def moments(H, h, gaussian, *, rtol=1e-3, seed=0):
+def moments(H, h, gaussian, *, rtol=1e-2, seed=0):
     """(log P(H x <= h), mean (d,), cov (d, d)) of x ~ gaussian given H x <= h.
 
-    Sampling goes on until the mean is known to rtol standard deviations (or 2^18 points are spent); the covariance then
-    has a relative error of about rtol too. Raises ValueError as `probability` does, and for an empty polytope.
+    Sampling goes on until log P and, in standard deviations, the mean and the standard deviations along the rows'
+    axes are known to rtol, or 2^18 points are spent. Raises ValueError as `probability` does, and for an empty polytope.
     """
-    rows, slack = _problem(H, h, gaussian, rtol, seed)
-    p = plan(rows, slack)
-    if p.rank[0] == 0:
-        return 0.0, gaussian.mean.copy(), gaussian.cov.copy()
-    log_p, mean, cov = (part[0] for part in quadrature.moments(p, lookahead(p), rtol, seed, BUDGET))
+    rows, slack = _whitened(H, h, gaussian)
+    log_p, mean, cov = (part[0] for part in batch_moments(rows, slack, rtol=rtol, seed=seed))
     if np.isneginf(log_p):
         raise ValueError("H, h: expected a polytope of positive probability, found no point in it")
-    axes = gaussian.times_factor(np.eye(gaussian.dim)) @ p.axes[0].T
-    # Along the axes the unit variance becomes cov; axes beyond the rank are zero and do not matter.
-    shrink = cov - np.eye(len(cov))
-    return float(log_p), gaussian.mean + axes @ mean, gaussian.cov + axes @ shrink @ axes.T
+    factor = gaussian.times_factor(np.eye(gaussian.dim))
+    return float(log_p), gaussian.mean + factor @ mean, factor @ cov @ factor.T
 
 
-def _problem(H, h, gaussian, rtol, seed):
-    """The uncertain rows, whitened, of norm 1, as a batch of one."""
+def batch_moments(H, h, *, rtol=1e-2, seed=0):
+    """(log_p (K,), mean (K, r), cov (K, r, r)) of z ~ N(0, I_r) given H_i z <= h_i, for K polytopes.
+
+    H (K, n, r), h (K, n); rows of zeros may serve as padding. Accuracy as for `moments`. Where no point was found
+    log_p is -inf, the mean and the covariance are 0.
+    """
+    H = _check.array("H", H, (None, None, None))
+    h = _check.array("h", h, H.shape[:2])
+    rtol, seed = _check.fraction("rtol", rtol), _check.integer("seed", seed)
+    H, h, empty = reduction.unit_rows(H, h)
+    count, _, dim = H.shape
+    log_p, mean, cov = np.where(empty, -np.inf, 0.0), np.zeros((count, dim)), np.tile(np.eye(dim), (count, 1, 1))
+    cov[empty] = 0.0
+    todo, log_budget = np.flatnonzero(~empty), log_ndtr(h).sum(axis=1) + np.log(rtol * NEGLIGIBLE)
+    for _ in range(2):
+        kept, log_dropped = reduction.uncertain(h[todo], log_budget[todo])
+        for group, rows in reduction.groups(kept, dim):
+            if rows and dim:
+                index = todo[group]
+                p = plan(*reduction.gather(H[index], h[index], kept[group], rows))
+                log_p[index], y_mean, y_cov = quadrature.moments(p, lookahead(p), rtol, seed, BUDGET)
+                mean[index] = (y_mean[:, None] @ p.axes)[:, 0]
+                # Along the axes the unit variance becomes y_cov; axes beyond the rank are zero and do not matter.
+                cov[index] = np.eye(dim) + p.axes.mT @ (y_cov - np.eye(y_cov.shape[1])) @ p.axes
+        # What was dropped must be small against p; where the guess of p was too high, all rows are kept.
+        todo = todo[np.isfinite(log_p[todo]) & (log_dropped > log_p[todo] + np.log(rtol / 10))]
+        log_budget[todo] = -np.inf
+    cov[np.isneginf(log_p)] = 0.0
+    return log_p, mean, cov
+
+
+def _whitened(H, h, gaussian):
     if not isinstance(gaussian, Gaussian):
         raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
     H = _check.array("H", H, (None, gaussian.dim))
-    h = _check.array("h", h, (len(H),))
-    _check.fraction("rtol", rtol)
-    _check.integer("seed", seed)
-    rows, slack, empty = reduction.unit_rows(*reduction.whiten(H, h, gaussian))
-    if empty[0]:
-        raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
-    kept, _ = reduction.uncertain(slack, np.array([np.log(NEGLIGIBLE)]))
-    return rows[:, kept[0]], slack[:, kept[0]]
+    return reduction.whiten(H, _check.array("h", h, (len(H),)), gaussian)
 
 
 def sample(H, h, gaussian, n, seed):
@@ -71,8 +91,11 @@ def sample(H, h, gaussian, n, seed):
     Raises ValueError as `moments` does.
     """
     n = _check.integer("n", n)
-    rows, slack = _problem(H, h, gaussian, 1.0, seed)
-    p = plan(rows, slack)
+    rows, slack, empty = reduction.unit_rows(*_whitened(H, h, gaussian))
+    if empty[0]:
+        raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
+    kept, _ = reduction.uncertain(slack, log_ndtr(slack).sum(axis=1) + np.log(1e-14))
+    p = plan(rows[:, kept[0]], slack[:, kept[0]])
     rng = np.random.default_rng(seed)
     y = _accepted(p, n, rng) if p.rank[0] else np.zeros((n, 0))
     method = "exact" if y is not None else "slice"

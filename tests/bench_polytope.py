@@ -17,7 +17,8 @@ def tail_orthant():
 
     def run(f):
         errors = [abs(np.expm1(f(seed) - log_p)) for seed in repeats]
-        return float(np.sqrt(np.mean(np.square(errors)))), float(np.median([seconds(lambda s=s: f(s), 2) for s in repeats]))
+        times = [seconds(lambda s=s: f(s), 2) for s in repeats]
+        return float(np.sqrt(np.mean(np.square(errors)))), float(np.median(times))
 
     error, asked = run(lambda s: orthant(mean, cov, rtol=1e-3, seed=s).log_p)
     rows.append(["rpa, rtol 1e-3", error, asked, "", ""])
@@ -57,7 +58,8 @@ def network_patterns():
     theirs = seconds(lambda: [scipy(i) for i in range(5)], repeat=1) / 5
     error = max(abs(scipy(i) / np.exp(truth[i]) - 1) for i in range(5))
     rows.append(["SciPy, 100000 points, first 5", 1 / theirs, theirs / ours, float(error)])
-    table("Patterns of MNIST 784-32-32-10, sigma 0.2", ["method", "patterns/s", "time / ours", "error (worst of 5)"], rows)
+    columns = ["method", "patterns/s", "time / ours", "error (worst of 5)"]
+    table("Patterns of MNIST 784-32-32-10, sigma 0.2", columns, rows)
 
 
 def main():

@@ -7,7 +7,7 @@ from scipy.special import log_ndtr
 from rpa import known
 from rpa.inputs import Gaussian
 from rpa.normal import log_interval
-from rpa.polytope import moments, orthant, probabilities, probability, sample
+from rpa.polytope import batch_moments, moments, orthant, probabilities, probability, sample
 
 
 def assert_honest(found, log_p, rtol=1e-3):
@@ -268,7 +268,7 @@ def test_moments_and_draws_against_rejection(name):
     H, h, gaussian = REGIONS[name]
     x = gaussian.sample(1_000_000, 1)
     x = x[(x @ H.T <= h).all(axis=1)]
-    log_p, mean, cov = moments(H, h, gaussian)
+    log_p, mean, cov = moments(H, h, gaussian, rtol=1e-3)
     spread = np.sqrt(np.diag(cov))
     allowed = 6 / math.sqrt(len(x)) + 4e-3
     assert len(x) > 5_000 and math.exp(log_p) == pytest.approx(len(x) / 1e6, rel=allowed)
@@ -283,11 +283,34 @@ def test_moments_and_draws_against_rejection(name):
 
 def test_moments_of_a_tail():
     """x > 9: mean 9 + 1 / 9 - 2 / 729 + ... from the Mills ratio."""
-    log_p, mean, cov = moments([[-1.0, 0.0]], [-9.0], standard(2))
+    log_p, mean, cov = moments([[-1.0, 0.0]], [-9.0], standard(2), rtol=1e-3)
     hazard = math.exp(-40.5 - 0.5 * math.log(2 * math.pi) - log_ndtr(-9.0))
     assert log_p == pytest.approx(float(log_ndtr(-9.0)), abs=3e-3)
     assert mean == pytest.approx([hazard, 0.0], abs=3e-3)
     assert cov == pytest.approx(np.diag([1 + hazard * (9 - hazard), 1.0]), abs=1e-3)
+
+
+def test_moments_where_a_row_matters_only_conditionally():
+    """x > 12 makes y > x - 12 and y < x + 1 matter, though each alone would hold with probability 1 - 1e-17."""
+    H, h = np.array([[-1.0, 0, 0], [1, -1, 0], [-1, 1, 0], [0, 0, 1.0]]), np.array([-12.0, 12.0, 1.0, 0.0])
+    log_p, mean, cov = moments(H, h, standard(3))
+    exact = probability(H[:3, :2], h[:3], standard(2))
+    assert log_p == pytest.approx(exact.log_p + math.log(0.5), abs=0.03)
+    assert mean[2] == pytest.approx(-math.sqrt(2 / math.pi), abs=0.03) and 12 < mean[0] < 12.2 and 0 < mean[1] < 1
+
+
+def test_batch_of_moments_equals_single_calls():
+    problems = [known.rotated_blocks(3, 2, seed) for seed in range(3)]
+    H, h = np.zeros((4, 8, 6)), np.zeros((4, 8))
+    for i, (rows, bounds, _) in enumerate(problems):
+        H[i, :6], h[i, :6] = rows, bounds
+    h[3, 0] = -1.0
+    log_p, mean, cov = batch_moments(H, h)
+    for i, (rows, bounds, exact) in enumerate(problems):
+        alone = moments(rows, bounds, standard(6))
+        assert log_p[i] == pytest.approx(exact, abs=0.03) and log_p[i] == pytest.approx(alone[0], abs=1e-3)
+        assert mean[i] == pytest.approx(alone[1], abs=1e-3) and cov[i] == pytest.approx(alone[2], abs=1e-3)
+    assert log_p[3] == -math.inf and not mean[3].any() and not cov[3].any()
 
 
 def test_slice_sampling_where_acceptance_fails():
