@@ -105,21 +105,21 @@ def _solve(H, h, rtol, seed, method, budget, device=None):
     rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
     # What is dropped must be small against p, guessed here as if the rows were independent and checked afterwards.
     log_budget = np.maximum(log_ndtr(h).sum(axis=1) + np.log(rtol), MINIMAL) + np.log(NEGLIGIBLE)
-    todo = np.flatnonzero(~empty)
-    while len(todo):
-        kept, log_dropped = reduction.uncertain(h[todo], log_budget[todo])
+    pending = np.flatnonzero(~empty)
+    while len(pending):
+        kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
         for group, rows in reduction.groups(kept, H.shape[2]):
-            index = todo[group]
+            index = pending[group]
             part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
             log_p[index], rel_error[index], used[index] = _estimate(
                 part_H, part_h, rtol, seed, method, budget, device
             )
         with np.errstate(over="ignore", invalid="ignore"):
-            share = np.where(np.isneginf(log_dropped), 0.0, np.exp(np.minimum(log_dropped - log_p[todo], 700.0)))
-        rel_error[todo] = np.where(np.isneginf(log_p[todo]), rel_error[todo], rel_error[todo] + share)
-        again = (share > rtol / 10) & np.isfinite(log_p[todo])
-        todo = todo[again]
-        log_budget[todo] = log_p[todo] + np.log(rtol * NEGLIGIBLE)
+            share = np.where(np.isneginf(log_dropped), 0.0, np.exp(np.minimum(log_dropped - log_p[pending], 700.0)))
+        rel_error[pending] = np.where(np.isneginf(log_p[pending]), rel_error[pending], rel_error[pending] + share)
+        again = (share > rtol / 10) & np.isfinite(log_p[pending])
+        pending = pending[again]
+        log_budget[pending] = log_p[pending] + np.log(rtol * NEGLIGIBLE)
     return log_p, rel_error, used
 
 

@@ -45,16 +45,16 @@ def estimate(p, proposals, rtol, seed, budget, device=None):
     count = len(p.mean)
     log_p, rel_error = np.full(count, -np.inf), np.full(count, np.inf)
     sums, sampler = np.full((count, REPLICATES), -np.inf), Sampler(p, proposals, device)
-    todo, start, stop = np.arange(count), 0, FIRST
-    while len(todo) and stop * REPLICATES <= budget:
-        for part, _, log_w in _draws(sampler, todo, start, stop, seed):
+    pending, start, stop = np.arange(count), 0, FIRST
+    while len(pending) and stop * REPLICATES <= budget:
+        for part, _, log_w in _draws(sampler, pending, start, stop, seed):
             fresh = torch.logsumexp(log_w, dim=2).numpy(force=True)
             sums[part] = np.logaddexp(sums[part], fresh)
-        log_p[todo], rel_error[todo] = _summary(sums[todo], _points(stop, sampler))
+        log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
         if start == FIRST:
-            nothing = [i for i in todo if np.isneginf(log_p[i]) and is_empty(p.coef[i], p.h[i])]
+            nothing = [i for i in pending if np.isneginf(log_p[i]) and is_empty(p.coef[i], p.h[i])]
             rel_error[nothing] = 0.0
-        todo = todo[rel_error[todo] > rtol]
+        pending = pending[rel_error[pending] > rtol]
         start, stop = stop, 2 * stop
     return log_p, rel_error
 
@@ -63,7 +63,7 @@ def _points(stop, sampler):
     return sum(stop // pace for pace in (1, EXTRA)[: sampler.sources])
 
 
-def _draws(sampler, todo, start, stop, seed, last=False):
+def _draws(sampler, pending, start, stop, seed, last=False):
     """(indices, y (K, c, R, M), log weights (K, R, M)) of points start..stop per replicate, chunk by chunk.
 
     With two proposals each EXTRA points of the first are joined by one of the second, and the weights are those of the
@@ -75,8 +75,8 @@ def _draws(sampler, todo, start, stop, seed, last=False):
     dim = sampler.dim - (not last)
     u = [uniforms(dim, start // s, stop // s, seed, sampler.device) for s in pace]
     chunk = max(1, CHUNK // u[0].shape[1])
-    for first in range(0, len(todo), chunk):
-        part, ys, logs = todo[first : first + chunk], [], []
+    for first in range(0, len(pending), chunk):
+        part, ys, logs = pending[first : first + chunk], [], []
         for source, points in enumerate(u):
             y, log_w = sampler.points(part, points, source)
             mixed = -torch.logsumexp(share - log_w, dim=1)
@@ -107,10 +107,10 @@ def moments(p, proposals, rtol, seed, budget):
     """
     count, c = p.mean.shape
     log_p, mean, cov = np.full(count, -np.inf), np.zeros((count, c)), np.zeros((count, c, c))
-    sampler, todo, stop = Sampler(p, proposals), np.arange(count), 4 * FIRST
-    while len(todo) and stop * REPLICATES <= budget:
+    sampler, pending, stop = Sampler(p, proposals), np.arange(count), 4 * FIRST
+    while len(pending) and stop * REPLICATES <= budget:
         unfinished = []
-        for part, y, log_w in _draws(sampler, todo, 0, stop, seed, last=True):
+        for part, y, log_w in _draws(sampler, pending, 0, stop, seed, last=True):
             log_p[part], error = _summary(torch.logsumexp(log_w, dim=2).numpy(), _points(stop, sampler))
             w = torch.exp(log_w - log_w.amax(dim=(1, 2), keepdim=True).clamp_min(-1e300))[:, None]
             w = w / w.sum(dim=(2, 3), keepdim=True).clamp_min(1e-300)
@@ -121,5 +121,5 @@ def moments(p, proposals, rtol, seed, budget):
             drifts = [(w * scaled).sum(dim=3).std(dim=2) for scaled in (y / var.sqrt(), (y * y / var - 1) / 2)]
             drift = SAFETY * np.sqrt(REPLICATES) * torch.maximum(*drifts).amax(dim=1).numpy()
             unfinished.append(part[(error > rtol) | (drift > rtol)])
-        todo, stop = np.concatenate(unfinished), 2 * stop
+        pending, stop = np.concatenate(unfinished), 2 * stop
     return log_p, mean, cov

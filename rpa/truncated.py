@@ -56,20 +56,20 @@ def batch_moments(H, h, *, rtol=1e-2, seed=0):
     count, _, dim = H.shape
     log_p, mean, cov = np.where(empty, -np.inf, 0.0), np.zeros((count, dim)), np.tile(np.eye(dim), (count, 1, 1))
     cov[empty] = 0.0
-    todo, log_budget = np.flatnonzero(~empty), log_ndtr(h).sum(axis=1) + np.log(rtol * NEGLIGIBLE)
+    pending, log_budget = np.flatnonzero(~empty), log_ndtr(h).sum(axis=1) + np.log(rtol * NEGLIGIBLE)
     for _ in range(2):
-        kept, log_dropped = reduction.uncertain(h[todo], log_budget[todo])
+        kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
         for group, rows in reduction.groups(kept, dim):
             if rows and dim:
-                index = todo[group]
+                index = pending[group]
                 p = plan(*reduction.gather(H[index], h[index], kept[group], rows))
                 log_p[index], y_mean, y_cov = quadrature.moments(p, lookahead(p), rtol, seed, BUDGET)
                 mean[index] = (y_mean[:, None] @ p.axes)[:, 0]
                 # Along the axes the unit variance becomes y_cov; axes beyond the rank are zero and do not matter.
                 cov[index] = np.eye(dim) + p.axes.mT @ (y_cov - np.eye(y_cov.shape[1])) @ p.axes
         # What was dropped must be small against p; where the guess of p was too high, all rows are kept.
-        todo = todo[np.isfinite(log_p[todo]) & (log_dropped > log_p[todo] + np.log(rtol / 10))]
-        log_budget[todo] = -np.inf
+        pending = pending[np.isfinite(log_p[pending]) & (log_dropped > log_p[pending] + np.log(rtol / 10))]
+        log_budget[pending] = -np.inf
     cov[np.isneginf(log_p)] = 0.0
     return log_p, mean, cov
 
