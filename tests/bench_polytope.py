@@ -13,7 +13,7 @@ from rpa.regions import affine_pieces, halfspaces
 def tail_orthant():
     """d = 20, autoregressive, p about 1e-12: SciPy with more and more points, and ours at the accuracy each reached."""
     (cov, log_p), mean = known.autoregressive(20, 0.5, -1.65), np.full(20, -1.65)
-    rows, repeats = [], range(7)
+    rows, repeats = [], range(5)
 
     def run(f):
         errors = [abs(np.expm1(f(seed) - log_p)) for seed in repeats]
@@ -22,7 +22,7 @@ def tail_orthant():
 
     error, asked = run(lambda s: orthant(mean, cov, rtol=1e-3, seed=s).log_p)
     rows.append(["rpa, rtol 1e-3", error, asked, "", ""])
-    for points in (20_000, 200_000, 2_000_000):
+    for points in (20_000, 200_000, 1_000_000):
 
         def scipy(s, points=points):
             rng, no = np.random.default_rng(s), 1e-300
