@@ -4,6 +4,7 @@ The points are one scrambled Sobol sequence under independent random digital shi
 quadrature of its own, and their scatter is the error. Points are doubled until it is small enough.
 """
 
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -18,8 +19,19 @@ __all__ = ["estimate", "moments", "uniforms"]
 REPLICATES = 16
 FIRST = 32  # points per replicate to begin with
 EXTRA = 8  # points of the first proposal for each of the second
-CHUNK = 2**15  # (polytope, point) pairs in flight
+CHUNK = 2**14  # (polytope, point) pairs in flight: what fits the cache
 SAFETY = 1.3  # times the standard error: 16 replicates estimate it themselves, and weights are skewed
+
+
+@contextmanager
+def _one_thread():
+    """torch on one thread: its tensors are small here, and on a busy machine its threads wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def uniforms(dim, start, stop, seed, device=None):
@@ -36,6 +48,7 @@ def _sobol(dim, log2_n, seed):
     return torch.from_numpy(np.ascontiguousarray((points.T * 2**30).astype(np.int64)))
 
 
+@_one_thread()
 def estimate(p, proposals, rtol, seed, budget, device=None):
     """log P (K,) and relative error (K,) of a `Plan`, until the error is at most rtol or `budget` points are spent.
 
@@ -99,6 +112,7 @@ def _summary(log_sums, n):
         return np.log(mean) + top[:, 0] - np.log(n), np.where(mean > 0, rel_error, np.inf)
 
 
+@_one_thread()
 def moments(p, proposals, rtol, seed, budget):
     """log P (K,), mean (K, c) and covariance (K, c, c) of y inside each polytope of a `Plan`.
 
