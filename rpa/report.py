@@ -6,6 +6,7 @@ code, the profile and the data it came from, so that two runs of the same code g
 run to run goes through `record_timing` only. Nothing heavy is imported before it is needed.
 """
 
+import ast
 import json
 import math
 import os
@@ -122,18 +123,39 @@ def save_table(frame, stem):
 
 @lru_cache
 def code_version(stem):
-    """12 hex digits of the SHA-256 over rpa/*.py and the cells of notebooks/<stem>.ipynb.
+    """12 hex digits of the SHA-256 over the cells of notebooks/<stem>.ipynb and the rpa modules they lead to.
 
-    Not the git commit: records that are committed with the code must come out the same when they are made again.
+    Those are the modules that the cells import, and the ones these import in turn; all of rpa where there is no such
+    notebook. Not the git commit: records that are committed with the code must come out the same when made again.
     """
-    digest = sha256()
-    for path in sorted((ROOT / "rpa").glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     notebook = ROOT / "notebooks" / f"{stem}.ipynb"
-    if notebook.exists():
-        for cell in json.loads(notebook.read_text())["cells"]:
-            digest.update("".join(cell["source"]).encode() + b"\0")
+    cells = json.loads(notebook.read_text())["cells"] if notebook.exists() else []
+    sources = ["".join(cell["source"]) for cell in cells]
+    modules = {path.stem: path.read_text() for path in sorted((ROOT / "rpa").glob("*.py"))}
+    code = [source for source, cell in zip(sources, cells) if cell["cell_type"] == "code"]
+    reached = _reached(code, modules) if cells else set(modules)
+    digest = sha256()
+    for text in [part for name in sorted(reached) for part in (name, modules[name])] + sources:
+        digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:12]
+
+
+def _reached(sources, modules):
+    """Names of the rpa modules that Python sources import, directly or through each other; modules: name -> source."""
+    reached, pending = set(), list(sources)
+    while pending:
+        found = set()
+        for node in ast.walk(ast.parse(pending.pop())):
+            if isinstance(node, ast.ImportFrom) and node.module == "rpa":
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").removeprefix("rpa."))
+            elif isinstance(node, ast.Import):
+                found |= {alias.name.removeprefix("rpa.") for alias in node.names}
+        fresh = found & set(modules) - reached
+        reached |= fresh
+        pending += [modules[name] for name in fresh]
+    return reached
 
 
 def load_records(folder=None):

@@ -163,14 +163,15 @@ def test_code_version_follows_the_cells_but_not_their_outputs(tmp_path, monkeypa
 
     def version(module, source, outputs=()):
         (tmp_path / "rpa" / "a.py").write_text(module)
-        cells = [{"source": source, "outputs": list(outputs)}]
+        cells = [{"cell_type": "code", "source": source, "outputs": list(outputs)}]
         (tmp_path / "notebooks" / "01_x.ipynb").write_text(json.dumps({"cells": cells}))
         report.code_version.cache_clear()
         return report.code_version("01_x")
 
-    first = version("x = 1", ["a = 1\n", "b"])
-    assert version("x = 1", "a = 1\nb", outputs=["seen"]) == first
-    assert len({first, version("x = 2", "a = 1\nb"), version("x = 1", "a = 2\nb")}) == 3
+    first = version("x = 1", ["import rpa.a\n", "b"])
+    assert version("x = 1", "import rpa.a\nb", outputs=["seen"]) == first
+    assert len({first, version("x = 2", "import rpa.a\nb"), version("x = 1", "import rpa.a\nc")}) == 3
+    assert version("x = 1", "b") == version("x = 2", "b")
     report.code_version.cache_clear()
 
 
@@ -200,6 +201,17 @@ def test_verdicts():
 def test_quick_and_stand_in_numbers_settle_nothing():
     assert _verdict(1, at_most=2.0, profile="quick") == "holds (quick profile)"
     assert _verdict(3, at_most=2.0, stand_in=True) == "fails (stand-in data)"
+
+
+def test_code_version_follows_only_the_modules_that_a_notebook_reaches():
+    modules = {"a": "from rpa import b\nimport numpy", "b": "def f():\n    from rpa.c import g", "c": "", "d": ""}
+    assert report._reached(["import rpa.a as first"], modules) == {"a", "b", "c"}
+    assert report._reached(["from rpa import d, nothing", "import d_other"], modules) == {"d"}
+    assert "attacks" not in report._reached(["from rpa import pmf"], _own_modules()) >= {"pmf", "planar", "_check"}
+
+
+def _own_modules():
+    return {path.stem: path.read_text() for path in (report.ROOT / "rpa").glob("*.py")}
 
 
 def test_a_record_of_older_code_is_flagged():
