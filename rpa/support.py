@@ -18,6 +18,7 @@ from rpa.inputs import components_of
 __all__ = ["Support", "best_first", "draw_packed", "entropy_pruned", "monte_carlo", "pattern_keys"]
 
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
+SPREAD = 0.01  # where a pass finds less mass than this, patterns beyond those asked for are not worth their time
 WIDENING = 16  # each pass of the search is so many times wider than the one before
 CHUNK = 1 << 15  # samples propagated at once
 
@@ -152,14 +153,17 @@ def _passes(small, max_patterns, mass, memory, tick):
     widths = [limit]
     while widths[0] > WIDENING:
         widths.insert(0, widths[0] // WIDENING)
-    gap = search.WIDEST_GAP
+    gap, found = search.WIDEST_GAP, 1.0
     for width in widths:
+        if found < SPREAD:
+            width = min(width, max_patterns)
         patterns, log_q = search.beam(small, width, gap, tick)
         while len(log_q) < min(width, max_patterns) and gap < search.WIDEST_GAP:
             gap = min(3 * gap, search.WIDEST_GAP)
             patterns, log_q = search.beam(small, width, gap, tick)
         yield patterns, log_q
-        if len(log_q) < width or mass < 1 and np.exp(log_q).sum() >= mass:
+        found = np.exp(log_q).sum()
+        if len(log_q) < width or mass < 1 and found >= mass:
             return
         gap = min(2.0 + 2.5 * (log_q[0] - log_q[-1]), search.WIDEST_GAP)
 
