@@ -10,7 +10,7 @@ same function, and leaves a Gaussian to be pooled.
 
 import math
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,6 @@ from torch.nn import functional
 __all__ = ["Correction", "Layer", "fit", "max_pool", "moments", "prepare", "relu_moments", "two_stage_mean"]
 
 AFFINE = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-NEVER = -1e10
 CHUNK = 1 << 16
 TINY = 1e-30  # a variance that is zero in single precision, yet has a square root to divide by
 
@@ -126,28 +125,23 @@ def relu_moments(mean, var):
     absolute error is a few roundings of sigma or var, enough for sums of many units; `rpa.relu` is relatively accurate
     and much slower. A negative rounding error of the variance becomes 0.
     """
-    return _in_pieces(lambda m, v: _relu(m, v)[:2], mean, var, 2)
-
-
-def _in_pieces(f, mean, var, axis):
-    """f(mean, var) piece by piece along `axis` of a map: what is worked on stays in cache, which is three times faster."""
     if mean.ndim != 4 or mean.numel() <= CHUNK:
-        return f(mean, var)
-    length = max(1, mean.shape[axis] * CHUNK // mean.numel())
-    parts = [f(m, v) for m, v in zip(mean.split(length, axis), var.split(length, axis))]
-    return tuple(torch.cat(part, axis) for part in zip(*parts))
+        return _relu(mean, var)
+    # Row by row, what is worked on stays in cache, which is three times faster.
+    rows = max(1, mean.shape[2] * CHUNK // mean.numel())
+    parts = [_relu(m, v) for m, v in zip(mean.split(rows, 2), var.split(rows, 2))]
+    return tuple(torch.cat(part, 2) for part in zip(*parts))
 
 
 def _relu(mean, var):
-    """E[relu(x)], Var[relu(x)] and P(x > 0)."""
     sigma = (var + TINY).sqrt_()
     # Beyond 8 sigma e is lost beside 1, and its denormal numbers would cost most of the time.
     t = (mean / sigma).abs_().clamp_(max=8.0)
     tail = torch.erfc(t * math.sqrt(0.5)).mul_(0.5)
     e = (t * t).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi)).addcmul_(t, tail, value=-1)
     positive = torch.where(mean > 0, 1 - tail, tail)
-    spread = torch.addcmul(positive, e, t + e, value=-1).mul_(var).clamp_(min=0)
-    return torch.addcmul(torch.relu(mean), sigma, e), spread, positive
+    spread = positive.addcmul_(e, t + e, value=-1).mul_(var).clamp_(min=0)
+    return torch.addcmul(torch.relu(mean), sigma, e), spread
 
 
 def moments(layers, x, scale, corrections=None):
@@ -215,41 +209,31 @@ def _step(layer, mean, var, correction=None):
 
 
 def max_pool(pool, mean, var, correlation=0.0):
-    """Moments of the maxima over the windows of an `nn.MaxPool2d`, by Clark's formula along rows, then along columns.
+    """Moments of the maxima over the windows of an `nn.MaxPool2d`, from the window's largest mean, mean and variance.
 
-    With correlation r, a Gaussian of r times the window's mean variance is common to its members and moves their maximum.
+    With correlation r, a Gaussian of r times the window's variance is common to its w members and moves their maximum. The
+    rest, of deviation s, adds s c exp(-0.6 t), t = (largest mean - average mean) / s, with c the expected maximum of w standard
+    normals; its variance falls to their maximum's in the same way. Exact for equal means and for one member far above the
+    others; between, an interpolation (0.6 fits means that are normal too) ten times faster than Clark's formula, and no worse once `fit` has corrected it.
     """
-    geometry = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
-    common = correlation * functional.avg_pool2d(var, *geometry, count_include_pad=False)
-    shape = common.shape
-    var = (1 - correlation) * var
-    for axis in (3, 2):
-        mean, var = _pool_axis(pool, mean, var, axis, shape[axis])
-    return mean, var + common
-
-
-def _pool_axis(pool, mean, var, axis, length):
-    kernel, stride, padding = (_pair(value)[axis - 2] for value in (pool.kernel_size, pool.stride, pool.padding))
     if _pair(pool.dilation) != (1, 1):
         raise ValueError("net: MaxPool2d with dilation has no moment rule")
-    # Members beyond the edge are units that never win.
-    after = max(0, (length - 1) * stride + kernel - padding - mean.shape[axis])
-    widths = (padding, after) if axis == 3 else (0, 0, padding, after)
-    if padding or after:
-        mean, var = functional.pad(mean, widths, value=NEVER), functional.pad(var, widths)
-
-    def fold(mean, var):
-        members = [slice(j, j + (length - 1) * stride + 1, stride) for j in range(kernel)]
-        pick = [(slice(None),) * axis + (member,) for member in members]
-        return reduce(_larger, [(mean[p], var[p]) for p in pick])
-
-    return _in_pieces(fold, mean, var, 5 - axis)
+    geometry = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
+    centre, spread = (functional.avg_pool2d(each, *geometry, count_include_pad=False) for each in (mean, var))
+    own, top = (1 - correlation) * spread, pool(mean)
+    rise, fall = _largest_normal(math.prod(_pair(pool.kernel_size)))
+    s = (own + TINY).sqrt()
+    tie = ((top - centre) / s).mul_(-0.6).exp_()
+    return torch.addcmul(top, s, tie, value=rise), correlation * spread + own * (1 - fall * tie)
 
 
-def _larger(first, second):
-    """Mean and variance of max(x, y) = x + relu(y - x) for independent Gaussians, each a pair (mean, variance)."""
-    gain, spread, wins = _relu(second[0] - first[0], second[1] + first[1])
-    return first[0] + gain, torch.addcmul(spread, first[1], 1 - 2 * wins).clamp_(min=0)
+@lru_cache
+def _largest_normal(count):
+    """(mean, 1 - variance) of the largest of `count` standard normals."""
+    y = torch.linspace(-12, 12, 4801, dtype=torch.float64)
+    density = count * torch.special.ndtr(y) ** (count - 1) * torch.exp(-(y**2) / 2) / math.sqrt(2 * math.pi)
+    first, second = (torch.trapezoid(y**power * density, y).item() for power in (1, 2))
+    return first, 1 - (second - first**2)
 
 
 def fit(layers, x, scale, seed):
