@@ -127,7 +127,7 @@ def relu_moments(mean, var):
     """
     if mean.ndim != 4 or mean.numel() <= CHUNK:
         return _relu(mean, var)
-    # Row by row, what is worked on stays in cache, which is three times faster.
+    # Row by row, what is worked on stays in cache.
     rows = max(1, mean.shape[2] * CHUNK // mean.numel())
     parts = [_relu(m, v) for m, v in zip(mean.split(rows, 2), var.split(rows, 2))]
     return tuple(torch.cat(part, 2) for part in zip(*parts))
@@ -214,7 +214,8 @@ def max_pool(pool, mean, var, correlation=0.0):
     With correlation r, a Gaussian of r times the window's variance is common to its w members and moves their maximum. The
     rest, of deviation s, adds s c exp(-0.6 t), t = (largest mean - average mean) / s, with c the expected maximum of w standard
     normals; its variance falls to their maximum's in the same way. Exact for equal means and for one member far above the
-    others; between, an interpolation (0.6 fits means that are normal too) ten times faster than Clark's formula, and no worse once `fit` has corrected it.
+    others; between, an interpolation (0.6 fits means that are normal too), about as good as Clark's formula after `fit`, and
+    several times faster.
     """
     if _pair(pool.dilation) != (1, 1):
         raise ValueError("net: MaxPool2d with dilation has no moment rule")
