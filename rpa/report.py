@@ -123,17 +123,17 @@ def save_table(frame, stem):
 
 @lru_cache
 def code_version(stem):
-    """12 hex digits of the SHA-256 over the cells of notebooks/<stem>.ipynb and the rpa modules they lead to.
+    """12 hex digits of the SHA-256 over the code cells of notebooks/<stem>.ipynb and the rpa modules they lead to.
 
-    Those are the modules that the cells import, and the ones these import in turn; all of rpa where there is no such
-    notebook. Not the git commit: records that are committed with the code must come out the same when made again.
+    Those are the modules that the cells import, and the ones these import in turn, but `verdicts`, which makes no number;
+    all of rpa where there is no such notebook. Not the git commit: records that are committed with the code must come out
+    the same when made again.
     """
     notebook = ROOT / "notebooks" / f"{stem}.ipynb"
     cells = json.loads(notebook.read_text())["cells"] if notebook.exists() else []
-    sources = ["".join(cell["source"]) for cell in cells]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     modules = {path.stem: path.read_text() for path in sorted((ROOT / "rpa").glob("*.py"))}
-    code = [source for source, cell in zip(sources, cells) if cell["cell_type"] == "code"]
-    reached = _reached(code, modules) if cells else set(modules)
+    reached = (_reached(sources, modules) if cells else set(modules)) - {"verdicts"}
     digest = sha256()
     for text in [part for name in sorted(reached) for part in (name, modules[name])] + sources:
         digest.update(text.encode() + b"\0")

@@ -24,7 +24,8 @@ def load_claims(path=None):
 
     Each has id, paper, where, statement, kind (value | agreement | trend), stem (the notebook that tests it),
     status (done | pending), at most one of value (with tolerance), at_most, at_least (required once done), and
-    perhaps explanation. Raises ValueError naming the claim and what is wrong with it.
+    perhaps needs (what cannot be fetched by everybody) and explanation. Raises ValueError naming the claim and what is
+    wrong with it.
     """
     path = Path(path or report.ROOT / "data" / "targets.toml")
     claims = tomllib.loads(path.read_text())["claim"]
@@ -49,8 +50,9 @@ def judge(claim, records):
     """One row of the verdict table, a dict: id, paper, where, statement, stem, target, ours, verdict, note.
 
     records: {(stem, id): record} as `report.load_records` gives them. Verdict: 'holds', 'fails', 'does not reproduce' (fails,
-    and the claim has an explanation), 'pending', 'no record' (said to be done, but there is no number), or
-    'holds/fails (quick profile | stand-in data)', which settles nothing. A list or dict of numbers holds when every one
+    and the claim has an explanation), 'pending', 'no record' (said to be done, but there is no number), 'not measured'
+    (no number either, for want of what the claim needs), or 'holds/fails (quick profile | stand-in data)', which settles
+    nothing. A list or dict of numbers holds when every one
     of them does. The note says when the number was made by other code than the present.
     """
     entry = records.get((claim["stem"], claim["id"]))
@@ -58,6 +60,8 @@ def judge(claim, records):
     row |= {"target": _target(claim), "ours": _ours(entry), "note": ""}
     if entry and entry["code"] != report.code_version(claim["stem"]):
         row["note"] = "older code"
+    if entry is None and "needs" in claim:
+        row["note"] = f"needs {claim['needs']}"
     return row | {"verdict": _verdict(claim, entry)}
 
 
@@ -65,7 +69,7 @@ def _verdict(claim, entry):
     if claim["status"] == "pending":
         return "pending"
     if entry is None:
-        return "no record"
+        return "not measured" if "needs" in claim else "no record"
     holds = all(_meets(claim, number) for number in _numbers(entry["value"]))
     caveats = ["quick profile"] * (entry["profile"] != "full") + ["stand-in data"] * entry.get("stand_in", False)
     if caveats:
@@ -131,7 +135,8 @@ def markdown_table(rows, claims):
     """
     lines = [f"{summary(rows)}.", "", "| paper | where | claim | target | ours | verdict |", "|---|---|---|---|---|---|"]
     for r in rows:
-        link = f"[{r['verdict']}](notebooks/{r['stem']}.ipynb)"
+        need = f": {r['note']}" if r["verdict"] == "not measured" else ""
+        link = f"[{r['verdict']}](notebooks/{r['stem']}.ipynb){need}"
         lines.append(f"| {r['paper']} | {r['where']} | {r['statement']} | {r['target']} | {r['ours']} | {link} |")
     failed = {r["id"] for r in rows if r["verdict"] == "does not reproduce"}
     reasons = [f"- {c['paper']}, {c['where']}: {c['explanation']}" for c in claims if c["id"] in failed]

@@ -198,6 +198,15 @@ def test_verdicts():
     assert verdicts.judge(CLAIM | {"at_most": 1.0}, {})["verdict"] == "no record"
 
 
+def test_a_claim_that_needs_what_is_not_here_is_not_measured():
+    claim = CLAIM | {"at_most": 1.0, "needs": "weights under a licence"}
+    row = verdicts.judge(claim, {})
+    assert (row["verdict"], row["note"]) == ("not measured", "needs weights under a licence")
+    assert "not measured — needs weights" in verdicts.text_table([row])
+    assert "](notebooks/01_x.ipynb): needs weights under a licence |" in verdicts.markdown_table([row], [claim])
+    assert _verdict(2.0, at_most=1.0, needs="weights") == "fails"
+
+
 def test_quick_and_stand_in_numbers_settle_nothing():
     assert _verdict(1, at_most=2.0, profile="quick") == "holds (quick profile)"
     assert _verdict(3, at_most=2.0, stand_in=True) == "fails (stand-in data)"
@@ -277,6 +286,7 @@ def test_verify_fails_only_for_a_finished_claim_that_fails(tmp_path, monkeypatch
     assert "their network is not published" in capsys.readouterr().out
     assert status(at_most=2.0) == 0
     assert status(id="p1.missing") == 1
+    assert status(id="p1.missing", needs="a file") == 0
     assert verdicts.main(["show"]) == 0
 
 
