@@ -13,7 +13,6 @@ import hashlib
 import http.client
 import math
 import os
-import tempfile
 import urllib.request
 import warnings
 import zlib
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rpa import _check, _standin
+from rpa import _check, _files, _standin
 
 __all__ = ["Dataset", "ImageNetSample", "fashion_mnist", "imagenet_sample", "mnist", "moons", "read_idx", "roots"]
 
@@ -190,23 +189,8 @@ def _obtain(name, file):
         except (OSError, EOFError, zlib.error, http.client.HTTPException):
             continue
         if hashlib.sha256(content).hexdigest() == _SHA256[relative]:
-            return _write(roots()[0] / relative, content)
+            return _files.replace(roots()[0] / relative, lambda path: path.write_bytes(content))
     return None
-
-
-def _write(path, content):
-    """Writes a file that is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
-    return path
 
 
 @dataclass(frozen=True, eq=False)

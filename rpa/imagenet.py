@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rpa import datasets, references
+from rpa import _files, datasets, references
 from rpa._torchvision import import_torchvision
 
 __all__ = ["Subject", "alexnet", "fashion_alexnet", "photographs", "squeezenet"]
@@ -110,7 +110,7 @@ def _alexnet_path():
         return None
     if not hashlib.sha256(content).hexdigest().startswith(OFFICIAL):
         return None
-    return datasets._write(hub / url.rpartition("/")[2], content)
+    return _files.replace(hub / url.rpartition("/")[2], lambda path: path.write_bytes(content))
 
 
 def photographs():
@@ -159,9 +159,7 @@ def fashion_alexnet(n=100, *, images=12_000, epochs=2, seed=0, progress=print):
     net = import_torchvision().models.alexnet(weights=None, num_classes=10, dropout=0.2)
     if not path.is_file():
         weights = _trained(net, train, images, epochs, seed, progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(weights, path.with_suffix(f".{os.getpid()}"))
-        os.replace(path.with_suffix(f".{os.getpid()}"), path)
+        _files.replace(path, lambda temporary: torch.save(weights, temporary))
     net.load_state_dict(torch.load(path, weights_only=True))
     net.eval().requires_grad_(False)
     accuracy = _accuracy(net, test, 2000)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from rpa import pooling, relu
 
-__all__ = ["Moments", "as_sequential", "layerwise", "linear_part", "noise"]
+__all__ = ["Moments", "as_sequential", "layerwise", "linear_part", "noise", "pool_first", "unrolled"]
 
 MAX_ROWS = 16384  # a layer's independent noise enters the next affine layer as one row per unit
 NONLINEAR = (nn.ReLU, nn.MaxPool2d)
@@ -49,7 +49,7 @@ def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    layers = _pool_first(as_sequential(net))
+    layers = pool_first(as_sequential(net))
     var, full = noise(cov, mean)
     if rule == "diagonal" and full is not None:
         raise ValueError("cov: the diagonal rule takes a variance or variances, got a full covariance")
@@ -102,10 +102,10 @@ def as_sequential(net):
     Nested Sequentials are flattened; torchvision's AlexNet and SqueezeNet are unrolled, a Fire module's two expanding
     convolutions becoming one of kernel 3. ReLU works in place in neither. Raises ValueError for another container.
     """
-    return nn.Sequential(*_flat(net))
+    return nn.Sequential(*unrolled(net, _one_convolution))
 
 
-def _pool_first(layers):
+def pool_first(layers):
     """ReLU and max pooling in the order pool, ReLU: the same function, and the pooled units are Gaussian."""
     layers = list(layers)
     for i in range(len(layers) - 1):
@@ -114,26 +114,30 @@ def _pool_first(layers):
     return layers
 
 
-def _flat(module):
+def unrolled(module, expansion):
+    """The single layers of a Sequential, AlexNet or SqueezeNet in order, without Dropout and Identity.
+
+    expansion(fire): the module that stands for the two expanding convolutions of a Fire module.
+    """
     name = type(module).__name__
     if isinstance(module, nn.Sequential):
-        return [layer for child in module for layer in _flat(child)]
+        return [layer for child in module for layer in unrolled(child, expansion)]
     if isinstance(module, (nn.Dropout, nn.Identity)):
         return []
     if isinstance(module, nn.ReLU):
         return [nn.ReLU()]
     if name == "AlexNet":
-        return [*_flat(module.features), module.avgpool, nn.Flatten(), *_flat(module.classifier)]
+        return [*unrolled(module.features, expansion), module.avgpool, nn.Flatten(), *unrolled(module.classifier, expansion)]
     if name == "SqueezeNet":
-        return [*_flat(module.features), *_flat(module.classifier), nn.Flatten()]
+        return [*unrolled(module.features, expansion), *unrolled(module.classifier, expansion), nn.Flatten()]
     if name == "Fire":
-        return [module.squeeze, nn.ReLU(), _expansion(module), nn.ReLU()]
+        return [module.squeeze, nn.ReLU(), expansion(module), nn.ReLU()]
     if list(module.children()):
         raise ValueError(f"net: expected Sequential, AlexNet or SqueezeNet, got {name}")
     return [module]
 
 
-def _expansion(fire):
+def _one_convolution(fire):
     one, three = fire.expand1x1, fire.expand3x3
     conv = nn.Conv2d(one.in_channels, one.out_channels + three.out_channels, 3, padding=1)
     weight = torch.cat([functional.pad(one.weight.detach(), (1, 1, 1, 1)), three.weight.detach()])

@@ -1,45 +1,55 @@
-"""Means and variances through networks of ImageNet size: two passes' work, single precision, units uncorrelated.
+"""Means and variances through networks of ImageNet size, at the cost of less than three passes, in single precision.
 
-The diagonal rule of `rpa.layerwise` made fast, and one correction to it. Neighbouring units share noise, so the variance of a
-weighted sum is not the sum of variances; but their ratio turns out to be almost the same for all images, channel by channel.
-`fit` measures it once for a network and a noise level, on images of its own; `moments` then needs no sample.
+The diagonal rule of `rpa.layerwise` made fast, and what it leaves out put back. Neighbouring units share noise, so the variance of
+a weighted sum is not the sum of variances. Two things tell by how much it is off. One pattern of signs, the same for all images, is
+carried along linearly, as a Jacobian-vector product: its mean square around a place against the variances there. And a constant for
+each channel, fitted once for a network and a noise level on images of its own. `moments` then needs no sample.
 
 `prepare(net)` first turns a network into a list of layers. A max pooling that follows a ReLU is done before it, which is the
-same function, and leaves a Gaussian to be pooled.
+same function, and leaves Gaussians to be pooled.
 """
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["Correction", "Layer", "fit", "max_pool", "moments", "prepare", "relu_moments", "two_stage_mean"]
+from rpa import layerwise, pooling
 
-AFFINE = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-CHUNK = 1 << 16
-TINY = 1e-30  # a variance that is zero in single precision, yet has a square root to divide by
+__all__ = ["Correction", "Layer", "fit", "moments", "prepare", "relu_moments", "two_stage_mean"]
+
+AROUND, PRIOR = 5, 0.1  # places across whose response is averaged, and the weight of the whole image beside them
+PLACES = 100  # every place is one sample of the noise; with fewer of them the response to one pattern is no estimate
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One step: the torch module, and for an affine one the module that carries variances of independent units."""
+    """One step: the torch module; for an affine one also its linear part, its bias (or 0), and the linear part with squared
+    weights, which carries the variances of independent units.
+    """
 
     module: nn.Module
+    linear: nn.Module | None = None
+    bias: torch.Tensor | float = 0.0
     squared: nn.Module | None = None
 
 
 class Correction(NamedTuple):
-    """What `fit` found for one layer: the true variance over that of independent units, and for max pooling also the
-    correlation within a window and the mean still missing; numbers, or one per channel (1, channels, 1, 1).
+    """What `fit` found for one layer.
+
+    deviation: standard deviations over those computed, per channel (1, channels, 1, 1) or unit (1, units); softness: of max
+    pooling, see `pooling.soft_maximum`; independent: variances are carried as those of independent units from here on.
+    response: while units are affine in the input, deviations and the response to the sign pattern are the same for all
+    images; then deviation and response are these themselves, (1, *shape).
     """
 
-    ratio: torch.Tensor
-    correlation: torch.Tensor | None = None
-    shift: torch.Tensor | None = None
+    deviation: torch.Tensor
+    softness: torch.Tensor | None = None
+    independent: bool = False
+    response: torch.Tensor | None = None
 
 
 class _Parallel(nn.Module):
@@ -65,8 +75,11 @@ class _WindowSum(nn.Module):
         if isinstance(self.average, nn.AdaptiveAvgPool2d):
             size = math.prod(max(1, -(-n // m)) for n, m in zip(v.shape[2:], mean.shape[2:]))
         else:
-            size = math.prod(_pair(self.average.kernel_size))
+            size = math.prod(pooling.pair(self.average.kernel_size))
         return mean / size
+
+
+KNOWN = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, _Parallel)
 
 
 def prepare(net, *, pool_first=True):
@@ -75,37 +88,20 @@ def prepare(net, *, pool_first=True):
     pool_first: exchange a ReLU and the max pooling after it, for `moments` and `fit`; `two_stage_mean` leaves them in order.
     Raises ValueError naming a layer without a rule.
     """
-    flat = _flat(net)
-    for i in range(len(flat) - 1 if pool_first else 0):
-        if isinstance(flat[i], nn.ReLU) and isinstance(flat[i + 1], nn.MaxPool2d):
-            flat[i], flat[i + 1] = flat[i + 1], flat[i]
-    return tuple(Layer(module, _squared(module)) for module in flat)
+    flat = layerwise.unrolled(net, lambda fire: _Parallel(fire.expand1x1, fire.expand3x3))
+    unknown = [type(layer).__name__ for layer in flat if not isinstance(layer, KNOWN)]
+    if unknown:
+        raise ValueError(f"net: no moment rule for the layer {unknown[0]}")
+    flat = layerwise.pool_first(flat) if pool_first else flat
+    return tuple(Layer(module, _twin(module, 1), _bias(module), _twin(module, 2)) for module in flat)
 
 
-def _flat(module):
-    name = type(module).__name__
-    if isinstance(module, nn.Sequential):
-        return [layer for child in module for layer in _flat(child)]
-    if isinstance(module, (nn.Dropout, nn.Identity)):
-        return []
-    if name == "AlexNet":
-        return [*_flat(module.features), module.avgpool, nn.Flatten(), *_flat(module.classifier)]
-    if name == "SqueezeNet":
-        return [*_flat(module.features), *_flat(module.classifier), nn.Flatten()]
-    if name == "Fire":
-        return [module.squeeze, nn.ReLU(), _Parallel(module.expand1x1, module.expand3x3), nn.ReLU()]
-    if isinstance(module, nn.ReLU):
-        return [nn.ReLU()]
-    if isinstance(module, (*AFFINE, nn.MaxPool2d, nn.Flatten)):
-        return [module]
-    raise ValueError(f"net: expected Sequential, AlexNet or SqueezeNet of simple layers, got {name}")
-
-
-def _squared(module):
+def _twin(module, power):
+    """The module without bias, its weights to the given power, 1 or 2; None for one that is not affine."""
     if isinstance(module, _Parallel):
-        return _Parallel(*map(_squared, module.branches))
+        return _Parallel(*(_twin(branch, power) for branch in module.branches))
     if isinstance(module, (nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
-        return _WindowSum(module)
+        return _WindowSum(module) if power == 2 else module
     if isinstance(module, nn.Flatten):
         return module
     if not isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -114,46 +110,147 @@ def _squared(module):
     if isinstance(module, nn.Conv2d):
         options = {k: getattr(module, k) for k in ("kernel_size", "stride", "padding", "dilation", "groups")}
         twin = nn.Conv2d(module.in_channels, module.out_channels, bias=False, **options)
-    twin.weight = nn.Parameter(module.weight.detach() ** 2, requires_grad=False)
+    twin.weight = module.weight if power == 1 else nn.Parameter(module.weight.detach() ** 2, requires_grad=False)
     return twin
+
+
+def _bias(module):
+    if isinstance(module, _Parallel):
+        return torch.cat([_bias(branch) for branch in module.branches], 1)
+    bias = getattr(module, "bias", None)
+    return 0.0 if bias is None else bias.detach()[:, None, None][None] if isinstance(module, nn.Conv2d) else bias.detach()
 
 
 def relu_moments(mean, var):
     """(E[relu(x)], Var[relu(x)]) for x ~ N(mean, var), elementwise, in the type given.
 
-    With a = mean / sigma, t = |a|, Q = Phi(-t) and e = phi(t) - t Q: relu(mean) + sigma e and var (Phi(a) - e (t + e)). The
-    absolute error is a few roundings of sigma or var, enough for sums of many units; `rpa.relu` is relatively accurate
-    and much slower. A negative rounding error of the variance becomes 0.
+    relu(mean) + sigma e and var (P - e (|a| + e)), see `pooling.excess`. The absolute error is a few roundings of sigma or
+    var, enough for sums of many units; `rpa.relu` is relatively accurate and much slower. A negative rounding error of
+    the variance becomes 0.
     """
-    if mean.ndim != 4 or mean.numel() <= CHUNK:
-        return _relu(mean, var)
-    # Row by row, what is worked on stays in cache.
-    rows = max(1, mean.shape[2] * CHUNK // mean.numel())
-    parts = [_relu(m, v) for m, v in zip(mean.split(rows, 2), var.split(rows, 2))]
-    return tuple(torch.cat(part, 2) for part in zip(*parts))
-
-
-def _relu(mean, var):
-    sigma = (var + TINY).sqrt_()
-    # Beyond 8 sigma e is lost beside 1, and its denormal numbers would cost most of the time.
-    t = (mean / sigma).abs_().clamp_(max=8.0)
-    tail = torch.erfc(t * math.sqrt(0.5)).mul_(0.5)
-    e = (t * t).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi)).addcmul_(t, tail, value=-1)
-    positive = torch.where(mean > 0, 1 - tail, tail)
+    sigma, t, e, positive = pooling.excess(mean, var)
     spread = positive.addcmul_(e, t + e, value=-1).mul_(var).clamp_(min=0)
     return torch.addcmul(torch.relu(mean), sigma, e), spread
 
 
-def moments(layers, x, scale, corrections=None):
+def moments(layers, x, scale, fitted=None):
     """(means, variances) (b, k) of the outputs for inputs x[i] + scale z, z standard normal.
 
     layers: from `prepare`; x (b, *shape); scale: standard deviation of the noise, a number or a tensor that broadcasts to x;
-    corrections: from `fit` at the same scale, or None for the plain diagonal rule. Costs two passes, and the ReLUs.
+    fitted: from `fit` at the same scale, or None for the plain diagonal rule. Either way two passes of the affine layers.
     """
-    mean, var = x, _variances(x, scale)
-    for i, layer in enumerate(layers):
-        mean, var = _step(layer, mean, var, corrections[i] if corrections else None)
-    return mean, var
+    if fitted is None:
+        mean, var = x, _variances(x, scale)
+        for layer in layers:
+            mean, var = _independent(layer, mean, var)
+        return mean, var
+    state = _State(_fast(x), var=_variances(x, scale))
+    for layer, correction in zip(layers, fitted):
+        state = _step(layer, state, correction)
+    return state.mean, state.variance
+
+
+def _independent(layer, mean, var):
+    if isinstance(layer.module, nn.ReLU):
+        return relu_moments(mean, var)
+    if isinstance(layer.module, nn.MaxPool2d):
+        return pooling.maxima(layer.module, mean, var)
+    return layer.module(mean), layer.squared(var)
+
+
+class _State(NamedTuple):
+    """Means (b, *shape), with either the variances of units taken as independent, or standard deviations as two factors that
+    broadcast to them (so that no more is computed than need be) and the response to the sign pattern.
+
+    pair (2 b, *shape): the means, then the responses, None while these are the same for all images; before: the state before
+    a ReLU.
+    """
+
+    mean: torch.Tensor
+    factors: tuple | None = None
+    response: torch.Tensor | None = None
+    pair: torch.Tensor | None = None
+    before: tuple | None = None
+    var: torch.Tensor | None = None
+
+    @property
+    def deviation(self):
+        """Standard deviations in the shape and memory layout of the means; after a ReLU, those before it."""
+        if self.var is not None:
+            return self.var.sqrt()
+        return torch.mul(*(factor.expand_as(self.mean) for factor in self.factors), out=torch.empty_like(self.mean))
+
+    @property
+    def variance(self):
+        if self.var is not None:
+            return self.var
+        if self.before is not None:
+            return relu_moments(self.before.mean, self.before.deviation.square())[1]
+        return self.deviation.square()
+
+
+def _paired(pair, factors=None, before=None):
+    return _State(pair[: len(pair) // 2], factors, pair[len(pair) // 2 :], pair, before)
+
+
+def _step(layer, state, correction):
+    if isinstance(layer.module, nn.ReLU):
+        mean, var = (None, None) if state.var is None else relu_moments(state.mean, state.var)
+        return _rectified(state) if mean is None else _State(mean, var=var)
+    if correction.response is not None:
+        return _State(layer.module(state.mean), (correction.deviation, torch.ones(())), correction.response)
+    if correction.independent:
+        return _alone(layer, state, correction)
+    if isinstance(layer.module, nn.MaxPool2d):
+        mean, where = pooling.soft_maximum(layer.module, state.mean, state.factors, correction.softness)
+        state = _paired(torch.cat([mean, _picked(state.response.expand_as(state.mean), where)]))
+    else:
+        state = _paired(layer.linear(state.pair))
+        state.mean.add_(layer.bias)
+    return state._replace(factors=(correction.deviation, _around(state.response)))
+
+
+def _alone(layer, state, correction):
+    """An affine or pooling layer whose units are taken as independent, but for the correction."""
+    mean, var = state.mean, state.variance
+    if isinstance(layer.module, nn.MaxPool2d):
+        mean, where = pooling.soft_maximum(layer.module, mean, (var.sqrt(), torch.ones(())), correction.softness)
+        var = _picked(var, where)
+    else:
+        mean, var = layer.module(mean), layer.squared(var)
+    return _State(mean, var=var * correction.deviation**2)
+
+
+def _fast(t):
+    """The tensor in the memory layout in which convolutions are fastest."""
+    return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
+
+
+def _picked(plane, where):
+    """The values of a plane at flat positions, both (b, c, h, w): fastest channel by channel, as they lie in memory."""
+    rows, index = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (plane, where))
+    return rows.gather(1, index).unflatten(1, where.shape[2:]).permute(0, 3, 1, 2)
+
+
+def _around(response):
+    """Root mean square of the response (b, c, h, w) over channels and the places around: (b, 1, h, w)."""
+    power = torch.linalg.vector_norm(response, dim=1, keepdim=True).square_()
+    whole = power.mean((2, 3), keepdim=True)
+    power = functional.avg_pool2d(power, AROUND, 1, AROUND // 2, count_include_pad=False).lerp_(whole, PRIOR)
+    return power.div_(response.shape[1]).sqrt_()
+
+
+def _rectified(state):
+    """E[relu(x)] = mean P + sigma phi(mean / sigma), P = P(x > 0), and the response times P."""
+    result = _paired(_fast(state.mean.new_empty(2 * len(state.mean), *state.mean.shape[1:])), state.factors, state)
+    width = state._replace(factors=(-math.sqrt(2) * state.factors[0], state.factors[1] + pooling.TINY)).deviation
+    # Beyond 8 sqrt(2) sigma a tail is lost beside 1, and its denormal numbers would cost most of the time.
+    z = (state.mean / width).clamp_(-8.0, 8.0)
+    positive = torch.erfc(z).mul_(0.5)
+    torch.mul(positive, state.response, out=result.response)
+    torch.mul(positive, state.mean, out=result.mean)
+    result.mean.addcmul_(z.mul_(z).neg_().exp_(), width, value=-0.5 / math.sqrt(math.pi))
+    return result
 
 
 def two_stage_mean(layers, x, scale, cut=0, *, at="mean"):
@@ -197,98 +294,47 @@ def _variances(x, scale):
     return (scale**2).expand_as(x)
 
 
-def _step(layer, mean, var, correction=None):
-    if isinstance(layer.module, nn.ReLU):
-        return relu_moments(mean, var)
-    if isinstance(layer.module, nn.MaxPool2d):
-        correlation = 0.0 if correction is None else correction.correlation
-        mean, var = max_pool(layer.module, mean, var, correlation)
-        return (mean, var) if correction is None else (mean + correction.shift, var * correction.ratio)
-    var = layer.squared(var)
-    return layer.module(mean), var if correction is None else var * correction.ratio
-
-
-def max_pool(pool, mean, var, correlation=0.0):
-    """Moments of the maxima over the windows of an `nn.MaxPool2d`, from the window's largest mean, mean and variance.
-
-    With correlation r, a Gaussian of r times the window's variance is common to its w members and moves their maximum. The
-    rest, of deviation s, adds s c exp(-0.6 t), t = (largest mean - average mean) / s, with c the expected maximum of w standard
-    normals; its variance falls to their maximum's in the same way. Exact for equal means and for one member far above the
-    others; between, an interpolation (0.6 fits means that are normal too), about as good as Clark's formula after `fit`, and
-    several times faster.
-    """
-    if _pair(pool.dilation) != (1, 1):
-        raise ValueError("net: MaxPool2d with dilation has no moment rule")
-    geometry = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
-    centre, spread = (functional.avg_pool2d(each, *geometry, count_include_pad=False) for each in (mean, var))
-    own, top = (1 - correlation) * spread, pool(mean)
-    rise, fall = _largest_normal(math.prod(_pair(pool.kernel_size)))
-    s = (own + TINY).sqrt()
-    tie = ((top - centre) / s).mul_(-0.6).exp_()
-    return torch.addcmul(top, s, tie, value=rise), correlation * spread + own * (1 - fall * tie)
-
-
-@lru_cache
-def _largest_normal(count):
-    """(mean, 1 - variance) of the largest of `count` standard normals."""
-    y = torch.linspace(-12, 12, 4801, dtype=torch.float64)
-    density = count * torch.special.ndtr(y) ** (count - 1) * torch.exp(-(y**2) / 2) / math.sqrt(2 * math.pi)
-    first, second = (torch.trapezoid(y**power * density, y).item() for power in (1, 2))
-    return first, 1 - (second - first**2)
-
-
 def fit(layers, x, scale, seed):
-    """The `Correction` of each layer (None where there is none), for `moments` at this noise level.
+    """A `Correction` for each layer, None where there is none, for `moments` at this noise level.
 
-    One antithetic pair of noisy copies of each image x (b, *shape) is carried along with the moments. Each affine layer gets the
-    ratio that makes its variance right on average, over images and places of a channel, over all units of a vector. Before a
-    ReLU, units count by exp(-a^2 / 2), a = mean / sigma: so the mean of the ReLU feels an error of their variance. Max
-    pooling gets the correlation of neighbours and the mean and variance that are still missing then.
+    One antithetic pair of noisy copies of each image x (b, *shape) is carried along with the means. Each layer gets the factor
+    that makes its variance right on average, over images and places of a channel, over all units of a vector. Before a ReLU,
+    units count by exp(-a^2 / 2), a = mean / sigma: so the mean of the ReLU feels an error of their variance. Max pooling
+    gets the softness that makes its means right on average.
     """
-    mean, var = x, _variances(x, scale)
     generator = torch.Generator().manual_seed(seed)
+    response = torch.as_tensor(scale) * torch.randn(1, *x.shape[1:], generator=generator, dtype=x.dtype).sign()
     noise = torch.as_tensor(scale) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    samples, corrections = torch.stack([x + noise, x - noise]), []
+    var, samples = _variances(x, scale)[:1], torch.stack([x + noise, x - noise])
+    state, corrections, affine = _State(_fast(x), var=_variances(x, scale)), [], True
     for layer, after in zip(layers, [*layers[1:], None]):
-        deviations, samples = samples - mean, layer.module(samples.flatten(0, 1)).unflatten(0, (2, -1))
-        if isinstance(layer.module, nn.MaxPool2d):
-            corrections.append(_pool_correction(layer.module, mean, var, deviations, samples))
-        elif layer.squared is not None and not isinstance(layer.module, nn.Flatten):
-            centre, naive = layer.module(mean), layer.squared(var)
-            gates = after is not None and isinstance(after.module, nn.ReLU)
-            weight = torch.exp(centre**2 / (naive + TINY) * -0.5) if gates else torch.ones_like(centre)
-            true = (samples - centre).square().mean(0)
-            corrections.append(Correction(_ratio(_per_channel(weight * true), _per_channel(weight * naive))))
-        else:
-            corrections.append(None)
-        mean, var = _step(layer, mean, var, corrections[-1])
+        samples, correction = layer.module(samples.flatten(0, 1)).unflatten(0, (2, -1)), None
+        affine = affine and layer.linear is not None
+        if affine:
+            var, response = layer.squared(var), layer.linear(response)
+            correction = Correction(_fast(var.sqrt()), response=_fast(response))
+        elif not isinstance(layer.module, nn.ReLU):
+            few = samples.ndim < 5 or samples.shape[3] * samples.shape[4] < PLACES
+            correction = Correction(torch.ones(()), independent=few or state.var is not None)
+            if isinstance(layer.module, nn.MaxPool2d):
+                factors = (state.deviation, torch.ones(())) if state.factors is None else state.factors
+                softness = pooling.softness_of(layer.module, state.mean, factors, samples.mean(0))
+                correction = correction._replace(softness=softness)
+            if not isinstance(layer.module, nn.Flatten):
+                correction = correction._replace(deviation=_ratio(samples, _step(layer, state, correction), after))
+        state = _step(layer, state, correction)
+        corrections.append(correction)
     return tuple(corrections)
 
 
-def _pool_correction(pool, mean, var, deviations, samples):
-    correlation = _neighbours(deviations.flatten(0, 1))
-    centre, spread = max_pool(pool, mean, var, correlation)
-    shift = _per_channel((samples - centre).mean(0))
-    true = _per_channel((samples - centre - shift).square().mean(0))
-    return Correction(_ratio(true, _per_channel(spread)), correlation, shift)
-
-
-def _ratio(true, naive):
-    """true / naive; 1 where nothing varies."""
-    return torch.where(naive > TINY, true / naive, 1.0)
+def _ratio(samples, state, after):
+    """Root mean square deviation of the samples over the deviations of a state; 1 where nothing varies."""
+    gates = after is not None and isinstance(after.module, nn.ReLU)
+    var = state.deviation.square().expand_as(state.mean)
+    weight = torch.exp(state.mean**2 / (var + pooling.TINY) * -0.5) if gates else torch.ones_like(state.mean)
+    true, computed = _per_channel(weight * (samples - state.mean).square().mean(0)), _per_channel(weight * var)
+    return torch.where(computed > pooling.TINY, true / computed, 1.0).sqrt()
 
 
 def _per_channel(t):
-    return t.mean((0, 2, 3), keepdim=True) if t.ndim == 4 and t.shape[2] * t.shape[3] > 1 else t.mean()
-
-
-def _neighbours(d):
-    """Correlation of horizontally or vertically neighbouring deviations (b, c, h, w), per channel, between 0 and 0.99: one
-    common Gaussian cannot make it negative.
-    """
-    both = _per_channel(d[..., 1:] * d[..., :-1]) + _per_channel(d[..., 1:, :] * d[..., :-1, :])
-    return (both / (2 * _per_channel(d * d) + TINY)).clamp(0, 0.99)
-
-
-def _pair(value):
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    return t.mean((0, 2, 3) if t.ndim == 4 else 0, keepdim=True)

@@ -7,15 +7,13 @@ samples. Two references with different seeds share no random number; their agree
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from rpa import _check
+from rpa import _check, _files
 
 __all__ = ["Reference", "estimate", "fingerprint", "load_or_make", "path_of"]
 
@@ -103,15 +101,6 @@ def load_or_make(key, make, folder=FOLDER):
             if json.loads(str(stored["key"])) == json.loads(json.dumps(key)):
                 return Reference(*(stored[name] for name in ("top", "mean", "var", "stderr")), int(stored["n"]))
     made = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, key=np.array(json.dumps(key)), top=made.top.astype(np.int16),
-                                mean=made.mean, var=made.var, stderr=made.stderr, n=made.n)  # fmt: skip
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    parts = {"mean": made.mean, "var": made.var, "stderr": made.stderr, "n": made.n}
+    _files.save_arrays(path, key=np.array(json.dumps(key)), top=made.top.astype(np.int16), **parts)
     return made

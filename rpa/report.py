@@ -16,6 +16,8 @@ from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
+from rpa import _files
+
 __all__ = [
     "ANALYTIC", "MONTE_CARLO", "NEUTRAL", "code_version", "compare", "load_records", "output_folder", "record",
     "record_timing", "save_figure", "save_table", "shrink", "use_style",
@@ -111,14 +113,14 @@ def save_figure(fig, stem):
                  "pdf": {"Title": stem, "Subject": source, "CreationDate": None}}
     for kind, information in described.items():
         target = output_folder() / "figures" / f"{stem}.{kind}"
-        _replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information, **frame))
+        _files.replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information, **frame))
 
 
 def save_table(frame, stem):
     """Write a pandas DataFrame to <out>/figures/<stem>.csv; a plain range index is left out, floats are exact."""
     index = frame.index.name is not None or frame.index.nlevels > 1
     path = output_folder() / "figures" / f"{stem}.csv"
-    _replace(path, lambda temporary: frame.to_csv(temporary, index=index, lineterminator="\n"))
+    _files.replace(path, lambda temporary: frame.to_csv(temporary, index=index, lineterminator="\n"))
 
 
 @lru_cache
@@ -210,18 +212,7 @@ def _package_versions():
 
 def _write_json(path, content):
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    _replace(path, lambda temporary: temporary.write_text(text))
-
-
-def _replace(path, write):
-    """write(temporary) and move the result to `path`: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _files.replace(path, lambda temporary: temporary.write_text(text))
 
 
 if __name__ == "__main__":

@@ -68,10 +68,11 @@ def hidden_layers(net):
     return [tuple(torch.from_numpy(part).to(dtype) for part in pair) for pair in pairs]
 
 
-def beam(net, width, gap=WIDEST_GAP, tick=lambda: None):
+def beam(net, width, gap=WIDEST_GAP, tick=lambda: None, refine=True):
     """At most `width` likely patterns of a net whose input is N(0, I): bool (K, N), log q (K,), log q falling.
 
-    gap: nodes further than this below the best of their step are dropped. tick() is called after each decided unit.
+    gap: nodes further than this below the best of their step are dropped. tick() is called after each decided unit. refine:
+    end with expectation propagation's log Z; without, log q is some tenths of a nat coarser.
     """
     layers = hidden_layers(net)
     log_q, bits = torch.zeros(1, dtype=layers[0][0].dtype), []
@@ -85,7 +86,8 @@ def beam(net, width, gap=WIDEST_GAP, tick=lambda: None):
         bits = [*(part[parent] for part in bits), active]
         matters = (found[0] * torch.diagonal(cov, dim1=1, dim2=2).amax(0)[units]).amax(0) > NEGLIGIBLE
         sites = _extend(sites, units, parent, found, certain, matters)
-    log_q = _refine(layers, net.slope, bits, sites, log_q)
+    if refine:
+        log_q = _refine(layers, net.slope, bits, sites, log_q)
     best = torch.argsort(log_q, descending=True, stable=True)
     return torch.cat(bits, 1)[best].numpy(), log_q[best].double().numpy()
 

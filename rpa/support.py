@@ -155,12 +155,13 @@ def _passes(small, max_patterns, mass, memory, tick):
         widths.insert(0, widths[0] // WIDENING)
     gap, found = search.WIDEST_GAP, 1.0
     for width in widths:
-        if found < SPREAD:
-            width = min(width, max_patterns)
-        patterns, log_q = search.beam(small, width, gap, tick)
+        # Where all patterns found will be asked for, nothing is gained by ranking them better.
+        spread = found < SPREAD
+        width = min(width, max_patterns) if spread else width
+        patterns, log_q = search.beam(small, width, gap, tick, not spread)
         while len(log_q) < min(width, max_patterns) and gap < search.WIDEST_GAP:
             gap = min(3 * gap, search.WIDEST_GAP)
-            patterns, log_q = search.beam(small, width, gap, tick)
+            patterns, log_q = search.beam(small, width, gap, tick, not spread)
         yield patterns, log_q
         found = np.exp(log_q).sum()
         if len(log_q) < width or mass < 1 and found >= mass:

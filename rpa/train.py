@@ -8,9 +8,7 @@ is in units of the pixel.
 """
 
 import json
-import os
 import sys
-import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rpa import datasets
+from rpa import _files, datasets
 from rpa.network import ReLUNetwork
 
 __all__ = ["NETWORKS", "Recipe", "load_metadata", "load_module", "load_network", "train"]
@@ -191,17 +189,7 @@ def _one_thread():
 
 def save(name, arrays, metadata, folder=FOLDER):
     """Writes <folder>/<name>.npz, whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=folder, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, metadata=np.array(json.dumps(metadata)), **arrays)
-        os.chmod(partial, 0o644)
-        os.replace(partial, folder / f"{name}.npz")
-    except BaseException:
-        os.unlink(partial)
-        raise
+    _files.save_arrays(Path(folder) / f"{name}.npz", metadata=np.array(json.dumps(metadata)), **arrays)
 
 
 def main(names):

@@ -10,7 +10,7 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-from rpa import report
+from rpa import _files, report
 
 __all__ = ["judge", "load_claims", "main", "markdown_table", "summary", "text_table"]
 
@@ -151,7 +151,7 @@ def write_readme(path, table):
         raise ValueError(f"{path.name}: expected the lines {MARKERS[0]} and {MARKERS[1]}")
     text = f"{before}{start}\n{table}\n{end}{after}"
     if text != path.read_text():
-        report._replace(path, lambda temporary: temporary.write_text(text))
+        _files.replace(path, lambda temporary: temporary.write_text(text))
 
 
 def main(arguments=None):

@@ -41,7 +41,7 @@ def project(tmp_path):
     for folder in ("rpa", "notebooks", "figures", "data/results", "data/weights"):
         (tmp_path / folder).mkdir(parents=True)
     copied = ["Makefile", "figures/rpa.mplstyle"]
-    for name in copied + [f"rpa/{module}.py" for module in ("__init__", "report", "verdicts", "run")]:
+    for name in copied + [f"rpa/{module}.py" for module in ("__init__", "_files", "report", "verdicts", "run")]:
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "rpa" / "datasets.py").write_text("print('nothing to fetch')")
     (tmp_path / "data" / "targets.toml").write_text(CLAIM)

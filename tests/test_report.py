@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rpa import report, verdicts
+from rpa import _files, report, verdicts
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def test_a_write_that_fails_leaves_the_old_file(out):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        report._replace(path, fail)
+        _files.replace(path, fail)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 

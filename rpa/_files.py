@@ -1,0 +1,28 @@
+"""Files that are either whole or not there."""
+
+import os
+import uuid
+
+import numpy as np
+
+
+def replace(path, write):
+    """write(temporary) and move the result to `path`, which is returned: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def save_arrays(path, **arrays):
+    """A compressed .npz of the arrays at `path`."""
+
+    def write(temporary):
+        with open(temporary, "wb") as stream:  # given a name, NumPy would append .npz to it
+            np.savez_compressed(stream, **arrays)
+
+    return replace(path, write)
