@@ -1,9 +1,11 @@
-"""Means and variances through networks of ImageNet size, at the cost of less than three passes, in single precision.
+"""Means and variances through networks of ImageNet size: two passes of every affine layer, single precision.
 
-The diagonal rule of `rpa.layerwise` made fast, and what it leaves out put back. Neighbouring units share noise, so the variance of
-a weighted sum is not the sum of variances. Two things tell by how much it is off. One pattern of signs, the same for all images, is
-carried along linearly, as a Jacobian-vector product: its mean square around a place against the variances there. And a constant for
-each channel, fitted once for a network and a noise level on images of its own. `moments` then needs no sample.
+What a ReLU does to a mean depends on the variance of its input, and there the diagonal rule of `rpa.layerwise` fails: neighbouring
+units share noise, so the variance of a weighted sum is not the sum of variances. `moments` without a fit is that rule. With one,
+the second pass carries no variances but the response to one pattern of signs, +-scale at every pixel and the same for all images: a
+Jacobian-vector product. Its mean square around a place is what the noise does there, correlations included; a constant for each
+channel, which `fit` measures on images of its own, turns it into the channel's variance. Where few places are left to average over,
+variances are carried after all, with a constant for each unit. Nothing is sampled but in `fit`.
 
 `prepare(net)` first turns a network into a list of layers. A max pooling that follows a ReLU is done before it, which is the
 same function, and leaves Gaussians to be pooled.
@@ -19,7 +21,7 @@ from torch.nn import functional
 
 from rpa import layerwise, pooling
 
-__all__ = ["Correction", "Layer", "fit", "moments", "prepare", "relu_moments", "two_stage_mean"]
+__all__ = ["Correction", "Layer", "fit", "informed_mean", "moments", "prepare", "relu_moments", "two_stage_mean"]
 
 AROUND, PRIOR = 5, 0.1  # places across whose response is averaged, and the weight of the whole image beside them
 PLACES = 100  # every place is one sample of the noise; with fewer of them the response to one pattern is no estimate
@@ -251,6 +253,25 @@ def _rectified(state):
     torch.mul(positive, state.mean, out=result.mean)
     result.mean.addcmul_(z.mul_(z).neg_().exp_(), width, value=-0.5 / math.sqrt(math.pi))
     return result
+
+
+def informed_mean(layers, x, scale, fitted, pairs, seed):
+    """Means (b, k) by the rules of `moments`, but with the deviations of 2 * pairs noisy copies in place of those computed.
+
+    As dear as sampling; it tells which part of the error of `moments` comes from its variances, and which from its rules.
+    """
+    means, generator = [], torch.Generator().manual_seed(seed)
+    for image in x.split(1):
+        noise = torch.as_tensor(scale) * torch.randn(pairs, *x.shape[1:], generator=generator, dtype=x.dtype)
+        samples, state = _fast(torch.cat([image + noise, image - noise])), _State(_fast(image), var=_variances(image, scale))
+        for layer, correction in zip(layers, fitted):
+            samples, state = layer.module(samples), _step(layer, state, correction)
+            if not isinstance(layer.module, nn.ReLU):
+                deviation = samples.std(0, keepdim=True)
+                known = {"var": deviation**2} if state.var is not None else {"factors": (deviation, torch.ones(()))}
+                state = state._replace(**known)
+        means.append(state.mean)
+    return torch.cat(means)
 
 
 def two_stage_mean(layers, x, scale, cut=0, *, at="mean"):

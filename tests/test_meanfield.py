@@ -147,6 +147,16 @@ def test_a_fit_beats_the_plain_rule_on_images_it_was_not_fitted_to():
     assert (ours[1] / var).log().abs().sum() < (plain[1] / var).log().abs().sum()
 
 
+def test_true_deviations_do_no_worse_than_fitted_ones():
+    net, layers = deep_net(), meanfield.prepare(deep_net())
+    images = torch.rand(28, 3, 12, 12, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    fitted = meanfield.fit(layers, images[4:], 0.3, seed=0)
+    truth = torch.stack([sampled(net, x, 0.3, 50_000)[0] for x in images[:4].split(1)])
+    informed = meanfield.informed_mean(layers, images[:4], 0.3, fitted, 1000, seed=5)
+    ours = meanfield.moments(layers, images[:4], 0.3, fitted)[0]
+    assert (informed - truth).square().sum() < (ours - truth).square().sum()
+
+
 def test_a_fit_needs_no_sample_where_units_are_affine():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).double().requires_grad_(False)
     layers, x = meanfield.prepare(net), torch.randn(3, 3, 5, 5, dtype=torch.float64)
