@@ -7,36 +7,23 @@ Jacobian-vector product. Its mean square around a place is what the noise does t
 channel, which `fit` measures on images of its own, turns it into the channel's variance. Where few places are left to average over,
 variances are carried after all, with a constant for each unit. Nothing is sampled but in `fit`.
 
-`prepare(net)` first turns a network into a list of layers. A max pooling that follows a ReLU is done before it, which is the
-same function, and leaves Gaussians to be pooled.
+Networks come as the list of layers that `rpa.layers.prepare` makes of them.
 """
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from rpa import layerwise, pooling
+from rpa import pooling
+from rpa.layers import prepare
 
-__all__ = ["Correction", "Layer", "fit", "informed_mean", "moments", "prepare", "relu_moments", "two_stage_mean"]
+__all__ = ["Correction", "fit", "informed_mean", "moments", "prepare", "relu_moments", "two_stage_mean"]
 
 AROUND, PRIOR = 5, 0.1  # places across whose response is averaged, and the weight of the whole image beside them
 PLACES = 100  # every place is one sample of the noise; with fewer of them the response to one pattern is no estimate
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One step: the torch module; for an affine one also its linear part, its bias (or 0), and the linear part with squared
-    weights, which carries the variances of independent units.
-    """
-
-    module: nn.Module
-    linear: nn.Module | None = None
-    bias: torch.Tensor | float = 0.0
-    squared: nn.Module | None = None
 
 
 class Correction(NamedTuple):
@@ -52,75 +39,6 @@ class Correction(NamedTuple):
     softness: torch.Tensor | None = None
     independent: bool = False
     response: torch.Tensor | None = None
-
-
-class _Parallel(nn.Module):
-    """Two convolutions of the same input, their channels one after the other: the expansion of a Fire module."""
-
-    def __init__(self, *branches):
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x):
-        return torch.cat([branch(x) for branch in self.branches], 1)
-
-
-class _WindowSum(nn.Module):
-    """Variance of an average of independent units: the average of their variances over the window's size."""
-
-    def __init__(self, average):
-        super().__init__()
-        self.average = average
-
-    def forward(self, v):
-        mean = self.average(v)
-        if isinstance(self.average, nn.AdaptiveAvgPool2d):
-            size = math.prod(max(1, -(-n // m)) for n, m in zip(v.shape[2:], mean.shape[2:]))
-        else:
-            size = math.prod(pooling.pair(self.average.kernel_size))
-        return mean / size
-
-
-KNOWN = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, _Parallel)
-
-
-def prepare(net, *, pool_first=True):
-    """The layers of a Sequential, AlexNet or SqueezeNet for the functions below; weights are shared with `net`.
-
-    pool_first: exchange a ReLU and the max pooling after it, for `moments` and `fit`; `two_stage_mean` leaves them in order.
-    Raises ValueError naming a layer without a rule.
-    """
-    flat = layerwise.unrolled(net, lambda fire: _Parallel(fire.expand1x1, fire.expand3x3))
-    unknown = [type(layer).__name__ for layer in flat if not isinstance(layer, KNOWN)]
-    if unknown:
-        raise ValueError(f"net: no moment rule for the layer {unknown[0]}")
-    flat = layerwise.pool_first(flat) if pool_first else flat
-    return tuple(Layer(module, _twin(module, 1), _bias(module), _twin(module, 2)) for module in flat)
-
-
-def _twin(module, power):
-    """The module without bias, its weights to the given power, 1 or 2; None for one that is not affine."""
-    if isinstance(module, _Parallel):
-        return _Parallel(*(_twin(branch, power) for branch in module.branches))
-    if isinstance(module, (nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
-        return _WindowSum(module) if power == 2 else module
-    if isinstance(module, nn.Flatten):
-        return module
-    if not isinstance(module, (nn.Conv2d, nn.Linear)):
-        return None
-    twin = nn.Linear(1, 1, bias=False)
-    if isinstance(module, nn.Conv2d):
-        options = {k: getattr(module, k) for k in ("kernel_size", "stride", "padding", "dilation", "groups")}
-        twin = nn.Conv2d(module.in_channels, module.out_channels, bias=False, **options)
-    twin.weight = module.weight if power == 1 else nn.Parameter(module.weight.detach() ** 2, requires_grad=False)
-    return twin
-
-
-def _bias(module):
-    if isinstance(module, _Parallel):
-        return torch.cat([_bias(branch) for branch in module.branches], 1)
-    bias = getattr(module, "bias", None)
-    return 0.0 if bias is None else bias.detach()[:, None, None][None] if isinstance(module, nn.Conv2d) else bias.detach()
 
 
 def relu_moments(mean, var):
@@ -140,12 +58,15 @@ def moments(layers, x, scale, fitted=None):
 
     layers: from `prepare`; x (b, *shape); scale: standard deviation of the noise, a number or a tensor that broadcasts to x;
     fitted: from `fit` at the same scale, or None for the plain diagonal rule. Either way two passes of the affine layers.
+    Raises ValueError for a negative or infinite scale, and for a fit to another network.
     """
     if fitted is None:
         mean, var = x, _variances(x, scale)
         for layer in layers:
             mean, var = _independent(layer, mean, var)
         return mean, var
+    if len(fitted) != len(layers):
+        raise ValueError(f"fitted: expected the corrections of {len(layers)} layers, got {len(fitted)}")
     state = _State(_fast(x), var=_variances(x, scale))
     for layer, correction in zip(layers, fitted):
         state = _step(layer, state, correction)
@@ -197,8 +118,7 @@ def _paired(pair, factors=None, before=None):
 
 def _step(layer, state, correction):
     if isinstance(layer.module, nn.ReLU):
-        mean, var = (None, None) if state.var is None else relu_moments(state.mean, state.var)
-        return _rectified(state) if mean is None else _State(mean, var=var)
+        return _rectified(state)
     if correction.response is not None:
         return _State(layer.module(state.mean), (correction.deviation, torch.ones(())), correction.response)
     if correction.independent:
@@ -243,7 +163,10 @@ def _around(response):
 
 
 def _rectified(state):
-    """E[relu(x)] = mean P + sigma phi(mean / sigma), P = P(x > 0), and the response times P."""
+    """E[relu(x)] = mean P + sigma phi(mean / sigma), P = P(x > 0), and the response times P; or, without one, the variance."""
+    if state.var is not None:
+        mean, var = relu_moments(state.mean, state.var)
+        return _State(mean, var=var)
     result = _paired(_fast(state.mean.new_empty(2 * len(state.mean), *state.mean.shape[1:])), state.factors, state)
     width = state._replace(factors=(-math.sqrt(2) * state.factors[0], state.factors[1] + pooling.TINY)).deviation
     # Beyond 8 sqrt(2) sigma a tail is lost beside 1, and its denormal numbers would cost most of the time.

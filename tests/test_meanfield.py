@@ -186,5 +186,7 @@ def test_errors_name_the_culprit():
     layers = meanfield.prepare(small_net())
     with pytest.raises(ValueError, match="scale"):
         meanfield.moments(layers, torch.zeros(1, 3, 9, 9, dtype=torch.float64), -1.0)
+    with pytest.raises(ValueError, match="fitted: expected the corrections of 8 layers, got 1"):
+        meanfield.moments(layers, torch.zeros(1, 3, 9, 9, dtype=torch.float64), 1.0, (None,))
     with pytest.raises(ValueError, match="cut"):
         meanfield.two_stage_mean(layers, torch.zeros(1, 3, 9, 9, dtype=torch.float64), 0.1, cut=7)
