@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# Seconds that a cell may take. Rarely a kernel loses a message and waits for ever: then the notebook is run once more.
+PATIENCE = {"quick": 300, "full": 3600}
 FOLDERS = ("figures", "data/results", "data/results/timings")
 
 
@@ -53,6 +55,21 @@ def _files_of(stem, folder):
 
 
 def _execute(notebook, stage, profile):
+    from nbclient.exceptions import CellTimeoutError
+
+    for last in (False, True):
+        try:
+            return _execute_once(notebook, stage, profile)
+        except CellTimeoutError as error:
+            reason = f"{notebook.name}: a cell took more than {PATIENCE[profile]} s"
+            if last:
+                raise RuntimeError(f"{reason}, twice (rpa.run.PATIENCE)") from error
+            print(f"{reason}; once more", flush=True)
+            shutil.rmtree(stage)
+            stage.mkdir(parents=True)
+
+
+def _execute_once(notebook, stage, profile):
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -64,7 +81,8 @@ def _execute(notebook, stage, profile):
     bar = {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() else False
     try:
         papermill.execute_notebook(notebook, copy, {"profile": profile}, kernel_name="python3", cwd=notebook.parent,
-                                   progress_bar=bar, extra_arguments=["--IPKernelApp.log_level=50"])
+                                   progress_bar=bar, extra_arguments=["--IPKernelApp.log_level=50"],
+                                   execution_timeout=PATIENCE[profile])
     except PapermillExecutionError as error:
         number = _cell_number(notebook, error.source)
         first_line = next((line for line in error.source.splitlines() if line.strip()), "")

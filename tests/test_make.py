@@ -145,3 +145,27 @@ def test_help_is_the_default_and_names_every_target(project):
     phony = next(line for line in (project / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
     assert code == 0
     assert [target for target in phony.split()[2:] if f"make {target} " not in output] == []
+
+
+HANGS = """import pathlib, time
+tries = pathlib.Path({path!r})
+tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+if len(tries.read_text()) <= {times}:
+    time.sleep(600)"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_cell_that_hangs_is_given_a_second_chance(tmp_path, monkeypatch, capsys, times):
+    from rpa import run
+
+    monkeypatch.setattr(run, "PATIENCE", {"quick": 5})
+    for name in ("RPA_OUT", "RPA_PROFILE", "PYTHONPATH"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    _notebook(tmp_path / "01_a.ipynb", HANGS.format(path=str(tmp_path / "tries"), times=times))
+    if times == 1:
+        assert run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out").exists()
+    else:
+        with pytest.raises(RuntimeError, match="01_a.ipynb: a cell took more than 5 s, twice"):
+            run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out")
+        assert not (tmp_path / "out" / "01_a.ipynb").exists()
+    assert "once more" in capsys.readouterr().out and (tmp_path / "tries").read_text() == "xx"
