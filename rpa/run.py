@@ -55,12 +55,10 @@ def _files_of(stem, folder):
 
 
 def _execute(notebook, stage, profile):
-    from nbclient.exceptions import CellTimeoutError
-
     for last in (False, True):
         try:
             return _execute_once(notebook, stage, profile)
-        except CellTimeoutError as error:
+        except TimeoutError as error:
             reason = f"{notebook.name}: a cell took more than {PATIENCE[profile]} s"
             if last:
                 raise RuntimeError(f"{reason}, twice (rpa.run.PATIENCE)") from error
