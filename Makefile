@@ -24,14 +24,23 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%=build/$(PROFILE)/%)
 FIGURES := $(patsubst notebooks/%.ipynb,$(OUT)figures/%.png,$(shell grep -l 'save_figure' $(NOTEBOOKS) /dev/null))
 RECORDS := $(patsubst notebooks/%.ipynb,$(OUT)data/results/%.json,$(shell grep -l 'report[.]record' $(NOTEBOOKS) /dev/null))
-CODE := $(wildcard rpa/*.py)
+RESULTS = build/$(PROFILE)/$(1).ipynb $(OUT)figures/$(1).png $(OUT)data/results/$(1).json
+MODULES := $(shell find rpa -name '*.py*' -not -path '*/__pycache__/*')
 WEIGHTS := $(wildcard data/weights/*)
+# The longest run first, so that none of them runs alone at the end.
+LONGEST := $(filter %/03_mnist_support.ipynb %/04_fashion_mnist_support.ipynb %/08_alexnet_topk.ipynb,$(EXECUTED))
+
+# Notebooks at a time: one per core up to four (each takes up to 2 GB), unless make -jN says otherwise.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+JOBS := $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
+PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env data weights references figures quick verify report bench test test-slow lab clean
+.PHONY: help env data weights references figures quick results verify report bench lint test test-slow lab clean
 .DEFAULT_GOAL := help
-.DELETE_ON_ERROR:
+# A run that is stopped keeps the results of the last good one.
+.PRECIOUS: build/$(PROFILE)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json
 
 help:
 	@echo 'Set-up'
@@ -41,11 +50,14 @@ help:
 	@echo '  make references sample the Monte Carlo references of data/references again (minutes on 2 cores)'
 	@echo 'Results'
 	@echo '  make figures    run every notebook whose inputs changed; write figures/, data/results/, the table in README.md'
+	@echo '                  (as many at a time as there are cores, at most 4; make -j1 figures: one by one)'
 	@echo '  make quick      the same with little work, into build/quick'
+	@echo '  make results    either, without the table: make results PROFILE=quick'
 	@echo '  make verify     claims of the papers beside our numbers; fails when a finished claim fails'
 	@echo '  make report     the executed notebooks as web pages, in build/report'
 	@echo 'Checks'
-	@echo '  make test       the tests, the quick profile of every notebook among them'
+	@echo '  make lint       ruff (check and format) and mypy'
+	@echo '  make test       lint, then the tests, the quick profile of every notebook among them'
 	@echo '  make test-slow  the tests at full size'
 	@echo '  make bench      our speed and accuracy beside other packages, in one run (TOPIC=planar for one topic)'
 	@echo 'Work'
@@ -65,48 +77,69 @@ $(VENV)/.installed: requirements.lock
 	@touch $@
 
 # The list of what was found changes only when the data do, and only then are the figures out of date.
+FIND_DATA = mkdir -p build && $(PYTHON) -m rpa.subjects.datasets > build/data.$$$$ && cat build/data.$$$$
 data: $(ENV)
-	@mkdir -p build && $(PYTHON) -m rpa.datasets > build/data.new && cat build/data.new
-	@cmp -s build/data.new build/data.txt && rm build/data.new || mv build/data.new build/data.txt
+	@$(FIND_DATA) && { cmp -s build/data.$$$$ build/data.txt && rm build/data.$$$$ || mv build/data.$$$$ build/data.txt; }
 
 build/data.txt: | $(ENV)
-	@mkdir -p build && $(PYTHON) -m rpa.datasets > build/data.new && cat build/data.new
-	@mv build/data.new $@
+	@$(FIND_DATA) && mv build/data.$$$$ $@
 
 weights: $(ENV)
-	$(PYTHON) -m rpa.train
+	$(PYTHON) -m rpa.subjects.train
 
 references: $(ENV)
 	rm -f data/references/*.npz build/references/*.npz
-	$(PYTHON) -m rpa.run notebooks/08_alexnet_topk.ipynb --profile full
+	$(PYTHON) -m rpa.companion.run notebooks/08_alexnet_topk.ipynb --profile full
 
-# One pattern rule with three targets: one run of the notebook makes them all.
+# One pattern rule with three targets: one run of the notebook makes them all. On its code and the modules that it reaches
+# they depend by the included file, which is made again when a module or a notebook changed.
 build/$(PROFILE)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json: \
-		notebooks/%.ipynb $(CODE) $(WEIGHTS) figures/rpa.mplstyle build/data.txt $(ENV)
-	@$(PYTHON) -m rpa.run $< --profile $(PROFILE)
+		build/code/%.py $(WEIGHTS) figures/rpa.mplstyle build/data.txt $(ENV)
+	@$(PYTHON) -m rpa.companion.run notebooks/$*.ipynb --profile $(PROFILE)
 
-figures: $(ENV) $(EXECUTED) $(FIGURES) $(RECORDS)
-ifeq ($(PROFILE),full)
-	@$(PYTHON) -m rpa.report readme
+ifneq ($(filter results build/% figures/% data/%,$(MAKECMDGOALS)),)
+include build/code/depends.mk
 endif
-	@$(PYTHON) -m rpa.report show --profile $(PROFILE)
+build/code/depends.mk: $(NOTEBOOKS) $(MODULES) | $(ENV)
+	@$(PYTHON) -m rpa.companion.provenance
+
+results: $(LONGEST) $(EXECUTED) $(FIGURES) $(RECORDS)
+
+figures: $(ENV)
+	@$(MAKE) --no-print-directory $(PARALLEL) results
+ifeq ($(PROFILE),full)
+	@$(PYTHON) -m rpa.companion.verdicts readme
+endif
+	@$(PYTHON) -m rpa.companion.verdicts show --profile $(PROFILE)
 
 quick:
 	@$(MAKE) --no-print-directory figures PROFILE=quick
 
 verify: $(ENV)
-	@$(PYTHON) -m rpa.report verify --profile $(PROFILE)
+	@$(PYTHON) -m rpa.companion.verdicts verify --profile $(PROFILE)
 
-report: $(EXECUTED)
+report: $(ENV)
+	@$(MAKE) --no-print-directory $(PARALLEL) results
 	$(PYTHON) -m nbconvert --to html --output-dir build/report $(EXECUTED)
 
-test: $(ENV)
+lint: $(ENV)
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+test: lint
 	$(PYTHON) -m pytest
 
 test-slow: $(ENV)
 	$(PYTHON) -m pytest -m slow --durations=15
 
-bench: $(ENV)
+# Other packages to measure against, which nothing else needs.
+PEERS := $(ENV:installed=peers)
+$(VENV)/.peers: requirements-peers.lock $(ENV)
+	@$(PYTHON) -m pip install --disable-pip-version-check -c requirements.lock -r $<
+	@touch $@
+
+bench: $(PEERS)
 	@$(PYTHON) tests/bench.py $(TOPIC)
 
 lab: $(ENV)

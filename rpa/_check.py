@@ -19,7 +19,9 @@ def array(name, value, shape):
     if not fits:
         raise ValueError(f"{name}: expected shape {_show(shape)}, got {result.shape}")
     if not np.isfinite(result).all():
-        raise ValueError(f"{name}: expected finite numbers, got {np.count_nonzero(~np.isfinite(result))} NaN or infinite")
+        raise ValueError(
+            f"{name}: expected finite numbers, got {np.count_nonzero(~np.isfinite(result))} NaN or infinite"
+        )
     return result
 
 

@@ -2,8 +2,9 @@
 
 import os
 import uuid
+from pathlib import Path
 
-import numpy as np
+ROOT = Path(__file__).resolve().parents[1]  # the checkout: notebooks, data and figures are beside the package
 
 
 def replace(path, write):
@@ -20,6 +21,8 @@ def replace(path, write):
 
 def save_arrays(path, **arrays):
     """A compressed .npz of the arrays at `path`."""
+
+    import numpy as np
 
     def write(temporary):
         with open(temporary, "wb") as stream:  # given a name, NumPy would append .npz to it

@@ -30,7 +30,9 @@ class ReLUNetwork:
 
     def __post_init__(self):
         if len(self.weights) == 0 or len(self.weights) != len(self.biases):
-            raise ValueError(f"weights, biases: expected as many of each, got {len(self.weights)} and {len(self.biases)}")
+            raise ValueError(
+                f"weights, biases: expected as many of each, got {len(self.weights)} and {len(self.biases)}"
+            )
         weights, biases, width = [], [], None
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             weight = _check.array(f"weights[{layer}]", weight, (None, width))
@@ -88,7 +90,9 @@ class ReLUNetwork:
         U S z + (W_1 mean + b_1); the others stay.
         """
         if gaussian.dim != self.input_dim:
-            raise ValueError(f"gaussian: expected dimension {self.input_dim} of the network's input, got {gaussian.dim}")
+            raise ValueError(
+                f"gaussian: expected dimension {self.input_dim} of the network's input, got {gaussian.dim}"
+            )
         rows = gaussian.times_factor(self.weights[0])
         u, s, _ = np.linalg.svd(rows, full_matrices=False)
         keep = s > s.max(initial=0.0) * max(rows.shape) * np.finfo(float).eps

@@ -8,8 +8,8 @@ import copy
 import torch
 from bench import seconds, table
 
-from rpa import meanfield
-from rpa._torchvision import import_torchvision
+from rpa.moments import meanfield
+from rpa.subjects._torchvision import import_torchvision
 
 
 def rows(name):

@@ -12,8 +12,10 @@ import torch
 from bench import table
 from torch import nn
 
-from rpa import datasets, moments, relu, train
 from rpa.inputs import Gaussian
+from rpa.moments import relu, two_stage
+from rpa.moments.layerwise import layerwise
+from rpa.subjects import datasets, train
 
 # Network, images analysed, images refereed, referee's samples, splits and rules timed.
 CASES = (
@@ -37,14 +39,14 @@ def compare(name, count, refereed, n, rules, cuts, noise):
     x = x if name.startswith("lenet") else x.flatten(1)
     flat = nn.Sequential(nn.Unflatten(1, x.shape[1:]), net)
     inputs = [Gaussian(image.flatten().numpy(), noise**2) for image in x[:refereed]]
-    per_sample, referee = processor(lambda: [moments.monte_carlo(flat, each, n, i) for i, each in enumerate(inputs)])
+    per_sample, referee = processor(lambda: [two_stage.monte_carlo(flat, each, n, i) for i, each in enumerate(inputs)])
     per_sample /= n * refereed
     mean, var, var_stderr = (np.stack([getattr(r, f) for r in referee]) for f in ("mean", "var", "var_stderr"))
     relative = np.sqrt(np.mean((var_stderr / var) ** 2))
-    methods = {f"layerwise {rule}": lambda rule=rule: moments.layerwise(net, x, noise**2, rule) for rule in rules}
+    methods = {f"layerwise {rule}": lambda rule=rule: layerwise(net, x, noise**2, rule) for rule in rules}
     for cut in cuts:
-        stages = moments.splits(net)[cut]
-        methods[f"two-stage at ReLU {cut + 1}"] = lambda stages=stages: moments.two_stage(*stages, x, noise**2)
+        stages = two_stage.splits(net)[cut]
+        methods[f"two-stage at ReLU {cut + 1}"] = lambda stages=stages: two_stage.two_stage(*stages, x, noise**2)
     for method, run in methods.items():
         seconds, found = processor(run)
         m, v = (part[:refereed].double().numpy() for part in (found.mean, found.var))

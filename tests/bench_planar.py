@@ -5,10 +5,9 @@ from bench import seconds, table
 from helpers import random_network
 from scipy.stats import multivariate_normal
 
+from rpa.companion.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
-from rpa.montecarlo import pattern_counts
-from rpa.pmf import pattern_pmf
-from rpa.regions import region_of
+from rpa.patterns.pmf import pattern_pmf
 
 
 def by_scipy(region, gaussian):
@@ -32,11 +31,22 @@ def main():
     n = 1_000_000
     sampled = seconds(lambda: pattern_counts(net, gaussian, pmf.patterns, n, 0), repeat=1)
     error = float(np.sqrt((1 - pmf.p[10]) / pmf.p[10] / n))
-    rows.append([f"Monte Carlo, {n:.0e} samples, at p = {pmf.p[10]:.1e}", len(pmf), sampled, sampled / len(pmf), sampled / ours, error])
+    rows.append(
+        [
+            f"Monte Carlo, {n:.0e} samples, at p = {pmf.p[10]:.1e}",
+            len(pmf),
+            sampled,
+            sampled / len(pmf),
+            sampled / ours,
+            error,
+        ]
+    )
     equal = n * (error / pmf.rel_error[10]) ** 2
     columns = ["method", "regions", "seconds", "s/region", "time / ours", "relative error"]
     table("Exact planar PMF, network 2-16-16-1", columns, rows)
-    print(f"  Monte Carlo would need {equal:.0e} samples, {sampled * equal / n / ours:.0e} times our time, for our error there")
+    print(
+        f"  Monte Carlo would need {equal:.0e} samples, {sampled * equal / n / ours:.0e} times our time, for our error there"
+    )
 
 
 if __name__ == "__main__":

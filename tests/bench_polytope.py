@@ -4,10 +4,11 @@ import numpy as np
 from bench import seconds, table
 from scipy.stats import multivariate_normal
 
-from rpa import datasets, known, train
+from rpa.companion import known
 from rpa.inputs import Gaussian
-from rpa.polytope import orthant, probabilities
-from rpa.regions import affine_pieces, halfspaces
+from rpa.patterns.regions import affine_pieces, halfspaces
+from rpa.polytopes.polytope import orthant, probabilities
+from rpa.subjects import datasets, train
 
 
 def tail_orthant():

@@ -9,8 +9,9 @@ import torch
 from bench import seconds, table
 from torch import nn
 
-from rpa import datasets, moments, sensitivity, train
 from rpa.inputs import Gaussian
+from rpa.moments import sensitivity, two_stage
+from rpa.subjects import datasets, train
 
 N, PIXELS, NOISE = 20_000, (350, 378, 406, 434), 0.05
 
@@ -19,9 +20,9 @@ def row(label, stored, method):
     net, data = train.load_module(stored), datasets.mnist("test")
     flat = net if isinstance(net[0], nn.Linear) else nn.Sequential(nn.Unflatten(1, (1, 28, 28)), *net)
     laws = [Gaussian(data.rows[0], np.eye(784)[p] * NOISE**2) for p in PIXELS]
-    sampled = [moments.monte_carlo(flat, law, N, 0) for law in laws]
-    per_sample = seconds(lambda: moments.monte_carlo(flat, laws[0], N, 0), 1) / N
-    run = lambda: sensitivity.noise_map(net, data.x[0], NOISE, method=method)  # noqa: E731
+    sampled = [two_stage.monte_carlo(flat, law, N, 0) for law in laws]
+    per_sample = seconds(lambda: two_stage.monte_carlo(flat, laws[0], N, 0), 1) / N
+    run = lambda: sensitivity.noise_map(net, data.x[0], NOISE, method=method)
     found = run().flatten(1).numpy()[:, PIXELS].T
     error2 = np.mean([(f / s.var - 1) ** 2 for f, s in zip(found, sampled)])
     own2 = np.mean([(s.var_stderr / s.var) ** 2 for s in sampled])

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from bench import seconds, table
 
-from rpa import datasets, train
-from rpa.coverage import Fresh
+from rpa.companion.coverage import Fresh
 from rpa.inputs import Gaussian
-from rpa.support import best_first, monte_carlo
+from rpa.patterns.support import best_first, monte_carlo
+from rpa.subjects import datasets, train
 
 K, N, IMAGE = 2000, 1_000_000, 3
 
@@ -28,9 +28,13 @@ def main():
     for data, images in (("mnist", datasets.mnist("test")), ("fashion", datasets.fashion_mnist("test"))):
         for layers in ("784-32-32-10", "784-128-64-10"):
             net = train.load_network(f"{data}_{layers}")
-            cells = [row(f"{data} {layers}", net, sigma, np.float64(images.rows[IMAGE])) for sigma in (0.05, 0.1, 0.2, 0.3)]
+            cells = [
+                row(f"{data} {layers}", net, sigma, np.float64(images.rows[IMAGE])) for sigma in (0.05, 0.1, 0.2, 0.3)
+            ]
             rows += cells
-    table(f"Coverage of {K} patterns, against the commonest of {N:,} samples (want ratios >= 1 and <= 1)", columns, rows)
+    table(
+        f"Coverage of {K} patterns, against the commonest of {N:,} samples (want ratios >= 1 and <= 1)", columns, rows
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from rpa.companion.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian, GaussianMixture
-from rpa.montecarlo import binomial_sigmas
 from rpa.network import ReLUNetwork
+
 
 def random_network(sizes, seed, slope=0.0):
     rng = np.random.default_rng(seed)

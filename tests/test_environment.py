@@ -68,7 +68,7 @@ def test_conda_environment_agrees():
 
 def test_code_imports_only_what_is_declared():
     used = set()
-    for path in [*ROOT.glob("rpa/*.py"), *ROOT.glob("tests/**/*.py")]:
+    for path in [*ROOT.glob("rpa/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 used |= {alias.name.partition(".")[0] for alias in node.names}

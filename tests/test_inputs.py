@@ -70,7 +70,10 @@ def test_fit_recovers_separated_components():
         (lambda: GaussianMixture([], []), "components: expected at least one"),
         (lambda: GaussianMixture([1.0, 0.0], [Gaussian([0.0], 1.0)] * 2), "weights: expected positive"),
         (lambda: GaussianMixture([1.0], [Gaussian([0.0], 1.0)] * 2), "weights: expected shape"),
-        (lambda: GaussianMixture([1, 1], [Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)]), "components: expected one dim"),
+        (
+            lambda: GaussianMixture([1, 1], [Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)]),
+            "components: expected one dim",
+        ),
         (lambda: GaussianMixture([1], ["x"]), "components: expected Gaussian, got str"),
         (lambda: components_of(3), "inputs: expected Gaussian or GaussianMixture, got int"),
         (lambda: fit_mixture(np.zeros((1, 2)), 2, 0), "x: expected at least n_components"),

@@ -41,7 +41,14 @@ def test_torch_round_trip(slope):
 def test_from_torch_folds_what_does_nothing():
     torch.manual_seed(0)
     module = nn.Sequential(
-        nn.Flatten(), nn.Linear(4, 5), nn.Linear(5, 6, bias=False), nn.Dropout(), nn.ReLU(), nn.Identity(), nn.Linear(6, 2), nn.ReLU()
+        nn.Flatten(),
+        nn.Linear(4, 5),
+        nn.Linear(5, 6, bias=False),
+        nn.Dropout(),
+        nn.ReLU(),
+        nn.Identity(),
+        nn.Linear(6, 2),
+        nn.ReLU(),
     ).double()
     net = ReLUNetwork.from_torch(module.eval())
     x = torch.randn(20, 4, dtype=torch.float64)
@@ -49,7 +56,10 @@ def test_from_torch_folds_what_does_nothing():
     assert net.hidden_sizes == (6, 2)
 
 
-@pytest.mark.parametrize("gaussian, rank", [(random_gaussian(6, 0), 3), (Gaussian(np.ones(6), np.ones((6, 6))), 1), (Gaussian(np.ones(6), 0.0), 0)])
+@pytest.mark.parametrize(
+    "gaussian, rank",
+    [(random_gaussian(6, 0), 3), (Gaussian(np.ones(6), np.ones((6, 6))), 1), (Gaussian(np.ones(6), 0.0), 0)],
+)
 def test_whitened_network_has_the_same_law(gaussian, rank):
     net = random_network((6, 3, 4, 2), 3)
     flat = net.whitened(gaussian)
@@ -63,7 +73,10 @@ def test_whitened_network_has_the_same_law(gaussian, rank):
     "make, message",
     [
         (lambda: ReLUNetwork([], []), "weights, biases: expected as many"),
-        (lambda: ReLUNetwork([np.ones((2, 3)), np.ones((1, 3))], [np.ones(2), np.ones(1)]), r"weights\[1\]: expected shape \(any, 2\)"),
+        (
+            lambda: ReLUNetwork([np.ones((2, 3)), np.ones((1, 3))], [np.ones(2), np.ones(1)]),
+            r"weights\[1\]: expected shape \(any, 2\)",
+        ),
         (lambda: ReLUNetwork([np.ones((2, 3))], [np.ones(3)]), r"biases\[0\]: expected shape \(2,\)"),
         (lambda: ReLUNetwork([[[np.nan]]], [[0.0]]), r"weights\[0\]: expected finite"),
         (lambda: ReLUNetwork([[[1.0]]], [[0.0]], slope=1.5), "slope: expected a number"),
@@ -73,7 +86,9 @@ def test_whitened_network_has_the_same_law(gaussian, rank):
         (lambda: ReLUNetwork.from_torch(nn.Sequential(nn.Linear(2, 2), nn.Tanh())), "module: layer 1 is Tanh"),
         (lambda: ReLUNetwork.from_torch(nn.Sequential(nn.ReLU())), "module: layer 0 .* before any Linear"),
         (
-            lambda: ReLUNetwork.from_torch(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.LeakyReLU(0.1))),
+            lambda: ReLUNetwork.from_torch(
+                nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.LeakyReLU(0.1))
+            ),
             "module: expected one slope",
         ),
     ],

@@ -15,7 +15,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from helpers import random_gaussian, random_network
 
-from rpa.regions import planar_regions, region_of
+from rpa.patterns.regions import planar_regions, region_of
 
 mp.mp.dps = 50
 CASES = [((2, 8, 1), 0), ((2, 6, 6, 1), 1), ((2, 10, 5, 1), 2), ((2, 16, 16, 1), 3)]
@@ -75,7 +75,9 @@ def main():
             i = int(np.argmin(np.abs(regions.log_p - np.log(level))))
             region = region_of(net, regions.patterns[i])
             value = probability(region.H, region.h, gaussian)
-            records.append({"sizes": sizes, "seed": seed, "label": str(region.label), "log_p": mp.nstr(mp.log(value), 25)})
+            records.append(
+                {"sizes": sizes, "seed": seed, "label": str(region.label), "log_p": mp.nstr(mp.log(value), 25)}
+            )
             print(records[-1], float(mp.log(value)) - regions.log_p[i], regions.rel_error[i])
     path = pathlib.Path(__file__).with_name("planar.json")
     path.write_text(json.dumps(records, indent=1) + "\n")

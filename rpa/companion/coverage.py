@@ -1,0 +1,219 @@
+"""How much of the probability a set of patterns holds: the experiment behind P1's support tables.
+
+Every method proposes up to K patterns; fresh samples, seen by none of them, say how much mass these cover. The mass
+that `rpa.patterns.pmf` computes for the patterns, without samples, must agree with that.
+"""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import linprog
+from tqdm import tqdm
+
+from rpa.companion.montecarlo import binomial_sigmas
+from rpa.inputs import Gaussian
+from rpa.patterns.pmf import pattern_pmf
+from rpa.patterns.pruning import activation_probabilities
+from rpa.patterns.regions import affine_pieces, halfspaces
+from rpa.patterns.support import Support, best_first, draw_packed, entropy_pruned, monte_carlo, pattern_keys
+
+__all__ = [
+    "Entry",
+    "Fresh",
+    "activation_gap",
+    "by_class",
+    "cell_table",
+    "compare",
+    "efforts",
+    "experiment",
+    "mass_gap",
+    "neighbours",
+    "realizable",
+    "time_table",
+]
+
+
+class Fresh:
+    """n fresh samples of a network's patterns, to measure coverage with."""
+
+    def __init__(self, net, inputs, n, seed):
+        self.n = n
+        self._keys, self._counts = np.unique(pattern_keys(draw_packed(net, inputs, n, seed)), return_counts=True)
+
+    def counts(self, patterns):
+        """Samples that meet each pattern: (K,)."""
+        keys = pattern_keys(np.packbits(patterns, axis=1))
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[at] == keys, self._counts[at], 0)
+
+    def coverage(self, patterns):
+        """Share of the samples that meet one of the patterns."""
+        return float(self.counts(patterns).sum() / self.n)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What one method found.
+
+    support: its `Support` of K patterns; curve (K,): coverage of its first k patterns by fresh samples; seconds taken;
+    apart: share of the samples that either this or the last method of the contest covers, but not both.
+    """
+
+    support: Support
+    curve: np.ndarray
+    seconds: float
+    apart: float = 0.0
+
+    @property
+    def coverage(self):
+        """Share of the fresh samples covered by all K patterns."""
+        return float(self.curve[-1])
+
+
+def by_class(labels, per_class):
+    """Indices of the first `per_class` images of each class, class by class."""
+    return np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in np.unique(labels)])
+
+
+def compare(net, inputs, max_patterns, n_fresh, n_counted, seed):
+    """{method: Entry} on one input: "search", "pruned" (P1), and "counted_<n>" for each n of `n_counted`.
+
+    A counted method draws n samples and keeps the `max_patterns` commonest patterns. All draws have their own seeds.
+    """
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(1 + len(n_counted))]
+    fresh = Fresh(net, inputs, n_fresh, seeds[0])
+    methods = {"search": lambda: best_first(net, inputs, max_patterns=max_patterns, mass=1.0)}
+    methods["pruned"] = lambda: entropy_pruned(net, inputs, max_patterns=max_patterns, mass=1.0)
+    for n, own in zip(n_counted, seeds[1:]):
+        methods[f"counted_{n}"] = lambda n=n, own=own: monte_carlo(net, inputs, n, own, max_patterns)
+    contest = {name: _timed(method, fresh) for name, method in methods.items()}
+    last = contest[list(contest)[-1]].support.patterns
+    return {name: replace(entry, apart=_apart(fresh, entry.support.patterns, last)) for name, entry in contest.items()}
+
+
+def _apart(fresh, first, second):
+    both = np.concatenate([first, second])
+    unique, counts = np.unique(both, axis=0, return_counts=True)
+    return fresh.coverage(unique[counts == 1])
+
+
+def _timed(method, fresh):
+    start = time.perf_counter()
+    support = method()
+    seconds = time.perf_counter() - start
+    return Entry(support, np.cumsum(fresh.counts(support.patterns)) / fresh.n, seconds)
+
+
+def experiment(nets, rows, indices, levels, *, max_patterns, n_fresh, n_counted, seed):
+    """{(network, sigma): [contest of each image]}: `compare` for all networks, noise levels and images.
+
+    nets: {name: ReLUNetwork}; rows (n, d): images; indices: which of them; levels: sigma of independent pixel noise.
+    """
+    cells = [(name, sigma) for name in nets for sigma in levels]
+    results = {cell: [] for cell in cells}
+    best_first(nets[cells[0][0]], Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
+    for name, sigma in tqdm(cells, unit="cell", disable=None):
+        for index in indices:
+            inputs = Gaussian(rows[index], sigma**2)
+            contest = compare(nets[name], inputs, max_patterns, n_fresh, n_counted, [seed, int(index)])
+            results[name, sigma].append(contest)
+    return results
+
+
+def efforts(net, inputs, n_fresh, max_patterns, sizes, counts, seed):
+    """Coverage against seconds, arrays of (seconds, coverage) rows: "search" for `sizes`, "counted" for `counts`.
+
+    sizes: patterns asked of the search; counts: samples drawn, of which the `max_patterns` commonest patterns count.
+    """
+    fresh = Fresh(net, inputs, n_fresh, seed)
+    search = [_timed(lambda: best_first(net, inputs, max_patterns=k, mass=1.0), fresh) for k in sizes]
+    counted = [_timed(lambda: monte_carlo(net, inputs, n, seed + 1, max_patterns), fresh) for n in counts]
+    points = {"search": search, "counted": counted}
+    return {name: np.array([(entry.seconds, entry.coverage) for entry in each]) for name, each in points.items()}
+
+
+def cell_table(results, n_fresh):
+    """A DataFrame with a row per (network, sigma) of `experiment`: patterns found, and coverages averaged over images.
+
+    ratio: mean coverage of the search over that of the last counted method; ratio_error: its standard error, from the
+    samples that only one of them covers; worst_image: the smallest ratio of one image. A method that covers no
+    sample at all counts as covering one.
+    """
+    import pandas as pd
+
+    rows = []
+    for (network, sigma), contests in results.items():
+        ours, last = contests[0]["search"], list(contests[0])[-1]
+        cell = {"network": network, "sigma": sigma, "images": len(contests)}
+        cell["patterns"] = float(np.mean([len(c["search"].support) for c in contests]))
+        cell |= {name: float(np.mean([c[name].coverage for c in contests])) for name in contests[0]}
+        rival = np.maximum([c[last].coverage for c in contests], 1 / n_fresh)
+        ours = np.array([c["search"].coverage for c in contests])
+        apart = sum(c["search"].apart for c in contests)
+        cell["ratio"] = ours.mean() / rival.mean()
+        cell["ratio_error"] = np.sqrt(apart / n_fresh) / rival.sum()
+        cell["worst_image"] = (ours / rival).min()
+        rows.append(cell)
+    return pd.DataFrame(rows)
+
+
+def time_table(results):
+    """A DataFrame with a row per (network, sigma) of `experiment`: median seconds of each method."""
+    import pandas as pd
+
+    def median(contests):
+        return {name: float(np.median([c[name].seconds for c in contests])) for name in contests[0]}
+
+    return pd.DataFrame([{"network": n, "sigma": s} | median(contests) for (n, s), contests in results.items()])
+
+
+def mass_gap(net, inputs, max_patterns, n_fresh, rtol, seed):
+    """Computed against sampled mass of the same patterns: dict(patterns, mass, error, coverage, gap).
+
+    gap: how far the coverage lies outside mass +- error, in standard errors of n_fresh samples (exact binomial tails).
+    """
+    pmf = pattern_pmf(net, inputs, max_patterns=max_patterns, mass=1.0, rtol=rtol, seed=seed)
+    coverage = Fresh(net, inputs, n_fresh, seed + 1).coverage(pmf.patterns)
+    allowed = np.clip(coverage, pmf.covered - pmf.covered_error, pmf.covered + pmf.covered_error)
+    gap = float(binomial_sigmas(round(coverage * n_fresh), n_fresh, allowed))
+    return {"patterns": len(pmf), "mass": pmf.covered, "error": pmf.covered_error, "coverage": coverage, "gap": gap}
+
+
+def activation_gap(net, inputs, n, seed):
+    """First-layer activation probabilities (P1's first algorithm) against n samples: largest gap in standard errors."""
+    small = net.whitened(inputs)
+    log_on, _ = activation_probabilities(small.weights[0][None], small.biases[0][None])
+    bits = np.unpackbits(draw_packed(net, inputs, n, seed), axis=1, count=net.hidden_sizes[0])
+    return float(binomial_sigmas(bits.sum(axis=0, dtype=int), n, np.exp(log_on[0])).max())
+
+
+def realizable(net, inputs, patterns):
+    """Which of the patterns (K, N) hold on a region with an interior: bool (K,), one linear program each.
+
+    The largest ball that fits {z : H z <= h}, in units of the input's standard deviation, must have positive radius.
+    """
+    G, g, _, _ = affine_pieces(net.whitened(inputs), patterns)
+    H, h = halfspaces(patterns, G, g)
+    return np.array([_radius(rows, bound) > 1e-9 for rows, bound in zip(H, h)])
+
+
+def _radius(H, h):
+    cost = np.append(np.zeros(H.shape[1]), -1.0)
+    limits = [(None, None)] * H.shape[1] + [(0, 1)]
+    solution = linprog(cost, A_ub=np.column_stack([H, np.linalg.norm(H, axis=1)]), b_ub=h, bounds=limits)
+    return solution.x[-1] if solution.status == 0 else 0.0
+
+
+def neighbours(patterns, among=200):
+    """(i, j, unit): the likeliest pair of patterns (K, N), i < j, that differ in one unit only; None if there is none.
+
+    The first `among` patterns, the most probable first, are compared; pairs are ranked by i + j.
+    """
+    top = patterns[:among].astype(int)
+    differ = top @ (1 - top.T) + (1 - top) @ top.T
+    pairs = np.argwhere(np.triu(differ == 1))
+    if len(pairs) == 0:
+        return None
+    i, j = pairs[pairs.sum(axis=1).argmin()]
+    return int(i), int(j), int(np.flatnonzero(patterns[i] != patterns[j])[0])

@@ -1,0 +1,63 @@
+"""Sampling as the referee: pattern counts, and agreement of counts with probabilities in exact standard errors."""
+
+import numpy as np
+from scipy.stats import binom, norm
+
+from rpa import _check
+from rpa.patterns.regions import jacobians
+
+__all__ = ["binomial_sigmas", "pattern_counts", "sampled_singular_values", "step_gap"]
+
+FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
+
+
+def pattern_counts(net, inputs, patterns, n, seed, chunk=250_000):
+    """(counts (K,), other): how often each pattern (K, N) occurs among n inputs, and how many inputs show none of them.
+
+    Samples come in chunks with seeds (seed, chunk number), so memory does not grow with n.
+    """
+    n = _check.integer("n", n, 1)
+    patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
+    index = {row.tobytes(): i for i, row in enumerate(np.packbits(patterns, axis=1))}
+    counts = np.zeros(len(patterns) + 1, dtype=int)
+    for part, start in enumerate(range(0, n, chunk)):
+        x = inputs.sample(min(chunk, n - start), [seed, part])
+        seen, times = np.unique(np.packbits(net.patterns(x), axis=1), axis=0, return_counts=True)
+        np.add.at(counts, [index.get(row.tobytes(), len(patterns)) for row in seen], times)
+    return counts[:-1], int(counts[-1])
+
+
+def binomial_sigmas(counts, n, p):
+    """How surprising each count is for a Binomial(n, p), in standard errors of a normal law, exact for rare events.
+
+    The one-sided tail probability beyond the count is turned into the quantile that a normal law gives it; 37 stands
+    for 37 or more. counts, p: any shapes that broadcast; p may exceed 1 by rounding.
+    """
+    p = np.clip(p, 0.0, 1.0)
+    tail = np.minimum(binom.cdf(counts, n, p), binom.sf(np.asarray(counts) - 1, n, p))
+    return np.clip(norm.isf(np.minimum(tail, 0.5)), 0.0, FARTHEST)
+
+
+def sampled_singular_values(net, inputs, n, seed):
+    """(values (U, r), frequencies (U,)): singular values of the Jacobian at n inputs, one row per pattern seen."""
+    patterns, counts = np.unique(net.patterns(inputs.sample(n, seed)), axis=0, return_counts=True)
+    return np.linalg.svd(jacobians(net, patterns), compute_uv=False), counts / n
+
+
+def step_gap(values, p, sampled_values, frequencies, n, allowed, thresholds=100):
+    """Largest gap between two laws of singular values, in standard errors of n samples, less an allowed absolute gap.
+
+    values (K, r) with probabilities p (K,) against sampled_values (U, r) with frequencies (U,); the distribution
+    functions are compared, column by column, at `thresholds` quantiles of the samples, each moved up by 1e-9 of itself
+    so that rounding does not decide on which side an atom falls.
+    """
+    worst = 0.0
+    for column, seen in zip(values.T, sampled_values.T):
+        order = np.argsort(seen)
+        picks = np.searchsorted(np.cumsum(frequencies[order]), np.linspace(0.01, 0.99, thresholds))
+        t = seen[order][np.minimum(picks, len(seen) - 1)] * (1 + 1e-9)
+        analytic = ((column[:, None] <= t) * p[:, None]).sum(axis=0)
+        empirical = ((seen[:, None] <= t) * frequencies[:, None]).sum(axis=0)
+        stderr = np.sqrt(np.maximum(empirical * (1 - empirical), 1 / n) / n)
+        worst = max(worst, np.max((np.abs(analytic - empirical) - allowed) / stderr))
+    return worst

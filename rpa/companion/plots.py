@@ -1,0 +1,138 @@
+"""The panels that several figures share: an input law, a pattern PMF, an output CDF, a plane cut into regions.
+
+Analytic results are blue lines or stems, Monte Carlo is red points on top, in every figure.
+"""
+
+import numpy as np
+
+from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
+from rpa.inputs import components_of
+
+__all__ = [
+    "density",
+    "density_contours",
+    "distribution_panel",
+    "moons_panel",
+    "name_both",
+    "pmf_panel",
+    "quantile_circles",
+    "region_panel",
+    "spectrum_panel",
+    "step_band",
+]
+
+
+def density(inputs, x):
+    """Probability density of a non-singular Gaussian or mixture at points x (n, d)."""
+    from scipy.stats import multivariate_normal
+
+    return sum(w * multivariate_normal(part.mean, part.cov).pdf(x) for w, part in components_of(inputs))
+
+
+def density_contours(ax, inputs, masses=(0.5, 0.9, 0.99), color="#222222"):
+    """Contours of a planar density that hold the given probabilities, estimated from 20,000 draws."""
+    draws = inputs.sample(20_000, 0)
+    levels = np.quantile(density(inputs, draws), 1 - np.sort(masses)[::-1])
+    low, high = draws.min(axis=0), draws.max(axis=0)
+    xs, ys = (np.linspace(a - 0.3, b + 0.3, 200) for a, b in zip(low, high))
+    grid = np.stack(np.meshgrid(xs, ys), axis=-1)
+    values = density(inputs, grid.reshape(-1, 2)).reshape(200, 200)
+    ax.contour(xs, ys, values, levels=levels, colors=color, linewidths=0.8)
+
+
+def name_both(ax):
+    """Say which colour is which, in the lower right corner that a distribution function leaves free."""
+    for height, name, colour in ((0.18, "analytic", ANALYTIC), (0.06, "Monte Carlo", MONTE_CARLO)):
+        ax.text(0.98, height, name, color=colour, ha="right", va="bottom", transform=ax.transAxes)
+
+
+def pmf_panel(ax, pmf, frequencies, floor=1e-3):
+    """Stems of the analytic PMF over the decimal labels, and red circles where sampling puts them; p >= floor only."""
+    shown = pmf.p >= floor
+    labels = np.array([float(name) for name in pmf.labels])[shown]
+    ax.vlines(labels, 0, pmf.p[shown], color=ANALYTIC, linewidth=1.4)
+    ax.plot(labels, frequencies[shown], "o", color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
+    ax.set_xlim(-0.03 * 2.0**pmf.net.n_hidden, 1.03 * 2.0**pmf.net.n_hidden)
+    ax.set_ylim(0, None)
+
+
+def distribution_panel(ax, y, cdf, samples, shown=25):
+    """The analytic CDF as a line and the empirical one at `shown` quantiles as circles."""
+    ax.plot(y, cdf, color=ANALYTIC)
+    share = (np.arange(shown) + 0.5) / shown
+    ax.plot(
+        np.quantile(samples, share),
+        share,
+        "o",
+        color=MONTE_CARLO,
+        markersize=3.6,
+        fillstyle="none",
+        markeredgewidth=0.9,
+    )
+    ax.set_ylim(-0.02, 1.02)
+
+
+def moons_panel(ax, net, x, y, inputs, window):
+    """Two classes of planar points, the line where a one-output network is zero, and the contours of the input law."""
+    for label, colour in ((0, "#7fa8d6"), (1, "#e8a35a")):
+        ax.plot(*x[y == label].T, ".", color=colour, markersize=2.5)
+    xs, ys = np.linspace(*window[:2], 301), np.linspace(*window[2:], 231)
+    field = net(np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)).reshape(len(ys), len(xs))
+    ax.contour(xs, ys, field, levels=[0], colors="black", linewidths=1.2)
+    density_contours(ax, inputs)
+    ax.set(xlim=window[:2], ylim=window[2:], aspect="equal")
+
+
+def step_band(ax, values, p, uncovered, alpha=1.0):
+    """The distribution function of a discrete law known up to `uncovered`: its lower bound, and a band above it."""
+    order = np.argsort(values)
+    steps = np.concatenate([[0.0], np.cumsum(p[order])])
+    at = np.concatenate([values[order][:1], values[order]])
+    ax.step(at, steps, where="post", color=ANALYTIC, alpha=alpha)
+    ax.fill_between(
+        at, steps, np.minimum(steps + uncovered, 1), step="post", color=ANALYTIC, alpha=0.2 * alpha, linewidth=0
+    )
+    ax.set_ylim(-0.02, 1.02)
+
+
+def quantile_circles(ax, values, frequencies, column=0, shown=12):
+    """Red circles where the samples' distribution function reaches `shown` even levels."""
+    order = np.argsort(values[:, column])
+    total = np.cumsum(frequencies[order])
+    picks = np.searchsorted(total, (np.arange(shown) + 0.5) / shown)
+    ax.plot(
+        values[order, column][picks],
+        total[picks],
+        "o",
+        color=MONTE_CARLO,
+        markersize=3.2,
+        fillstyle="none",
+        markeredgewidth=0.8,
+    )
+
+
+def spectrum_panel(ax, spectrum, sampled, levels=(0.05, 0.5, 0.95)):
+    """Quantiles of each singular value: analytic as ticks on a bar, sampled as circles; pairs (values (K, r), p (K,))."""
+    quantiles = []
+    for values, p in (spectrum, sampled):
+        order = np.argsort(values, axis=0)
+        total = np.cumsum(p[order], axis=0) / p.sum()
+        picks = [[np.searchsorted(column, level) for column in total.T] for level in levels]
+        quantiles.append(np.take_along_axis(np.take_along_axis(values, order, axis=0), np.array(picks), axis=0))
+    index = np.arange(1, quantiles[0].shape[1] + 1)
+    ax.vlines(index, quantiles[0][0], quantiles[0][-1], color=ANALYTIC)
+    for row, sample in zip(*quantiles):
+        ax.plot(index, row, "_", color=ANALYTIC, markersize=9, markeredgewidth=1.3)
+        ax.plot(index, sample, "o", color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
+
+
+def region_panel(ax, regions, values, cmap, window):
+    """Fill the planar regions of a network with pale colours by `values` in [0, 1], inside window = (x0, x1, y0, y1)."""
+    import matplotlib.pyplot as plt
+    from matplotlib.collections import PolyCollection
+
+    corners = [regions.vertices(i) for i in range(len(regions.patterns))]
+    colours = 1 - 0.55 * (1 - plt.get_cmap(cmap)(values))
+    ax.add_collection(PolyCollection(corners, facecolors=colours, edgecolors="white", linewidths=0.5))
+    ax.set(xlim=window[:2], ylim=window[2:], aspect="equal")
+    ax.tick_params(color=NEUTRAL)

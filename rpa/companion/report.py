@@ -1,0 +1,163 @@
+"""What a notebook leaves behind: numbers, figures and tables.
+
+A notebook calls `use_style`, `record`, `save_figure`, `save_table`; `rpa.companion.verdicts` then holds the
+records against `data/targets.toml`. Every file is written in full or not at all, holds no time stamp, and names the
+code, the profile and the data it came from, so that two runs of the same code give the same bytes. What varies from
+run to run goes through `record_timing` only. Nothing heavy is imported before it is needed.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from rpa import _files
+from rpa._files import ROOT
+from rpa.companion.provenance import code_version, package_versions
+
+__all__ = [
+    "ANALYTIC",
+    "MONTE_CARLO",
+    "NEUTRAL",
+    "load_records",
+    "output_folder",
+    "record",
+    "record_timing",
+    "save_figure",
+    "save_table",
+    "shrink",
+    "use_style",
+]
+
+ANALYTIC, MONTE_CARLO, NEUTRAL = "#1f5fa8", "#c8322b", "#767676"
+
+_seen = {"profile": None}
+
+
+def shrink(profile, full, quick):
+    """`quick` in the quick profile, `full` in the full one; the profile is remembered for the records to come.
+
+    The only way a notebook tells the profiles apart. Raises ValueError for any other profile, or for one that
+    contradicts the profile the notebook is run with (RPA_PROFILE).
+    """
+    if profile not in ("full", "quick"):
+        raise ValueError(f"profile: expected 'full' or 'quick', got {profile!r}")
+    if os.environ.get("RPA_PROFILE", profile) != profile:
+        raise ValueError(f"profile: expected {os.environ['RPA_PROFILE']!r} as in RPA_PROFILE, got {profile!r}")
+    _seen["profile"] = profile
+    return quick if profile == "quick" else full
+
+
+def current_profile():
+    """'full' or 'quick': RPA_PROFILE, else the profile last given to `shrink`, else 'full'."""
+    return os.environ.get("RPA_PROFILE") or _seen["profile"] or "full"
+
+
+def output_folder():
+    """Where figures/ and data/results/ go: RPA_OUT, else the repository; a quick run never overwrites full results."""
+    if os.environ.get("RPA_OUT"):
+        return Path(os.environ["RPA_OUT"])
+    return ROOT / "build" / "quick" if current_profile() == "quick" else ROOT
+
+
+def use_style():
+    """Apply the matplotlib style of all figures, figures/rpa.mplstyle."""
+    import matplotlib.pyplot as plt
+
+    plt.style.use(ROOT / "figures" / "rpa.mplstyle")
+
+
+def record(id, value, *, stem, error=None, seed=None, parameters=None, data=None, **meta):
+    """Add one record to <out>/data/results/<stem>.json.
+
+    id: a claim's id in data/targets.toml, or any further name; value: a number, bool, list or dict of numbers (arrays
+    are taken as lists); error: its standard error or bound, same form; parameters: dict of the protocol's choices;
+    data: dict name -> SHA-256 of what was read (a name holding "stand-in" marks the record as not the real data);
+    meta: further plain values. Records made by other code or another profile are dropped from the file first.
+    Raises ValueError naming the id for NaN, infinity or anything else that is no plain number.
+    """
+    entry = {"value": _plain(id, value, numbers_only=True)}
+    if error is not None:
+        entry["error"] = _plain(id, error, numbers_only=True)
+    optional = {"seed": seed, "parameters": parameters, "data": data, **meta}
+    entry |= {key: _plain(id, item) for key, item in optional.items() if item is not None}
+    if any("stand-in" in name.lower() for name in entry.get("data", ())):
+        entry["stand_in"] = True
+    path = output_folder() / "data" / "results" / f"{stem}.json"
+    header = {"stem": stem, "profile": current_profile(), "code": code_version(stem), "packages": package_versions()}
+    previous = json.loads(path.read_text()) if path.exists() else {}
+    kept = previous.get("records", {}) if {k: previous.get(k) for k in header} == header else {}
+    _write_json(path, header | {"records": dict(sorted((kept | {id: entry}).items()))})
+
+
+def record_timing(id, seconds, *, stem):
+    """Add seconds (a number, list or dict of numbers) to <out>/data/results/timings/<stem>.json."""
+    path = output_folder() / "data" / "results" / "timings" / f"{stem}.json"
+    timings = json.loads(path.read_text()) if path.exists() else {}
+    timings[id] = _plain(id, seconds, numbers_only=True)
+    _write_json(path, dict(sorted(timings.items())))
+
+
+def save_figure(fig, stem):
+    """Write fig to <out>/figures/<stem>.png and .pdf, with its provenance in their metadata.
+
+    Call it after `record`: the data named in the stem's records go into the metadata, and if any of them is a
+    stand-in the figure itself says STAND-IN.
+    """
+    path = output_folder() / "data" / "results" / f"{stem}.json"
+    records = json.loads(path.read_text())["records"].values() if path.exists() else ()
+    data = {name: digest for r in records for name, digest in r.get("data", {}).items()}
+    frame = {}
+    if any(r.get("stand_in") for r in records):
+        fig.text(0.99, -0.01, "STAND-IN DATA", ha="right", va="top", fontsize=8, color=MONTE_CARLO, weight="bold")
+        frame = {"bbox_inches": "tight"}  # room below the figure for the words
+    label = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
+    source = f"rpa code {code_version(stem)}; profile {current_profile()}; data: {label}"
+    described = {
+        "png": {"Title": stem, "Description": source},
+        "pdf": {"Title": stem, "Subject": source, "CreationDate": None},
+    }
+    for kind, information in described.items():
+        target = output_folder() / "figures" / f"{stem}.{kind}"
+        _files.replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information, **frame))
+
+
+def save_table(frame, stem):
+    """Write a pandas DataFrame to <out>/figures/<stem>.csv; a plain range index is left out, floats are exact."""
+    index = frame.index.name is not None or frame.index.nlevels > 1
+    path = output_folder() / "figures" / f"{stem}.csv"
+    _files.replace(path, lambda temporary: frame.to_csv(temporary, index=index, lineterminator="\n"))
+
+
+def load_records(folder=None):
+    """{(stem, id): record} from the *.json of a results folder (default: the repository's data/results).
+
+    Each record also holds the profile and code of its file.
+    """
+    records = {}
+    for path in sorted(Path(folder or ROOT / "data" / "results").glob("*.json")):
+        content = json.loads(path.read_text())
+        circumstances = {key: content[key] for key in ("profile", "code")}
+        records |= {(content["stem"], id): entry | circumstances for id, entry in content["records"].items()}
+    return records
+
+
+def _plain(id, value, numbers_only=False):
+    """`value` as what JSON can hold exactly; ValueError naming the record `id` otherwise."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(id, item, numbers_only) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(id, item, numbers_only) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"record {id!r}: expected finite numbers, got {value}")
+    allowed = (bool, int, float) if numbers_only else (bool, int, float, str, type(None))
+    if not isinstance(value, allowed):
+        raise ValueError(f"record {id!r}: expected {'numbers' if numbers_only else 'plain values'}, got {value!r}")
+    return value
+
+
+def _write_json(path, content):
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    _files.replace(path, lambda temporary: temporary.write_text(text))

@@ -1,0 +1,204 @@
+"""Run one notebook, all or nothing: `python -m rpa.companion.run notebooks/01_moons_noise.ipynb --profile quick`.
+
+The notebook writes into a staging folder, and its files replace those of an earlier run only when the last cell is done.
+A notebook that fails or is stopped therefore leaves figures and records as they were, and is named together with the
+cell that failed. Two runs of one notebook in one checkout take turns. Under `make -jN` a notebook's kernel gets the Nth
+part of the cores.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from rpa._files import ROOT
+from rpa.companion.provenance import code_version
+
+__all__ = ["run", "threads"]
+
+# Seconds that a cell may take. Rarely a kernel loses a message and waits for ever: then the notebook is run once more.
+PATIENCE = {"quick": 300, "full": 3600}
+FOLDERS = ("figures", "data/results", "data/results/timings")
+
+
+def run(notebook, profile="full", out=None):
+    """Execute `notebook` (path) and return the path of the executed copy, <build>/<profile>/<stem>.ipynb.
+
+    Figures, tables and records go to `out`: by default the repository for the full profile, build/quick for the quick
+    one; with `out` given, the executed copy goes there too. What another process finished while this one waited for it
+    is not run again. The copy's metadata name the profile and the code version it was made with. Raises RuntimeError naming
+    the notebook and the failing cell, ValueError when a file it wrote does not begin with its stem.
+    """
+    notebook = Path(notebook).resolve()
+    stem = notebook.stem
+    build = Path(out).resolve() if out else ROOT / "build" / profile
+    target = build if out or profile == "quick" else ROOT
+    executed = build / f"{stem}.ipynb"
+    made_with = {"profile": profile, "code": code_version(stem)}
+    with _turn(build / "stage" / stem) as waited:
+        if not (waited and _made_with(executed) == made_with):
+            stage = _fresh_stage(build / "stage", stem)
+            _execute(notebook, stage, profile)
+            _label(stage / executed.name, made_with)
+            _hand_over(stem, stage, target, executed)
+    return executed
+
+
+def threads():
+    """Threads for one notebook's kernel: OMP_NUM_THREADS if set, else the cores shared among the N jobs of make -jN."""
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        return int(os.environ["OMP_NUM_THREADS"])
+    from joblib import cpu_count
+
+    flags = os.environ.get("MAKEFLAGS", "")
+    jobs = re.search(r"(?:^|\s)-j(\d+)", flags)
+    # Without a number (-j, or a Make that does not pass it on) as many notebooks may run as there are cores.
+    return max(1, cpu_count() // int(jobs[1])) if jobs else 1 if "jobserver" in flags else cpu_count()
+
+
+@contextmanager
+def _turn(path):
+    """Hold the lock <path>.lock; yields whether another process had it first. A killed process loses it by itself."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(f"{path}.lock"), path.with_suffix(".owner")
+    waited = False
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waited = True
+        print(f"{path.name}: waiting for {owner.read_text() if owner.exists() else 'another run'}", flush=True)
+        lock.acquire()
+    try:
+        owner.write_text(f"process {os.getpid()}, which began it at {time.strftime('%H:%M:%S')}")
+        yield waited
+    finally:
+        lock.release()
+
+
+def _fresh_stage(folder, stem):
+    """An empty staging folder; those of runs that were stopped go. A kernel that outlives its run keeps its own."""
+    for left in folder.glob(f"{stem}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    stage = folder / f"{stem}-{os.getpid()}"
+    stage.mkdir(parents=True)
+    return stage
+
+
+def _label(executed, made_with):
+    content = json.loads(executed.read_text())
+    content["metadata"]["rpa"] = made_with
+    executed.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _made_with(executed):
+    return json.loads(executed.read_text())["metadata"].get("rpa") if executed.exists() else None
+
+
+def _hand_over(stem, stage, target, executed):
+    """Move what a finished run wrote to its place and delete what only an earlier run had; no signal comes between."""
+    written = [path for path in stage.rglob("*") if path.is_file()]
+    strangers = [path.name for path in written if path not in [*_files_of(stem, stage), stage / executed.name]]
+    if strangers:
+        raise ValueError(f"{stem}: expected files named {stem}.* in figures or data/results, got {strangers}")
+    stale = set(_files_of(stem, target))
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        # The executed copy goes last: while it is older than what it was made from, Make takes the notebook as not run.
+        for path in sorted(written, key=lambda path: path.name == executed.name):
+            place = executed if path.name == executed.name else target / path.relative_to(stage)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+            stale.discard(place)
+        for path in stale:
+            path.unlink()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    shutil.rmtree(stage)
+
+
+def _files_of(stem, folder):
+    """Figures, tables and records of a stem: <stem>.* and <stem>_<part>.*"""
+    return [p for name in FOLDERS for pattern in (f"{stem}.*", f"{stem}_*.*") for p in (folder / name).glob(pattern)]
+
+
+def _execute(notebook, stage, profile):
+    for last in (False, True):
+        try:
+            return _execute_once(notebook, stage, profile)
+        except TimeoutError as error:
+            reason = f"{notebook.name}: a cell took more than {PATIENCE[profile]} s"
+            if last:
+                raise RuntimeError(f"{reason}, twice (rpa.companion.run.PATIENCE)") from error
+            print(f"{reason}; once more", flush=True)
+            shutil.rmtree(stage)
+            stage.mkdir()
+
+
+def _execute_once(notebook, stage, profile):
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    os.environ |= {
+        "RPA_OUT": str(stage),
+        "RPA_PROFILE": profile,
+        "OMP_NUM_THREADS": str(threads()),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    copy = stage / notebook.name
+    bar = {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() else False
+    try:
+        papermill.execute_notebook(
+            notebook,
+            copy,
+            {"profile": profile},
+            kernel_name="python3",
+            cwd=notebook.parent,
+            progress_bar=bar,
+            extra_arguments=["--IPKernelApp.log_level=50"],
+            execution_timeout=PATIENCE[profile],
+        )
+    except PapermillExecutionError as error:
+        number = _cell_number(notebook, error.source)
+        first_line = next((line for line in error.source.splitlines() if line.strip()), "")
+        raise RuntimeError(
+            f"{notebook.name}, cell {number} ({first_line.strip()}): {error.ename}: {error.evalue}\n"
+            f"the notebook up to there: {os.path.relpath(copy)}"
+        ) from error
+
+
+def _cell_number(notebook, source):
+    """Place (from 1) of the cell with this source in the notebook as its author sees it."""
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    return next((i for i, cell in enumerate(cells, 1) if cell.source == source), "of the injected parameters")
+
+
+def main():
+    """The command line; exit status 1 and one paragraph on stderr when the notebook fails."""
+    parser = argparse.ArgumentParser(prog="python -m rpa.companion.run", description=__doc__.splitlines()[0])
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("--profile", choices=("full", "quick"), default="full")
+    parser.add_argument("--out", type=Path, help="folder for everything it writes (default: the repository)")
+    chosen = parser.parse_args()
+    start = time.perf_counter()
+    print(f"{chosen.notebook.stem} ({chosen.profile}) ...", flush=True)
+    try:
+        run(chosen.notebook, chosen.profile, chosen.out)
+    except (Exception, KeyboardInterrupt) as error:
+        reason = str(error) if isinstance(error, (RuntimeError, ValueError)) else f"stopped: {error!r}"
+        sys.exit(f"\nFAILED {chosen.notebook.stem}: {reason}")
+    print(f"{chosen.notebook.stem} ({chosen.profile}) done in {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

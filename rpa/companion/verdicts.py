@@ -1,0 +1,202 @@
+"""The papers' claims beside our numbers, with a verdict on each.
+
+`python -m rpa.companion.verdicts verify` prints the table and fails when a finished claim fails; `python -m rpa.companion.verdicts readme`
+writes it between the markers of README.md. A claim that does not reproduce and says why is shown as such; it does not
+fail. Numbers of a quick run, or from stand-in data, are shown but never settle a claim.
+"""
+
+import argparse
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+from rpa import _files
+from rpa._files import ROOT
+from rpa.companion.provenance import code_version
+from rpa.companion.report import load_records
+
+__all__ = ["compare", "judge", "load_claims", "main", "markdown_table", "summary", "text_table"]
+
+CRITERIA = ("value", "at_most", "at_least")
+KINDS = ("value", "agreement", "trend")
+MARKERS = ("<!-- verdicts: written by make figures -->", "<!-- end of verdicts -->")
+
+
+def load_claims(path=None):
+    """The claims of targets.toml, a list of dicts in the file's order.
+
+    Each has id, paper, where, statement, kind (value | agreement | trend), stem (the notebook that tests it),
+    status (done | pending), at most one of value (with tolerance), at_most, at_least (required once done), and
+    perhaps needs (what cannot be fetched by everybody) and explanation. Raises ValueError naming the claim and what is
+    wrong with it.
+    """
+    path = Path(path or ROOT / "data" / "targets.toml")
+    claims = tomllib.loads(path.read_text())["claim"]
+    seen = set()
+    for claim in claims:
+        name = claim.get("id", claim)
+        missing = {"id", "paper", "where", "statement", "kind", "stem", "status"} - set(claim)
+        if missing:
+            raise ValueError(f"claim {name!r}: expected the keys {sorted(missing)} too")
+        if claim["kind"] not in KINDS or claim["status"] not in ("done", "pending"):
+            raise ValueError(f"claim {name!r}: unknown kind {claim['kind']!r} or status {claim['status']!r}")
+        given = [key for key in CRITERIA if key in claim]
+        if len(given) > 1 or (claim["status"] == "done" and not given):
+            raise ValueError(f"claim {name!r}: expected one of {', '.join(CRITERIA)}, got {given or 'none'}")
+        if name in seen:
+            raise ValueError(f"claim {name!r}: stands twice in {path.name}")
+        seen.add(name)
+    return claims
+
+
+def judge(claim, records):
+    """One row of the verdict table, a dict: id, paper, where, statement, stem, target, ours, verdict, note.
+
+    records: {(stem, id): record} as `rpa.companion.report.load_records` gives them. Verdict: 'holds', 'fails', 'does not reproduce' (fails,
+    and the claim has an explanation), 'pending', 'no record' (said to be done, but there is no number), 'not measured'
+    (no number either, for want of what the claim needs), or 'holds/fails (quick profile | stand-in data)', which settles
+    nothing. A list or dict of numbers holds when every one
+    of them does. The note says when the number was made by other code than the present.
+    """
+    entry = records.get((claim["stem"], claim["id"]))
+    row = {key: claim[key] for key in ("id", "paper", "where", "statement", "stem")}
+    row |= {"target": _target(claim), "ours": _ours(entry), "note": ""}
+    if entry and entry["code"] != code_version(claim["stem"]):
+        row["note"] = "older code"
+    if entry is None and "needs" in claim:
+        row["note"] = f"needs {claim['needs']}"
+    return row | {"verdict": _verdict(claim, entry)}
+
+
+def compare(targets=None, results=None):
+    """The verdict table as a pandas DataFrame: one row per claim of the papers, its number beside ours.
+
+    targets: path of targets.toml; results: a results folder or the dict of `load_records`; default: the repository's.
+    Columns: see `judge`.
+    """
+    import pandas as pd
+
+    records = results if isinstance(results, dict) else load_records(results)
+    return pd.DataFrame([judge(claim, records) for claim in load_claims(targets)])
+
+
+def _verdict(claim, entry):
+    if claim["status"] == "pending":
+        return "pending"
+    if entry is None:
+        return "not measured" if "needs" in claim else "no record"
+    holds = all(_meets(claim, number) for number in _numbers(entry["value"]))
+    caveats = ["quick profile"] * (entry["profile"] != "full") + ["stand-in data"] * entry.get("stand_in", False)
+    if caveats:
+        return f"{'holds' if holds else 'fails'} ({', '.join(caveats)})"
+    return "holds" if holds else "does not reproduce" if claim.get("explanation") else "fails"
+
+
+def _meets(claim, number):
+    if "at_most" in claim:
+        return number <= claim["at_most"]
+    if "at_least" in claim:
+        return number >= claim["at_least"]
+    return abs(number - claim["value"]) <= claim.get("tolerance", 0)
+
+
+def _numbers(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [n for item in value for n in _numbers(item)] if isinstance(value, list) else [value]
+
+
+def _target(claim):
+    if "at_most" in claim:
+        return f"≤ {_show(claim['at_most'])}"
+    if "at_least" in claim:
+        return f"≥ {_show(claim['at_least'])}"
+    if "value" in claim:
+        return _show(claim["value"]) + (f" ± {_show(claim['tolerance'])}" if claim.get("tolerance") else "")
+    return ""
+
+
+def _ours(entry):
+    if entry is None:
+        return ""
+    low, high = min(_numbers(entry["value"])), max(_numbers(entry["value"]))
+    if low != high:
+        return f"{_show(low)} … {_show(high)}"
+    error = max(_numbers(entry["error"])) if "error" in entry else 0
+    return _show(low) + (f" ± {error:.1g}" if error else "")
+
+
+def _show(number):
+    return ("no", "yes")[number] if isinstance(number, bool) else f"{number:.4g}"
+
+
+def text_table(rows):
+    """The rows of `judge` for a terminal: id, target, ours, verdict, in columns."""
+    cells = [("claim", "target", "ours", "verdict")]
+    cells += [(r["id"], r["target"], r["ours"], " — ".join(filter(None, (r["verdict"], r["note"])))) for r in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in cells)
+
+
+def summary(rows):
+    """How many claims got which verdict, the commonest first: '30 holds, 3 pending, 1 does not reproduce'."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in Counter(r["verdict"] for r in rows).most_common())
+
+
+def markdown_table(rows, claims):
+    """The rows of `judge` as README.md shows them: a summary, the table, and why a claim does not reproduce.
+
+    It depends on targets.toml and the records alone, so the one committed stays right until they change.
+    """
+    lines = [
+        f"{summary(rows)}.",
+        "",
+        "| paper | where | claim | target | ours | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        need = f": {r['note']}" if r["verdict"] == "not measured" else ""
+        link = f"[{r['verdict']}](notebooks/{r['stem']}.ipynb){need}"
+        lines.append(f"| {r['paper']} | {r['where']} | {r['statement']} | {r['target']} | {r['ours']} | {link} |")
+    failed = {r["id"] for r in rows if r["verdict"] == "does not reproduce"}
+    reasons = [f"- {c['paper']}, {c['where']}: {c['explanation']}" for c in claims if c["id"] in failed]
+    return "\n".join(lines + (["", "Why a claim does not reproduce:", "", *reasons] if reasons else []))
+
+
+def write_readme(path, table):
+    """Put `table` between the markers of the README at `path`; ValueError when the markers are not there."""
+    before, start, rest = path.read_text().partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
+    if not (start and end):
+        raise ValueError(f"{path.name}: expected the lines {MARKERS[0]} and {MARKERS[1]}")
+    text = f"{before}{start}\n{table}\n{end}{after}"
+    if text != path.read_text():
+        _files.replace(path, lambda temporary: temporary.write_text(text))
+
+
+def main(arguments=None):
+    """The command `python -m rpa.companion.verdicts`: show (the table), verify (exit 1 when a finished claim fails), readme."""
+    parser = argparse.ArgumentParser(prog="python -m rpa.companion.verdicts", description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=("show", "verify", "readme"))
+    parser.add_argument("--profile", choices=("full", "quick"), default="full")
+    chosen = parser.parse_args(arguments)
+    base = ROOT if chosen.profile == "full" else ROOT / "build" / "quick"
+    claims, records = load_claims(), load_records(base / "data" / "results")
+    rows = [judge(claim, records) for claim in claims]
+    if chosen.action == "readme":
+        write_readme(ROOT / "README.md", markdown_table(rows, claims))
+        return 0
+    print(text_table(rows))
+    for claim, row in zip(claims, rows):
+        if row["verdict"] == "does not reproduce":
+            print(f"\n{claim['id']} does not reproduce: {claim['explanation']}")
+    failed = [row["id"] for row in rows if row["verdict"] in ("fails", "no record")]
+    print(f"\n{len(rows)} claims: {summary(rows)}")
+    if failed:
+        print(f"FAILED: {', '.join(failed)}")
+    return int(chosen.action == "verify" and bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Noise attacks (P2): the Gaussian noise, of a given energy, that makes the expected output prefer another class.
+
+The noise added to image x is N(shift, diag(variance)), pixel by pixel, of energy E|noise|^2 = |shift|^2 + sum(variance)
+at most budget^2. `share` of that energy has to be random: with share = 0 this is an ordinary adversarial example, with
+share = 1 the noise has mean zero and can act only through the kinks of the network, of which a plain gradient knows
+nothing. The attack ascends the margin of the expected output along gradients through the moments of `rpa.moments.two_stage`;
+`expected_output` judges any noise by sampling the network itself. Sparse and smooth noise after Alfadly et al., Network
+Moments: Extensions and Sparse-Smooth Attacks (2020).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rpa import _check
+from rpa.moments.layerwise import layerwise
+from rpa.moments.two_stage import splits, two_stage_mean
+
+__all__ = ["GRADIENTS", "Noise", "Outcome", "expected_output", "margin", "noise_attack"]
+
+GRADIENTS = ("two-stage", "layerwise", "sampled", "plain", "plain squared")
+
+STEP = 0.25  # first step of the shift, as a fraction of its largest norm; the steps shrink linearly to zero
+RATE = 0.5  # first step of the logarithm of the variances
+TINY = 1e-30  # divisor that lets a gradient of zero move nothing
+
+
+class Noise(NamedTuple):
+    """Noise N(shift, diag(variance)) per image; both (b, c, H, W)."""
+
+    shift: torch.Tensor
+    variance: torch.Tensor
+
+
+class Outcome(NamedTuple):
+    """Sampled output under noise: its mean (b, k) and standard error (b, k), and how often each class wins (b, k)."""
+
+    mean: torch.Tensor
+    stderr: torch.Tensor
+    frequency: torch.Tensor
+
+
+def noise_attack(net, x, label, *, budget, share=0.9, target=None, gradient="two-stage", steps=40, sparse=None,
+                 smooth=None, seed=0):  # fmt: skip
+    """The `Noise` that makes the expected output prefer another class, or class `target`, for each image.
+
+    net: `nn.Sequential` in evaluation mode that takes (b, c, H, W), or rows if it begins with Linear; x (b, c, H, W);
+    label, target (b,) int. budget: root of the energy, > 0, in units of the pixel; share: its random part, in [0, 1].
+    Pixels may leave their range, as under Gaussian noise they do in any case.
+
+    Ascends `margin` of the expected output by normalized steps of the shift within its ball, and multiplicative ones of
+    the variances. gradient says how the expected output is approximated: through the moments by "two-stage" and by
+    "layerwise" (independent units); "sampled" at one draw of the noise per step, reparametrized; "plain" by the network
+    at x + shift, the variance being uniform, or, for "plain squared", proportional to the square of the last gradient.
+    sparse: only so many pixels of an image carry noise, those with the largest shares of the shift's and the variance's
+    energy in an attack without that condition.
+    smooth: shift and variances are blurred by a Gaussian of so many pixels.
+    Raises ValueError for wrong shapes, classes out of range, a target equal to its label, or options out of range.
+    """
+    net = nn.Sequential(nn.Flatten(), *net) if isinstance(net[0], nn.Linear) else net
+    budget, share = _check.positive("budget", budget), float(_check.array("share", share, ()))
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: expected a number in [0, 1], got {share:g}")
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}; got {gradient!r}")
+    _check_images(net, x, label, target)
+    steps = _check.integer("steps", steps, 1)
+    blur = (lambda image: image) if smooth is None else _blur(_check.positive("smooth", smooth))
+    options = (net, x, label, target, budget, share, gradient, steps, blur, seed)
+    noise = _ascend(*options, torch.ones_like(x))
+    if sparse is None:
+        return noise
+    sparse = _check.integer("sparse", sparse, 1)
+    if sparse > x[0, 0].numel():
+        raise ValueError(f"sparse: expected at most {x[0, 0].numel()} pixels, got {sparse}")
+    # The shift counts as much as the variance, however little of the energy it has: it does most of the harm.
+    weight = (_normalized(noise.shift**2) + _normalized(noise.variance)).sum(1).flatten(1)
+    kept = torch.zeros_like(weight).scatter_(1, weight.topk(sparse, 1).indices, 1.0)
+    return _ascend(*options, kept.reshape(len(x), 1, *x.shape[2:]).expand_as(x))
+
+
+def margin(output, label, target=None):
+    """By how much the best other class leads `label`, or `target` leads the best other class: (b,); > 0 is success."""
+    own = functional.one_hot(label if target is None else target, output.shape[1]).bool()
+    lead = output.masked_fill(own, -torch.inf).amax(1) - output[own]
+    return lead if target is None else -lead
+
+
+@torch.no_grad()
+def expected_output(net, x, noise, n, seed, chunk=16384):
+    """`Outcome` of n >= 2 draws of the noise for each image x (b, c, H, W), on the network itself."""
+    net = nn.Sequential(nn.Flatten(), *net) if isinstance(net[0], nn.Linear) else net
+    n = _check.integer("n", n, 2)
+    generator = torch.Generator().manual_seed(seed)
+    total = square = wins = 0.0
+    centre = net(x + noise.shift)
+    rows = max(1, chunk // len(x))
+    for start in range(0, n, rows):
+        draws = min(rows, n - start)
+        z = torch.randn(draws, *x.shape, generator=generator, dtype=x.dtype)
+        y = net((x + noise.shift + z * noise.variance.sqrt()).flatten(0, 1)).unflatten(0, (draws, len(x)))
+        wins = wins + functional.one_hot(y.argmax(2), y.shape[2]).sum(0)
+        y = y.double() - centre
+        total, square = total + y.sum(0), square + (y**2).sum(0)
+    mean = total / n
+    variance = (square / n - mean**2).clamp(min=0) * n / (n - 1)
+    return Outcome(centre + mean, (variance / n).sqrt(), wins / n)
+
+
+def _ascend(net, x, label, target, budget, share, gradient, steps, blur, seed, kept):
+    expected = _approximation(net, gradient, seed)
+    reach, energy = (1 - share) ** 0.5 * budget, share * budget**2
+    # The map of variances is a blurred density, the shift a sum of blurred steps: both are as smooth as the kernel.
+    spread = lambda density: energy * _normalized(blur(density) * kept)
+    shift, density = torch.zeros_like(x), _normalized(kept)
+    for step in range(steps):
+        to_shift, to_variance = _gradients(expected, x, shift, spread(density), label, target)
+        shrink = 1 - step / steps
+        if share < 1:
+            ascent = blur(to_shift * kept) * kept
+            shift = shift + STEP * shrink * reach * ascent / _norm(ascent)
+            shift = shift * (reach / _norm(shift)).clamp(max=1)
+        if share > 0 and to_variance is not None:
+            ascent = blur(to_variance * kept)
+            largest = ascent.abs().amax((1, 2, 3), keepdim=True).clamp(min=TINY)
+            # Mirror ascent on the simplex: variances stay positive and keep their sum.
+            density = _normalized(density * torch.exp(RATE * shrink * ascent / largest))
+    if gradient == "plain squared":
+        density = _gradients(expected, x, shift, spread(density), label, target)[0] ** 2 * kept
+    return Noise(shift, spread(density))
+
+
+def _normalized(images):
+    return images / images.sum((1, 2, 3), keepdim=True).clamp(min=TINY)
+
+
+def _gradients(expected, x, shift, variance, label, target):
+    """Derivatives of the margin by shift and by variance; None for what it does not depend on."""
+    with torch.enable_grad():
+        shift, variance = shift.clone().requires_grad_(), variance.clone().requires_grad_()
+        total = margin(expected(x + shift, variance), label, target).sum()
+        return torch.autograd.grad(total, (shift, variance), allow_unused=True)
+
+
+def _approximation(net, gradient, seed):
+    if gradient.startswith("plain"):
+        return lambda mean, variance: net(mean)
+    if gradient == "layerwise":
+        return lambda mean, variance: layerwise(net, mean, variance, "diagonal").mean
+    if gradient == "sampled":
+        generator = torch.Generator().manual_seed(seed)
+        draw = lambda mean: torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+        return lambda mean, variance: net(mean + draw(mean) * variance.clamp(min=TINY).sqrt())
+    if not splits(net):
+        raise ValueError("net: the two-stage gradient needs a ReLU, got none")
+    first, second = splits(net)[0]
+    return lambda mean, variance: two_stage_mean(first, second, mean, variance, at="mean")
+
+
+def _norm(images):
+    return images.flatten(1).norm(dim=1).clamp(min=TINY).reshape(-1, 1, 1, 1)
+
+
+def _blur(width):
+    """Convolution of every channel with a Gaussian of standard deviation `width` pixels."""
+    reach = int(3 * width + 1)
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * width**2))
+    kernel = kernel / kernel.sum()
+
+    def blur(images):
+        flat = images.flatten(0, 1)[:, None]
+        flat = functional.conv2d(flat, kernel.to(flat)[None, None, :, None], padding=(reach, 0))
+        flat = functional.conv2d(flat, kernel.to(flat)[None, None, None, :], padding=(0, reach))
+        return flat.reshape(images.shape)
+
+    return blur
+
+
+def _check_images(net, x, label, target):
+    if not isinstance(x, torch.Tensor) or x.ndim != 4 or not x.is_floating_point() or not x.isfinite().all():
+        raise ValueError("x: expected a finite floating-point tensor (b, c, H, W)")
+    with torch.no_grad():
+        classes = net(x[:1]).shape[1]
+    for name, value in (("label", label), ("target", target)):
+        if value is None and name == "target":
+            continue
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or value.shape != x.shape[:1]:
+            raise ValueError(f"{name}: expected an int64 tensor of shape ({len(x)},), one class per image")
+        if (value < 0).any() or (value >= classes).any():
+            raise ValueError(f"{name}: expected classes in [0, {classes}), got {value.min():d} to {value.max():d}")
+    if target is not None and (target == label).any():
+        raise ValueError(f"target: expected a class other than the label, not so for {(target == label).sum():d}")

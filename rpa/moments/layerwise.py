@@ -1,0 +1,324 @@
+"""Gaussian moments carried through a network layer by layer: every pre-activation is taken as Gaussian.
+
+Affine layers are exact; ReLU uses `rpa.moments.relu`, max pooling `rpa.moments.pooling`, each right for Gaussian units. Units of a
+layer stay correlated. A covariance is held dense, or, in layers too large for that, as factor^T factor +
+diag(rest): there, off the diagonal, only the linear response to the input is kept (the first term of the series of
+`relu.covariance_series`), while every variance stays that of the exact rule.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rpa.moments import pooling, relu
+
+__all__ = ["Moments", "as_sequential", "layerwise", "linear_part", "noise", "pool_first", "unrolled"]
+
+MAX_ROWS = 16384  # a layer's independent noise enters the next affine layer as one row per unit
+NONLINEAR = (nn.ReLU, nn.MaxPool2d)
+RULES = ("exact", "series", "linear", "diagonal")
+
+
+class Moments(NamedTuple):
+    """Means (b, k) and covariances (b, k, k) of the outputs of a network, for b inputs."""
+
+    mean: torch.Tensor
+    cov: torch.Tensor
+
+    @property
+    def var(self):
+        """Variances (b, k)."""
+        return self.cov.diagonal(dim1=-2, dim2=-1)
+
+
+def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
+    """Moments of net(x), x ~ N(mean[i], cov), by moment matching after every layer.
+
+    net: Sequential, AlexNet or SqueezeNet of Linear, Conv2d, ReLU, Max/Avg/AdaptiveAvgPool2d, Flatten, Dropout
+    (evaluated). mean (b, *shape); cov: see `noise`. rule for the covariance of ReLU units: "exact"; "series", its
+    first four terms; "linear", its first term (the diagonal exact); "diagonal", units independent in all layers:
+    two passes of the network. Max pooling keeps two terms with "exact" and "series". A layer of more than max_dense
+    units keeps the linear term only. Exact for one hidden
+    layer of at most max_dense units. Returns `Moments` in the type of `mean`. Raises ValueError naming an unknown
+    layer or rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+    layers = pool_first(as_sequential(net))
+    var, full = noise(cov, mean)
+    if rule == "diagonal" and full is not None:
+        raise ValueError("cov: the diagonal rule takes a variance or variances, got a full covariance")
+    if rule == "diagonal":
+        state = _State(mean, diag=var)
+        for layer in layers:
+            state = _through(layer, state, rule, max_dense)
+        return Moments(state.mean.flatten(1), torch.diag_embed(state.var.flatten(1)))
+    # Inputs with the same noise share the covariance up to the first layer that is not affine.
+    common = full is not None or var.stride(0) == 0
+    prefix = next((i for i, layer in enumerate(layers) if isinstance(layer, NONLINEAR)), len(layers)) if common else 0
+    start = _State(mean, diag=var[:1] if common else var, dense=None if full is None else full[None])
+    for layer in layers[:prefix]:
+        start = _through(layer, start, rule, max_dense)
+    results = []
+    for i in range(len(mean)):
+        state = start.input(i)
+        for layer in layers[prefix:]:
+            state = _through(layer, state, rule, max_dense)
+        results.append((state.mean.flatten(1), _densified(state).dense))
+    return Moments(*(torch.cat(parts) for parts in zip(*results)))
+
+
+def noise(cov, mean):
+    """(variances (b, *shape), full (n, n) or None) of the input noise `cov` around mean (b, *shape), n = prod(shape).
+
+    cov: a variance; variances (*shape) or, one map per input, (b, *shape); or a covariance (n, n), which is what an
+    (n, n) array is taken for when both readings fit. Raises ValueError for another shape, or negative or non-finite
+    numbers.
+    """
+    if not isinstance(mean, torch.Tensor) or mean.ndim < 2 or not mean.is_floating_point():
+        raise ValueError("mean: expected a floating-point tensor (b, ...), one row per input")
+    cov = torch.as_tensor(cov, dtype=mean.dtype, device=mean.device)
+    n = mean[0].numel()
+    if not cov.isfinite().all():
+        raise ValueError("cov: expected finite numbers, got NaN or infinity")
+    full = cov if cov.shape == (n, n) and n > 1 else None
+    if full is None and cov.shape not in ((), mean.shape[1:], mean.shape):
+        expected = f"(), {tuple(mean.shape[1:])}, {tuple(mean.shape)} or {(n, n)}"
+        raise ValueError(f"cov: expected shape {expected}, got {tuple(cov.shape)}")
+    var = cov if full is None else full.diagonal().reshape(mean.shape[1:])
+    if (var < 0).any():
+        raise ValueError(f"cov: variances must not be negative, got {var.min():g}")
+    return var.expand(mean.shape), full
+
+
+def as_sequential(net):
+    """The same function as a flat `nn.Sequential` of single layers, without Dropout and Identity; weights are shared.
+
+    Nested Sequentials are flattened; torchvision's AlexNet and SqueezeNet are unrolled, a Fire module's two expanding
+    convolutions becoming one of kernel 3. ReLU works in place in neither. Raises ValueError for another container.
+    """
+    return nn.Sequential(*unrolled(net, _one_convolution))
+
+
+def pool_first(layers):
+    """ReLU and max pooling in the order pool, ReLU: the same function, and the pooled units are Gaussian."""
+    layers = list(layers)
+    for i in range(len(layers) - 1):
+        if isinstance(layers[i], nn.ReLU) and isinstance(layers[i + 1], nn.MaxPool2d):
+            layers[i], layers[i + 1] = layers[i + 1], layers[i]
+    return layers
+
+
+def unrolled(module, expansion):
+    """The single layers of a Sequential, AlexNet or SqueezeNet in order, without Dropout and Identity.
+
+    expansion(fire): the module that stands for the two expanding convolutions of a Fire module.
+    """
+    name = type(module).__name__
+    if isinstance(module, nn.Sequential):
+        return [layer for child in module for layer in unrolled(child, expansion)]
+    if isinstance(module, (nn.Dropout, nn.Identity)):
+        return []
+    if isinstance(module, nn.ReLU):
+        return [nn.ReLU()]
+    if name == "AlexNet":
+        return [
+            *unrolled(module.features, expansion),
+            module.avgpool,
+            nn.Flatten(),
+            *unrolled(module.classifier, expansion),
+        ]
+    if name == "SqueezeNet":
+        return [*unrolled(module.features, expansion), *unrolled(module.classifier, expansion), nn.Flatten()]
+    if name == "Fire":
+        return [module.squeeze, nn.ReLU(), expansion(module), nn.ReLU()]
+    if list(module.children()):
+        raise ValueError(f"net: expected Sequential, AlexNet or SqueezeNet, got {name}")
+    return [module]
+
+
+def _one_convolution(fire):
+    one, three = fire.expand1x1, fire.expand3x3
+    conv = nn.Conv2d(one.in_channels, one.out_channels + three.out_channels, 3, padding=1)
+    weight = torch.cat([functional.pad(one.weight.detach(), (1, 1, 1, 1)), three.weight.detach()])
+    conv.weight = nn.Parameter(weight)
+    conv.bias = nn.Parameter(torch.cat([one.bias, three.bias]).detach())
+    return conv
+
+
+@dataclass(frozen=True)
+class _State:
+    """Mean (b, *shape) and covariance: dense (c, n, n), or else factor (c, r, *shape) (or None) and diag (c, *shape).
+
+    c is b, or 1 for a covariance common to all b inputs.
+    """
+
+    mean: torch.Tensor
+    factor: torch.Tensor | None = None
+    diag: torch.Tensor | None = None
+    dense: torch.Tensor | None = None
+
+    @property
+    def var(self):
+        if self.dense is not None:
+            return self.dense.diagonal(dim1=-2, dim2=-1).unflatten(1, self.mean.shape[1:])
+        return self.diag if self.factor is None else self.diag + (self.factor**2).sum(1)
+
+    def input(self, i):
+        parts = (self.factor, self.diag, self.dense)
+        parts = (None if p is None else p[i : i + 1] if len(p) > 1 else p for p in parts)
+        return _State(self.mean[i : i + 1], *parts)
+
+
+def _densified(state):
+    if state.dense is not None:
+        return state
+    dense = torch.diag_embed(state.diag.flatten(1))
+    if state.factor is not None:
+        rows = state.factor.flatten(2)
+        dense = dense + rows.mT @ rows
+    return _State(state.mean, dense=dense)
+
+
+def _through(layer, state, rule, max_dense):
+    if isinstance(layer, nn.ReLU):
+        return _relu(state, rule, max_dense)
+    if isinstance(layer, nn.MaxPool2d):
+        return _max_pool(state, layer, rule, max_dense)
+    if isinstance(layer, nn.Flatten):
+        factor, diag = state.factor, state.diag
+        factor, diag = None if factor is None else factor.flatten(2), None if diag is None else diag.flatten(1)
+        return replace(state, mean=layer(state.mean), factor=factor, diag=diag)
+    if isinstance(layer, (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
+        return _affine(state, layer, rule, max_dense)
+    raise ValueError(f"net: layer {type(layer).__name__} has no moment rule")
+
+
+def linear_part(layer, x, power=1):
+    """The layer without its bias, its coefficients raised to `power` (2 carries variances of independent units)."""
+    if isinstance(layer, nn.Linear):
+        return functional.linear(x, layer.weight**power)
+    if isinstance(layer, nn.Conv2d):
+        pad = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
+        return functional.conv2d(x, layer.weight**power, None, layer.stride, pad, layer.dilation, layer.groups)
+    if pooling.pair(getattr(layer, "padding", 0)) != (0, 0):
+        raise ValueError(f"net: {type(layer).__name__} with padding has no moment rule")
+    return layer(x) if power == 1 else layer(x) / _window_size(layer, x.shape[-2:])
+
+
+def _window_size(layer, size):
+    """Members of each averaging window of a plane of `size`."""
+    if isinstance(layer, nn.AvgPool2d):
+        kernel = pooling.pair(layer.kernel_size)
+        return kernel[0] * kernel[1]
+    planes = layer(torch.zeros(1, 1, *size)).shape[-2:]
+    ends = [[(math.ceil((i + 1) * n / m) - i * n // m) for i in range(m)] for n, m in zip(size, planes)]
+    return torch.tensor(ends[0])[:, None] * torch.tensor(ends[1])
+
+
+def _rows(layer, rows):
+    """The linear part applied to rows (b, r, *shape)."""
+    return linear_part(layer, rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+
+
+def _affine(state, layer, rule, max_dense):
+    mean = layer(state.mean)
+    if rule == "diagonal":
+        return _State(mean, diag=linear_part(layer, state.diag, 2))
+    shape, n, m = state.mean.shape[1:], state.mean[0].numel(), mean[0].numel()
+    if n > MAX_ROWS:
+        raise ValueError(f"net: {type(layer).__name__} of {n} correlated inputs is too large; use rule='diagonal'")
+    if m <= max_dense:
+        half = _rows(layer, _densified(state).dense.unflatten(2, shape)).flatten(2)
+        return _State(mean, dense=_rows(layer, half.mT.unflatten(2, shape)).flatten(2))
+    rows = state.factor
+    if state.dense is not None:
+        values, vectors = torch.linalg.eigh(state.dense)
+        rows = (vectors * values.clamp(min=0).sqrt()[:, None]).mT.unflatten(2, shape)
+    elif state.diag.any():
+        independent = torch.diag_embed(state.diag.flatten(1).sqrt()).unflatten(2, shape)
+        rows = independent if rows is None else torch.cat([rows, independent], 1)
+    rows = _rows(layer, rows)
+    return _State(mean, factor=rows, diag=torch.zeros_like(rows[:, 0]))
+
+
+def _relu(state, rule, max_dense):
+    mu, var = state.mean, state.var
+    mean, variance = relu.mean(mu, var), relu.variance(mu, var)
+    if rule == "diagonal":
+        return _State(mean, diag=variance)
+    if state.dense is None and rule != "linear" and mu[0].numel() <= max_dense:
+        state = _densified(state)
+    if state.dense is not None:
+        flat = mu.flatten(1)
+        return _State(mean, dense=_relu_covariance(flat, state.dense, rule))
+    return _rest(mean, variance, None if state.factor is None else state.factor * relu.gain(mu, var)[:, None])
+
+
+def _relu_covariance(mu, cov, rule):
+    if rule == "exact":
+        return relu.covariance(mu, cov)
+    return relu.covariance_series(mu, cov, 4 if rule == "series" else 1)
+
+
+def _rest(mean, variance, factor):
+    """factor^T factor with the diagonal made up to `variance`, of which it is a part but for rounding."""
+    rest = variance if factor is None else (variance - (factor**2).sum(1)).clamp(min=0)
+    return _State(mean, factor=factor, diag=rest)
+
+
+def _max_pool(state, layer, rule, max_dense):
+    pooled = layer(state.mean).shape
+    windows = pooling.windows_of(layer, state.mean.shape, pooled)
+    inside = state.mean.flatten(1)[:, windows], _window_covariance(state, windows)
+    if rule == "diagonal":
+        mean, variance, _ = pooling.clark(*inside)
+        return _State(mean.reshape(pooled), diag=variance.reshape(pooled))
+    top = pooling.maximum(*inside)
+    mean, none = top.mean.reshape(pooled), torch.zeros_like(top.mean).reshape(pooled)
+    along = partial(_along, state, windows)
+    if state.dense is not None:
+        response = _State(mean, dense=_cross(state, windows, along(top.gains), top.gains))
+    else:
+        factor = along(top.gains)
+        response = _State(mean, factor=None if factor is None else factor.unflatten(2, pooled[1:]), diag=none)
+    if rule != "linear" and len(windows) <= max_dense and (state.dense is not None or state.factor is not None):
+        directions = [(d, along(d)) for d in top.directions.unbind(-1)]
+        cross = lambda a, b: _cross(state, windows, directions[a][1], *directions[b])
+        response = _State(mean, dense=_densified(response).dense + pooling.second_order(top.curvatures, cross))
+    # What neither term explains is each maximum's own; rounding and the cubature may leave a little less than nothing.
+    rest = (top.var.reshape(pooled) - response.var).clamp(min=0)
+    if response.dense is None:
+        return replace(response, diag=rest)
+    return replace(response, dense=response.dense + torch.diag_embed(rest.flatten(1)))
+
+
+def _along(state, windows, weights):
+    """Covariance with all units, or the factor, of a combination of each window's members, weights (b, o, w)."""
+    if state.dense is not None:
+        return pooling.combine(state.dense.expand(len(weights), -1, -1), windows, weights)
+    return None if state.factor is None else pooling.combine(state.factor.flatten(2), windows, weights)
+
+
+def _cross(state, windows, along, weights, other=None):
+    """Covariances (b, o, o) between two combinations of the windows' members: `_along` of one, weights of the other."""
+    if state.dense is not None:
+        return pooling.combine(along.mT, windows, weights)
+    return along.mT @ other
+
+
+def _window_covariance(state, windows):
+    """Covariances (b, o, w, w) within each window (o, w) of flat positions."""
+    first, second = windows[:, :, None], windows[:, None, :]
+    if state.dense is not None:
+        return state.dense[:, first, second]
+    cov = state.diag.flatten(1)[:, windows][..., None] * (first == second)
+    if state.factor is not None:
+        members = state.factor.flatten(2)[:, :, windows].permute(0, 2, 3, 1)
+        cov = cov + members @ members.mT
+    return cov

@@ -1,0 +1,222 @@
+"""Maxima of jointly Gaussian variables, and the windows of max pooling.
+
+A maximum is not Gaussian. `clark` folds ReLU moments, max(a, b) = b + relu(a - b), in closed form; `maximum` is
+cubature, more accurate when variables are correlated; `maxima` is Clark's fold for all windows of a large layer at once,
+down their columns, then along the rows; `soft_maximum` is quicker still and takes correlated units.
+"""
+
+import math
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from rpa.moments import relu
+
+__all__ = ["Maximum", "clark", "combine", "excess", "maxima", "maximum", "pair", "second_order",
+           "soft_maximum", "softness_of", "windows_of"]  # fmt: skip
+
+FAR = 1e30  # minus this is the mean of what lies outside the plane
+SOFTNESS = 0.01, 1.0  # between these it is sought: nine equal and independent Gaussians take 0.68
+TINY = 1e-30  # a variance that is zero in single precision, yet has a square root to divide by
+
+
+def clark(mean, cov):
+    """Moments of the maximum of w jointly Gaussian variables, folded in one at a time (Clark 1961).
+
+    mean (..., w), cov (..., w, w) -> mean (...), variance (...) and gains (..., w), the derivatives of the mean,
+    which sum to 1: Cov[max, y] = sum_j gains_j Cov[x_j, y] for y jointly Gaussian. Exact for w = 2; above, the
+    maximum so far is taken as Gaussian.
+    """
+    top, var, cross = mean[..., 0], cov[..., 0, 0], cov[..., 0, :]
+    gains = torch.zeros_like(mean)
+    gains[..., 0] = 1
+    for j in range(1, mean.shape[-1]):
+        # max(top, x) = x + relu(d) with d = top - x; the clamp removes a negative rounding error of Var[d].
+        gap, spread = top - mean[..., j], (var + cov[..., j, j] - 2 * cross[..., j]).clamp(min=0)
+        keep = relu.gain(gap, spread)
+        top = mean[..., j] + relu.mean(gap, spread)
+        var = cov[..., j, j] + relu.variance(gap, spread) + 2 * keep * (cross[..., j] - cov[..., j, j])
+        cross = keep[..., None] * cross + (1 - keep)[..., None] * cov[..., j, :]
+        gains = gains * keep[..., None]
+        gains[..., j] = 1 - keep
+    return top, var.clamp(min=0), gains
+
+
+def excess(mean, var):
+    """(sigma, t, e, P(x > 0)) of x ~ N(mean, var): t = |mean| / sigma, e = phi(t) - t Phi(-t) = (E[relu(x)] - relu(mean)) / sigma.
+
+    Elementwise, in the type given; the absolute errors of e and P are a few roundings.
+    """
+    sigma = (var + TINY).sqrt_()
+    # Beyond 8 sigma e is lost beside 1, and its denormal numbers would cost most of the time.
+    t = (mean / sigma).abs_().clamp_(max=8.0)
+    tail = torch.erfc(t * math.sqrt(0.5)).mul_(0.5)
+    e = (t * t).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi)).addcmul_(t, tail, value=-1)
+    return sigma, t, e, tail.sub_(0.5).neg_().copysign_(mean).add_(0.5)
+
+
+def maxima(pool, mean, var):
+    """(means, variances) of the maxima over the windows of an `nn.MaxPool2d`, units (b, c, h, w) Gaussian and independent.
+
+    Clark's fold down the columns of each window, then along the rows of these maxima. Exact for windows of two.
+    """
+    for axis in _axes(pool, mean):
+        top, *others = zip(_members(mean, axis, -FAR), _members(var, axis, 0))
+        for other in others:
+            top = _larger(*top, *other)
+        mean, var = top
+    return mean, var
+
+
+def soft_maximum(pool, mean, factors, softness):
+    """Means of the maxima over the windows of an `nn.MaxPool2d`, and the flat position in its plane of each largest mean.
+
+    T + s log sum_i exp((mean_i - T) / s), T the largest mean and s = softness * sd: the expected maximum of Gumbel variables,
+    and close to that of Gaussians, correlated or not, at the softness that `softness_of` fits. mean (b, c, h, w); sd is the product
+    of the factors, each of that shape or broadcasting to it, in the middle of a window.
+    """
+    options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+    top, where = functional.max_pool2d(mean, *options, return_indices=True)
+    down, along = _axes(pool, mean)
+    first, second = (
+        _middle(_middle(factor.expand(1, 1, 1, 1) if factor.ndim < 4 else factor, down), along) for factor in factors
+    )
+    sharpness = (softness * first * second + TINY).reciprocal_().expand_as(top)
+    total = 0.0
+    for row in _members(mean, down, -FAR):
+        for member in _members(row, along, -FAR):
+            # Below -80 an exponential is lost beside 1, and its denormal numbers would cost most of the time.
+            total = (member - top).mul_(sharpness).clamp_(min=-80.0).exp_().add_(total)
+    return total.log_().div_(sharpness).add_(top), where
+
+
+def softness_of(pool, mean, factors, target):
+    """The softness per channel (1, c, 1, 1) at which `soft_maximum` is right on average over images and places: target."""
+    channel = partial(torch.mean, dim=(0, 2, 3), keepdim=True)
+    wanted = channel(target - pool(mean))
+    low, high = (torch.full_like(wanted, bound) for bound in SOFTNESS)
+    for _ in range(10):
+        middle = (low * high).sqrt()
+        enough = channel(soft_maximum(pool, mean, factors, middle)[0] - pool(mean)) > wanted
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return (low * high).sqrt()
+
+
+def _axes(pool, mean):
+    """(axis, kernel, stride, padding, windows) of a pooling layer, down and along planes (b, c, h, w)."""
+    if pair(pool.dilation) != (1, 1):
+        raise ValueError("net: MaxPool2d with dilation has no moment rule")
+    counts = pool(mean[:1, :1]).shape[2:]
+    return list(zip((2, 3), *(pair(value) for value in (pool.kernel_size, pool.stride, pool.padding)), counts))
+
+
+def _members(plane, axis, fill):
+    """The first, second, ... members of the windows along an axis of a plane (b, c, h, w), `fill` outside the plane."""
+    dim, kernel, stride, padding, count = axis
+    reach = (count - 1) * stride + 1
+    missing = max(0, reach + kernel - 1 - padding - plane.shape[dim])
+    if padding or missing:
+        plane = functional.pad(plane, [0, 0] * (3 - dim) + [padding, missing], value=fill)
+    return [plane[(slice(None),) * dim + (slice(i, i + reach, stride),)] for i in range(kernel)]
+
+
+def _middle(plane, axis):
+    """The middle member of each window along an axis, or the plane itself where it does not vary along it."""
+    dim, kernel, stride, padding, count = axis
+    if plane.shape[dim] == 1:
+        return plane
+    first, reach = kernel // 2 - padding, (count - 1) * stride + 1
+    if first >= 0 and first + reach <= plane.shape[dim]:
+        return plane[(slice(None),) * dim + (slice(first, first + reach, stride),)]
+    return plane.index_select(dim, (torch.arange(count) * stride + first).clamp(0, plane.shape[dim] - 1))
+
+
+def _larger(a, var_a, b, var_b):
+    """Mean and variance of the larger of two independent Gaussian variables: max(x, y) = y + relu(x - y)."""
+    spread = var_a + var_b
+    sigma, t, e, keep = excess(a - b, spread)
+    rest = torch.addcmul(keep, e, t + e, value=-1).mul_(spread).clamp_(min=0)
+    return torch.maximum(a, b).addcmul_(sigma, e), rest.add_(var_b).addcmul_(keep, var_b, value=-2).clamp_(min=0)
+
+
+class Maximum(NamedTuple):
+    """Maxima of w variables: their mean and variance (...), and the expected derivatives of the maximum function.
+
+    Gradient: gains (..., w). Hessian: D diag(curvatures) D^T, curvatures (..., w - 1), D = directions (..., w, w - 1);
+    the direction left out, that of a common shift, has none.
+    """
+
+    mean: torch.Tensor
+    var: torch.Tensor
+    gains: torch.Tensor
+    curvatures: torch.Tensor
+    directions: torch.Tensor
+
+
+def maximum(mean, cov):
+    """The `Maximum` of jointly Gaussian variables, mean (..., w), cov (..., w, w), by cubature over their w dimensions.
+
+    1024 Sobol points and their mirror images, whitened so that a maximum that is always the same variable is exact. The
+    Hessian follows from Stein's lemma, E[grad^2 f(z)] = E[f(z) (z z^T - I)], in coordinates where the law is standard.
+    """
+    values, vectors = torch.linalg.eigh(cov.double())
+    scale = torch.where(values > 1e-12 * values[..., -1:], values, 0.0).sqrt()
+    points = _normal_points(mean.shape[-1])
+    top, which = ((vectors * scale[..., None, :]) @ points + mean[..., None].double()).max(-2)
+    gains = torch.stack([(which == j).double().mean(-1) for j in range(mean.shape[-1])], -1)
+    var, centre = torch.var_mean(top, -1, correction=0)
+    hessian = ((top - centre[..., None])[..., None, :] * points) @ points.T / points.shape[1]
+    curvatures, axes = torch.linalg.eigh(hessian)
+    directions = vectors * torch.where(scale > 0, 1 / scale, 0.0)[..., None, :] @ axes
+    return Maximum(*(v.to(mean.dtype) for v in (centre, var, gains, curvatures[..., 1:], directions[..., 1:])))
+
+
+@lru_cache
+def _normal_points(dim):
+    """Points (dim, 2048) with mean 0 and covariance exactly the identity."""
+    uniform = torch.quasirandom.SobolEngine(dim, scramble=True, seed=0).draw(1024, dtype=torch.float64)
+    z = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)).T
+    z = torch.linalg.solve_triangular(torch.linalg.cholesky(z @ z.T / 1024), z, upper=False)
+    return torch.cat([z, -z], 1)
+
+
+def second_order(curvatures, cross):
+    """What maxima share through their curvature, tr(H_i S_ij H_j S_ji) / 2, S_ij the covariance of their members.
+
+    curvatures (b, o, a); cross(a, b): the covariances (b, o, o) of the windows' members along directions a and b.
+    The next term of the expansion in expected derivatives of which the linear response is the first.
+    """
+    total = 0.0
+    for a in range(curvatures.shape[-1]):
+        for b in range(a, curvatures.shape[-1]):
+            term = curvatures[..., :, None, a] * cross(a, b) ** 2 * curvatures[..., None, :, b] / 2
+            total = total + (term if a == b else term + term.mT)
+    return total
+
+
+def combine(rows, windows, gains):
+    """rows (b, r, n) -> (b, r, o): the members of each of the windows (o, w) weighted by its gains (b, o, w)."""
+    return sum(rows[:, :, windows[:, j]] * gains[:, None, :, j] for j in range(windows.shape[1]))
+
+
+def windows_of(layer, shape, pooled):
+    """Flat positions (o, w) of the members of each pooling window, o over the planes and places of `pooled`.
+
+    A window that reaches over the edge counts its last member more than once, which leaves the maximum as it is.
+    """
+    if len(shape) != 4 or pair(layer.dilation) != (1, 1):
+        raise ValueError(f"net: MaxPool2d takes (b, channels, height, width) and no dilation, got shape {tuple(shape)}")
+    axes = zip(shape[2:], pooled[2:], *(pair(v) for v in (layer.kernel_size, layer.stride, layer.padding)))
+    rows, columns = (
+        (torch.arange(out)[:, None] * stride - pad + torch.arange(kernel)).clamp(0, size - 1)
+        for size, out, kernel, stride, pad in axes
+    )
+    plane = (rows[:, None, :, None] * shape[3] + columns[None, :, None, :]).reshape(pooled[2] * pooled[3], -1)
+    planes = torch.arange(shape[1])[:, None, None] * (shape[2] * shape[3])
+    return (planes + plane).flatten(0, 1)
+
+
+def pair(value):
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)

@@ -1,0 +1,271 @@
+"""Moments of relu(x) for a Gaussian x: exact for any mean and covariance, batched, differentiable.
+
+With sigma = sqrt(var), a = mu / sigma and z standard normal, relu(x) = sigma relu(z + a). Everything follows from
+the two tail integrals e_k(t) = E[relu(z - t)^k], k = 1, 2, t >= 0, and from `rpa.polytopes.bivariate`. P2 (Bibi, Alfadly &
+Ghanem 2018) gives the mean for every mu (theorem 1) and the correlation for mu = 0 (theorem 2); `covariance` drops
+that condition.
+
+Tensors of float32 or float64; the result has the type of `mu`, and covariances of pairs are computed in float64.
+Gradients are analytic and finite everywhere; where a derivative is infinite (that of the mean with respect to var
+at mu = var = 0) it is returned as 0. Raises ValueError for NaN or infinite entries, negative variances,
+|correlation| > 1 beyond rounding, or wrong shapes.
+"""
+
+import math
+
+import torch
+
+from rpa.polytopes import bivariate
+from rpa.polytopes.bivariate import FAR, ndtr
+
+__all__ = ["covariance", "covariance_pairs", "covariance_series", "covariance_zero_mean", "gain", "mean"]
+__all__ += ["second_moment", "squared_pdf", "variance"]
+
+CHUNK = 1 << 14  # elements worked on at once by the tail integrals, to stay in cache
+
+
+def mean(mu, var):
+    """E[relu(x)] = mu Phi(a) + sigma phi(a) for x ~ N(mu, var), elementwise (P2, theorem 1); mu, var of one shape.
+
+    Computed as max(mu, 0) + sigma e_1(|a|), which keeps its relative accuracy where the two terms nearly cancel.
+    """
+    return _apply(_Mean, mu, var)
+
+
+def gain(mu, var):
+    """P(x > 0) = E[relu'(x)] = Phi(a), elementwise; the linear response of relu to its input (1/2 at mu = var = 0)."""
+    safe = torch.where(var > 0, var, 1.0).sqrt()
+    return ndtr(torch.where(var > 0, mu / safe, mu.sign() * FAR))
+
+
+def variance(mu, var):
+    """Var[relu(x)] for x ~ N(mu, var), elementwise; relatively accurate for any a."""
+    return _apply(_Variance, mu, var)
+
+
+def second_moment(mu, var):
+    """E[relu(x)^2] = (mu^2 + var) Phi(a) + mu sigma phi(a), elementwise (P2, lemma 1 integrated)."""
+    return variance(mu, var) + mean(mu, var) ** 2
+
+
+def squared_pdf(y, mu, var):
+    """Law of relu(x)^2 (P2, lemma 1): (density at y, mass of the atom at 0).
+
+    For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the
+    atom has mass Phi(-a). y, mu, var broadcast; var > 0.
+    """
+    if not (var > 0).all():
+        raise ValueError(f"var: expected positive numbers, for a density to exist, got {var.min():g}")
+    atom = ndtr(-mu / var.sqrt())
+    root = torch.where(y > 0, y, 1.0).sqrt()
+    density = torch.exp(-((root - mu) ** 2) / (2 * var)) / (2 * root * torch.sqrt(2 * math.pi * var))
+    return torch.where(y > 0, density, 0.0), atom
+
+
+def covariance(mu, cov):
+    """Cov[relu(x)] for x ~ N(mu, cov): mu (..., n), cov (..., n, n), any mean, singular cov welcome -> (..., n, n).
+
+    With rho the correlation, Cov_12 = sigma_1 sigma_2 (rho Phi(a1) Phi(a2) + int_0^rho (rho - r) phi2(a1, a2; r)
+    dr); see `rpa.polytopes.bivariate`. Relative error about 1e-14, also in the tails and at rho = +-1. The gradient with
+    respect to the covariance of a pair is the orthant probability Phi2 (Price's theorem, P2's lemma 2).
+    """
+    cov = _symmetric(mu, cov)
+    i, j = torch.triu_indices(mu.shape[-1], mu.shape[-1], 1, device=mu.device)
+    var = cov.diagonal(dim1=-2, dim2=-1)
+    pairs = covariance_pairs(mu[..., i], mu[..., j], var[..., i], var[..., j], cov[..., i, j])
+    upper = torch.zeros_like(cov)
+    upper[..., i, j] = pairs
+    return upper + upper.mT + torch.diag_embed(variance(mu, var))
+
+
+def covariance_pairs(mu1, mu2, var1, var2, cov12):
+    """Cov[relu(x1), relu(x2)] elementwise, for tensors of one shape; the entries of `covariance`."""
+    for name, value in (("mu1", mu1), ("mu2", mu2), ("var1", var1), ("var2", var2)):
+        _check(name, value, cov12.shape, at_least=0 if name.startswith("var") else None)
+    _check("cov12", cov12, mu1.shape)
+    limit = (var1.detach() * var2.detach()).sqrt()
+    excess = (cov12.detach().abs() > limit * (1 + 1e3 * torch.finfo(cov12.dtype).eps)).sum()
+    if excess:
+        raise ValueError(f"cov: expected |cov12| <= sqrt(var1 var2), violated in {excess} entries")
+    return _PairCovariance.apply(*(v.double() for v in (mu1, mu2, var1, var2, cov12))).to(mu1.dtype)
+
+
+def covariance_zero_mean(cov):
+    """Cov[relu(x)] for x ~ N(0, cov), cov (..., n, n), in closed form (P2, theorem 2).
+
+    E[q1 q2] = (sigma_12 asin(rho) + sqrt(var_1 var_2 - sigma_12^2)) / (2 pi) + sigma_12 / 4, minus the product
+    sigma_1 sigma_2 / (2 pi) of the means. Wrong for any other mean: notebook 06 shows by how much.
+    """
+    cov = _symmetric(None, cov)
+    var = cov.diagonal(dim1=-2, dim2=-1).double()
+    sigma = torch.where(var > 0, var, 1.0).sqrt()
+    scale = sigma[..., :, None] * sigma[..., None, :]
+    return (scale * _ZeroMean.apply((cov.double() / scale).clamp(-1, 1))).to(cov.dtype)
+
+
+def covariance_series(mu, cov, terms=4):
+    """`covariance` with its off-diagonal series cut after rho^terms: positive semidefinite, and arithmetic only.
+
+    Cov_12 / (sigma_1 sigma_2) = rho Phi Phi + sum_{k >= 2} rho^k / k! He_{k-2}(a1) He_{k-2}(a2) phi(a1) phi(a2)
+    (Mehler). Four terms err by at most 0.006 sigma_1 sigma_2; one term, `terms=1`, is the linear response J cov J^T
+    with J = Phi(a).
+    """
+    if terms < 1:
+        raise ValueError(f"terms: expected an integer >= 1, got {terms}")
+    cov = _symmetric(mu, cov)
+    var = cov.diagonal(dim1=-2, dim2=-1)
+    # A unit of variance 0 has covariance 0: any sigma will do, and 1 keeps the gradient finite.
+    sigma = torch.where(var > 0, var, 1.0).sqrt()
+    a = torch.where(var > 0, mu / sigma, mu.sign() * FAR).clamp(-FAR, FAR)
+    rho = cov / (sigma[..., :, None] * sigma[..., None, :])
+    linear, density = sigma * ndtr(a), sigma * _pdf(a)
+    result = rho * linear[..., :, None] * linear[..., None, :]
+    before, hermite, power = torch.zeros_like(a), torch.ones_like(a), rho
+    for k in range(2, terms + 1):
+        power = power * rho / k
+        factor = hermite * density
+        result = result + power * factor[..., :, None] * factor[..., None, :]
+        before, hermite = hermite, a * hermite - (k - 2) * before
+    return result + torch.diag_embed(variance(mu, var) - result.diagonal(dim1=-2, dim2=-1))
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, mu, var):
+        ctx.save_for_backward(mu, var)
+        sigma, a = _standard(mu, var)
+        return mu.clamp(min=0) + sigma * _tail(a.abs(), 1)[0]
+
+    @staticmethod
+    def backward(ctx, grad):
+        sigma, a = _standard(*ctx.saved_tensors)
+        return grad * ndtr(a), grad * _ratio(_pdf(a), 2 * sigma, 0.0)
+
+
+class _Variance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, mu, var):
+        sigma, a = _standard(mu, var)
+        t = a.abs()
+        first, second = _tail(t, 2)
+        # relu(z + a) = z + a + relu(-z - a): for a > 0 only tail terms are subtracted from 1.
+        unit = torch.where(a > 0, 1 - second - 2 * t * first, second) - first**2
+        ctx.save_for_backward(sigma, a, first)
+        return var * unit
+
+    @staticmethod
+    def backward(ctx, grad):
+        sigma, a, first = ctx.saved_tensors
+        unit_mean = a.clamp(min=0) + first
+        return grad * 2 * sigma * unit_mean * ndtr(-a), grad * (ndtr(a) - unit_mean * _pdf(a))
+
+
+class _PairCovariance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, mu1, mu2, var1, var2, cov12):
+        ctx.save_for_backward(mu1, mu2, var1, var2, cov12)
+        sigma1, sigma2, a1, a2, rho = _pair(mu1, mu2, var1, var2, cov12)
+        return sigma1 * sigma2 * bivariate.relu_covariance(a1, a2, rho)
+
+    @staticmethod
+    def backward(ctx, grad):
+        sigma1, sigma2, a1, a2, rho = _pair(*ctx.saved_tensors)
+        both = bivariate.cdf(a1, a2, rho)
+        rest = torch.sqrt((1 - rho) * (1 + rho))
+        u1, u2 = _ratio(a1 - rho * a2, rest, FAR), _ratio(a2 - rho * a1, rest, FAR)
+        q1, q2 = _unit_mean(a1), _unit_mean(a2)
+        # d/dmu_1 = Cov[x1 > 0, relu(x2)] and d/dvar_1 = (E[relu(x2) | x1 = 0] - E[relu(x2)]) pdf(x1 = 0) / 2.
+        mu1 = sigma2 * (a2 * both + _pdf(a2) * ndtr(u1) + rho * _pdf(a1) * ndtr(u2) - ndtr(a1) * q2)
+        mu2 = sigma1 * (a1 * both + _pdf(a1) * ndtr(u2) + rho * _pdf(a2) * ndtr(u1) - ndtr(a2) * q1)
+        var1 = _ratio(sigma2 * _pdf(a1) * (_conditional_mean(a2 - rho * a1, rest) - q2), 2 * sigma1, 0.0)
+        var2 = _ratio(sigma1 * _pdf(a2) * (_conditional_mean(a1 - rho * a2, rest) - q1), 2 * sigma2, 0.0)
+        return grad * mu1, grad * mu2, grad * var1, grad * var2, grad * both
+
+
+class _ZeroMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rho):
+        ctx.save_for_backward(rho)
+        bend = rho * torch.asin(rho) - rho**2 / (1 + torch.sqrt((1 - rho) * (1 + rho)))
+        return bend / (2 * math.pi) + rho / 4
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * (torch.asin(ctx.saved_tensors[0]) / (2 * math.pi) + 0.25)
+
+
+def _pair(mu1, mu2, var1, var2, cov12):
+    (sigma1, a1), (sigma2, a2) = _standard(mu1, var1), _standard(mu2, var2)
+    return sigma1, sigma2, a1, a2, _ratio(cov12, sigma1 * sigma2, 1.0)
+
+
+def _standard(mu, var):
+    """(sigma, a = mu / sigma), a within +-FAR (where every tail underflows); 0 / 0 = 0."""
+    sigma = var.sqrt()
+    return sigma, _ratio(mu, sigma, FAR)
+
+
+def _ratio(numerator, denominator, limit=math.inf):
+    """numerator / denominator within +-limit, with 0 / 0 = 0; a limit of 0 means that x / 0 = 0 for every x."""
+    if limit == 0:
+        return torch.where(denominator > 0, numerator / denominator, 0.0)
+    return torch.where(numerator == 0, 0.0, numerator / denominator).clamp(-limit, limit)
+
+
+def _pdf(a):
+    return torch.exp(-(a**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def _unit_mean(a):
+    return a.clamp(min=0) + _tail(a.abs(), 1)[0]
+
+
+def _conditional_mean(shift, scale):
+    """E[relu(shift + scale z)]."""
+    return shift.clamp(min=0) + scale * _tail(_ratio(shift, scale, FAR).abs(), 1)[0]
+
+
+def _tail(t, powers):
+    """[e_1(t), ..., e_powers(t)], e_k(t) = E[relu(z - t)^k] = phi(t) int_0^inf x^k exp(-x^2 / 2 - t x) dx, for t >= 0.
+
+    The closed forms cancel like t^(2k); the integrand is positive, and beyond `end` below 1e-16 of its total.
+    """
+    count, drop = (24, bivariate.DROP) if t.dtype == torch.float64 else (12, 18.0)
+    nodes, weights = (v.to(t.dtype) for v in bivariate.rule(count))
+    parts = []
+    for piece in t.reshape(-1).split(CHUNK):
+        end = 2 * drop / (piece + torch.sqrt(piece**2 + 2 * drop))
+        x = nodes[:, None] * end
+        value = torch.exp(x * (x / -2 - piece)).mul_(x)
+        scale = _pdf(piece) * end
+        sums = [weights @ value * scale]
+        if powers == 2:
+            sums.append(weights @ value.mul_(x) * scale)
+        parts.append(torch.stack(sums))
+    return [row.reshape(t.shape) for row in torch.cat(parts, 1)] if parts else [torch.empty_like(t)] * powers
+
+
+def _apply(function, mu, var):
+    _check("mu", mu, var.shape)
+    _check("var", var, mu.shape, at_least=0)
+    return function.apply(mu, var.to(mu.dtype))
+
+
+def _check(name, value, shape, at_least=None):
+    if value.shape != shape:
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
+    if not value.is_floating_point() or not value.isfinite().all():
+        raise ValueError(f"{name}: expected finite floating-point numbers, got other {value.dtype} entries")
+    if at_least is not None and (value < at_least).any():
+        raise ValueError(f"{name}: expected numbers >= {at_least}, got {value.min():g}")
+
+
+def _symmetric(mu, cov):
+    """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis) and its symmetry."""
+    if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2] or (mu is not None and cov.shape[:-1] != mu.shape):
+        raise ValueError(f"cov: expected shape (..., n, n) beside mu (..., n), got {tuple(cov.shape)}")
+    _check("cov", cov, cov.shape)
+    gap = (cov - cov.mT).abs().amax() if cov.numel() else cov.new_zeros(())
+    if gap > 1e3 * torch.finfo(cov.dtype).eps * cov.abs().amax():
+        raise ValueError(f"cov: expected a symmetric matrix, got |C - C^T| up to {gap:g}")
+    return (cov + cov.mT) / 2

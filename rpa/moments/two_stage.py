@@ -1,0 +1,309 @@
+"""Output moments of a piecewise-linear network with Gaussian input, without sampling (P2), and their Monte Carlo check.
+
+Start here: `affine_relu_affine` is exact for one hidden layer; `two_stage` is P2's two-stage linearization of a
+deep network cut at one ReLU, y = first(x), f(x) = second(relu(y)); `layerwise` carries the moments through every
+layer. Networks are torch modules in evaluation mode, inputs come in batches (b, *shape), and noise is a variance,
+variances per pixel or a full covariance, see `rpa.moments.layerwise.noise`. Everything is differentiable with respect to
+means and noise.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rpa import _check
+from rpa.moments import relu
+from rpa.moments.layerwise import Moments, as_sequential, linear_part, noise
+
+__all__ = ["Estimate", "affine_relu_affine", "centres", "monte_carlo", "splits", "two_stage", "two_stage_mean"]
+
+MAX_DENSE = 4096  # units of which a full covariance is held
+PRODUCTS = 256  # vector-Jacobian products computed at once
+ADJOINT = ("linear", "diagonal")
+RULES = ("exact", "series", "linear", "diagonal", "zero_mean")
+
+
+def affine_relu_affine(A, c1, B, c2, mean, cov):
+    """Exact moments of B relu(A x + c1) + c2 for x ~ N(mean, cov) (P2's corollary, for any mean and covariance).
+
+    A (m, d), c1 (m,), B (k, m), c2 (k,); mean (b, d); cov as in `noise` -> `Moments` (b, k), (b, k, k).
+    """
+    mean = torch.as_tensor(mean)
+    for name, value, shape in (("A", A, (len(c1), mean.shape[-1])), ("B", B, (len(c2), len(c1)))):
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
+    var, full = noise(cov, mean)
+    hidden = A @ full @ A.T if full is not None else (A * var[:, None]) @ A.T
+    mu = mean @ A.T + c1
+    inner = relu.covariance(mu, hidden.expand(len(mu), *hidden.shape[-2:]))
+    return Moments(relu.mean(mu, hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)) @ B.T + c2, B @ inner @ B.T)
+
+
+def splits(net):
+    """[(first, second), ...]: the two stages of `net` at each of its ReLUs, input side first; layers are shared."""
+    layers = list(as_sequential(net))
+    cuts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
+    return [(nn.Sequential(*layers[:i]), nn.Sequential(*layers[i + 1 :])) for i in cuts]
+
+
+def centres(x, count, seed):
+    """k-means centres (count, *shape) of the inputs x (b, *shape), for `two_stage(..., points=...)` (scikit-learn)."""
+    from sklearn.cluster import KMeans
+
+    count = _check.integer("count", count, 1)
+    if len(x) < count:
+        raise ValueError(f"x: expected at least count = {count} inputs, got {len(x)}")
+    fit = KMeans(count, n_init=1, random_state=seed).fit(x.detach().flatten(1).double().numpy(force=True))
+    return torch.as_tensor(fit.cluster_centers_, dtype=x.dtype, device=x.device).reshape(count, *x.shape[1:])
+
+
+def two_stage_mean(first, second, x, cov, *, at="point"):
+    """E[second(relu(first(x + noise)))] (b, k), at the cost of about three forward passes and no Jacobian.
+
+    The means mu and variances of y = first(x + noise) come from `first` linearized at x, the units of its layers
+    taken as independent: exact when `first` is one affine layer (only then may cov be a full covariance). Then E =
+    second(p) + J_second(p) (E[relu(y)] - p), a Jacobian-vector product, with p = relu(mu) for at="point" (P2) and p
+    = E[relu(y)], where the product vanishes, for at="mean".
+    """
+    if at not in ("point", "mean"):
+        raise ValueError(f"at: expected 'point' or 'mean', got {at!r}")
+    mu, var = _local_moments(first, x, cov)
+    expected = relu.mean(mu, var)
+    if at == "mean":
+        return second(expected)
+    point = torch.relu(mu)
+    value, shift = torch.func.jvp(second, (point,), (expected - point,))
+    return value + shift
+
+
+def two_stage(first, second, x, cov, points=None, *, rule="linear", outputs=None):
+    """P2's two-stage moments of second(relu(first(x + noise))): `Moments` (b, k), (b, k, k).
+
+    first is linearized at x, y ~ N(mu, J1 cov J1^T), and second at relu(mu), giving second(relu(mu)) + J2
+    (E[relu(y)] - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead,
+    so that inputs share Jacobians. outputs: indices of the outputs wanted, default all. rule for Cov[relu(y)]:
+    "exact"; "series", its first four terms; "linear", its first term with exact variances; "diagonal", independent
+    units; "zero_mean", P2's theorem 2 off the diagonal, right for mu = 0 only. Jacobians are constants to autograd,
+    as they are almost everywhere.
+
+    Cost: k + min(n, m) Jacobian products (n inputs, m units of y) per input or per point. With "linear" and
+    "diagonal" and one affine layer before the ReLU, or more than 4096 units there, 2 k products and no J1; then
+    deeper `first` have their variances as in `two_stage_mean`. Raises ValueError for the other rules beyond 4096
+    units.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+    full = noise(cov, x)[1]
+    with torch.no_grad():
+        units = first(x[:1]).numel()
+    if units > MAX_DENSE and (rule not in ADJOINT or full is not None or points is not None):
+        raise ValueError(f"first: {units} units; above {MAX_DENSE} only {ADJOINT}, without full cov or points")
+    affine = _is_affine(first)
+    if rule in ADJOINT and full is None and points is None and (units > MAX_DENSE or affine):
+        return _adjoint(first, second, x, cov, rule, outputs)
+    nearest = torch.arange(len(x)) if points is None else _nearest(x, points)
+    where, parts, order = x if points is None else points, [], []
+    shared = _inner_jacobian(first, where[:1].detach()) if affine else None
+    for index in nearest.unique():
+        members = (nearest == index).nonzero().squeeze(1)
+        stages = _stages(first, second, where[index : index + 1].detach(), shared, outputs)
+        parts.append(_linearized(*stages, x[members] - where[index].detach(), _part(cov, x, members), rule))
+        order.append(members)
+    back = torch.cat(order).argsort()
+    return Moments(*(torch.cat(part)[back] for part in zip(*parts)))
+
+
+class Estimate(NamedTuple):
+    """Monte Carlo means and variances (k,) with their standard errors, from n samples."""
+
+    mean: np.ndarray
+    var: np.ndarray
+    stderr: np.ndarray
+    var_stderr: np.ndarray
+    n: int
+
+
+def monte_carlo(f, inputs, n, seed, *, chunk=4096):
+    """`Estimate` of the mean and variance of f(x), x ~ inputs (a Gaussian or a GaussianMixture), from n >= 2 samples.
+
+    f maps (chunk, d) float64 to (chunk, k) or (chunk,); a torch module gets tensors of its own type, without
+    gradient. The standard error of the variance uses the fourth moment, sqrt((m4 - var^2) / n). Results depend on
+    seed and chunk only.
+    """
+    n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
+    rng, centre, sums = np.random.default_rng(seed), None, 0.0
+    for start in range(0, n, chunk):
+        y = _evaluate(f, inputs.sample(min(chunk, n - start), rng))
+        centre = y.mean(0) if centre is None else centre
+        y = y - centre
+        sums = sums + np.stack([(y**power).sum(0) for power in (1, 2, 3, 4)])
+    # Sums about a point close to the mean lose nothing when moved to the mean.
+    m1, m2, m3, m4 = sums / n
+    var = m2 - m1**2
+    fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+    var_stderr = np.sqrt(np.maximum(fourth - var**2, 0) / n)
+    return Estimate(centre + m1, var * n / (n - 1), np.sqrt(var / n), var_stderr, n)
+
+
+def _evaluate(f, x):
+    if isinstance(f, nn.Module):
+        with torch.no_grad():
+            y = f(torch.as_tensor(x, dtype=next((p.dtype for p in f.parameters()), torch.float64)))
+    else:
+        y = f(x)
+    y = y.double().numpy(force=True) if isinstance(y, torch.Tensor) else np.asarray(y, dtype=float)
+    y = y.reshape(len(x), -1)
+    if not np.isfinite(y).all():
+        raise ValueError("f: returned NaN or infinite values")
+    return y
+
+
+def _is_affine(module):
+    return all(not isinstance(layer, (nn.ReLU, nn.MaxPool2d)) for layer in as_sequential(module))
+
+
+def _local_moments(first, x, cov):
+    """Mean and variances of y = first(x + noise), linearized at x, the units of every layer independent."""
+    var, full = noise(cov, x)
+    if full is None:
+        return _pushed(first, x, var, 2)
+    if not _is_affine(first):
+        raise ValueError("cov: a full covariance needs one affine layer before the ReLU here; see two_stage")
+    mu, jacobian = first(x), _inner_jacobian(first, x[:1])
+    return mu, ((jacobian @ full) * jacobian).sum(1).expand(len(x), -1).reshape(mu.shape)
+
+
+def _pushed(module, x, rows, power=1):
+    """(module(x), rows (r, ...) carried through the linearization at x (1 or r, ...), coefficients to `power`)."""
+    for layer in as_sequential(module):
+        if isinstance(layer, nn.ReLU):
+            rows = rows * (x > 0)
+        elif isinstance(layer, nn.MaxPool2d):
+            options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
+            index = functional.max_pool2d(x, *options, return_indices=True)[1]
+            picked = index.flatten(2).expand(len(rows), -1, -1)
+            rows = rows.flatten(2).gather(2, picked).reshape(-1, *index.shape[1:])
+        elif isinstance(layer, nn.Flatten):
+            rows = layer(rows)
+        else:
+            rows = linear_part(layer, rows, power)
+        x = layer(x)
+    return x, rows
+
+
+def _inner_jacobian(first, z):
+    """The Jacobian (m, n) of `first` at one input z (1, ...): by columns, or by rows where those are far fewer."""
+    with torch.no_grad():
+        n, m = z.numel(), first(z).numel()
+        if n > 2 * m:
+            return _jacobian(first, z)[1]
+        unit = torch.eye(n, dtype=z.dtype).reshape(n, *z.shape[1:])
+        return torch.cat([_pushed(first, z, part)[1].flatten(1) for part in unit.split(PRODUCTS)]).T
+
+
+def _nearest(x, points):
+    if points.ndim < 2 or points.shape[1:] != x.shape[1:]:
+        raise ValueError(f"points: expected shape (any, {', '.join(map(str, x.shape[1:]))}), got {tuple(points.shape)}")
+    return torch.cdist(x.detach().flatten(1), points.flatten(1).to(x)).argmin(1)
+
+
+def _part(cov, x, members):
+    """The noise of the inputs `members`: their own variance maps, or what is common to all."""
+    per_input = isinstance(cov, torch.Tensor) and cov.ndim == x.ndim and noise(cov, x)[1] is None
+    return cov[members] if per_input else cov
+
+
+def _jacobian(module, z, outputs=None):
+    """(module(z) (1, ...), rows (k, n) of its Jacobian at the single input z (1, ...)), by batched products."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = module(z)
+        flat = value.flatten()
+        wanted = torch.arange(flat.numel()) if outputs is None else torch.as_tensor(outputs)
+        unit = torch.zeros(len(wanted), flat.numel(), dtype=flat.dtype)
+        unit[torch.arange(len(wanted)), wanted] = 1
+        rows = [
+            torch.autograd.grad(flat, z, part, retain_graph=True, is_grads_batched=True)[0].flatten(1)
+            for part in unit.split(PRODUCTS)
+        ]
+    return value.detach(), torch.cat(rows)
+
+
+def _stages(first, second, z, jacobian, outputs):
+    """(y, J1, second(relu(y)), J2) at the input z (1, ...); J1 is passed in where `first` is affine."""
+    with torch.no_grad():
+        y = first(z)
+    if jacobian is None:
+        jacobian = _inner_jacobian(first, z)
+    value, outer = _jacobian(second, torch.relu(y), outputs)
+    value = value.flatten()
+    return y.flatten(), jacobian, value if outputs is None else value[outputs], outer
+
+
+def _linearized(y, inner, value, outer, shift, cov, rule):
+    """Moments (b, k), (b, k, k) around one point; shift (b, *shape): the inputs minus the point."""
+    var, full = noise(cov, shift)
+    mu = y + shift.flatten(1) @ inner.T
+    if full is not None:
+        hidden = (inner @ full @ inner.T)[None]
+    else:
+        # Images with common noise share one hidden covariance.
+        common = var[:1] if var.stride(0) == 0 or len(var) == 1 else var
+        hidden = (inner * common.flatten(1)[:, None]) @ inner.T
+    variances = hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)
+    expected = relu.mean(mu, variances)
+    mean = value + (expected - torch.relu(y)) @ outer.T
+    return mean, _project(outer, mu, hidden, rule)
+
+
+def _project(outer, mu, hidden, rule):
+    """outer Cov[relu(y)] outer^T for y ~ N(mu, hidden); hidden (b or 1, m, m)."""
+    variances = hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)
+    if rule in ADJOINT:
+        gain = relu.gain(mu, variances) if rule == "linear" else torch.zeros_like(mu)
+        rest = relu.variance(mu, variances) - gain**2 * variances
+        rows = outer * gain[:, None]
+        response = rows @ (hidden[0] if len(hidden) == 1 else hidden) @ rows.mT
+        return response + (outer * rest[:, None]) @ outer.T
+    hidden = hidden.expand(len(mu), *hidden.shape[1:])
+    if rule == "exact":
+        inner = relu.covariance(mu, hidden)
+    elif rule == "zero_mean":
+        inner = relu.covariance_zero_mean(hidden)
+        gap = relu.variance(mu, variances) - inner.diagonal(dim1=-2, dim2=-1)
+        inner = inner + torch.diag_embed(gap)
+    else:
+        inner = relu.covariance_series(mu, hidden)
+    return outer @ inner @ outer.T
+
+
+def _adjoint(first, second, x, cov, rule, outputs):
+    """`two_stage` for the rules that need no covariance of y: k products through each stage, all inputs at once."""
+    mu, var = _local_moments(first, x, cov)
+    point = torch.relu(mu)
+    with torch.enable_grad():
+        start = point.detach().requires_grad_()
+        value = second(start)
+        wanted = range(value[0].numel()) if outputs is None else outputs
+        columns = [value.flatten(1)[:, j] for j in wanted]
+        outer = torch.stack([torch.autograd.grad(c.sum(), start, retain_graph=True)[0] for c in columns], 1)
+    expected, variance = relu.mean(mu, var), relu.variance(mu, var)
+    mean = torch.stack(columns, 1).detach() + (outer * (expected - start.detach())[:, None]).flatten(2).sum(2)
+    rest = variance
+    cov_out = 0.0
+    if rule == "linear":
+        gain = relu.gain(mu, var)
+        rest = variance - gain**2 * var
+        rows = (outer * gain[:, None]).transpose(0, 1)
+        rows = torch.stack([_pull_back(first, x, row) for row in rows], 1) * noise(cov, x)[0].sqrt()[:, None]
+        cov_out = rows.flatten(2) @ rows.flatten(2).mT
+    flat = outer.flatten(2)
+    return Moments(mean, cov_out + (flat * rest.flatten(1)[:, None]) @ flat.mT)
+
+
+def _pull_back(module, x, cotangent):
+    """cotangent^T J at x, differentiable in the cotangent."""
+    return torch.func.vjp(module, x.detach())[1](cotangent)[0]

@@ -1,0 +1,71 @@
+"""P1's support approximation: its three algorithms, one function each.
+
+Inside the region of one pattern of the first layers, the pre-activations of the next layer are affine in the input. P1
+takes their activation probabilities under the input's law, fixes the units whose activation has next to no entropy, and
+enumerates the signs of the others, layer by layer. Two simplifications make it cheap: the units of a layer are taken as
+independent, and the input keeps its Gaussian law inside a region. `rpa.patterns.search` drops both.
+"""
+
+import numpy as np
+from scipy.special import entr, log_ndtr
+
+__all__ = ["activation_probabilities", "enumerate_layers", "fixed_units"]
+
+
+def activation_probabilities(rows, offset):
+    """P1's first algorithm: P(rows @ z + offset > 0), z ~ N(0, I), for each unit by itself.
+
+    rows (K, n, r), offset (K, n): pre-activations of a layer in K regions -> logs of P(on) and P(off), each (K, n).
+    Phi(offset / |rows|); a unit that does not depend on z is on (certainly) where its offset is positive.
+    """
+    deviation = np.sqrt((rows * rows).sum(axis=2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(deviation > 0, offset / deviation, np.where(offset > 0, np.inf, -np.inf))
+    return log_ndtr(t), log_ndtr(-t)
+
+
+def fixed_units(log_on, threshold):
+    """P1's second algorithm: the units to fix at their likelier sign, as their entropy is below `threshold` bits.
+
+    log_on (...): log activation probabilities -> bool of the same shape.
+    """
+    p = np.exp(log_on)
+    return (entr(p) + entr(1 - p)) / np.log(2) < threshold
+
+
+def enumerate_layers(net, threshold, max_patterns):
+    """P1's third algorithm: enumerates the units that are not fixed, layer by layer: bool (K, N), log q (K,) falling.
+
+    net: whitened, its input N(0, I). log q is the sum of the log activation probabilities of the signs chosen. Of the
+    2^(free units) combinations the `max_patterns` most probable are kept at each step. Some may be empty regions.
+    """
+    rows, offset = net.weights[0][None], net.biases[0][None]
+    patterns, log_q = np.zeros((1, 0), dtype=bool), np.zeros(1)
+    for layer, size in enumerate(net.hidden_sizes):
+        log_on, log_off = activation_probabilities(rows, offset)
+        fixed = fixed_units(log_on, threshold)
+        parent = np.arange(len(log_q))
+        patterns = np.concatenate([patterns, log_on > log_off], axis=1)
+        for unit in np.argsort(fixed.mean(axis=0), kind="stable")[::-1]:
+            column = patterns.shape[1] - size + unit
+            parent, patterns, log_q = _branch(
+                parent, patterns, log_q, column, log_on[:, unit], log_off[:, unit], fixed[:, unit], max_patterns
+            )
+        gate = np.where(patterns[:, -size:], 1.0, net.slope)
+        rows = net.weights[layer + 1] @ (gate[:, :, None] * rows[parent])
+        offset = (gate * offset[parent]) @ net.weights[layer + 1].T + net.biases[layer + 1]
+    order = np.argsort(-log_q, kind="stable")
+    return patterns[order], log_q[order]
+
+
+def _branch(parent, patterns, log_q, column, log_on, log_off, fixed, limit):
+    """Children of all nodes for one unit: both signs where it is free, the likelier one where it is fixed."""
+    likely, unlikely = np.maximum(log_on, log_off)[parent], np.minimum(log_on, log_off)[parent]
+    score = np.concatenate([log_q + likely, np.where(fixed[parent], -np.inf, log_q + unlikely)])
+    keep = np.flatnonzero(np.isfinite(score))
+    if len(keep) > limit:
+        keep = np.sort(keep[np.argpartition(-score[keep], limit)[:limit]])
+    node, flipped = keep % len(log_q), keep >= len(log_q)
+    patterns = patterns[node]
+    patterns[:, column] ^= flipped
+    return parent[node], patterns, score[keep]

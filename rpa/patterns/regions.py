@@ -1,0 +1,200 @@
+"""Affine regions: from an activation pattern to a polytope and the affine map that holds on it.
+
+P1's lemma: the inputs with one activation pattern form a convex polytope {x : H x <= h}, on which f(x) = A x + b.
+`affine_pieces` does the algebra for a batch of patterns; `Region` is one such piece; `planar_regions` finds every
+region of a network whose input has rank at most two.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rpa import _check
+from rpa.inputs import Gaussian
+from rpa.polytopes import planar
+
+__all__ = ["PlanarRegions", "Region", "affine_pieces", "halfspaces", "jacobians", "label"]
+__all__ += ["planar_regions", "region_at", "region_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """{x : H x <= h}, on which f(x) = A x + b.
+
+    pattern (N,) bool; H (N, d), h (N,): one row per hidden unit, in the order of the layers; A (k, d), b (k,).
+    """
+
+    pattern: np.ndarray
+    H: np.ndarray
+    h: np.ndarray
+    A: np.ndarray
+    b: np.ndarray
+
+    @property
+    def label(self):
+        """The pattern read as a binary number, first unit first (most significant)."""
+        return label(self.pattern)
+
+    def contains(self, x):
+        """Which rows of x (n, d) satisfy H x <= h: bool (n,)."""
+        x = _check.array("x", x, (None, self.H.shape[1]))
+        return (x @ self.H.T <= self.h).all(axis=1)
+
+    def facets(self):
+        """Indices of the rows of H that bound the region: those whose removal would enlarge it (one LP each, HiGHS).
+
+        Empty for an empty region. Of rows that coincide the first is kept.
+        """
+        from scipy.optimize import linprog
+
+        norms = np.linalg.norm(self.H, axis=1)
+        scale = np.where(norms > 0, norms, 1.0)
+        H, h = self.H / scale[:, None], self.h / scale
+        kept = [i for i in range(len(h)) if norms[i] > 0]
+        if (self.h[norms == 0] < 0).any() or _infeasible(H[kept], h[kept]):
+            return np.array([], dtype=int)
+        for i in reversed(list(kept)):
+            others = [j for j in kept if j != i]
+            # How far can row i go when it is relaxed by one unit and the others hold?
+            limit = linprog(-H[i], A_ub=H[[*others, i]], b_ub=[*h[others], h[i] + 1.0], bounds=(None, None))
+            if -limit.fun <= h[i] + 1e-9:
+                kept = others
+        return np.array(kept, dtype=int)
+
+
+def _infeasible(H, h):
+    from scipy.optimize import linprog
+
+    return len(H) > 0 and linprog(np.zeros(H.shape[1]), A_ub=H, b_ub=h, bounds=(None, None)).status == 2
+
+
+def affine_pieces(net, patterns):
+    """Pre-activations and output as affine functions of the input, for each of K patterns.
+
+    patterns bool (K, N) -> G (K, N, d), g (K, N), A (K, k, d), b (K, k): on the region of pattern K_i the hidden
+    pre-activations are G[i] x + g[i] and the output is A[i] x + b[i] (P1, section on the lemma).
+    """
+    patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
+    if patterns.ndim != 2:
+        raise ValueError(f"patterns: expected shape (any, {net.n_hidden}), got {patterns.shape}")
+    count = len(patterns)
+    A = np.broadcast_to(net.weights[0], (count, *net.weights[0].shape))
+    b = np.broadcast_to(net.biases[0], (count, len(net.biases[0])))
+    rows, offsets, start = [], [], 0
+    for weight, bias in zip(net.weights[1:], net.biases[1:]):
+        stop = start + A.shape[1]
+        rows.append(A)
+        offsets.append(b)
+        gate = np.where(patterns[:, start:stop], 1.0, net.slope)
+        A = weight @ (gate[:, :, None] * A)
+        b = (gate * b) @ weight.T + bias
+        start = stop
+    G = np.concatenate(rows, axis=1) if rows else np.zeros((count, 0, net.input_dim))
+    g = np.concatenate(offsets, axis=1) if rows else np.zeros((count, 0))
+    return G, g, A, b
+
+
+def jacobians(net, patterns):
+    """The Jacobian A (K, k, d) of the network on the region of each pattern (K, N), without the pre-activations."""
+    patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
+    product = np.broadcast_to(net.weights[-1], (len(patterns), *net.weights[-1].shape))
+    stop = net.n_hidden
+    for weight in reversed(net.weights[:-1]):
+        start = stop - len(weight)
+        product = (product * np.where(patterns[:, None, start:stop], 1.0, net.slope)) @ weight
+        stop = start
+    return product
+
+
+def halfspaces(patterns, G, g):
+    """(H, h) with {H x <= h} = {x : G x + g has the signs of the pattern}; shapes of G (..., N, d) and g (..., N)."""
+    sign = np.where(patterns, -1.0, 1.0)
+    return sign[..., None] * G, -sign * g
+
+
+def label(pattern):
+    """A pattern (N,) as the decimal of P1's figures: the integer whose binary digits are the bits, first unit first."""
+    return int("0" + "".join("1" if bit else "0" for bit in pattern), 2)
+
+
+def region_of(net, pattern):
+    """The `Region` of an activation pattern (N,), or of its decimal label. It may be empty."""
+    if isinstance(pattern, (int, np.integer)) and not isinstance(pattern, bool):
+        if not 0 <= pattern < 2**net.n_hidden:
+            raise ValueError(f"pattern: expected a label in [0, 2^{net.n_hidden}), got {pattern}")
+        pattern = [digit == "1" for digit in format(pattern, f"0{net.n_hidden}b")][: net.n_hidden]
+    pattern = _check.pattern_array("pattern", pattern, net.n_hidden)
+    if pattern.ndim != 1:
+        raise ValueError(f"pattern: expected shape ({net.n_hidden},), got {pattern.shape}")
+    G, g, A, b = (part[0] for part in affine_pieces(net, pattern[None]))
+    H, h = halfspaces(pattern, G, g)
+    return Region(pattern, H, h, A, b)
+
+
+def region_at(net, x):
+    """The `Region` that holds the point x (d,)."""
+    x = _check.array("x", x, (net.input_dim,))
+    return region_of(net, net.patterns(x[None])[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PlanarRegions:
+    """Every region of a network within 40 standard deviations of a Gaussian input of rank at most two.
+
+    patterns bool (K, N); log_p, rel_error (K,): probability of each region; polygons: the regions in coordinates z in
+    which the input is N(0, I_2); net: the network as a function of z. For an input with d <= 2, x = mean + factor z.
+    """
+
+    patterns: np.ndarray
+    log_p: np.ndarray
+    rel_error: np.ndarray
+    polygons: planar.Polygons
+    net: object
+    mean: np.ndarray
+    factor: np.ndarray
+
+    def vertices(self, i):
+        """Corners (n, d) of region i in input coordinates (d <= 2), in order around it."""
+        return self.mean + self.polygons.vertices[i, : self.polygons.counts[i]] @ self.factor.T
+
+
+def _plane_of(net, gaussian):
+    """(network on N(0, I_2), factor (d, 2)); the first columns carry the rank, the rest are zero."""
+    if net.input_dim <= 2:
+        factor = gaussian.times_factor(np.eye(net.input_dim))
+        factor = np.pad(factor, ((0, 0), (0, 2 - factor.shape[1])))
+        first, bias = net.weights[0] @ factor, net.weights[0] @ gaussian.mean + net.biases[0]
+    else:
+        flat, factor = net.whitened(gaussian), np.zeros((net.input_dim, 2))
+        if flat.input_dim > 2:
+            raise ValueError(f"inputs: expected W_1 cov W_1^T of rank at most 2, got rank {flat.input_dim}")
+        first, bias = np.pad(flat.weights[0], ((0, 0), (0, 2 - flat.input_dim))), flat.biases[0]
+    return type(net)((first, *net.weights[1:]), (bias, *net.biases[1:]), net.slope), factor
+
+
+def planar_regions(net, inputs):
+    """All regions of positive probability of a network whose Gaussian input has rank at most two, exactly.
+
+    A square of 60 standard deviations is cut by one hidden unit after the other, layer by layer; every polygon that a
+    unit's zero line crosses becomes two. Regions 40 or more standard deviations out (p < 1e-349) are left out.
+    Returns `PlanarRegions`; P1's proposition on the PMF, without approximation.
+    Raises ValueError for mixtures (take one component at a time) and for a rank above two.
+    """
+    if not isinstance(inputs, Gaussian):
+        raise ValueError(f"inputs: expected Gaussian, got {type(inputs).__name__}")
+    if inputs.dim != net.input_dim:
+        raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
+    flat, factor = _plane_of(net, inputs)
+    polygons, patterns = planar.square(1), np.zeros((1, 0), dtype=bool)
+    A, b = flat.weights[0][None], flat.biases[0][None]
+    for weight, bias in zip(flat.weights[1:], flat.biases[1:]):
+        start = patterns.shape[1]
+        for unit in range(A.shape[1]):
+            polygons, parent, active = planar.split(polygons, A[:, unit], b[:, unit])
+            patterns = np.column_stack([patterns[parent], active])
+            A, b = A[parent], b[parent]
+        gate = np.where(patterns[:, start:], 1.0, flat.slope)
+        A, b = weight @ (gate[:, :, None] * A), (gate * b) @ weight.T + bias
+    log_p, rel_error, distance = planar.polygon_log_mass(polygons)
+    near = (distance < 40) & np.isfinite(log_p)
+    return PlanarRegions(patterns[near], log_p[near], rel_error[near], polygons[near], flat, inputs.mean, factor)

@@ -1,0 +1,185 @@
+"""The support of the pattern distribution: the few activation patterns that carry most of the probability.
+
+Of the 2^N patterns of a network with N hidden units a random input meets a minute part. Three ways to find it:
+`best_first` (ours, sample-free, see `rpa.patterns.search`), `entropy_pruned` (P1's, see `rpa.patterns.pruning`) and `monte_carlo`, the
+baseline that both have to beat. Each returns a `Support`: candidates with approximate masses, to be given accurate
+probabilities by `rpa.patterns.pmf.pattern_pmf`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from rpa import _check
+from rpa.inputs import components_of
+from rpa.patterns import pruning, search
+
+__all__ = ["Support", "best_first", "draw_packed", "entropy_pruned", "monte_carlo", "pattern_keys"]
+
+SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
+SPREAD = 0.01  # where a pass finds less mass than this, patterns beyond those asked for are not worth their time
+WIDENING = 16  # each pass of the search is so many times wider than the one before
+CHUNK = 1 << 15  # samples propagated at once
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """K activation patterns, bool (K, N), with approximate natural-log masses log_q (K,), falling."""
+
+    patterns: np.ndarray
+    log_q: np.ndarray
+
+    def __len__(self):
+        return len(self.patterns)
+
+
+def best_first(net, inputs, *, max_patterns=2000, mass=0.999, memory=2 * 2**30, progress=None):
+    """The most probable patterns of `net`, by a sample-free moment-matching search (`rpa.patterns.search.beam`).
+
+    inputs: Gaussian or GaussianMixture (searched by component, then merged). Returns a `Support` that ends at
+    `max_patterns` or as soon as the approximate masses add up to `mass`; mass = 1 asks for all `max_patterns`. The
+    search runs in passes of growing width: Ctrl-C returns what the last finished one found. memory: bytes the search
+    may use; it bounds the width. progress: True or False for a progress bar; None shows one on a terminal after 2 s.
+    Raises ValueError for unfit arguments.
+    """
+    components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
+    memory, found = _check.positive("memory", memory), []
+    with tqdm(unit=" units", delay=2.0, leave=False, disable=None if progress is None else not progress) as bar:
+        try:
+            for weight, component in components:
+                found.append(None)
+                for patterns, log_q in _passes(net.whitened(component), max_patterns, mass, memory, bar.update):
+                    found[-1] = patterns, np.log(weight) + log_q
+        except KeyboardInterrupt:
+            if found == [None]:
+                raise
+    return _merged([part for part in found if part is not None], net.n_hidden, max_patterns, mass)
+
+
+def entropy_pruned(net, inputs, *, max_patterns=2000, mass=0.999, threshold=0.05):
+    """P1's support approximation: near-certain units are fixed, the others enumerated (`rpa.patterns.pruning.enumerate_layers`).
+
+    threshold: a unit whose activation has less entropy than this, in bits, is fixed. Other arguments, the result and
+    the errors raised are those of `best_first`.
+    """
+    components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
+    threshold = _check.positive("threshold", threshold)
+    found = []
+    for weight, component in components:
+        patterns, log_q = pruning.enumerate_layers(net.whitened(component), threshold, max_patterns)
+        found.append((patterns, np.log(weight) + log_q))
+    return _merged(found, net.n_hidden, max_patterns, mass)
+
+
+def monte_carlo(net, inputs, n, seed, max_patterns=None):
+    """The patterns met by n samples, the commonest first; log_q is the log of their share. At most `max_patterns`.
+
+    A share p has the standard error sqrt(p (1 - p) / n); patterns chosen because they were common look too common.
+    """
+    if max_patterns is not None:
+        max_patterns = _check.integer("max_patterns", max_patterns, 1)
+    packed = draw_packed(net, inputs, n, seed)
+    first, counts = _distinct(packed)
+    order = np.argsort(-counts, kind="stable")[:max_patterns]
+    patterns = np.unpackbits(packed[first[order]], axis=1, count=net.n_hidden).astype(bool)
+    return Support(patterns, np.log(counts[order] / n))
+
+
+def draw_packed(net, inputs, n, seed):
+    """Activation patterns of n random inputs, eight units to a byte: uint8 (n, ceil(N / 8)), seeded.
+
+    Samples are drawn where they are cheap: in the coordinates of `ReLUNetwork.whitened`, and in the precision of
+    `rpa.patterns.search.hidden_layers`, so that a unit may flip within 1e-3 standard deviations of its threshold, mostly much
+    less. With a mixture they come sorted by component.
+    """
+    components, n, _ = _checked(net, inputs, n, 1.0, "n")
+    generator = torch.Generator().manual_seed(seed)
+    shares = np.random.default_rng(seed).multinomial(n, [weight for weight, _ in components])
+    packed = [np.zeros((0, -(-net.n_hidden // 8)), dtype=np.uint8)]
+    for share, (_, component) in zip(shares, components):
+        small = net.whitened(component)
+        layers = search.hidden_layers(small) if small.n_hidden else []
+        for start in range(0, share, CHUNK):
+            x = torch.randn(min(CHUNK, share - start), small.input_dim, generator=generator)
+            packed.append(np.packbits(_bits(layers, small.slope, x), axis=1))
+    return np.concatenate(packed)
+
+
+def _bits(layers, slope, x):
+    active = [torch.zeros(len(x), 0, dtype=torch.bool)]
+    for weight, bias in layers:
+        x = torch.addmm(bias, x.to(bias.dtype), weight.T)
+        active.append(x > 0)
+        x = torch.nn.functional.leaky_relu_(x, slope)
+    return torch.cat(active, 1).numpy()
+
+
+def pattern_keys(packed):
+    """A 64-bit key (n,) of each packed pattern (n, bytes); two of 10^6 patterns share one with probability 3e-8."""
+    words = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
+    words[:, : packed.shape[1]] = packed
+    keys = np.zeros(len(packed), dtype=np.uint64)
+    for word in words.view(np.uint64).T:
+        # Mixed in full before the next word (the finalizer of SplitMix64): patterns differ in few, related bits.
+        keys = keys ^ word
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            keys = (keys ^ keys >> np.uint64(shift)) * np.uint64(factor)
+        keys ^= keys >> np.uint64(31)
+    return keys
+
+
+def _distinct(packed):
+    """Index of the first of each distinct row, and how often it occurs."""
+    keys = pattern_keys(packed)
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], keys[order[1:]] != keys[order[:-1]]]))
+    return order[starts], np.diff(np.append(starts, len(keys)))
+
+
+def _checked(net, inputs, number, mass, name="max_patterns"):
+    components = components_of(inputs)
+    if inputs.dim != net.input_dim:
+        raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
+    return components, _check.integer(name, number, 1), _check.fraction("mass", mass)
+
+
+def _passes(small, max_patterns, mass, memory, tick):
+    """(patterns, log q) of ever wider beams, until `mass` or `max_patterns` is reached or nothing more is found."""
+    if small.n_hidden == 0:
+        yield np.zeros((1, 0), dtype=bool), np.zeros(1)
+        return
+    limit = max(1, min(int(SPARE * max_patterns) + 1, int(memory // search.node_bytes(small))))
+    widths = [limit]
+    while widths[0] > WIDENING:
+        widths.insert(0, widths[0] // WIDENING)
+    gap, found = search.WIDEST_GAP, 1.0
+    for width in widths:
+        # Where all patterns found will be asked for, nothing is gained by ranking them better.
+        spread = found < SPREAD
+        width = min(width, max_patterns) if spread else width
+        patterns, log_q = search.beam(small, width, gap, tick, not spread)
+        while len(log_q) < min(width, max_patterns) and gap < search.WIDEST_GAP:
+            gap = min(3 * gap, search.WIDEST_GAP)
+            patterns, log_q = search.beam(small, width, gap, tick, not spread)
+        yield patterns, log_q
+        found = np.exp(log_q).sum()
+        if len(log_q) < width or (mass < 1 and found >= mass):
+            return
+        gap = min(2.0 + 2.5 * (log_q[0] - log_q[-1]), search.WIDEST_GAP)
+
+
+def _merged(found, n_hidden, max_patterns, mass):
+    """One `Support` of (patterns, log mass) lists: equal patterns add up; cut at `max_patterns` and at `mass`."""
+    patterns = np.concatenate([np.zeros((0, n_hidden), dtype=bool), *(part for part, _ in found)])
+    log_q = np.concatenate([np.zeros(0), *(part for _, part in found)])
+    if len(found) > 1:
+        patterns, index = np.unique(patterns, axis=0, return_inverse=True)
+        total = np.full(len(patterns), -np.inf)
+        np.logaddexp.at(total, index.ravel(), log_q)
+        log_q = total
+    order = np.argsort(-log_q, kind="stable")[:max_patterns]
+    if mass < 1:
+        order = order[: 1 + np.searchsorted(np.cumsum(np.exp(log_q[order])), mass)]
+    return Support(patterns[order], log_q[order])

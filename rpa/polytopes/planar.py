@@ -1,0 +1,266 @@
+"""Convex polygons under the standard normal law of the plane: cutting and exact integration, many at a time.
+
+A batch of P polygons is a `Polygons`: padded vertex lists with, for each edge, the line a z = c it lies on. Cutting a
+batch by one line per polygon is a handful of array operations, so all regions of a network are found in milliseconds.
+The probability of a polygon is a sum of one-dimensional integrals of phi(x) [Phi(upper(x)) - Phi(lower(x))], each over
+a strip between two vertices, by Gauss-Legendre quadrature in log space. Each polygon is first turned so that its point
+nearest to the origin lies on the y axis and trimmed to where the density is not below e^-45 of its maximum; after
+that nothing in the integrand is steep, and a fixed rule gives 14 digits at any distance from the origin.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+
+from rpa.polytopes.normal import LOG_2PI, log_interval
+
+__all__ = ["Polygons", "clip", "log_probability", "polygon_log_mass", "polygon_moments", "split", "square"]
+
+REACH = 9.5  # phi(REACH) / phi(0) = e^-45
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
+TOLERANCE = 1e-13  # a vertex this close to a line, relative to the polygon's size, lies on it
+
+
+@dataclass(frozen=True, eq=False)
+class Polygons:
+    """P convex polygons, counter-clockwise.
+
+    vertices (P, n, 2); lines (P, n, 3): unit normal a and offset c of edge i (from vertex i to i + 1), a z <= c inside;
+    counts (P,): how many of the n entries are used. count 0 is the empty polygon.
+    """
+
+    vertices: np.ndarray
+    lines: np.ndarray
+    counts: np.ndarray
+
+    def __len__(self):
+        return len(self.counts)
+
+    def __getitem__(self, index):
+        return Polygons(self.vertices[index], self.lines[index], self.counts[index])
+
+    @property
+    def used(self):
+        """Mask (P, n) of the entries in use."""
+        return np.arange(self.vertices.shape[1]) < self.counts[:, None]
+
+    @property
+    def next_vertices(self):
+        """The far end of each edge (P, n, 2)."""
+        following = np.roll(self.vertices, -1, axis=1)
+        last = self.counts - 1
+        rows = np.flatnonzero(self.counts)
+        following[rows, last[rows]] = self.vertices[rows, 0]
+        return following
+
+
+def square(count, radius=60.0):
+    """`count` copies of the square [-radius, radius]^2: room for every polygon nearer than two thirds of `radius`."""
+    corner = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]) * radius
+    side = np.array([[0.0, -1.0, radius], [1.0, 0.0, radius], [0.0, 1.0, radius], [-1.0, 0.0, radius]])
+    return Polygons(np.tile(corner, (count, 1, 1)), np.tile(side, (count, 1, 1)), np.full(count, 4))
+
+
+def signed_distances(polygons, lines):
+    """Distance (P, n) of each vertex to its polygon's line (P, 3), positive outside, exactly 0 where it touches."""
+    vertices = polygons.vertices
+    distance = vertices[..., 0] * lines[:, None, 0] + vertices[..., 1] * lines[:, None, 1] - lines[:, None, 2]
+    size = np.abs(vertices).max(axis=(1, 2), initial=1.0)
+    distance[np.abs(distance) <= TOLERANCE * (size + np.abs(lines[:, 2]))[:, None]] = 0.0
+    return distance
+
+
+def clip(polygons, lines, distances=None):
+    """The part of each polygon with a z <= c, for lines (P, 3) = (a, c) of unit normal (Sutherland-Hodgman).
+
+    A polygon that only touches the half-plane becomes empty.
+    """
+    d = signed_distances(polygons, lines) if distances is None else distances
+    used, start, end = polygons.used, polygons.vertices, polygons.next_vertices
+    following = np.roll(d, -1, axis=1)
+    rows = np.flatnonzero(polygons.counts)
+    following[rows, polygons.counts[rows] - 1] = d[rows, 0]
+    keep = used & (d <= 0)
+    cross = used & (d * following < 0)
+    share = np.divide(d, d - following, out=np.zeros_like(d), where=cross)
+    crossing = start + share[..., None] * (end - start)
+    cut = np.broadcast_to(lines[:, None], polygons.lines.shape)
+    leaving = (d <= 0) & (following > 0)
+    own = np.where((leaving & (d == 0))[..., None], cut, polygons.lines)
+    other = np.where(leaving[..., None], cut, polygons.lines)
+    shape = (len(polygons), 2 * d.shape[1])
+    emitted = np.stack([keep, cross], axis=2).reshape(shape)
+    vertices = np.stack([start, crossing], axis=2).reshape(*shape, 2)
+    edges = np.stack([own, other], axis=2).reshape(*shape, 3)
+    emitted[~(used & (d < 0)).any(axis=1)] = False
+    counts = emitted.sum(axis=1)
+    order = np.argsort(~emitted, axis=1, kind="stable")[:, : max(counts.max(initial=0), 1)]
+    take = order[..., None]
+    return Polygons(np.take_along_axis(vertices, take, 1), np.take_along_axis(edges, take, 1), counts)
+
+
+def split(polygons, a, b):
+    """Cut each polygon by the line a z + b = 0, a (P, 2), b (P,).
+
+    Returns (polygons, parent, active): the pieces, the index of the polygon each comes from, and whether
+    a z + b > 0 on it. A polygon that its line misses or only touches is kept whole.
+    """
+    norm = np.linalg.norm(a, axis=1)
+    lines = np.column_stack([a, -b]) / np.where(norm > 0, norm, 1.0)[:, None]
+    d = np.where(norm[:, None] > 0, signed_distances(polygons, lines), b[:, None])
+    used = polygons.used
+    active = (used & (d > 0)).any(axis=1)
+    both = np.flatnonzero(active & (used & (d < 0)).any(axis=1))
+    whole = np.setdiff1d(np.arange(len(polygons)), both, assume_unique=True)
+    low = clip(polygons[both], lines[both], d[both])
+    high = clip(polygons[both], -lines[both], -d[both])
+    parts = _concatenate([polygons[whole], low, high])
+    bits = np.concatenate([active[whole], np.zeros(len(both), dtype=bool), np.ones(len(both), dtype=bool)])
+    return parts, np.concatenate([whole, both, both]), bits
+
+
+def _concatenate(batches):
+    width = max(batch.vertices.shape[1] for batch in batches)
+
+    def padded(arrays):
+        return np.concatenate([np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0))) for x in arrays])
+
+    return Polygons(
+        padded([batch.vertices for batch in batches]),
+        padded([batch.lines for batch in batches]),
+        np.concatenate([batch.counts for batch in batches]),
+    )
+
+
+def _nearest_points(polygons):
+    """Point of each polygon nearest to the origin (P, 2)."""
+    start, step = polygons.vertices, polygons.next_vertices - polygons.vertices
+    length = (step**2).sum(axis=2)
+    t = np.divide(-(start * step).sum(axis=2), length, out=np.zeros_like(length), where=length > 0).clip(0.0, 1.0)
+    foot = start + t[..., None] * step
+    used = polygons.used
+    norm = np.where(used, (foot**2).sum(axis=2), np.inf)
+    nearest = np.take_along_axis(foot, norm.argmin(axis=1)[:, None, None], 1)[:, 0]
+    holds_origin = (np.where(used, polygons.lines[..., 2], np.inf) >= 0).all(axis=1)
+    return np.where(holds_origin[:, None], 0.0, nearest)
+
+
+def _turn_and_trim(polygons):
+    """Turn each nearest point onto the positive y axis; cut off what is negligible. Also returns its distance (P,)."""
+    nearest = _nearest_points(polygons)
+    rho = np.hypot(nearest[:, 0], nearest[:, 1])
+    up = np.where(rho[:, None] > 0, nearest / np.where(rho > 0, rho, 1.0)[:, None], np.array([0.0, 1.0]))
+    rotation = np.stack([np.stack([up[:, 1], -up[:, 0]], axis=1), up], axis=1)
+    lines = np.concatenate([polygons.lines[..., :2] @ rotation.transpose(0, 2, 1), polygons.lines[..., 2:]], axis=2)
+    turned = Polygons(polygons.vertices @ rotation.transpose(0, 2, 1), lines, polygons.counts)
+    depth = np.minimum(REACH, 45 / np.maximum(rho, 1e-9))
+    one, zero = np.ones_like(rho), np.zeros_like(rho)
+    far = REACH * one
+    for a_x, a_y, c in ((one, zero, far), (-one, zero, far), (zero, one, rho + depth), (zero, -one, far)):
+        turned = clip(turned, np.stack([a_x, a_y, c], axis=1))
+    return turned, rho
+
+
+def _strips(polygons):
+    """Vertical strips between neighbouring vertices: owner (S,), ends x0, x1 (S,), lower and upper line (S, 3)."""
+    xs = np.where(polygons.used, polygons.vertices[..., 0], -np.inf)
+    xs = np.sort(xs, axis=1)
+    owner, column = np.nonzero((xs[:, :-1] > -np.inf) & (xs[:, 1:] > xs[:, :-1]))
+    x0, x1 = xs[owner, column], xs[owner, column + 1]
+    lines, used = polygons.lines[owner], polygons.used[owner]
+    a_x, a_y, c = np.moveaxis(lines, 2, 0)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        height = (c - a_x * ((x0 + x1) / 2)[:, None]) / a_y
+    above = np.where(used & (a_y > 1e-14), height, np.inf).argmin(axis=1)
+    below = np.where(used & (a_y < -1e-14), height, -np.inf).argmax(axis=1)
+    row = np.arange(len(owner))
+    return owner, x0, x1, lines[row, below], lines[row, above]
+
+
+def _height(line, x):
+    return (line[..., 2] - line[..., 0] * x) / line[..., 1]
+
+
+def _rounding(trimmed, rho):
+    """Relative error (P,) of a mass when the lines are known to one unit of rounding.
+
+    Moving the boundary by d changes the mass by about d times boundary / area, or d times rho far out.
+    """
+    start, end, used = trimmed.vertices, trimmed.next_vertices, trimmed.used
+    perimeter = np.where(used, np.hypot(*np.moveaxis(end - start, 2, 0)), 0.0).sum(axis=1)
+    anchor = start - start[:, :1]
+    tip = end - start[:, :1]
+    twice_area = np.where(used, anchor[..., 0] * tip[..., 1] - anchor[..., 1] * tip[..., 0], 0.0).sum(axis=1)
+    thinness = np.divide(2 * perimeter, twice_area, out=np.zeros_like(rho), where=twice_area > 0)
+    return 10 * np.finfo(float).eps * (10 + rho) * (1 + rho + thinness)
+
+
+def polygon_log_mass(polygons):
+    """(log P(z in polygon), relative error, distance from the origin), each (P,); -inf for an empty polygon.
+
+    z ~ N(0, I_2). The quadrature is good to 1e-14; the error is that of rounding in the polygon's lines and vertices.
+    """
+    turned, rho = _turn_and_trim(polygons)
+    owner, x0, x1, lower, upper = _strips(turned)
+    scale = np.maximum(rho[owner], 1.0)
+    climb = [np.abs(_height(line, x1) - _height(line, x0)) * scale for line in (lower, upper)]
+    pieces = np.ceil(np.maximum(np.maximum(*climb), x1 - x0) / 2.5).clip(1, 200).astype(int)
+    strip = np.repeat(np.arange(len(owner)), pieces)
+    index = np.arange(len(strip)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    half = ((x1 - x0) / pieces / 2)[strip, None]
+    x = x0[strip, None] + half * (2 * index[:, None] + 1 + NODES)
+    inner = log_interval(_height(lower[strip, None], x), _height(upper[strip, None], x))
+    with np.errstate(divide="ignore"):
+        terms = inner - (x**2 + LOG_2PI) / 2 + np.log(half * WEIGHTS)
+    return _log_sum_by_owner(logsumexp(terms, axis=1), owner[strip], len(polygons)), _rounding(turned, rho), rho
+
+
+def polygon_moments(polygons, log_p):
+    """(mean (P, 2), second (P, 2, 2)): E z and E z z^T given that z ~ N(0, I_2) lies in each polygon of log mass log_p.
+
+    By the divergence theorem both are integrals over the edges: p mean = -sum n I, p second = p I_2 - sum n J^T with
+    I, J the integrals of phi and z phi along an edge of normal n. All terms are divided by p in logs.
+    """
+    normal, offset = polygons.lines[..., :2], polygons.lines[..., 2]
+    along = np.stack([-normal[..., 1], normal[..., 0]], axis=2)
+    t0, t1 = ((v * along).sum(axis=2) for v in (polygons.vertices, polygons.next_vertices))
+    log_height = np.where(polygons.used, -(offset**2 + LOG_2PI) / 2 - log_p[:, None], -np.inf)
+    mass = np.exp(log_height + log_interval(t0, t1))
+    bump = np.exp(log_height - (t0**2 + LOG_2PI) / 2) - np.exp(log_height - (t1**2 + LOG_2PI) / 2)
+    mean = -(normal * mass[..., None]).sum(axis=1)
+    edge = normal * (offset * mass)[..., None] + along * bump[..., None]
+    second = np.eye(2) - normal.transpose(0, 2, 1) @ edge
+    return mean, (second + second.transpose(0, 2, 1)) / 2
+
+
+def _log_sum_by_owner(terms, owner, count):
+    top = np.full(count, -np.inf)
+    np.maximum.at(top, owner, terms)
+    shift = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        return shift + np.log(np.bincount(owner, np.exp(terms - shift[owner]), count))
+
+
+def log_probability(H, h):
+    """log P(H z <= h) for z ~ N(0, I_2), a batch of K polygons given by n half-planes each.
+
+    H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding, the only error there is.
+    A polygon 40 or more from the origin (p < 1e-349) is looked for again in larger squares, up to a distance of 40,000.
+    """
+    norm = np.linalg.norm(H, axis=2)
+    dead = norm == 0
+    scale = np.where(dead, 1.0, norm)
+    lines = np.concatenate([H / scale[..., None], (h / scale)[..., None]], axis=2)
+    log_p, rel_error = np.full(len(H), -np.inf), np.zeros(len(H))
+    pending = np.flatnonzero(~(dead & (h < 0)).any(axis=1))
+    for radius in (60.0, 2e3, 6e4):
+        polygons = square(len(pending), radius)
+        for i in range(H.shape[1]):
+            nowhere = [0.0, 1.0, 2 * radius]
+            polygons = clip(polygons, np.where(dead[pending, i, None], nowhere, lines[pending, i]))
+        found, error, rho = polygon_log_mass(polygons)
+        settled = np.isfinite(found) & (rho < radius * 2 / 3)
+        log_p[pending[settled]], rel_error[pending[settled]] = found[settled], error[settled]
+        pending = pending[~settled]
+    return log_p, rel_error

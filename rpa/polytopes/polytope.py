@@ -1,0 +1,170 @@
+"""Probabilities of convex polytopes {x : H x <= h} under a Gaussian, in any dimension, far into the tails.
+
+Start with `probability` (or `orthant`); `probabilities` does the same for a batch of polytopes under N(0, I), as the
+regions of a network need. The work happens in as many dimensions as the rows that matter have rank: rank one is an
+interval and rank two a polygon, both exact; above that `rpa.polytopes.quadrature` integrates, with the proposals of
+`rpa.polytopes.lookahead`, until the asked accuracy is met. Every answer carries a relative error, and rows that could be left out
+enter it with their union bound. `moments` and `sample` describe the Gaussian restricted to the polytope.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import log_ndtr
+
+from rpa import _check
+from rpa.inputs import Gaussian
+from rpa.polytopes import planar, quadrature, reduction
+from rpa.polytopes.lookahead import lookahead
+from rpa.polytopes.normal import log_interval
+from rpa.polytopes.tilting import minimax
+from rpa.polytopes.trapezoid import plain, plan
+from rpa.polytopes.truncated import Sample, batch_moments, moments, sample
+
+__all__ = [
+    "Probability",
+    "Sample",
+    "batch_moments",
+    "moments",
+    "orthant",
+    "probabilities",
+    "probability",
+    "sample",
+]
+
+BUDGET = 2**20
+NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
+MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything is known
+PROPOSALS = {"lookahead": lookahead, "minimax": lambda p: [minimax(p)[0]], "genz": lambda p: [plain(p)]}
+METHODS = ("auto", *PROPOSALS)
+EPS = np.finfo(float).eps
+
+
+@dataclass(frozen=True)
+class Probability:
+    """A probability in logs with its relative error; `converged` tells whether rel_error <= rtol was reached.
+
+    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), "lookahead" or the method asked for.
+    log_p is -inf for an empty polytope, and with an infinite rel_error where no point was found. Three times rel_error
+    covers the true error in at least 99 % of cases.
+    """
+
+    log_p: float
+    rel_error: float
+    method: str
+    converged: bool
+
+    @property
+    def p(self):
+        """The probability itself; 0 where it underflows."""
+        return float(np.exp(self.log_p))
+
+
+def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0, budget=BUDGET):
+    """P(H x <= h) for x ~ gaussian. H (n, d), h (n,).
+
+    A singular covariance is fine; a row without variance either always or never holds. method: "auto", or to
+    sample even at rank one and two: "lookahead", "minimax" (Botev 2017) or "genz" (Genz 1992). budget: points after
+    which sampling stops even if rtol is not met (it never starts with fewer than 512).
+    Raises ValueError for wrong shapes, non-finite entries, an unknown method, rtol outside (0, 1] or budget < 512.
+    """
+    if not isinstance(gaussian, Gaussian):
+        raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
+    H = _check.array("H", H, (None, gaussian.dim))
+    h = _check.array("h", h, (len(H),))
+    rtol = _check.fraction("rtol", rtol)
+    seed = _check.integer("seed", seed)
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    budget = _check.integer("budget", budget, 512)
+    log_p, rel_error, used = _solve(*reduction.whiten(H, h, gaussian), rtol, seed, method, budget)
+    return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
+
+
+def orthant(mean, cov, *, rtol=1e-3, method="auto", seed=0, budget=BUDGET):
+    """P(z > 0), all coordinates, for z ~ N(mean, cov); cov as for `Gaussian`. Otherwise as `probability`."""
+    gaussian = Gaussian(mean, cov)
+    # The event does not depend on the scales, but the rank found by rounding does.
+    scale = np.where(gaussian.variances > 0, np.sqrt(gaussian.variances), 1.0)
+    if gaussian.cov_given.ndim == 2:
+        gaussian = Gaussian(gaussian.mean / scale, gaussian.cov / np.outer(scale, scale))
+    eye = np.eye(gaussian.dim)
+    return probability(-eye, np.zeros(gaussian.dim), gaussian, rtol=rtol, method=method, seed=seed, budget=budget)
+
+
+def probabilities(H, h, *, rtol=1e-2, seed=0, budget=BUDGET, device=None):
+    """log P(H_i z <= h_i) and its relative error, both (K,), for z ~ N(0, I_r) and K polytopes.
+
+    H (K, n, r), h (K, n); rows of zeros may serve as padding. An error above rtol means that `budget` points did not
+    suffice. device: where the sampling runs, as torch names it (None: the CPU).
+    """
+    H = _check.array("H", H, (None, None, None))
+    h = _check.array("h", h, H.shape[:2])
+    rtol = _check.fraction("rtol", rtol)
+    seed, budget = _check.integer("seed", seed), _check.integer("budget", budget, 512)
+    return _solve(H, h, rtol, seed, "auto", budget, device)[:2]
+
+
+def _solve(H, h, rtol, seed, method, budget, device=None):
+    """(log_p, rel_error, method), each (K,), for z ~ N(0, I_r)."""
+    count = len(H)
+    H, h, empty = reduction.unit_rows(H, h)
+    log_p = np.where(empty, -np.inf, 0.0)
+    rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
+    # What is dropped must be small against p, guessed here as if the rows were independent and checked afterwards.
+    log_budget = np.maximum(log_ndtr(h).sum(axis=1) + np.log(rtol), MINIMAL) + np.log(NEGLIGIBLE)
+    pending = np.flatnonzero(~empty)
+    while len(pending):
+        kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
+        for group, rows in reduction.groups(kept, H.shape[2]):
+            index = pending[group]
+            part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
+            log_p[index], rel_error[index], used[index] = _estimate(part_H, part_h, rtol, seed, method, budget, device)
+        with np.errstate(over="ignore", invalid="ignore"):
+            share = np.where(np.isneginf(log_dropped), 0.0, np.exp(np.minimum(log_dropped - log_p[pending], 700.0)))
+        rel_error[pending] = np.where(np.isneginf(log_p[pending]), rel_error[pending], rel_error[pending] + share)
+        again = (share > rtol / 10) & np.isfinite(log_p[pending])
+        pending = pending[again]
+        log_budget[pending] = log_p[pending] + np.log(rtol * NEGLIGIBLE)
+    return log_p, rel_error, used
+
+
+def _estimate(H, h, rtol, seed, method, budget, device):
+    """(log_p, rel_error, method) by the best way for each rank. H (K, n, r), h (K, n)."""
+    p = plan(H, h)
+    log_p, rel_error = np.zeros(len(H)), np.zeros(len(H))
+    used = np.full(len(H), "certain", dtype="<U9")
+    highest_exact = 2 if method == "auto" else 0
+    line = np.flatnonzero((p.rank == 1) & (highest_exact >= 1))
+    plane = np.flatnonzero((p.rank == 2) & (highest_exact >= 2))
+    space = np.flatnonzero(p.rank > highest_exact)
+    if len(line):
+        log_p[line], rel_error[line] = _interval(p.take(line))
+        used[line] = "interval"
+    if len(plane):
+        real = np.isfinite(h[plane])
+        coef = np.where(real[:, :, None], p.coef[plane, :, :2], 0.0)
+        log_p[plane], rel_error[plane] = planar.log_probability(coef, np.where(real, h[plane], 0.0))
+        used[plane] = "planar"
+    if len(space):
+        part = p.take(space)
+        used[space] = "lookahead" if method == "auto" else method
+        proposals = PROPOSALS[used[space[0]]](part)
+        log_p[space], rel_error[space] = quadrature.estimate(part, proposals, rtol, seed, budget, device)
+    used[np.isneginf(log_p) & (rel_error == 0)] = "empty"
+    return log_p, rel_error, used
+
+
+def _interval(p):
+    """Rank 1: the interval that the rows leave, exactly."""
+    coef, real = p.coef[:, :, 0], p.owner >= 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bound = p.h / coef
+    upper = np.where(real & (coef > 0), bound, np.inf).min(axis=1)
+    lower = np.where(real & (coef < 0), bound, -np.inf).max(axis=1)
+    near = np.maximum(np.maximum(lower, -upper), 0.0)
+    width = np.maximum(upper - lower, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rounding = 8 * EPS * (1 + near) * (1 + near + np.where(width > 0, 1 / width, 0.0))
+    log_p = log_interval(lower, upper)
+    return log_p, np.where(np.isneginf(log_p), 0.0, rounding)

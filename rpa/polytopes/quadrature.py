@@ -1,0 +1,139 @@
+"""Integrals over polytopes by randomized quasi-Monte Carlo, to a relative accuracy that is asked for.
+
+The points are one scrambled Sobol sequence under independent random digital shifts. Each shift makes an unbiased
+quadrature of its own, and their scatter is the error. Points are doubled until it is small enough.
+"""
+
+from contextlib import contextmanager
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.stats import qmc
+
+from rpa.polytopes.reduction import is_empty
+from rpa.polytopes.trapezoid import Sampler
+
+__all__ = ["estimate", "moments", "uniforms"]
+
+REPLICATES = 16
+FIRST = 32  # points per replicate to begin with
+EXTRA = 8  # points of the first proposal for each of the second
+CHUNK = 2**14  # (polytope, point) pairs in flight: what fits the cache
+SAFETY = 1.3  # times the standard error: 16 replicates estimate it themselves, and weights are skewed
+
+
+@contextmanager
+def _one_thread():
+    """torch on one thread: its tensors are small here, and on a busy machine its threads wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def uniforms(dim, start, stop, seed, device=None):
+    """Points start..stop of all replicates, in (0, 1): (dim, REPLICATES * (stop - start)). stop is a power of two."""
+    shifts = np.random.default_rng([seed, 1]).integers(0, 2**30, (REPLICATES, max(dim, 1))).T[:dim]
+    points = _sobol(max(dim, 1), int(stop).bit_length() - 1, seed)[:dim, start:stop].to(device)
+    shifted = points[:, None, :] ^ torch.as_tensor(np.ascontiguousarray(shifts), device=device)[:, :, None]
+    return ((shifted.double() + 0.5) * 2.0**-30).reshape(dim, REPLICATES * (stop - start))
+
+
+@lru_cache(maxsize=16)
+def _sobol(dim, log2_n, seed):
+    points = qmc.Sobol(dim, rng=np.random.default_rng(seed)).random_base2(log2_n)
+    return torch.from_numpy(np.ascontiguousarray((points.T * 2**30).astype(np.int64)))
+
+
+@_one_thread()
+def estimate(p, proposals, rtol, seed, budget, device=None):
+    """log P (K,) and relative error (K,) of a `Plan`, until the error is at most rtol or `budget` points are spent.
+
+    proposals: one or two, see `_draws`. log P = -inf has an error of 0 if the polytope is empty, and an infinite one if
+    no point in it was found.
+    """
+    count = len(p.mean)
+    log_p, rel_error = np.full(count, -np.inf), np.full(count, np.inf)
+    sums, sampler = np.full((count, REPLICATES), -np.inf), Sampler(p, proposals, device)
+    pending, start, stop = np.arange(count), 0, FIRST
+    while len(pending) and stop * REPLICATES <= budget:
+        for part, _, log_w in _draws(sampler, pending, start, stop, seed):
+            fresh = torch.logsumexp(log_w, dim=2).numpy(force=True)
+            sums[part] = np.logaddexp(sums[part], fresh)
+        log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
+        if start == FIRST:
+            nothing = [i for i in pending if np.isneginf(log_p[i]) and is_empty(p.coef[i], p.h[i])]
+            rel_error[nothing] = 0.0
+        pending = pending[rel_error[pending] > rtol]
+        start, stop = stop, 2 * stop
+    return log_p, rel_error
+
+
+def _points(stop, sampler):
+    return sum(stop // pace for pace in (1, EXTRA)[: sampler.sources])
+
+
+def _draws(sampler, pending, start, stop, seed, last=False):
+    """(indices, y (K, c, R, M), log weights (K, R, M)) of points start..stop per replicate, chunk by chunk.
+
+    With two proposals each EXTRA points of the first are joined by one of the second, and the weights are those of the
+    mixture (the balance heuristic of Veach & Guibas 1995): never above 1 + EXTRA times those of the second alone.
+    last: draw the last coordinate too.
+    """
+    pace = (1, EXTRA)[: sampler.sources]
+    share = -torch.tensor(pace, dtype=torch.float64, device=sampler.device).mul(sum(1 / s for s in pace)).log()[:, None]
+    dim = sampler.dim - (not last)
+    u = [uniforms(dim, start // s, stop // s, seed, sampler.device) for s in pace]
+    chunk = max(1, CHUNK // u[0].shape[1])
+    for first in range(0, len(pending), chunk):
+        part, ys, logs = pending[first : first + chunk], [], []
+        for source, points in enumerate(u):
+            y, log_w = sampler.points(part, points, source)
+            mixed = -torch.logsumexp(share - log_w, dim=1)
+            ys.append(y.unflatten(2, (REPLICATES, -1)))
+            logs.append(mixed.unflatten(1, (REPLICATES, -1)))
+        yield part, torch.cat(ys, dim=3), torch.cat(logs, dim=2)
+
+
+def _summary(log_sums, n):
+    """Log of the mean (K,) and its relative error (K,), from sums over the n points of each replicate (K, R).
+
+    The error is SAFETY standard errors and one point in all: what no point has met may still be there.
+    """
+    top = log_sums.max(axis=1, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    means = np.exp(log_sums - top)
+    mean, scatter = means.mean(axis=1), means.std(axis=1, ddof=1) / np.sqrt(REPLICATES)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rel_error = np.hypot(SAFETY * scatter / mean, 1 / (n * REPLICATES))
+        return np.log(mean) + top[:, 0] - np.log(n), np.where(mean > 0, rel_error, np.inf)
+
+
+@_one_thread()
+def moments(p, proposals, rtol, seed, budget):
+    """log P (K,), mean (K, c) and covariance (K, c, c) of y inside each polytope of a `Plan`.
+
+    Points are doubled until log P, every mean and every standard deviation are known to rtol, the latter two in
+    standard deviations, or the budget is spent.
+    """
+    count, c = p.mean.shape
+    log_p, mean, cov = np.full(count, -np.inf), np.zeros((count, c)), np.zeros((count, c, c))
+    sampler, pending, stop = Sampler(p, proposals), np.arange(count), 4 * FIRST
+    while len(pending) and stop * REPLICATES <= budget:
+        unfinished = []
+        for part, y, log_w in _draws(sampler, pending, 0, stop, seed, last=True):
+            log_p[part], error = _summary(torch.logsumexp(log_w, dim=2).numpy(), _points(stop, sampler))
+            w = torch.exp(log_w - log_w.amax(dim=(1, 2), keepdim=True).clamp_min(-1e300))[:, None]
+            w = w / w.sum(dim=(2, 3), keepdim=True).clamp_min(1e-300)
+            centre = (w * y).sum(dim=(2, 3), keepdim=True)
+            y = y - centre
+            mean[part], cov[part] = centre[:, :, 0, 0].numpy(), ((w * y).flatten(2) @ y.flatten(2).mT).numpy()
+            var = torch.from_numpy(np.diagonal(cov[part], axis1=1, axis2=2).copy())[:, :, None, None]
+            drifts = [(w * scaled).sum(dim=3).std(dim=2) for scaled in (y / var.sqrt(), (y * y / var - 1) / 2)]
+            drift = SAFETY * np.sqrt(REPLICATES) * torch.maximum(*drifts).amax(dim=1).numpy()
+            unfinished.append(part[(error > rtol) | (drift > rtol)])
+        pending, stop = np.concatenate(unfinished), 2 * stop
+    return log_p, mean, cov

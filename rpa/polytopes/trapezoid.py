@@ -1,0 +1,230 @@
+"""Polytopes in lower-trapezoidal form, and points drawn coordinate by coordinate inside them.
+
+An orthogonal change of variables turns the rows of {z : H z <= h} into rows that end at different coordinates, so that
+each coordinate has one interval given the earlier ones (Genz & Kwong 2000, for singular covariances; with as many rows
+as coordinates it is the separation of variables of Genz 1992). `plan` makes the form, a `Proposal` says from which
+normal law each coordinate is drawn, a `Sampler` draws. Everything is batched over K polytopes.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from rpa.polytopes.normal import LOG_2PI, log_interval
+
+__all__ = ["Plan", "Proposal", "Sampler", "plain", "plan", "truncated_normal"]
+
+DEPENDENT = 1e-10  # what is left of a row of norm 1 outside the chosen directions counts as rounding below this
+DEEP = -37.0  # Phi underflows below
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """K polytopes in trapezoidal form: in y = axes z row i reads sum_{k <= owner_i} coef_ik y_k <= h_i.
+
+    coef (K, n, c), h (K, n); owner (K, n): last coordinate that the row touches, -1 where h is infinite (no row);
+    axes (K, c, r): orthonormal, zero beyond the rank (K,) <= c of the rows; mean (K, c): a rough mean of y.
+    """
+
+    coef: np.ndarray
+    h: np.ndarray
+    owner: np.ndarray
+    axes: np.ndarray
+    rank: np.ndarray
+    mean: np.ndarray
+
+    def take(self, index):
+        """The plan of the polytopes `index`."""
+        return Plan(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def owned(self, k, sign=0):
+        """Rows that end at coordinate k: coefficients (K, S, k + 1) and bounds (K, S), padded by zeros and infinity.
+
+        sign +1 or -1: only those that bound it from above or below. Also their places in the plan, (K, S).
+        """
+        rows = (self.owner == k) & (self.coef[:, :, k] * sign >= 0)
+        order = np.argsort(~rows, axis=1, kind="stable")[:, : rows.sum(axis=1).max(initial=0)]
+        real = np.take_along_axis(rows, order, axis=1)
+        coef = np.take_along_axis(self.coef[:, :, : k + 1], order[:, :, None], axis=1)
+        bound = np.where(real, np.take_along_axis(self.h, order, axis=1), np.inf)
+        return np.where(real[:, :, None], coef, 0.0), bound, order
+
+
+def plan(H, h):
+    """The `Plan` of {H z <= h}: the next coordinate is the direction of the row least probable to hold.
+
+    H (K, n, r) with rows of norm 1, h (K, n), infinite for a row that is only padding. Earlier coordinates are held at
+    the mean of their truncated law. A row with nothing left outside the chosen directions bounds the latest of them.
+    """
+    count, n, r = H.shape
+    c, batch = min(n, r), np.arange(count)
+    residual, slack, free = H.copy(), h.copy(), np.isfinite(h)
+    coef, axes, mean = np.zeros((count, n, c)), np.zeros((count, c, r)), np.zeros((count, c))
+    owner, rank = np.full((count, n), -1), np.zeros(count, dtype=int)
+    norm = np.linalg.norm(residual, axis=2)
+    for k in range(c):
+        pick = np.where(free, slack / np.where(free, norm, 1.0), np.inf).argmin(axis=1)
+        some = free.any(axis=1)
+        rank += some
+        axis = np.where(some[:, None], residual[batch, pick], 0.0)
+        # What rounding left along the earlier axes would grow when a nearly dependent row is scaled up to norm 1.
+        axis -= ((axes[:, :k] @ axis[:, :, None]).mT @ axes[:, :k])[:, 0]
+        axis /= np.where(some, np.linalg.norm(axis, axis=1), 1.0)[:, None]
+        along = np.where(free, (residual @ axis[:, :, None])[:, :, 0], 0.0)
+        residual -= along[:, :, None] * axis[:, None, :]
+        norm = np.linalg.norm(residual, axis=2)
+        done = free & ((norm <= DEPENDENT) | (k == c - 1))
+        done[batch[some], pick[some]] = True
+        axes[:, k], coef[:, :, k], owner[done] = axis, along, k
+        free &= ~done
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bound = slack / along
+        upper = np.where(done & (along > 0), bound, np.inf).min(axis=1)
+        lower = np.where(done & (along < 0), bound, -np.inf).max(axis=1)
+        mean[:, k] = truncated_normal(lower, upper)[0]
+        slack = slack - along * mean[:, k, None]
+    return Plan(coef, h, owner, axes, rank, mean)
+
+
+def truncated_normal(lower, upper):
+    """Mean and variance of N(0, 1) on [lower, upper], elementwise; the middle and 0 for an interval that is empty.
+
+    Good to 1e-9 relative, which is ample for choosing a proposal.
+    """
+    a, b = np.clip(lower, -1e7, 1e7), np.clip(upper, -1e7, 1e7)
+    wide = b - a > 1e-5
+    log_z = np.where(wide, log_interval(a, b), 0.0)
+    at_a, at_b = np.exp(-(a * a + LOG_2PI) / 2 - log_z), np.exp(-(b * b + LOG_2PI) / 2 - log_z)
+    mean = np.where(wide, at_a - at_b, (a + b) / 2)
+    variance = 1.0 + a * at_a - b * at_b - mean * mean
+    return mean, np.where(wide, np.clip(variance, 0.0, 1.0), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Coordinate k is drawn from N(shift_k + sum_{j < k} slope_kj y_j, spread_k^2) truncated to its interval.
+
+    shift (K, c), slope (K, c, c) or None for zero, spread (K, c). The last coordinate has 0, 0, 1.
+    """
+
+    shift: np.ndarray
+    slope: np.ndarray | None
+    spread: np.ndarray
+
+
+def plain(p):
+    """The proposal of Genz (1992): each coordinate from N(0, 1)."""
+    return Proposal(np.zeros_like(p.mean), None, np.ones_like(p.mean))
+
+
+class Sampler:
+    """Draws from `Proposal`s inside the polytopes of a `Plan`, with what every batch of points needs on one device."""
+
+    def __init__(self, p, proposals, device=None):
+        self.dim, self.sources, self.device = p.mean.shape[1], len(proposals), device
+        self._spread = torch.as_tensor(np.stack([q.spread for q in proposals], axis=1), device=device)
+        self._coordinates = []
+        for k in range(self.dim):
+            slopes = [np.zeros_like(p.coef[:, 0, :k]) if q.slope is None else q.slope[:, k, :k] for q in proposals]
+            (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
+            matrix = np.concatenate([np.stack(slopes, axis=1), -above, -below], axis=1)
+            shifts = np.stack([q.shift[:, k] for q in proposals], axis=1)
+            offset = np.concatenate([shifts, upper, lower], axis=1)[:, :, None]
+            tensors = (torch.as_tensor(part, device=device) for part in (matrix, offset))
+            self._coordinates.append((*tensors, [len(proposals), upper.shape[1], lower.shape[1]]))
+
+    def points(self, index, uniforms, source=0):
+        """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).
+
+        Drawn from q_j the weight 1[inside] phi / q_j has the probability of the polytope as its mean; it is 0 where an
+        interval is empty. index: which polytopes. uniforms (c - 1, M); with (c, M) the last coordinate is drawn too.
+        """
+        u = torch.as_tensor(uniforms, device=self.device)
+        index = torch.as_tensor(index, device=self.device)
+        drawn, spreads = min(self.dim, len(u)), self._spread[index]
+        y = torch.zeros(len(index), drawn, u.shape[1], dtype=torch.float64, device=self.device)
+        log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[1]).contiguous()
+        for k, (matrix, offset, sizes) in enumerate(self._coordinates):
+            centre, upper, lower = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split(sizes, dim=1)
+            spread = spreads[:, :, k, None]
+            upper = (_tightest(upper, torch.amin) - centre).div_(spread) if sizes[1] else None
+            lower = (_tightest(lower, torch.amax) - centre).div_(spread) if sizes[2] else None
+            log_w += _log_mass(lower, upper)
+            if k < drawn:
+                x = _quantile(*(None if end is None else end[:, source] for end in (lower, upper)), u[k])
+                torch.addcmul(centre[:, source], x, spread[:, source], out=y[:, k])
+                x = (y[:, k, None] - centre).div_(spread)
+                log_w.addcmul_(x, x, value=0.5)
+        return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
+
+
+def _tightest(limits, reduce):
+    return limits if limits.shape[1] == 1 else reduce(limits, dim=1, keepdim=True)
+
+
+def _limits(p, k, sign):
+    """Rows bounding y_k from above (sign +1) or below as y_k <= or >= bound - slope . y_<k: slope (K, S, k), bound."""
+    coef, bound, _ = p.owned(k, sign)
+    scale = np.where(coef[:, :, k] == 0, float(sign), coef[:, :, k])
+    return coef[:, :, :k] / scale[:, :, None], bound / scale
+
+
+def _log_mass(lower, upper):
+    """log P(lower < N(0, 1) < upper), -inf for an empty interval; None is no bound."""
+    if upper is None or lower is None:
+        end = upper if lower is None else -lower
+        return _log_ndtr(end) if end is not None else 0.0
+    a, b, _ = _reflected(lower, upper)
+    log_p = (_ndtr(b) - _ndtr(a)).clamp_min_(0.0).log_()
+    deep = (b < DEEP) & (a < b)
+    if deep.any():
+        log_b = torch.special.log_ndtr(b[deep])
+        log_p[deep] = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a[deep]) - log_b))
+    return log_p
+
+
+def _quantile(lower, upper, u):
+    """The point below which lies the fraction u of N(0, 1) on [lower, upper]; inside or at an end, even if empty."""
+    if upper is None:
+        return torch.special.ndtri(u) if lower is None else -_quantile(None, -lower, 1 - u)
+    if lower is None:
+        x, deep = torch.special.ndtri(u * _ndtr(upper)), upper < DEEP
+        if deep.any():
+            x[deep] = _log_ndtri(torch.special.log_ndtr(upper[deep]) + u.expand_as(upper)[deep].log())
+        return x
+    a, b, flip = _reflected(lower, upper)
+    low, share = _ndtr(a), torch.where(flip, 1 - u, u)
+    x, deep = torch.special.ndtri(low + share * (_ndtr(b) - low)), b < DEEP
+    if deep.any():
+        log_b = torch.special.log_ndtr(b[deep])
+        part = -torch.expm1((torch.special.log_ndtr(a[deep]) - log_b).clamp_max(0.0))
+        x[deep] = _log_ndtri(log_b + torch.log1p((share[deep] - 1) * part))
+    x = torch.minimum(torch.maximum(x, a), torch.maximum(a, b))
+    return torch.where(flip, -x, x)
+
+
+def _reflected(lower, upper):
+    """The interval, mirrored where it lies mostly above 0, where Phi has no digits left; and where it was."""
+    flip = lower + upper > 0
+    return torch.where(flip, -upper, lower), torch.where(flip, -lower, upper), flip
+
+
+def _log_ndtr(x):
+    log_p, deep = _ndtr(x).log_(), x < DEEP
+    if deep.any():
+        log_p[deep] = torch.special.log_ndtr(x[deep])
+    return log_p
+
+
+def _ndtr(x):
+    return torch.special.erfc(x * -(0.5**0.5)) / 2
+
+
+def _log_ndtri(log_q):
+    """x with log Phi(x) = log_q, for log_q below -100: Newton's method on log Phi, which is nearly quadratic there."""
+    x = -torch.sqrt(-2 * log_q)
+    for _ in range(5):
+        mills = (np.pi / 2) ** 0.5 * torch.special.erfcx(-x * 0.5**0.5)
+        x = x - (torch.special.log_ndtr(x) - log_q) * mills
+    return x

@@ -1,0 +1,227 @@
+"""Networks of ImageNet size with the images they are measured on: what is at hand, under its own name.
+
+`alexnet` and `squeezenet` need ImageNet weights and photographs and return None without them; `fashion_alexnet` trains
+torchvision's AlexNet on Fashion-MNIST from a seed, and keeps its weights under build/. Noise levels are in units of a
+pixel's range [0, 1]; `Subject.scale` turns one into the standard deviation of the normalized input.
+"""
+
+import copy
+import hashlib
+import os
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rpa import _files
+from rpa._files import ROOT
+from rpa.subjects import datasets, references
+from rpa.subjects._torchvision import import_torchvision
+
+__all__ = ["Subject", "alexnet", "fashion_alexnet", "photographs", "squeezenet"]
+
+BUILD = ROOT / "build"
+OFFICIAL = "7be5be79"  # torchvision names a file of weights by the first 8 hex digits of its SHA-256
+FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
+RATE, BATCH = 5e-4, 128
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network and the images it is measured on.
+
+    name: short, for files; title: for figures, names network, weights and images; net: in evaluation mode; x (b, 3, h, w)
+    normalized images, calibration (c, 3, h, w) others of the same kind; std: of a channel, in pixel units; key: what the
+    numbers depend on, plain values; data: name -> SHA-256; official: the network and weights of P2; folder: for references.
+    """
+
+    name: str
+    title: str
+    net: nn.Module
+    x: torch.Tensor
+    calibration: torch.Tensor
+    std: tuple
+    key: dict
+    data: dict
+    official: bool = False
+    folder: Path = references.FOLDER
+
+    def scale(self, sigma):
+        """Standard deviation of the normalized input (3, 1, 1) for pixel noise of standard deviation `sigma`."""
+        return sigma / torch.tensor(self.std).reshape(3, 1, 1)
+
+    def reference(self, sigma, n, seed, progress=None):
+        """The stored `rpa.subjects.references.Reference` for this noise, sample size and seed; made when it is not there."""
+        key = self.key | {"sigma": sigma, "n": n, "seed": seed, "keep": 10, "protocol": 1}
+        net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
+        make = lambda: references.estimate(net, self.x, self.scale(sigma), n, seed, progress=progress)
+        return references.load_or_make(key, make, self.folder)
+
+
+def squeezenet(n=100):
+    """SqueezeNet 1.0 with its ImageNet weights on every (1000/n)-th photograph; None when either is not at hand."""
+    try:
+        path = datasets.squeezenet_path()
+    except FileNotFoundError:
+        return None
+    net = import_torchvision().models.squeezenet1_0(weights=None)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    return _on_photographs("squeezenet1_0", "SqueezeNet 1.0", net, n)
+
+
+def alexnet(n=100):
+    """AlexNet with torchvision's IMAGENET1K_V1 weights on the photographs; None when either is not to be had.
+
+    Weights: imagenet/alexnet*.pth of the data root, torch's hub cache, or a download. Another file of the same shapes is taken
+    too, and is not `official`. Raises OSError for a file that is no AlexNet or does not hold what its name says.
+    """
+    if photographs() is None:
+        return None
+    path = _alexnet_path()
+    if path is None:
+        return None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    official = digest.startswith(OFFICIAL)
+    if OFFICIAL in path.name and not official:
+        raise OSError(f"{path}: truncated or altered (SHA-256 differs); delete it")
+    net = import_torchvision().models.alexnet(weights=None)
+    try:
+        net.load_state_dict(torch.load(path, weights_only=True))
+    except Exception as error:
+        raise OSError(f"{path}: not a state dict of torchvision's AlexNet ({type(error).__name__})") from error
+    title = "AlexNet" if official else f"AlexNet with the weights {path.name}"
+    return _on_photographs("alexnet", title, net, n, official)
+
+
+def _alexnet_path():
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    folders = [root / "imagenet" for root in datasets.roots()] + [hub]
+    found = [path for folder in folders for path in sorted(folder.glob("alexnet*.pth"))]
+    if found or os.environ.get("RPA_OFFLINE", "0") not in ("", "0"):
+        return found[0] if found else None
+    url = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1.url
+    try:
+        with urllib.request.urlopen(url, timeout=datasets.TIMEOUT) as answer:
+            content = answer.read()
+    except OSError:
+        return None
+    if not hashlib.sha256(content).hexdigest().startswith(OFFICIAL):
+        return None
+    return _files.replace(hub / url.rpartition("/")[2], lambda path: path.write_bytes(content))
+
+
+def photographs():
+    """Photographs of the data root as an `ImageNetSample`: imagenet/classes.csv and images, else folders of images by
+    class (ImageFolder) in imagenet/images or imagenet/val; None when there are none.
+    """
+    try:
+        return datasets.imagenet_sample()
+    except FileNotFoundError:
+        pass
+    for root in datasets.roots():
+        for folder in (root / "imagenet" / "images", root / "imagenet" / "val"):
+            classes = sorted(path for path in folder.glob("*") if path.is_dir())
+            paths = [(i, path) for i, each in enumerate(classes) for path in sorted(each.iterdir())]
+            if paths:
+                digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for _, p in paths)).hexdigest()
+                names = tuple(classes[i].name for i, _ in paths)
+                return datasets.ImageNetSample(
+                    tuple(p for _, p in paths), np.array([i for i, _ in paths]), names, digest
+                )
+    return None
+
+
+def _on_photographs(name, title, net, n, official=False, calibration=24):
+    sample = photographs()
+    if sample is None:
+        return None
+    step = max(1, len(sample) // n)
+    which = list(range(0, len(sample), step))[:n]
+    # Halfway between the measured ones; none of them is measured.
+    others = [i + step // 2 for i in which if step > 1 and i + step // 2 < len(sample)][:: max(1, n // calibration)][
+        :calibration
+    ]
+    net = net.eval().requires_grad_(False)
+    key = {"network": name, "weights": references.fingerprint(net), "images": sample.sha256, "which": which}
+    data = {f"{title} weights": key["weights"], "ImageNet photographs": sample.sha256}
+    title = f"{title}, ImageNet weights, {len(which)} photographs"
+    return Subject(
+        name,
+        title,
+        net,
+        sample.batch(which),
+        sample.batch(others or which[:calibration]),
+        sample.STD,
+        key,
+        data,
+        official,
+    )
+
+
+def fashion_alexnet(n=100, *, images=12_000, epochs=2, seed=0, progress=print):
+    """torchvision's AlexNet for 10 classes, trained from a seed on Fashion-MNIST at 64 x 64, on the first n test images.
+
+    The weights are kept in build/ under a name made of all that they depend on, and so are its references: they are
+    those of this machine.
+    """
+    train, test = datasets.fashion_mnist("train"), datasets.fashion_mnist("test")
+    name = f"alexnet_fashion_{images}_{epochs}_{seed}"
+    path = BUILD / f"{name}_{train.sha256[:8]}.pth"
+    net = import_torchvision().models.alexnet(weights=None, num_classes=10, dropout=0.2)
+    if not path.is_file():
+        weights = _trained(net, train, images, epochs, seed, progress)
+        _files.replace(path, lambda temporary: torch.save(weights, temporary))
+    net.load_state_dict(torch.load(path, weights_only=True))
+    net.eval().requires_grad_(False)
+    accuracy = _accuracy(net, test, 2000)
+    key = {"network": name, "weights": references.fingerprint(net), "images": test.sha256, "which": list(range(n))}
+    title = f"AlexNet trained on {test.title} at 64 x 64 ({100 * accuracy:.0f} % right), {n} test images"
+    std = (FASHION_STD,) * 3
+    data = {f"{name} weights": key["weights"], test.title: test.sha256}
+    return Subject(
+        name, title, net, _enlarged(test.x[:n]), _enlarged(test.x[-48:]), std, key, data, folder=BUILD / "references"
+    )
+
+
+def _enlarged(x):
+    x = (torch.from_numpy(np.ascontiguousarray(x)) - FASHION_MEAN) / FASHION_STD
+    return functional.interpolate(x, 64, mode="bilinear").expand(-1, 3, -1, -1)
+
+
+def _trained(net, data, images, epochs, seed, progress):
+    """State dict after `epochs` of AdamW on the first `images` images, the rate falling linearly to zero."""
+    x, y, start = data.x[:images], torch.from_numpy(data.y[:images]), time.perf_counter()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        for layer in net.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        net.train()
+        steps = epochs * -(-len(x) // BATCH)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=RATE)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+        for epoch in range(epochs):
+            for i, rows in enumerate(torch.randperm(len(x)).split(BATCH)):
+                loss = functional.cross_entropy(net(_enlarged(x[rows.numpy()])), y[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                if i % 20 == 0:
+                    seconds = time.perf_counter() - start
+                    progress(
+                        f"AlexNet on {data.title}: epoch {epoch + 1}/{epochs}, step {i}, loss {loss.item():.3f}, {seconds:.0f} s"
+                    )
+    return net.state_dict()
+
+
+@torch.no_grad()
+def _accuracy(net, data, n):
+    parts = [net(_enlarged(part)).argmax(1).numpy() for part in np.array_split(data.x[:n], max(1, n // 200))]
+    return float((np.concatenate(parts) == data.y[:n]).mean())

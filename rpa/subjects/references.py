@@ -1,0 +1,107 @@
+"""Monte Carlo references of large networks: chunked, seeded, and kept as small files keyed by all they depend on.
+
+A reference holds the leading outputs of each input and their moments under Gaussian noise, from antithetic pairs x + e,
+x - e: what is odd in the noise cancels in a pair's mean, so the mean is several times as accurate as from as many single
+samples. Two references with different seeds share no random number; their agreement is the ceiling for any method.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rpa import _check, _files
+from rpa._files import ROOT
+
+__all__ = ["Reference", "estimate", "fingerprint", "load_or_make", "path_of"]
+
+FOLDER = ROOT / "data" / "references"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The `keep` largest means of each of b inputs, best first, from n samples each; all arrays are (b, keep).
+
+    top: output numbers; mean, var: moments of those outputs; stderr: standard error of the mean.
+    """
+
+    top: np.ndarray
+    mean: np.ndarray
+    var: np.ndarray
+    stderr: np.ndarray
+    n: int
+
+
+def estimate(net, x, scale, n, seed, *, keep=10, chunk=16, progress=None):
+    """`Reference` of net(x[i] + scale z), z standard normal, from n samples (n/2 antithetic pairs) per input.
+
+    x (b, *shape); scale: a number or a tensor that broadcasts to an input; chunk: pairs evaluated at once; progress(i, b)
+    is called after each input. Input i has its own random stream (seed, i). Raises ValueError for an odd n or n < 4.
+    """
+    n, chunk = _check.integer("n", n, 4), _check.integer("chunk", chunk, 1)
+    if n % 2:
+        raise ValueError(f"n: expected an even number, antithetic pairs, got {n}")
+    layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+    rows = []
+    with torch.inference_mode():
+        for i in range(len(x)):
+            generator = torch.Generator().manual_seed(_stream(seed, i))
+            rows.append(_one(net, x[i : i + 1], scale, n // 2, generator, keep, chunk, layout))
+            if progress:
+                progress(i + 1, len(x))
+    return Reference(*(np.stack(part) for part in zip(*rows)), n)
+
+
+def _one(net, x, scale, pairs, generator, keep, chunk, layout):
+    """(top, mean, var, stderr) of one input (1, *shape); sums are taken about the noise-free output."""
+    centre, sums = net(x.contiguous(memory_format=layout)).double(), 0.0
+    for start in range(0, pairs, chunk):
+        noise = scale * torch.randn(min(chunk, pairs - start), *x.shape[1:], generator=generator, dtype=x.dtype)
+        y = net(torch.cat([x + noise, x - noise]).contiguous(memory_format=layout)).double() - centre
+        if not y.isfinite().all():
+            raise ValueError("net: returned NaN or infinite values")
+        plus, minus = y.chunk(2)
+        middle = (plus + minus) / 2
+        sums = sums + torch.stack([middle.sum(0), (middle**2).sum(0), ((plus**2 + minus**2) / 2).sum(0)])
+    shift, squares, power = sums / pairs
+    stderr = (squares - shift**2).clamp(min=0).div(pairs - 1).sqrt()
+    mean, var = centre[0] + shift, (power - shift**2) * (2 * pairs) / (2 * pairs - 1)
+    top = mean.topk(min(keep, len(mean))).indices
+    return top.numpy(), *(part[top].float().numpy() for part in (mean, var, stderr))
+
+
+def _stream(seed, i):
+    return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def fingerprint(net):
+    """SHA-256 of a torch module: its architecture in words and every number in its state."""
+    digest = hashlib.sha256(repr(net).encode())
+    for name, value in net.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def path_of(key, folder=FOLDER):
+    """Where the reference with this key (a dict of plain values) is kept: <network>_<hash of the key>.npz."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    return Path(folder) / f"{key['network']}_{digest}.npz"
+
+
+def load_or_make(key, make, folder=FOLDER):
+    """The stored `Reference` for `key`, else make(), which is stored.
+
+    key: everything the numbers depend on, plain values; "network" names the file. A file whose own key differs is made again.
+    """
+    path = path_of(key, folder)
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as stored:
+            if json.loads(str(stored["key"])) == json.loads(json.dumps(key)):
+                return Reference(*(stored[name] for name in ("top", "mean", "var", "stderr")), int(stored["n"]))
+    made = make()
+    parts = {"mean": made.mean, "var": made.var, "stderr": made.stderr, "n": made.n}
+    _files.save_arrays(path, key=np.array(json.dumps(key)), top=made.top.astype(np.int16), **parts)
+    return made

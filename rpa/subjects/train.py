@@ -1,0 +1,207 @@
+"""The trained networks of the notebooks: their architectures, their training from seeds, and their loading.
+
+`load_network` and `load_module` read data/weights/<name>.npz, which hold plain arrays (no pickles) and, as JSON, how
+they were made. `python -m rpa.subjects.train [names]` trains them again, on one thread, from fixed seeds. Weights of image
+networks are stored in half precision; the network *is* the stored one, and its accuracy is that of the stored one.
+All take pixels in [0, 1]: the normalization used in training is folded into the first layer, so that a noise level
+is in units of the pixel.
+"""
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from rpa import _files
+from rpa._files import ROOT
+from rpa.network import ReLUNetwork
+from rpa.subjects import datasets
+
+__all__ = ["NETWORKS", "Recipe", "load_metadata", "load_module", "load_network", "train"]
+
+FOLDER = ROOT / "data" / "weights"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is made: layers ("784-32-32-10", or a name of LeNet), data set, epochs of AdamW, seed."""
+
+    layers: str
+    data: str
+    epochs: int
+    seed: int = 0
+    rate: float = 3e-3
+    decay: float = 0.05
+    batch: int = 256
+    store: str = "float16"
+
+
+NETWORKS = {
+    "moons_2-8-8-1": Recipe("2-8-8-1", "moons", 800, rate=1e-2, decay=0.3, batch=1000, store="float32"),
+    "moons_2-16-16-1": Recipe("2-16-16-1", "moons", 600, rate=1e-2, decay=0.3, batch=1000, store="float32"),
+    "mnist_784-32-32-10": Recipe("784-32-32-10", "mnist", 20),
+    "mnist_784-128-64-10": Recipe("784-128-64-10", "mnist", 15),
+    "fashion_784-32-32-10": Recipe("784-32-32-10", "fashion_mnist", 20),
+    "fashion_784-128-64-10": Recipe("784-128-64-10", "fashion_mnist", 15),
+    "lenet_mnist": Recipe("lenet", "mnist", 4, rate=2e-3),
+    "lenet_relu_mnist": Recipe("lenet-relu", "mnist", 4, rate=2e-3),
+}
+
+
+def architecture(layers):
+    """A fresh `nn.Sequential`: "a-b-c" is fully connected with ReLU between; "lenet" is Caffe's 20-50-500, whose one
+    ReLU follows the first Linear layer; "lenet-relu" is the same with a ReLU after each convolution too.
+    """
+    if layers.startswith("lenet"):
+        gate = [nn.ReLU()] if layers == "lenet-relu" else []
+        convolutions = [nn.Conv2d(1, 20, 5), *gate, nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), *gate, nn.MaxPool2d(2)]
+        return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))
+    sizes = [int(size) for size in layers.split("-")]
+    modules = [module for pair in zip(sizes[:-1], sizes[1:]) for module in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(*modules[:-1])
+
+
+def load_module(name, folder=FOLDER):
+    """The network as an `nn.Sequential` in evaluation mode, float32, without gradients.
+
+    LeNets take (n, 1, 28, 28), the others rows. Raises ValueError for an unknown name, OSError for a missing file.
+    """
+    arrays, _ = _read(name, folder)
+    module = architecture(NETWORKS[name].layers)
+    module.load_state_dict({key: torch.from_numpy(value.astype(np.float32)) for key, value in arrays.items()})
+    return module.eval().requires_grad_(False)
+
+
+def load_network(name, folder=FOLDER):
+    """The network as a `ReLUNetwork` (float64): any but the LeNets. The moons networks return the logit of class 1."""
+    return ReLUNetwork.from_torch(load_module(name, folder))
+
+
+def load_metadata(name, folder=FOLDER):
+    """How the stored network was made, and its test accuracy: a dict."""
+    return _read(name, folder)[1]
+
+
+def _read(name, folder):
+    if name not in NETWORKS:
+        raise ValueError(f"name: expected one of {', '.join(NETWORKS)}; got {name!r}")
+    path = Path(folder) / f"{name}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not there; `python -m rpa.subjects.train {name}` trains it")
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = dict(stored)
+    return arrays, json.loads(str(arrays.pop("metadata")))
+
+
+def train(name, progress=print):
+    """Trains a network from its seed: (arrays by state-dict key, in the stored precision; metadata).
+
+    Deterministic on one machine; across machines sums may be rounded differently. Raises OSError when only a
+    stand-in of its data is at hand.
+    """
+    recipe = NETWORKS[name]
+    (x, y, shift, scale), (x_test, y_test), source = _data(recipe)
+    with _one_thread():
+        torch.manual_seed(recipe.seed)
+        module = architecture(recipe.layers).to(x.dtype)
+        _fit(module, (x - shift) / scale, y, recipe, lambda text: progress(f"{name}  {text}"))
+        _fold(module[0], shift, scale)
+        arrays = {k: v.numpy().astype(recipe.store) for k, v in module.state_dict().items()}
+        module.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in arrays.items()})
+        accuracy = _accuracy(module, x_test, y_test)
+    metadata = {"layers": recipe.layers, "seed": recipe.seed, "epochs": recipe.epochs, "store": recipe.store,
+                "test accuracy": round(accuracy, 6), "data": source, "torch": torch.__version__}  # fmt: skip
+    progress(f"{name}  test accuracy {accuracy:.4f}")
+    return arrays, metadata
+
+
+def _data(recipe):
+    """(x, y, shift, scale) for training, (x, y) for testing, and the provenance."""
+    if recipe.data == "moons":
+        x, y = (torch.from_numpy(a) for a in datasets.moons())
+        test = [torch.from_numpy(a) for a in datasets.moons(seed=1)]
+        return (x, y, x.mean(0), x.std(0)), test, "datasets.moons()"
+    load = getattr(datasets, recipe.data)
+    parts = [load(split) for split in ("train", "test")]
+    if any(part.stand_in for part in parts):
+        raise OSError(f"{parts[0].name}: only a stand-in is at hand, on which nothing is trained; see data/README.md")
+    convolutional = recipe.layers.startswith("lenet")
+    tensors = [(torch.from_numpy(p.x if convolutional else p.rows), torch.from_numpy(p.y)) for p in parts]
+    x, y = tensors[0]
+    return (x, y, x.mean(), x.std()), tensors[1], parts[0].provenance
+
+
+def _fit(module, x, y, recipe, progress):
+    """AdamW on the cross entropy, the rate following half a cosine to zero."""
+    steps = recipe.epochs * -(-len(x) // recipe.batch)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    start, shown = time.perf_counter(), -1.0
+    for epoch in range(recipe.epochs):
+        for rows in torch.randperm(len(x)).split(recipe.batch):
+            optimizer.zero_grad()
+            loss = _loss(module(x[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        seconds = time.perf_counter() - start
+        if seconds > shown + 2.0 or epoch == recipe.epochs - 1:
+            shown = seconds
+            progress(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss.item():.4f}  {seconds:.0f} s")
+
+
+def _loss(output, y):
+    if output.shape[1] == 1:
+        return nn.functional.binary_cross_entropy_with_logits(output[:, 0], y.to(output.dtype))
+    return nn.functional.cross_entropy(output, y)
+
+
+def _fold(layer, shift, scale):
+    """Lets the first layer take x where it took (x - shift) / scale; exact for a convolution without padding."""
+    with torch.no_grad():
+        weight = layer.weight / scale
+        layer.bias -= (weight * shift).flatten(1).sum(1)
+        layer.weight.copy_(weight)
+
+
+@torch.no_grad()
+def _accuracy(module, x, y):
+    output = torch.cat([module(part) for part in x.split(1000)])
+    predicted = (output[:, 0] > 0).long() if output.shape[1] == 1 else output.argmax(1)
+    return (predicted == y).double().mean().item()
+
+
+@contextmanager
+def _one_thread():
+    """One thread, and the global random state as it was: the same training whatever surrounds it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def save(name, arrays, metadata, folder=FOLDER):
+    """Writes <folder>/<name>.npz, whole or not at all."""
+    _files.save_arrays(Path(folder) / f"{name}.npz", metadata=np.array(json.dumps(metadata)), **arrays)
+
+
+def main(names):
+    """Trains and stores the named networks, or all."""
+    unknown = sorted(set(names) - set(NETWORKS))
+    if unknown:
+        raise SystemExit(f"unknown network {', '.join(unknown)}; known: {', '.join(NETWORKS)}")
+    for name in names or NETWORKS:
+        save(name, *train(name, progress=lambda text: print(text, flush=True)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,241 @@
+"""The Makefile and the runner, on a small project of two notebooks that draw and one that does not."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORD = """from rpa.companion import report
+import matplotlib.pyplot as plt
+report.record("x.{stem}", report.shrink(profile, 10, 2), stem="{stem}")
+fig, ax = plt.subplots()
+report.save_figure(fig, "{stem}")"""
+CLAIM = """[[claim]]
+id = "x.01_a"
+paper = "P1"
+where = "figure 1"
+statement = "ten"
+kind = "value"
+value = 10
+stem = "01_a"
+status = "done"
+"""
+
+
+def _notebook(path, *cells, prose="words"):
+    parameters = nbformat.v4.new_code_cell('profile = "full"', metadata={"tags": ["parameters"]})
+    cells = [nbformat.v4.new_markdown_cell(prose), parameters, *map(nbformat.v4.new_code_cell, cells)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def project(tmp_path):
+    for folder in ("rpa/companion", "rpa/subjects", "notebooks", "figures", "data/results", "data/weights"):
+        (tmp_path / folder).mkdir(parents=True)
+    rooms = [f"rpa/companion/{module}.py" for module in ("__init__", "provenance", "report", "verdicts", "run")]
+    for name in ["Makefile", "figures/rpa.mplstyle", "rpa/__init__.py", "rpa/__init__.pyi", "rpa/_files.py", *rooms]:
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "rpa" / "subjects" / "datasets.py").write_text("print('nothing to fetch')")
+    (tmp_path / "data" / "targets.toml").write_text(CLAIM)
+    (tmp_path / "README.md").write_text("<!-- verdicts: written by make figures -->\n<!-- end of verdicts -->\n")
+    _notebook(tmp_path / "notebooks" / "01_a.ipynb", "a = 1", RECORD.format(stem="01_a"))
+    _notebook(tmp_path / "notebooks" / "02_b.ipynb", "b = 1", RECORD.format(stem="02_b"))
+    _notebook(tmp_path / "notebooks" / "99_explore.ipynb", "c = 1")
+    return tmp_path
+
+
+def _command(*goals):
+    return ["make", f"PYTHON={sys.executable}", *goals]
+
+
+def _environment():
+    return {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "RPA_OUT", "RPA_PROFILE")}
+
+
+def _make(project, *goals):
+    done = subprocess.run(_command(*goals), cwd=project, capture_output=True, text=True, env=_environment())
+    return done.returncode, done.stdout + done.stderr
+
+
+def _ran(output):
+    return sorted(line.split()[0] for line in output.splitlines() if " done in " in line)
+
+
+def _outputs(project, prefix="", profile="full"):
+    names = [f"{prefix}figures/{stem}.{kind}" for stem in ("01_a", "02_b") for kind in ("png", "pdf")]
+    names += [f"{prefix}data/results/{stem}.json" for stem in ("01_a", "02_b")]
+    names += [f"build/{profile}/{stem}.ipynb" for stem in ("01_a", "02_b", "99_explore")]
+    return [name for name in names if (project / name).exists()]
+
+
+def test_figures_are_made_once_and_again_only_when_something_changed(project):
+    code, output = _make(project, "-j2", "figures")
+    assert code == 0, output
+    assert _ran(output) == ["01_a", "02_b", "99_explore"] and len(_outputs(project)) == 9
+    assert output.rstrip().endswith("1 claims: 1 holds")
+    assert "| P1 | figure 1 | ten | 10 | 10 | [holds](notebooks/01_a.ipynb) |" in (project / "README.md").read_text()
+    assert _make(project, "verify")[0] == 0
+
+    assert _ran(_make(project, "figures")[1]) == []
+    for cells, expected in ((["b = 2"], ["02_b"]), ([], [])):
+        _notebook(project / "notebooks" / "02_b.ipynb", "b = 2", RECORD.format(stem="02_b"), prose=f"{cells}")
+        assert _ran(_make(project, "figures")[1]) == expected
+    for name in ("figures/01_a.png", "data/results/01_a.json"):
+        (project / name).unlink()
+        assert _ran(_make(project, "figures")[1]) == ["01_a"] and len(_outputs(project)) == 9
+    (project / "rpa" / "companion" / "report.py").touch()
+    assert _make(project, "-q", "figures/01_a.png")[0] == 1
+    assert _ran(_make(project, "figures")[1]) == ["01_a", "02_b"]
+    (project / "rpa" / "companion" / "verdicts.py").touch()
+    assert _ran(_make(project, "figures")[1]) == []
+
+
+def test_quick_results_go_elsewhere(project):
+    code, output = _make(project, "-j2", "quick")
+    assert code == 0, output
+    assert len(_outputs(project, "build/quick/", "quick")) == 9
+    assert list((project / "data" / "results").iterdir()) == [] and not (project / "figures" / "01_a.png").exists()
+    assert '"profile": "quick"' in (project / "build/quick/data/results/01_a.json").read_text()
+    assert "fails (quick profile)" in output and "| P1 |" not in (project / "README.md").read_text()
+    assert _ran(_make(project, "quick")[1]) == []
+
+
+def _bytes(project):
+    folders = [project / name for name in ("figures", "data/results")]
+    return {path.name: path.read_bytes() for folder in folders for path in folder.iterdir()}
+
+
+def test_a_failing_notebook_is_named_and_the_last_good_results_stay(project):
+    assert _make(project, "figures/02_b.png")[0] == 0
+    good = _bytes(project)
+    _notebook(project / "notebooks" / "02_b.ipynb", RECORD.format(stem="02_b"), "\ncount = 0\n1 / count")
+    code, output = _make(project, "figures/02_b.png")
+    assert code != 0
+    assert "02_b.ipynb, cell 4 (count = 0): ZeroDivisionError: division by zero" in output
+    assert _bytes(project) == good and "02_b.json" in good
+    assert _make(project, "-q", "figures/02_b.png")[0] == 1
+
+
+def _start(project, *goals):
+    """A make in a process group of its own."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(_command(*goals), cwd=project, start_new_session=True, env=_environment(), **quiet)
+
+
+def _wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+STEP = "from pathlib import Path; import time; Path('here{i}').touch(); time.sleep({seconds})"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+def test_a_run_stopped_at_any_moment_leaves_the_last_good_results(project, how):
+    """Stopped before, between and after its record, figure and table are written, and while the kernel starts."""
+    assert _make(project, "figures/02_b.png")[0] == 0
+    good = _bytes(project)
+    record, draw = RECORD.format(stem="02_b").rsplit("\n", 1)
+    record = record.replace("10, 2", "11, 3")
+    for i in range(5):
+        steps = [STEP.format(i=k, seconds=120 if k == i else 0) for k in range(4)]
+        _notebook(project / "notebooks" / "02_b.ipynb", steps[0], record, steps[1], draw, steps[2], draw, steps[3])
+        for left in (project / "notebooks").glob("here*"):
+            left.unlink()
+        process = _start(project, "figures/02_b.png")
+        stage = project / "build" / "full" / "stage"
+        reached = project / "notebooks" / f"here{i}"
+        _wait_for(reached.exists if i < 4 else lambda: any(stage.glob("02_b-*/02_b.ipynb")))
+        os.killpg(process.pid, how)
+        assert process.wait(30) != 0
+        assert _bytes(project) == good
+        assert _make(project, "-q", "figures/02_b.png")[0] == 1
+    _notebook(project / "notebooks" / "02_b.ipynb", record, draw)
+    assert _ran(_make(project, "figures/02_b.png")[1]) == ["02_b"] and _bytes(project) != good
+
+
+def test_a_second_run_waits_and_takes_what_the_first_one_finished(project):
+    count = "from pathlib import Path; p = Path('runs'); p.write_text((p.read_text() if p.exists() else '') + 'x')"
+    _notebook(project / "notebooks" / "01_a.ipynb", count, STEP.format(i=0, seconds=5), RECORD.format(stem="01_a"))
+    first = _start(project, "build/full/01_a.ipynb")
+    _wait_for((project / "notebooks" / "here0").exists)
+    code, output = _make(project, "build/full/01_a.ipynb")
+    assert code == 0 and first.wait(60) == 0
+    assert "01_a: waiting for process " in output
+    assert (project / "notebooks" / "runs").read_text() == "x" and "01_a.png" in _bytes(project)
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({"OMP_NUM_THREADS": "3", "MAKEFLAGS": " -j2"}, 3),
+        ({"MAKEFLAGS": " -j4 --jobserver-auth=3,4"}, 2),
+        ({"MAKEFLAGS": "-j16"}, 1),
+        ({"MAKEFLAGS": " --jobserver-fds=3,4 -j"}, 1),
+        ({"MAKEFLAGS": "n"}, 8),
+        ({}, 8),
+    ],
+)
+def test_cores_go_to_processes_first(monkeypatch, environment, expected):
+    from rpa.companion import run
+
+    for name in ("OMP_NUM_THREADS", "MAKEFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    assert run.threads() == expected
+
+
+def test_files_of_another_name_are_refused(project):
+    _notebook(project / "notebooks" / "01_a.ipynb", RECORD.format(stem="07_z"))
+    code, output = _make(project, "build/full/01_a.ipynb")
+    assert code != 0 and "01_a: expected files named 01_a.*" in output and "07_z.png" in output
+    assert _outputs(project) == []
+
+
+def test_an_unknown_profile_is_refused(project):
+    code, output = _make(project, "figures", "PROFILE=medium")
+    assert code != 0 and "expected full or quick, got 'medium'" in output
+
+
+def test_help_is_the_default_and_names_every_target(project):
+    code, output = _make(project)
+    phony = next(line for line in (project / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
+    assert code == 0
+    assert [target for target in phony.split()[2:] if f"make {target} " not in output] == []
+
+
+HANGS = """import pathlib, time
+tries = pathlib.Path({path!r})
+tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+if len(tries.read_text()) <= {times}:
+    time.sleep(600)"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_cell_that_hangs_is_given_a_second_chance(tmp_path, monkeypatch, capsys, times):
+    from rpa.companion import run
+
+    monkeypatch.setattr(run, "PATIENCE", {"quick": 5})
+    for name in ("RPA_OUT", "RPA_PROFILE", "PYTHONPATH"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    _notebook(tmp_path / "01_a.ipynb", HANGS.format(path=str(tmp_path / "tries"), times=times))
+    if times == 1:
+        assert run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out").exists()
+    else:
+        with pytest.raises(RuntimeError, match="01_a.ipynb: a cell took more than 5 s, twice"):
+            run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out")
+        assert not (tmp_path / "out" / "01_a.ipynb").exists()
+    assert "once more" in capsys.readouterr().out and (tmp_path / "tries").read_text() == "xx"

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+from helpers import random_gaussian, random_network
+from scipy.stats import norm
+
+from rpa.companion.montecarlo import binomial_sigmas, pattern_counts
+
+
+def test_sigmas_of_large_counts_are_the_normal_ones():
+    n, p = 10**8, 0.3
+    z = np.array([-5.0, -2.0, 2.0, 5.0])
+    counts = np.round(n * p + z * np.sqrt(n * p * (1 - p)))
+    np.testing.assert_allclose(binomial_sigmas(counts, n, p), np.abs(z), atol=2e-3)
+
+
+def test_sigmas_of_rare_events_are_exact():
+    """One success of probability 1e-12 in ten trials: tail 1e-11; none at all is no surprise."""
+    np.testing.assert_allclose(binomial_sigmas([1, 0], 10, 1e-12), [norm.isf(1e-11), 0.0], rtol=1e-6)
+    assert binomial_sigmas(10, 10, 1e-100) == 37 and binomial_sigmas(10, 10, 1 + 1e-15) == 0
+
+
+def test_counts_do_not_depend_on_how_patterns_are_listed():
+    net, inputs = random_network((2, 5, 1), 0), random_gaussian(2, 0)
+    patterns = np.unique(net.patterns(inputs.sample(1000, 1)), axis=0)
+    counts, other = pattern_counts(net, inputs, patterns, 30_000, 2, chunk=10_000)
+    again, rest = pattern_counts(net, inputs, patterns[:-1][::-1], 30_000, 2, chunk=10_000)
+    np.testing.assert_array_equal(again, counts[:-1][::-1])
+    assert counts.sum() + other == 30_000 and rest == other + counts[-1]
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="n: expected an integer >= 1"):
+        pattern_counts(random_network((2, 3, 1), 0), random_gaussian(2, 0), np.zeros((1, 3), bool), 0, 0)
+    with pytest.raises(ValueError, match="patterns: expected 3 entries"):
+        pattern_counts(random_network((2, 3, 1), 0), random_gaussian(2, 0), np.zeros((1, 4), bool), 5, 0)

@@ -1,0 +1,104 @@
+"""Every notebook in its quick profile, run for real, and the form all of them share."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import nbformat
+import pytest
+
+from rpa.companion import report, verdicts
+
+NOTEBOOKS = sorted((report.ROOT / "notebooks").glob("[0-9]*.ipynb"))
+STEMS = [path.stem for path in NOTEBOOKS]
+LONGEST_CELL, IMPORTS = 15, ("import ", "from ")
+pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks yet")
+
+
+def _run(path, out, profile="quick"):
+    """The finished process of the runner; downloads are off, so what is not there is replaced by its stand-in."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RPA_OFFLINE": "1", "PYTHONPATH": str(report.ROOT)}
+    command = [sys.executable, "-m", "rpa.companion.run", str(path), "--profile", profile, "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=report.ROOT, env=environment)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{stem: (folder, future of the finished process)}, as many at a time as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        folders = {path.stem: tmp_path_factory.mktemp(path.stem) for path in NOTEBOOKS}
+        yield {path.stem: (folders[path.stem], pool.submit(_run, path, folders[path.stem])) for path in NOTEBOOKS}
+        pool.shutdown(cancel_futures=True)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    return all(map(_finite, value)) if isinstance(value, list) else math.isfinite(value)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_quick_profile_runs_and_records(stem, runs):
+    folder, future = runs[stem]
+    done = future.result()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / f"{stem}.ipynb").exists()
+    source = (report.ROOT / "notebooks" / f"{stem}.ipynb").read_text()
+    if "save_figure" in source:
+        assert (folder / "figures" / f"{stem}.png").stat().st_size > 5000
+        assert (folder / "figures" / f"{stem}.pdf").exists()
+    claims = [claim for claim in verdicts.load_claims() if claim["stem"] == stem and "needs" not in claim]
+    finished = [claim["id"] for claim in claims if claim["status"] == "done"]
+    path = folder / "data" / "results" / f"{stem}.json"
+    if finished or "report.record" in source:
+        content = json.loads(path.read_text())
+        assert content["profile"] == "quick"
+        assert set(finished) <= set(content["records"])
+        assert all(_finite(entry["value"]) for entry in content["records"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", STEMS)
+def test_two_runs_record_the_same_bytes(stem, runs, tmp_path):
+    folder, future = runs[stem]
+    assert future.result().returncode == 0
+    assert _run(report.ROOT / "notebooks" / f"{stem}.ipynb", tmp_path).returncode == 0
+    results = [path for path in (folder / "data" / "results").glob("*.json")]
+    tables = [path for path in (folder / "figures").glob("*.csv") if not path.stem.endswith("_seconds")]
+    for path in results + tables:
+        assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=STEMS)
+class TestForm:
+    def test_is_valid_and_stripped(self, path):
+        notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+        nbformat.validate(notebook)
+        assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
+        assert notebook.metadata.kernelspec.name == "python3"
+        for cell in _code(path):
+            assert cell.outputs == [] and cell.execution_count is None
+
+    def test_first_code_cell_holds_the_parameters(self, path):
+        first = _code(path)[0]
+        assert "parameters" in first.metadata.get("tags", []) and 'profile = "full"' in first.source
+
+    def test_opens_with_a_title(self, path):
+        cells = nbformat.read(path, as_version=4).cells
+        assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+
+    def test_cells_are_short(self, path):
+        work = [[line for line in cell.source.splitlines() if not line.startswith(IMPORTS)] for cell in _code(path)]
+        assert [lines[0] for lines in work if len(lines) > LONGEST_CELL] == []
+
+
+def _code(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_every_claim_names_a_notebook():
+    done = {claim["stem"] for claim in verdicts.load_claims() if claim["status"] == "done"}
+    assert done <= set(STEMS)

@@ -1,0 +1,101 @@
+"""Which code a notebook's numbers come from, and what Make is told about it."""
+
+import json
+
+import pytest
+
+from rpa._files import ROOT
+from rpa.companion import provenance
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A package of four modules in two rooms; returns write(name, text) and the folder."""
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    sources = {
+        "rpa/__init__.pyi": "from .upper.b import g as g",
+        "rpa/upper/__init__.py": "import lazy_loader",
+        "rpa/upper/a.py": "import numpy",
+        "rpa/upper/b.py": "def g():\n    from rpa.lower.c import f",
+        "rpa/lower/c.py": "",
+        "rpa/lower/d.py": "",
+    }
+
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        provenance.code_version.cache_clear()
+
+    for name, text in sources.items():
+        write(name, text)
+    yield write, tmp_path
+    provenance.code_version.cache_clear()
+
+
+def _notebook(*sources, prose="", outputs=()):
+    cells = [{"cell_type": "code", "source": source, "outputs": list(outputs)} for source in sources]
+    return json.dumps({"cells": [{"cell_type": "markdown", "source": [prose]}, *cells]})
+
+
+def test_code_version_follows_the_code_cells_but_not_prose_or_outputs(project):
+    write, _ = project
+
+    def version(*cells, **rest):
+        write("notebooks/01_x.ipynb", _notebook(*cells, **rest))
+        return provenance.code_version("01_x")
+
+    first = version(["import rpa.upper.a\n", "b"])
+    assert version("import rpa.upper.a\nb", prose="more words", outputs=["seen"]) == first
+    assert version("import rpa.upper.a\nc") != first
+    write("rpa/upper/a.py", "import numpy as np")
+    assert version("import rpa.upper.a\nb") != first
+    write("rpa/upper/a.py", "import numpy")
+    write("rpa/lower/c.py", "x = 2")
+    assert version("import rpa.upper.a\nb") == first
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("import rpa.upper.a as first", {"upper.a"}),
+        ("from rpa.upper import a, nothing", {"upper.a"}),
+        ("from rpa.upper.b import g", {"upper.b", "lower.c"}),
+        ("from rpa import g", {"upper.b", "lower.c"}),
+        ("import rpa\nrpa.g(1)", {"upper.b", "lower.c"}),
+        ("import rpa\nrpa.lower.d.f(rpa.upper.a)", {"lower.d", "upper.a"}),
+        ("from rpa import lower", {"lower.c", "lower.d"}),
+        ("import rpa_other, numpy", set()),
+    ],
+)
+def test_what_cells_reach(project, source, expected):
+    write, folder = project
+    write("notebooks/01_x.ipynb", _notebook(source))
+    found = provenance.reached_modules(folder / "notebooks" / "01_x.ipynb")
+    assert {".".join(path.relative_to(folder / "rpa").with_suffix("").parts) for path in found} == expected
+
+
+def test_make_is_told_what_each_notebook_needs_and_no_time_stamp_moves_without_need(project):
+    write, folder = project
+    write("notebooks/01_x.ipynb", _notebook("from rpa import g"))
+    write("notebooks/02_y.ipynb", _notebook("from rpa.upper import a"))
+    provenance.write_dependencies()
+    lines = (folder / "build" / "code" / "depends.mk").read_text().splitlines()
+    assert "$(call RESULTS,01_x): build/code/01_x.py rpa/lower/c.py rpa/upper/b.py" in lines
+    assert "$(call RESULTS,02_y): build/code/02_y.py rpa/upper/a.py" in lines and "rpa/lower/c.py:" in lines
+    code = folder / "build" / "code" / "01_x.py"
+    before = code.stat().st_mtime_ns
+    write("notebooks/01_x.ipynb", _notebook("from rpa import g", prose="new words"))
+    provenance.write_dependencies()
+    assert code.stat().st_mtime_ns == before
+    write("notebooks/01_x.ipynb", _notebook("from rpa import g\ng()"))
+    provenance.write_dependencies()
+    assert code.read_text() == "from rpa import g\ng()"
+
+
+def test_an_edit_of_attacks_touches_notebook_11_alone():
+    reached = {
+        p.stem
+        for p in (ROOT / "notebooks").glob("*.ipynb")
+        if ROOT / "rpa" / "moments" / "attacks.py" in provenance.reached_modules(p)
+    }
+    assert reached == {"11_noise_attacks"}

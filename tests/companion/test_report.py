@@ -1,0 +1,323 @@
+import json
+import tomllib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rpa import _files
+from rpa.companion import report, verdicts
+from rpa.companion.provenance import code_version
+
+
+@pytest.fixture(autouse=True)
+def out(tmp_path, monkeypatch):
+    monkeypatch.setenv("RPA_OUT", str(tmp_path))
+    monkeypatch.setenv("RPA_PROFILE", "full")
+    return tmp_path
+
+
+def _figure():
+    import matplotlib.pyplot as plt
+
+    report.use_style()
+    fig, ax = plt.subplots()
+    ax.plot([0, 1], [0, 1], color=report.ANALYTIC)
+    return fig
+
+
+def _stored(out, stem="01_x"):
+    return json.loads((out / "data" / "results" / f"{stem}.json").read_text())
+
+
+def test_shrink_picks_by_profile(monkeypatch):
+    assert report.shrink("full", 1000, 10) == 1000
+    with pytest.raises(ValueError, match="contradict|RPA_PROFILE"):
+        report.shrink("quick", 1000, 10)
+    with pytest.raises(ValueError, match="'medium'"):
+        report.shrink("medium", 1000, 10)
+    monkeypatch.setenv("RPA_PROFILE", "quick")
+    assert report.shrink("quick", 1000, 10) == 10
+
+
+def test_a_quick_run_outside_make_leaves_full_results_alone(monkeypatch):
+    monkeypatch.delenv("RPA_OUT")
+    assert report.output_folder() == report.ROOT
+    monkeypatch.delenv("RPA_PROFILE")
+    report.shrink("quick", 2, 1)
+    assert report.output_folder() == report.ROOT / "build" / "quick"
+    report.shrink("full", 2, 1)
+    assert report.output_folder() == report.ROOT
+
+
+def test_record_keeps_exact_numbers_and_their_circumstances(out):
+    report.record(
+        "b",
+        np.float64(0.1) + 0.2,
+        stem="01_x",
+        error=np.float32(0.5),
+        seed=3,
+        parameters={"sigma": (0.1, 0.2), "net": "2-16-1"},
+        data={"MNIST": "ab12"},
+        samples=1000,
+    )
+    report.record("a", {"mean": np.arange(2), "ok": True}, stem="01_x")
+    stored = _stored(out)
+    assert list(stored["records"]) == ["a", "b"]
+    assert stored["records"]["b"] == {
+        "value": 0.1 + 0.2,
+        "error": 0.5,
+        "seed": 3,
+        "parameters": {"sigma": [0.1, 0.2], "net": "2-16-1"},
+        "data": {"MNIST": "ab12"},
+        "samples": 1000,
+    }
+    assert stored["records"]["a"]["value"] == {"mean": [0, 1], "ok": True}
+    assert stored["profile"] == "full" and stored["code"] == code_version("01_x")
+    assert set(stored["packages"]) > {"python", "numpy", "scipy", "torch"}
+    assert not any("+" in version for version in stored["packages"].values())
+
+
+def test_two_runs_give_the_same_bytes(out):
+    def run():
+        report.record("a", 1 / 3, stem="01_x", data={"MNIST": "ab12"})
+        report.save_figure(_figure(), "01_x")
+        report.save_table(pd.DataFrame({"p": [1 / 3, 1e-300]}), "01_x")
+        return {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    first = run()
+    assert set(first) == {"01_x.json", "01_x.png", "01_x.pdf", "01_x.csv"}
+    assert run() == first
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, [1.0, np.nan], {"a": np.array([np.inf])}, "text", None])
+def test_only_finite_numbers_are_recorded(out, bad):
+    with pytest.raises(ValueError, match="'p1.x'"):
+        report.record("p1.x", bad, stem="01_x")
+    assert list(out.rglob("*.json")) == []
+
+
+def test_error_and_parameters_are_checked_too():
+    with pytest.raises(ValueError, match="'a'.*finite"):
+        report.record("a", 1.0, stem="01_x", error=float("nan"))
+    with pytest.raises(ValueError, match="'a'.*plain values"):
+        report.record("a", 1.0, stem="01_x", parameters={"net": object()})
+    with pytest.raises(ValueError, match="'a'.*finite"):
+        report.record_timing("a", float("inf"), stem="01_x")
+
+
+def test_records_of_other_code_or_profile_do_not_survive(out, monkeypatch):
+    report.record("old", 1, stem="01_x")
+    report.record("kept", 2, stem="01_x")
+    assert set(_stored(out)["records"]) == {"old", "kept"}
+    monkeypatch.setattr(report, "code_version", lambda stem: "0123456789ab")
+    report.record("new", 3, stem="01_x")
+    assert set(_stored(out)["records"]) == {"new"}
+    monkeypatch.setenv("RPA_PROFILE", "quick")
+    report.record("quick", 4, stem="01_x")
+    assert set(_stored(out)["records"]) == {"quick"}
+
+
+def test_timings_live_apart(out):
+    report.record_timing("a", 0.5, stem="01_x")
+    report.record_timing("b", {"ours": 1, "theirs": 20}, stem="01_x")
+    assert [path.name for path in (out / "data" / "results").iterdir()] == ["timings"]
+    stored = json.loads((out / "data" / "results" / "timings" / "01_x.json").read_text())
+    assert stored == {"a": 0.5, "b": {"ours": 1, "theirs": 20}}
+
+
+def test_a_write_that_fails_leaves_the_old_file(out):
+    report.record("a", 1, stem="01_x")
+    path = out / "data" / "results" / "01_x.json"
+    before = path.read_bytes()
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _files.replace(path, fail)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_figures_say_where_they_come_from(out):
+    from PIL import Image
+
+    report.record("a", 1, stem="01_x", data={"MNIST": "0123456789abcdef"})
+    report.save_figure(_figure(), "01_x")
+    with Image.open(out / "figures" / "01_x.png") as image:
+        text = image.text["Description"]
+    assert text == f"rpa code {code_version('01_x')}; profile full; data: MNIST 0123456789ab"
+    pdf = (out / "figures" / "01_x.pdf").read_bytes()
+    assert f"rpa code {code_version('01_x')}".encode() in pdf and b"CreationDate" not in pdf
+
+
+def test_stand_in_data_mark_record_and_figure(out):
+    report.record("a", 1, stem="01_x", data={"MNIST STAND-IN": "00"})
+    assert _stored(out)["records"]["a"]["stand_in"] is True
+    fig = _figure()
+    report.save_figure(fig, "01_x")
+    assert [t.get_text() for t in fig.texts] == ["STAND-IN DATA"]
+    report.record("a", 1, stem="02_x", data={"MNIST": "00"})
+    fig = _figure()
+    report.save_figure(fig, "02_x")
+    assert fig.texts == []
+
+
+def test_table_keeps_a_named_index(out):
+    frame = pd.DataFrame({"p": [0.1]}, index=pd.Index(["a"], name="method"))
+    report.save_table(frame, "01_x")
+    assert (out / "figures" / "01_x.csv").read_text() == "method,p\na,0.1\n"
+
+
+CLAIM = {
+    "id": "p1.a",
+    "paper": "P1",
+    "where": "figure 1",
+    "statement": "s",
+    "kind": "value",
+    "stem": "01_x",
+    "status": "done",
+}
+
+
+def _verdict(number, profile="full", stand_in=False, **claim):
+    entry = {"value": number, "profile": profile, "stand_in": stand_in, "code": code_version("01_x")}
+    return verdicts.judge(CLAIM | claim, {("01_x", "p1.a"): entry})["verdict"]
+
+
+def test_verdicts():
+    assert _verdict(1.04, value=1.0, tolerance=0.05) == "holds"
+    assert _verdict(1.06, value=1.0, tolerance=0.05) == "fails"
+    assert _verdict(1.06, value=1.0, tolerance=0.05, explanation="because") == "does not reproduce"
+    assert _verdict(6.0, at_most=6.0) == "holds"
+    assert _verdict(6.1, at_most=6.0) == "fails"
+    assert _verdict([0.99, 1.2], at_least=1.0) == "fails"
+    assert _verdict({"a": 1.0, "b": [1.2, 3]}, at_least=1.0) == "holds"
+    assert _verdict(True, value=True) == "holds"
+    assert _verdict(False, value=True) == "fails"
+    assert _verdict(6.1, at_most=6.0, status="pending") == "pending"
+    assert verdicts.judge(CLAIM | {"at_most": 1.0}, {})["verdict"] == "no record"
+
+
+def test_a_claim_that_needs_what_is_not_here_is_not_measured():
+    claim = CLAIM | {"at_most": 1.0, "needs": "weights under a licence"}
+    row = verdicts.judge(claim, {})
+    assert (row["verdict"], row["note"]) == ("not measured", "needs weights under a licence")
+    assert "not measured — needs weights" in verdicts.text_table([row])
+    assert "](notebooks/01_x.ipynb): needs weights under a licence |" in verdicts.markdown_table([row], [claim])
+    assert _verdict(2.0, at_most=1.0, needs="weights") == "fails"
+
+
+def test_quick_and_stand_in_numbers_settle_nothing():
+    assert _verdict(1, at_most=2.0, profile="quick") == "holds (quick profile)"
+    assert _verdict(3, at_most=2.0, stand_in=True) == "fails (stand-in data)"
+
+
+def test_a_record_of_older_code_is_flagged():
+    entry = {"value": 1, "profile": "full", "code": "000000000000"}
+    row = verdicts.judge(CLAIM | {"at_most": 2.0}, {("01_x", "p1.a"): entry})
+    assert (row["verdict"], row["note"]) == ("holds", "older code")
+    assert "holds — older code" in verdicts.text_table([row])
+
+
+def test_compare_puts_the_claim_beside_our_number(tmp_path):
+    report.record("p1.a", [0.95, 1.125], stem="01_x")
+    report.record("p1.b", 2.0, stem="01_x", error=0.25)
+    targets = tmp_path / "targets.toml"
+    extra = CLAIM | {"id": "p1.b", "kind": "trend"}
+    blocks = [CLAIM | {"at_most": 1.0}, extra | {"at_least": 1.5}, CLAIM | {"id": "p1.c", "status": "pending"}]
+    toml = "\n".join("[[claim]]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in block.items()) for block in blocks)
+    targets.write_text(toml)
+    frame = verdicts.compare(targets, tmp_path / "data" / "results")
+    assert list(frame.id) == ["p1.a", "p1.b", "p1.c"]
+    assert list(frame.target) == ["≤ 1", "≥ 1.5", ""]
+    assert list(frame.ours) == ["0.95 … 1.125", "2 ± 0.2", ""]
+    assert list(frame.verdict) == ["fails", "holds", "pending"]
+
+
+def test_a_claim_is_answered_by_its_own_notebook_only(tmp_path):
+    report.record("p1.a", 1, stem="01_x")
+    report.record("p1.a", 2, stem="02_x")
+    records = report.load_records(tmp_path / "data" / "results")
+    assert [records[stem, "p1.a"]["value"] for stem in ("01_x", "02_x")] == [1, 2]
+    assert verdicts.judge(CLAIM | {"at_most": 1}, records)["verdict"] == "holds"
+    assert verdicts.judge(CLAIM | {"at_most": 1, "stem": "03_x"}, records)["verdict"] == "no record"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"kind": "guess"}, "unknown kind"),
+        ({"status": "finished"}, "status"),
+        ({"stem": None}, "stem"),
+        ({"at_least": 1}, "expected one of"),
+        ({"at_most": None}, "expected one of"),
+    ],
+)
+def test_a_malformed_claim_is_named(tmp_path, change, message):
+    claim = {k: v for k, v in (CLAIM | {"at_most": 1} | change).items() if v is not None}
+    path = tmp_path / "targets.toml"
+    path.write_text("[[claim]]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in claim.items()))
+    with pytest.raises(ValueError, match=f"'p1.a'.*{message}"):
+        verdicts.load_claims(path)
+
+
+def test_verify_fails_only_for_a_finished_claim_that_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(verdicts, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "code_version", lambda stem: "0123456789ab")
+
+    def status(**claim):
+        block = CLAIM | {"at_most": 1.0} | claim
+        text = "[[claim]]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in block.items())
+        (tmp_path / "data" / "targets.toml").write_text(text)
+        return verdicts.main(["verify"])
+
+    report.record("p1.a", 2.0, stem="01_x")
+    assert status() == 1 and "FAILED: p1.a" in capsys.readouterr().out
+    assert status(status="pending") == 0
+    assert status(explanation="their network is not published") == 0
+    assert "their network is not published" in capsys.readouterr().out
+    assert status(at_most=2.0) == 0
+    assert status(id="p1.missing") == 1
+    assert status(id="p1.missing", needs="a file") == 0
+    assert verdicts.main(["show"]) == 0
+
+
+def test_readme_table_is_written_between_its_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{verdicts.MARKERS[0]}\nold\n{verdicts.MARKERS[1]}\nafter\n")
+    verdicts.write_readme(readme, "new")
+    assert readme.read_text() == f"before\n{verdicts.MARKERS[0]}\nnew\n{verdicts.MARKERS[1]}\nafter\n"
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="README.md: expected the lines"):
+        verdicts.write_readme(readme, "new")
+
+
+def test_the_reasons_stand_below_the_table():
+    claims = [CLAIM | {"at_most": 1.0, "explanation": "because"}]
+    entry = {"value": 2, "profile": "full", "code": "0"}
+    table = verdicts.markdown_table([verdicts.judge(claims[0], {("01_x", "p1.a"): entry})], claims)
+    assert table.startswith("1 does not reproduce.\n")
+    assert "[does not reproduce](notebooks/01_x.ipynb)" in table and table.endswith("- P1, figure 1: because")
+
+
+def test_every_claim_of_both_papers_is_listed():
+    claims = verdicts.load_claims()
+    ids = {claim["id"] for claim in claims}
+    assert len([i for i in ids if i.startswith("p1.")]) >= 15 and len([i for i in ids if i.startswith("p2.")]) >= 19
+    top = tomllib.loads((report.ROOT / "data" / "targets.toml").read_text())
+    published = {c["id"]: c.get("value") for c in top["claim"]}
+    table = [published[f"p2.alexnet.topk{k}"] for k in range(1, 6)]
+    assert table == [98.30, 95.31, 91.16, 86.09, 80.51]
+
+
+def test_committed_records_and_readme_agree():
+    """The README shows what data/results and targets.toml say, and no finished claim fails."""
+    claims, records = verdicts.load_claims(), report.load_records()
+    rows = [verdicts.judge(claim, records) for claim in claims]
+    text = (report.ROOT / "README.md").read_text()
+    shown = text.partition(verdicts.MARKERS[0])[2].partition(verdicts.MARKERS[1])[0]
+    assert shown.strip() == verdicts.markdown_table(rows, claims)
+    assert [row["id"] for row in rows if row["verdict"] in ("fails", "no record")] == []
+    assert {record["profile"] for record in records.values()} <= {"full"}

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from rpa.companion import topk
+
+
+def test_order_is_what_counts():
+    first, second = topk.leading([[5, 4, 3, 1], [5, 4, 3, 1.0]], 3), topk.leading([[9, 7, 8, 1], [4, 5, 3, 1.0]], 3)
+    assert first.tolist() == [[0, 1, 2], [0, 1, 2]] and second.tolist() == [[0, 2, 1], [1, 0, 2]]
+    assert topk.ordered_agreement(first, second).tolist() == [[True, False, False], [False, False, False]]
+    assert topk.ordered_agreement(first, first).all()
+
+
+def test_agreement_never_rises_with_k():
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((500, 10))
+    share = topk.ordered_agreement(
+        topk.leading(scores), topk.leading(scores + 0.3 * rng.standard_normal((500, 10)))
+    ).mean(0)
+    assert (np.diff(share) <= 0).all() and 0 < share[-1] < share[0] < 1
+
+
+@pytest.mark.parametrize("successes, n", [(0, 10), (3, 10), (10, 10), (83, 100), (1, 1000)])
+def test_wilson_is_scipys(successes, n):
+    low, high = topk.wilson(successes, n)
+    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert low == pytest.approx(expected.low, abs=1e-12) and high == pytest.approx(expected.high, abs=1e-12)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="k: .*3 columns"):
+        topk.leading(np.zeros((2, 3)), 4)
+    with pytest.raises(ValueError, match="scores"):
+        topk.leading([[np.nan, 1.0]], 1)
+    with pytest.raises(ValueError, match="first, second"):
+        topk.ordered_agreement(np.zeros((2, 3)), np.zeros((2, 4)))
+    with pytest.raises(ValueError, match="successes"):
+        topk.wilson(11, 10)
+    with pytest.raises(ValueError, match="level"):
+        topk.wilson(1, 10, level=1.0)

@@ -1,0 +1,179 @@
+"""Sensitivity maps against closed forms, exact covariances, P1's exact mixture, and sampling."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rpa.inputs import Gaussian
+from rpa.moments import sensitivity, two_stage
+from rpa.moments.sensitivity import METHODS, noise_map
+from rpa.network import ReLUNetwork
+from rpa.patterns.pmf import pattern_pmf
+from rpa.subjects import train
+
+
+def _net(*layers):
+    torch.manual_seed(0)
+    return nn.Sequential(*layers).double().requires_grad_(False)
+
+
+@pytest.fixture
+def shallow():
+    """One hidden layer on images of 5 x 4 pixels, and an image."""
+    net = _net(nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 3))
+    return net, torch.rand(5, 4, dtype=torch.float64)
+
+
+def _noise(x, i, j, window, sigma):
+    """The Gaussian of x with noise in one window."""
+    variances = np.zeros(x.shape)
+    variances[i : i + window, j : j + window] = sigma**2
+    return Gaussian(x.numpy().ravel(), variances.ravel())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("window", [1, 2, 4])
+def test_every_method_is_exact_where_the_network_is_affine(method, window):
+    net = _net(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(48, 6), nn.ReLU(), nn.Linear(6, 3))
+    net[2].bias.data += 100.0
+    x = torch.rand(2, 5, 5, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda image: net(image[None])[0], x)
+    ours = noise_map(net, x, 0.3, window=window, method=method)
+    assert ours.shape == (3, 6 - window, 6 - window)
+    for i in range(6 - window):
+        for j in range(6 - window):
+            exact = 0.09 * (jacobian[:, :, i : i + window, j : j + window] ** 2).sum((1, 2, 3))
+            assert torch.allclose(ours[:, i, j], exact, rtol=1e-9)
+
+
+def test_one_pixel_lines_agree_with_the_exact_law_of_the_output(shallow):
+    # On a line the mixture of P1 is exact; interpolation errs like the square of the nodes' spacing, here 0.025.
+    net, x = shallow
+    ours = noise_map(net, x, 2.0, method="lines", nodes=401)
+    for i, j in ((0, 0), (2, 3), (4, 1)):
+        exact = pattern_pmf(ReLUNetwork.from_torch(net), _noise(x, i, j, 1, 2.0)).output().cov
+        assert np.allclose(ours[:, i, j], np.diag(exact), rtol=2e-3)
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_two_stage_grows_to_the_exact_variance_with_the_order(shallow, window):
+    net, x = shallow
+    gaps = []
+    for order in (1, 2, 8):
+        ours = noise_map(net, x, 1.5, window=window, order=order)
+        for i, j in ((0, 0), (1, 0), (3, 2)):
+            variances = torch.from_numpy(_noise(x, i, j, window, 1.5).variances.copy())
+            parts = net[0].weight, net[0].bias, net[2].weight, net[2].bias
+            exact = two_stage.affine_relu_affine(*parts, x.reshape(1, -1), variances).var[0]
+            gaps.append((exact - ours[:, i, j]).numpy())
+    one, two, eight = np.array(gaps).reshape(3, -1)
+    # Every term of the series is positive; after the n-th there remains a share of order n^-3/2.
+    assert (eight > -1e-12).all() and (two >= eight).all() and (one >= two).all()
+    assert two.mean() < one.mean() / 2 and eight.mean() < two.mean() / 4
+
+
+def test_lines_are_exact_on_the_kink_of_a_pool():
+    # Noise z on one pixel of a uniform background: the pool returns max(z, 0), with variance 1/2 - 1/(2 pi).
+    net = _net(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 1, bias=False))
+    ours = noise_map(net, torch.zeros(4, 4), 0.7, method="lines", nodes=3)
+    exact = (0.5 - 0.5 / math.pi) * 0.49 * net[2].weight.reshape(2, 2) ** 2
+    assert torch.allclose(ours[0, ::2, ::2], exact, rtol=1e-9) and torch.allclose(ours[0, 1::2, 1::2], exact, rtol=1e-9)
+
+
+@pytest.fixture
+def pooled():
+    """A network whose pools are on their kinks on the uniform background of the image."""
+    net = _net(nn.Conv2d(1, 5, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(45, 10), nn.ReLU(), nn.Linear(10, 2))
+    x = torch.zeros(8, 8, dtype=torch.float64)
+    x[2:5, 3:6] = 1.0
+    return net, x
+
+
+def _sampled(net, x, places, window, sigma, n):
+    """Variances and their standard errors, (places, outputs)."""
+    image = nn.Sequential(nn.Unflatten(1, (1, *x.shape)), *net)
+    samples = [two_stage.monte_carlo(image, _noise(x, i, j, window, sigma), n, 0) for i, j in places]
+    return np.array([s.var for s in samples]), np.array([s.var_stderr for s in samples])
+
+
+def test_lines_agree_with_sampling_on_a_pooled_network(pooled):
+    places = [(i, j) for i in range(0, 8, 2) for j in range(0, 8, 2)]
+    ours = noise_map(*pooled, 0.5, method="lines", nodes=81)
+    mine = np.array([ours[:, i, j].numpy() for i, j in places])
+    theirs, stderr = _sampled(*pooled, places, 1, 0.5, 20_000)
+    assert (np.abs(mine - theirs) < 6 * stderr + 2e-3 * theirs).all()
+
+
+def test_lines_of_a_window_are_right_on_average_over_rotations(pooled):
+    places = [(0, 0), (2, 2), (3, 4), (5, 5)]
+    maps = [noise_map(*pooled, 0.5, window=3, method="lines", nodes=21, seed=seed) for seed in range(40)]
+    mine = np.array([[m[:, i, j].numpy() for i, j in places] for m in maps])
+    theirs, stderr = _sampled(*pooled, places, 3, 0.5, 40_000)
+    spread = mine.std(0, ddof=1)
+    # One rotation is off by its spread, a tenth or so; the mean over forty by little.
+    assert (spread < 0.25 * theirs).all()
+    assert (np.abs(mine.mean(0) - theirs) < 6 * np.hypot(stderr, spread / math.sqrt(40)) + 2e-2 * theirs).all()
+
+
+def test_the_stored_network_agrees_with_sampling_at_small_noise():
+    net = train.load_module("mnist_784-128-64-10")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(28, 28, generator=generator)
+    ours = noise_map(net, x, 0.05)
+    places = [(i, j) for i in range(2, 28, 8) for j in range(2, 28, 8)]
+    theirs = np.array([two_stage.monte_carlo(net, _noise(x, i, j, 1, 0.05), 2000, 0).var for i, j in places])
+    assert np.corrcoef(np.array([ours[:, i, j].numpy() for i, j in places]).ravel(), theirs.ravel())[0, 1] > 0.99
+
+
+def test_hat_integrals_integrate_piecewise_linear_functions_exactly():
+    t = sensitivity._radii(9, 7)
+    weight, gram = sensitivity._hat_integrals(t, 9)
+    # E[1] = 1, E[t] = 0, E[t^2] = 9, E|t| = sqrt(2) Gamma(5) / Gamma(9/2), for t = +- a radius of nine dimensions.
+    radius = math.sqrt(2) * math.gamma(5) / math.gamma(4.5)
+    assert np.allclose([weight.sum(), weight @ t, t @ gram @ t, weight @ np.abs(t)], [1, 0, 9, radius], atol=1e-12)
+
+
+def test_series_coefficients_are_hermite_coefficients_of_relu():
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    for alpha in (-2.0, 0.0, 0.7):
+        z = (nodes + 1) / 2 * 14 - alpha
+        density = weights * 7 * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+        for n in (1, 2, 3, 5):
+            hermite = np.polynomial.hermite_e.hermeval(z, [0] * n + [1])
+            exact = (density * (z + alpha) * hermite).sum() / math.sqrt(math.factorial(n))
+            ours = sensitivity._coefficient(n, torch.tensor(alpha, dtype=torch.float64)).item()
+            assert abs(ours - exact) < 1e-12
+
+
+def test_units_that_see_nothing_add_nothing():
+    net = _net(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
+    net[0].weight.data[:, 0] = 0.0
+    for method in METHODS:
+        ours = noise_map(net, torch.zeros(2, 2), 1.0, method=method)
+        assert ours.isfinite().all() and ours[0, 0, 0] == 0
+
+
+def test_networks_come_as_arrays_and_images_with_channels(shallow):
+    net, x = shallow
+    for method in METHODS:
+        one = noise_map(net, x, 0.5, method=method)
+        assert torch.equal(one, noise_map(net, x[None].numpy(), 0.5, method=method))
+        assert torch.allclose(one, noise_map(ReLUNetwork.from_torch(net), x, 0.5, method=method), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"sigma": 0.0}, {"sigma": math.nan}, {"window": 0}, {"window": 5}, {"method": "magic"}, {"order": 0},
+        {"nodes": 4},
+        {"x": torch.zeros(3, 3)}, {"x": torch.full((5, 4), math.nan)}, {"net": nn.Linear(20, 1)},
+        {"net": nn.Sequential(nn.Linear(20, 1)), "method": "two-stage"},
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named(shallow, bad):
+    arguments = {"net": shallow[0], "x": shallow[1], "sigma": 0.1, "method": "lines"} | bad
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        noise_map(**arguments)

@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+from helpers import assert_binomial, random_gaussian, random_mixture, random_network
+
+from rpa.inputs import Gaussian
+from rpa.network import ReLUNetwork
+from rpa.patterns.pmf import pattern_pmf
+
+CASES = {
+    "gaussian": ((2, 16, 16, 1), random_gaussian(2, 0)),
+    "mixture, three outputs": ((2, 12, 8, 3), random_mixture(2, 1)),
+    "rank one": ((3, 8, 8, 1), Gaussian([0.1, 0.2, 0.3], np.ones((3, 3)))),
+}
+
+
+@pytest.fixture(params=CASES, scope="module")
+def case(request):
+    sizes, inputs = CASES[request.param]
+    net = random_network(sizes, 7)
+    n = 1_000_000
+    return net, inputs, pattern_pmf(net, inputs).output(), net(inputs.sample(n, 1)), n
+
+
+def test_cdf_against_samples_at_200_points(case):
+    net, _, law, f, n = case
+    for output in range(net.output_dim):
+        y = np.quantile(f[:, output], np.linspace(0.001, 0.999, 200))
+        counts = np.searchsorted(np.sort(f[:, output]), y, side="right")
+        assert_binomial(counts, n, law.cdf(y, output))
+
+
+def test_cdf_rises_from_zero_to_one(case):
+    _, _, law, f, _ = case
+    values, errors = law.cdf(np.linspace(f[:, 0].min() - 50, f[:, 0].max() + 50, 301), with_error=True)
+    assert (np.diff(values) >= -1e-14).all() and (errors < 1e-9).all()
+    assert law.cdf(-1e9) == 0 and abs(law.cdf(1e9) - 1) < 1e-12
+
+
+def test_pdf_is_the_derivative_of_the_cdf(case):
+    """Away from kinks a central difference is good to h^2; kinks of the CDF are atoms' or regions' ends."""
+    _, _, law, f, _ = case
+    y = np.quantile(f[:, 0], np.linspace(0.01, 0.99, 200))
+    step = 1e-5
+    slope = (law.cdf(y + step) - law.cdf(y - step)) / (2 * step)
+    density, error = law.pdf(y, with_error=True)
+    off = np.abs(slope - density) / density.max()
+    assert np.quantile(off, 0.97) < 1e-6 and (error <= 1e-9 * density.max()).all()
+
+
+def test_pdf_against_samples_at_200_points(case):
+    """The density over a cell of samples, by 5-point Gauss-Legendre, against the share of samples in it.
+
+    A jump of the density inside a cell is seen in the spread of its values and allowed for.
+    """
+    net, _, law, f, n = case
+    edges = np.quantile(f[:, 0], np.linspace(0.005, 0.995, 201))
+    values, _ = law.atoms()
+    free = [i for i in range(200) if not ((values >= edges[i]) & (values <= edges[i + 1])).any()]
+    counts = np.histogram(f[:, 0], edges)[0][free]
+    assert_binomial(counts, n, np.diff(law.cdf(edges))[free])
+    nodes, weights = np.polynomial.legendre.leggauss(5)
+    half = np.diff(edges)[free, None] / 2
+    inside = np.concatenate([[-1], nodes, [1]])
+    cells = law.pdf((edges[:-1][free, None] + half + half * inside).ravel()).reshape(-1, 7)
+    slack = 6 * np.sqrt(counts) / n + 2 * np.ptp(cells, axis=1) * half[:, 0]
+    assert (np.abs((cells[:, 1:-1] * half) @ weights - counts / n) < slack).all()
+
+
+def test_moments_against_samples(case):
+    net, _, law, f, n = case
+    assert (np.abs(law.mean - f.mean(0)) < 6 * f.std(0) / np.sqrt(n)).all()
+    spread = (f - f.mean(0))[:, :, None] * (f - f.mean(0))[:, None, :]
+    assert (np.abs(law.cov - spread.mean(0)) < 6 * spread.std(0) / np.sqrt(n)).all()
+
+
+def test_samples_follow_the_cdf(case):
+    _, _, law, f, _ = case
+    y = np.quantile(f[:, 0], [0.1, 0.5, 0.9])
+    draws = law.sample(100_000, seed=3)[:, 0]
+    assert_binomial((draws[:, None] <= y).sum(0), 100_000, law.cdf(y))
+    np.testing.assert_array_equal(draws, law.sample(100_000, seed=3)[:, 0])
+
+
+def test_class_probabilities_against_samples(case):
+    net, _, law, f, n = case
+    classes = law.class_probabilities()
+    winner = f.argmax(1) if net.output_dim > 1 else (f[:, 0] > 0).astype(int)
+    assert_binomial(np.bincount(winner, minlength=len(classes)), n, classes.p)
+    assert (
+        abs(np.sum(classes) - 1) < 1e-12 and (classes.lower <= classes.p).all() and (classes.p <= classes.upper).all()
+    )
+
+
+def test_atoms_where_the_network_is_constant():
+    """relu(x1) + relu(x2): zero on a quarter of the plane, one-sided normal on the rest."""
+    net = ReLUNetwork([np.eye(2), [[1.0, 1.0]]], [[0.0, 0.0], [2.0]])
+    law = pattern_pmf(net, Gaussian([0.0, 0.0], 1.0)).output()
+    values, p = law.atoms()
+    np.testing.assert_allclose(values, [2.0])
+    np.testing.assert_allclose(p, [0.25], rtol=1e-14)
+    below = np.nextafter(2.0, 0)
+    np.testing.assert_allclose(law.cdf([below, 2.0]), [0.0, 0.25], atol=1e-14)
+    # For y > 0 of the sum: 2 * phi(y)/2 from one active unit, and phi_2 over the triangle from two.
+    y = np.array([0.3, 1.0, 2.5])
+    from scipy.stats import norm
+
+    expected = norm.pdf(y) + np.sqrt(2) * norm.pdf(y / np.sqrt(2)) * (norm.cdf(y / np.sqrt(2)) - 0.5)
+    np.testing.assert_allclose(law.pdf(y + 2.0), expected, rtol=1e-13)
+
+
+def test_constant_input_gives_one_atom():
+    net = random_network((2, 4, 1), 0)
+    law = pattern_pmf(net, Gaussian([0.1, 0.2], 0.0)).output()
+    values, p = law.atoms()
+    np.testing.assert_allclose(values, net([[0.1, 0.2]])[0], rtol=1e-14)
+    np.testing.assert_allclose([p[0], law.mean[0], law.cov[0, 0]], [1.0, values[0], 0.0], atol=1e-13)
+    assert law.cdf(values[0] - 1e-9) == 0 and law.pdf(values[0]) == 0
+
+
+def test_equal_outputs_go_to_the_first_class():
+    net = ReLUNetwork([np.eye(2), np.ones((2, 2))], [[0.0, 0.0], [0.0, 0.0]])
+    np.testing.assert_allclose(pattern_pmf(net, Gaussian([0.0, 0.0], 1.0)).class_probabilities(), [1, 0], atol=1e-14)
+
+
+def test_general_dimension_against_samples():
+    """Rank 5, partial support: law conditional on the patterns found, by the same calls."""
+    net, inputs = random_network((5, 6, 5, 3), 23), random_gaussian(5, 2)
+    pmf = pattern_pmf(net, inputs, max_patterns=60, rtol=3e-3)
+    law, n = pmf.output(), 300_000
+    x = inputs.sample(n, 0)
+    known = {row.tobytes() for row in pmf.patterns}
+    f = net(x[[row.tobytes() in known for row in net.patterns(x)]])
+    y = np.quantile(f[:, 1], [0.02, 0.3, 0.6, 0.95])
+    value, error = law.cdf(y, 1, with_error=True)
+    assert (
+        np.abs((f[:, 1, None] <= y).mean(0) - value) < 6 * np.sqrt(0.25 / len(f)) + 3 * error + 3 * pmf.covered_error
+    ).all()
+    step = 0.05 * f[:, 1].std()
+    slope = (law.cdf(y + step, 1) - law.cdf(y - step, 1)) / (2 * step)
+    density, error = law.pdf(y, 1, with_error=True)
+    assert (np.abs(slope - density) < 0.1 * density + 3 * error).all()
+    classes = law.class_probabilities()
+    truth = np.bincount(net(x).argmax(1), minlength=3) / n
+    noise = 6 * np.sqrt(0.25 / n)
+    assert (classes.lower - noise <= truth).all() and (truth <= classes.upper + noise).all()
+    assert (np.abs(law.mean - f.mean(0)) < 6 * f.std(0) / np.sqrt(len(f)) + 0.02 * f.std(0)).all()
+    assert (law.sample(1000, 0) == law.sample(1000, 0)).all()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda law: law.cdf([0.0], output=3), "output: expected an index below 1, got 3"),
+        (lambda law: law.cdf([[0.0]]), "y: expected shape"),
+        (lambda law: law.pdf(np.nan), "y: expected finite"),
+        (lambda law: law.sample(-1, 0), "n: expected an integer >= 0"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(pattern_pmf(random_network((2, 3, 1), 0), random_gaussian(2, 0)).output())

@@ -1,0 +1,178 @@
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from helpers import assert_binomial, random_gaussian, random_mixture, random_network
+
+from rpa.companion.montecarlo import pattern_counts
+from rpa.inputs import Gaussian
+from rpa.patterns.pmf import pattern_pmf
+from rpa.patterns.regions import label
+
+REFERENCE = json.loads((pathlib.Path(__file__).parents[1] / "reference" / "planar.json").read_text())
+
+
+@pytest.mark.parametrize("record", REFERENCE, ids=lambda r: f"{r['sizes']}-{float(r['log_p']):.0f}")
+def test_tail_probabilities_against_mpmath(record):
+    """Down to p = 1e-20: 1e-10 relative, and within three reported errors."""
+    net, gaussian = random_network(record["sizes"], record["seed"]), random_gaussian(2, record["seed"], spread=2.0)
+    pmf = pattern_pmf(net, gaussian)
+    i = pmf.labels.index(int(record["label"]))
+    error = abs(pmf.log_p[i] - float(record["log_p"]))
+    assert error < 1e-10 and error < 3 * pmf.rel_error[i] + 1e-15 * abs(pmf.log_p[i])
+
+
+def planar_case(seed):
+    """Networks up to 2-32-32-1, Gaussian and mixture inputs of full covariance, means up to 6 standard deviations off."""
+    sizes = [(2, 5, 1), (2, 16, 1), (2, 8, 8, 1), (2, 16, 16, 1), (2, 32, 32, 1)][seed % 5]
+    make = random_mixture if seed % 2 else random_gaussian
+    return random_network(sizes, seed), make(2, seed, spread=6.0 * (seed % 4) / 3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exact_pmf_sums_to_one(seed):
+    pmf = pattern_pmf(*planar_case(seed))
+    assert abs(pmf.p.sum() - 1) < 1e-12
+    assert (np.diff(pmf.log_p) <= 0).all() and np.isfinite(pmf.log_p).all() and pmf.uncovered < 1e-12
+
+
+def check_against_samples(seed, n):
+    net, inputs = planar_case(seed)
+    pmf = pattern_pmf(net, inputs)
+    counts, other = pattern_counts(net, inputs, pmf.patterns, n, seed)
+    assert other == 0
+    assert_binomial(counts, n, pmf.p)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_exact_pmf_against_samples(seed):
+    check_against_samples(seed, 200_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_exact_pmf_against_many_samples(seed):
+    check_against_samples(seed, 10_000_000)
+
+
+@pytest.mark.parametrize(
+    "sizes, gaussian",
+    [
+        ((1, 6, 4, 1), Gaussian([0.3], 2.0)),
+        ((2, 6, 4, 1), Gaussian([0.3, 0.1], [[1.0, 1.0], [1.0, 1.0]])),
+        ((2, 6, 4, 1), Gaussian([0.3, 0.1], [0.0, 1.0])),
+        ((5, 2, 6, 1), random_gaussian(5, 0)),
+        ((6, 7, 4, 2), Gaussian(np.zeros(6), np.outer(np.arange(6), np.arange(6)) + np.ones((6, 6)))),
+    ],
+    ids=["d=1", "rank 1", "one constant input", "two units first", "rank 2 of 6"],
+)
+def test_low_rank_inputs_are_exact(sizes, gaussian):
+    net = random_network(sizes, 1)
+    pmf = pattern_pmf(net, gaussian)
+    assert abs(pmf.p.sum() - 1) < 1e-12
+    counts, other = pattern_counts(net, gaussian, pmf.patterns, 100_000, 0)
+    assert other == 0
+    assert_binomial(counts, 100_000, pmf.p)
+
+
+def test_leaky_relu_has_the_regions_of_its_own_function():
+    net = random_network((2, 6, 5, 1), 3, slope=0.2)
+    pmf = pattern_pmf(net, random_gaussian(2, 0))
+    counts, other = pattern_counts(net, pmf.inputs, pmf.patterns, 100_000, 0)
+    assert other == 0
+    assert_binomial(counts, 100_000, pmf.p)
+
+
+@pytest.mark.parametrize(
+    "sizes, cov", [((2, 6, 5, 1), [[1.0, 0.3], [0.3, 0.5]]), ((3, 2, 5, 1), [0.5, 1.0, 2.0]), ((1, 4, 1), 0.7)]
+)
+def test_gradients_against_differences(sizes, cov):
+    """Central differences of the exact log probabilities, for every region of p > 1e-6."""
+    net, mean, step = random_network(sizes, 3), np.linspace(0.2, 0.5, sizes[0]), 1e-5
+    pmf = pattern_pmf(net, Gaussian(mean, cov))
+    to_mean, to_scale = pmf.log_p_gradients()
+    heavy = pmf.p > 1e-6
+
+    def moved(shift=0.0, log_scale=0.0):
+        other = pattern_pmf(net, Gaussian(mean + shift, np.array(cov) * np.exp(2 * log_scale)))
+        found = dict(zip(other.labels, other.log_p))
+        return np.array([found[name] for name in np.array(pmf.labels)[heavy]])
+
+    for axis, unit in enumerate(np.eye(sizes[0])):
+        slope = (moved(step * unit) - moved(-step * unit)) / (2 * step)
+        np.testing.assert_allclose(to_mean[heavy, axis], slope, rtol=1e-5, atol=1e-5)
+    slope = (moved(log_scale=step) - moved(log_scale=-step)) / (2 * step)
+    np.testing.assert_allclose(to_scale[heavy], slope, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_refuse_what_has_none():
+    net = random_network((2, 4, 1), 0)
+    with pytest.raises(ValueError, match="expected one Gaussian for gradients, got 3"):
+        pattern_pmf(net, random_mixture(2, 0)).log_p_gradients()
+    with pytest.raises(ValueError, match="expected noise in every direction"):
+        pattern_pmf(net, Gaussian([0.0, 0.0], np.ones((2, 2)))).log_p_gradients()
+
+
+def test_constant_input_and_linear_network():
+    constant = pattern_pmf(random_network((2, 4, 1), 0), Gaussian([0.3, -0.2], 0.0))
+    np.testing.assert_array_equal(constant.patterns, constant.net.patterns([[0.3, -0.2]]))
+    np.testing.assert_allclose(constant.p, 1.0, atol=1e-15)
+    linear = pattern_pmf(random_network((2, 3), 0), random_gaussian(2, 0))
+    assert linear.patterns.shape == (1, 0) and linear.labels == [0]
+
+
+def test_searched_pmf_agrees_with_the_exact_one():
+    """The general route (search, then polytope probabilities) on the same plane, pattern by pattern."""
+    net, inputs = random_network((2, 8, 6, 1), 2), random_mixture(2, 3)
+    exact = pattern_pmf(net, inputs)
+    searched = pattern_pmf(net, inputs, search="best_first", max_patterns=10_000, mass=1.0)
+    truth = dict(zip(exact.labels, exact.log_p))
+    heavy = searched.log_p > np.log(1e-12)
+    assert heavy.sum() >= 0.9 * (exact.log_p > np.log(1e-12)).sum()
+    expected = np.array([truth[name] for name in np.array(searched.labels)[heavy]])
+    np.testing.assert_allclose(searched.log_p[heavy], expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("search", ["best_first", "entropy", "monte_carlo"])
+def test_general_pmf_against_samples(search):
+    """Rank 6 with 16 units: every probability within its reported error and six sigma of samples."""
+    net, inputs = random_network((6, 8, 8, 3), 4), random_gaussian(6, 4)
+    pmf = pattern_pmf(net, inputs, max_patterns=150, search=search, rtol=1e-2)
+    n = 400_000
+    counts, other = pattern_counts(net, inputs, pmf.patterns, n, 1)
+    slack = 6 * np.sqrt(pmf.p / n) + 4 * pmf.rel_error * pmf.p + 6 / n
+    assert (np.abs(counts / n - pmf.p) < slack).all()
+    covered = 1 - other / n
+    assert abs(pmf.covered - covered) < 6 * np.sqrt(covered * (1 - covered) / n) + 3 * pmf.covered_error
+    assert len(pmf) <= 150 and abs(pmf.uncovered + pmf.covered - 1) < 1e-12
+
+
+def test_views_of_the_result():
+    net, inputs = random_network((2, 5, 4, 3), 0), random_gaussian(2, 0)
+    pmf = pattern_pmf(net, inputs)
+    frame = pmf.to_frame()
+    assert list(frame.columns) == ["label", "p", "log_p", "rel_error", "active"]
+    assert [int(name) for name in frame.label] == pmf.labels == [label(pattern) for pattern in pmf.patterns]
+    values, p = pmf.singular_values()
+    for i in range(0, len(pmf), 7):
+        np.testing.assert_allclose(values[i], np.linalg.svd(pmf.region(i).A, compute_uv=False), atol=1e-13)
+    np.testing.assert_array_equal(p, pmf.p)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"max_patterns": 0}, "max_patterns: expected an integer >= 1, got 0"),
+        ({"mass": 1.5}, r"mass: expected a number in \(0, 1\]"),
+        ({"rtol": -1}, "rtol: expected a positive number"),
+        ({"search": "magic"}, "search: expected one of auto"),
+        ({"inputs": 3}, "inputs: expected Gaussian or GaussianMixture"),
+        ({"inputs": Gaussian(np.zeros(4), 1.0)}, "inputs: expected dimension 3"),
+        ({"search": "exhaustive"}, "search: 'exhaustive' needs"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    arguments = {"inputs": Gaussian(np.zeros(3), 1.0)} | arguments
+    with pytest.raises(ValueError, match=message):
+        pattern_pmf(random_network((3, 4, 1), 0), **arguments)

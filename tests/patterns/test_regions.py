@@ -1,0 +1,107 @@
+import itertools
+
+import numpy as np
+import pytest
+from helpers import random_gaussian, random_network
+from scipy.optimize import linprog
+
+from rpa.inputs import Gaussian
+from rpa.network import ReLUNetwork
+from rpa.patterns.regions import affine_pieces, jacobians, planar_regions, region_at, region_of
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+@pytest.mark.parametrize("sizes", [(3, 2), (2, 4, 1), (3, 5, 4, 2), (4, 3, 3, 3, 2)])
+def test_the_lemma(sizes, slope):
+    """Pattern and polytope say the same, and the map on it is the network (P1, lemma)."""
+    net = random_network(sizes, 1, slope)
+    x = np.random.default_rng(0).standard_normal((300, sizes[0]))
+    patterns = net.patterns(x)
+    for point, pattern in zip(x[:20], patterns):
+        region = region_at(net, point)
+        np.testing.assert_array_equal(region.pattern, pattern)
+        np.testing.assert_array_equal(region.contains(x), (patterns == pattern).all(axis=1))
+        inside = x[region.contains(x)]
+        np.testing.assert_allclose(inside @ region.A.T + region.b, net(inside), rtol=1e-11, atol=1e-13)
+        np.testing.assert_array_equal(region_of(net, region.label).pattern, pattern)
+
+
+def test_label_reads_the_first_unit_as_the_most_significant_bit():
+    net = random_network((2, 4, 1), 0)
+    assert region_of(net, [True, False, True, True]).label == 11
+    wide = random_network((2, 80, 1), 0)
+    assert region_of(wide, np.ones(80, dtype=bool)).label == 2**80 - 1
+
+
+def test_jacobians_are_the_pieces():
+    net = random_network((5, 4, 6, 3), 0)
+    patterns = net.patterns(np.random.default_rng(0).standard_normal((30, 5)))
+    np.testing.assert_allclose(jacobians(net, patterns), affine_pieces(net, patterns)[2], rtol=1e-12, atol=1e-14)
+
+
+def test_facets_are_the_flips_that_reach_a_neighbour():
+    """A row is a facet exactly when flipping its unit alone gives a region with points, in general position."""
+    net = random_network((3, 7, 1), 4)
+    region = region_at(net, np.array([0.1, -0.2, 0.3]))
+    facets = region.facets()
+    for unit in range(7):
+        flipped = region.pattern.copy()
+        flipped[unit] ^= True
+        other = region_of(net, flipped)
+        has_points = linprog(np.zeros(3), other.H, other.h - 1e-7, bounds=(None, None)).status == 0
+        assert has_points == (unit in facets)
+
+
+def test_facets_of_empty_and_unbounded_regions():
+    net = ReLUNetwork([[[1.0], [1.0]], [[1.0, 1.0]]], [[0.0, -1.0], [0.0]])
+    assert len(region_of(net, [False, True]).facets()) == 0
+    np.testing.assert_array_equal(region_of(net, [True, True]).facets(), [1])
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 1), (2, 3, 3, 2), (1, 4, 3, 1)])
+def test_planar_regions_are_all_feasible_patterns(sizes):
+    """Against a linear program for every one of the 2^N patterns: inside 28 standard deviations all are there."""
+    net, gaussian = random_network(sizes, 5), Gaussian(np.zeros(sizes[0]), 1.0)
+    found = {tuple(pattern) for pattern in planar_regions(net, gaussian).patterns}
+    for bits in itertools.product([False, True], repeat=net.n_hidden):
+        region = region_of(net, bits)
+        near = linprog(np.zeros(sizes[0]), region.H, region.h - 1e-6, bounds=(-28, 28)).status == 0
+        anywhere = linprog(np.zeros(sizes[0]), region.H, region.h + 1e-6, bounds=(-41, 41)).status == 0
+        assert near <= (bits in found) <= anywhere
+
+
+def test_vertices_are_corners_of_the_region():
+    net, gaussian = random_network((2, 6, 5, 1), 3), random_gaussian(2, 3)
+    regions = planar_regions(net, gaussian)
+    for i in range(0, len(regions.patterns), 5):
+        centre = regions.vertices(i).mean(axis=0)
+        np.testing.assert_array_equal(net.patterns(centre[None])[0], regions.patterns[i])
+
+
+def test_dead_units_and_exact_zeros_follow_the_convention():
+    """A pre-activation of exactly zero is inactive, as in `patterns`."""
+    net = ReLUNetwork([[[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]], [[1.0, 1.0, 1.0]]], [[0.0, 1e-15, 0.0], [0.0]])
+    regions = planar_regions(net, Gaussian([0.0, 0.0], 1.0))
+    assert sorted(map(tuple, regions.patterns)) == [(False, True, False), (False, True, True)]
+    np.testing.assert_allclose(np.exp(regions.log_p), 0.5, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda net: region_of(net, [True]), "pattern: expected 4 entries"),
+        (lambda net: region_of(net, [0.5, 1, 1, 0]), "pattern: expected booleans"),
+        (lambda net: region_of(net, 16), r"pattern: expected a label in \[0, 2\^4\), got 16"),
+        (lambda net: region_at(net, [1.0]), r"x: expected shape \(2,\), got \(1,\)"),
+        (lambda net: affine_pieces(net, [True] * 4), "patterns: expected shape"),
+        (lambda net: planar_regions(net, "x"), "inputs: expected Gaussian, got str"),
+        (lambda net: planar_regions(net, Gaussian([0.0], 1.0)), "inputs: expected dimension 2"),
+        (
+            lambda net: planar_regions(random_network((3, 4, 1), 0), Gaussian(np.zeros(3), 1.0)),
+            "rank at most 2, got rank 3",
+        ),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(random_network((2, 4, 1), 0))

@@ -1,0 +1,342 @@
+"""The search for likely patterns against enumeration, closed forms and samples."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from helpers import assert_binomial, random_gaussian, random_mixture, random_network
+from scipy.special import log_ndtr, logsumexp, ndtr
+
+from rpa.companion.montecarlo import pattern_counts
+from rpa.inputs import Gaussian, GaussianMixture
+from rpa.network import ReLUNetwork
+from rpa.patterns import pruning, search, support
+from rpa.patterns.regions import planar_regions
+from rpa.patterns.support import Support, best_first, draw_packed, entropy_pruned, monte_carlo, pattern_keys
+
+METHODS = [best_first, entropy_pruned]
+
+
+def as_dict(found):
+    return dict(zip(map(bytes, found.patterns), found.log_q))
+
+
+def one_layer(rows, bias=None):
+    """A network with one hidden layer of the given rows, and one output."""
+    rows = np.asarray(rows, dtype=float)
+    bias = np.zeros(len(rows)) if bias is None else bias
+    return ReLUNetwork((rows, np.ones((1, len(rows)))), (bias, np.zeros(1)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_search_finds_every_pattern_of_the_plane(seed):
+    """Against exact enumeration; the plane has far more rows than dimensions, the worst case for moment matching."""
+    net, inputs = random_network([2, 5, 4, 1], seed), random_gaussian(2, seed)
+    exact = planar_regions(net, inputs)
+    found = as_dict(best_first(net, inputs, max_patterns=512, mass=1.0))
+    likely = {bytes(p) for p, log_p in zip(exact.patterns, exact.log_p) if log_p > np.log(1e-6)}
+    assert likely <= set(found)
+
+
+def test_search_finds_all_patterns_of_a_generic_layer():
+    """Six units on six inputs: all 64 sign patterns have an interior, and nothing else may be returned."""
+    net, inputs = random_network([6, 6, 1], 0), random_gaussian(6, 1)
+    found = best_first(net, inputs, max_patterns=100, mass=1.0)
+    assert set(as_dict(found)) == {bytes(np.array(p)) for p in itertools.product([False, True], repeat=6)}
+    assert (np.diff(found.log_q) <= 0).all()
+
+
+def test_independent_units_are_exact():
+    bias = np.array([0.3, -1.2, 2.0, 0.0])
+    found = best_first(one_layer(np.eye(4), bias), Gaussian(np.zeros(4), 1.0), mass=1.0)
+    expected = np.where(found.patterns, log_ndtr(bias), log_ndtr(-bias)).sum(axis=1)
+    assert len(found) == 16
+    np.testing.assert_allclose(found.log_q, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 10])
+def test_equicorrelated_orthant(n):
+    """P(all positive) = 1 / (n + 1) at correlation 1/2; moment matching is good to a few per cent."""
+    cov = (np.eye(n) + 1) / 2
+    found = best_first(one_layer(np.eye(n)), Gaussian(np.zeros(n), cov), max_patterns=2**n, mass=1.0)
+    log_q = as_dict(found)[bytes(np.ones(n, dtype=bool))]
+    assert abs(log_q + np.log(n + 1)) < 0.03
+
+
+@pytest.mark.parametrize("sizes", [[12, 8, 6, 1], [10, 7, 5, 4, 1]])
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_approximate_masses_against_samples(sizes, slope):
+    """log q of the 50 likeliest patterns: rms error a few per cent beside the sampling error."""
+    net, inputs = random_network(sizes, 5, slope), random_gaussian(sizes[0], 6)
+    found = best_first(net, inputs, max_patterns=50, mass=1.0)
+    n = 1_000_000
+    counts, _ = pattern_counts(net, inputs, found.patterns, n, seed=7)
+    error = found.log_q - np.log(counts / n)
+    assert np.sqrt(np.mean(error**2)) < 0.06 + 6 / np.sqrt(counts.min())
+
+
+def test_search_covers_more_than_counting():
+    """On fresh samples, the search's patterns hold at least what the commonest of 10^5 samples hold."""
+    net, inputs = random_network([30, 24, 16, 1], 2), Gaussian(np.random.default_rng(3).standard_normal(30), 0.2)
+    fresh = pattern_keys(draw_packed(net, inputs, 400_000, 1))
+    ours, counted = (
+        np.isin(fresh, pattern_keys(np.packbits(found.patterns, axis=1))).mean()
+        for found in (best_first(net, inputs, max_patterns=500, mass=1.0), monte_carlo(net, inputs, 100_000, 2, 500))
+    )
+    assert ours > counted
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_mixtures_add_up_over_components(method):
+    net, mixture = random_network([3, 4, 3, 1], 1), random_mixture(3, 2)
+    found = as_dict(method(net, mixture, max_patterns=10_000, mass=1.0))
+    parts = [as_dict(method(net, part, max_patterns=10_000, mass=1.0)) for part in mixture.components]
+    assert set(found) == set().union(*parts)
+    for pattern, log_q in found.items():
+        terms = [np.log(w) + part.get(pattern, -np.inf) for w, part in zip(mixture.weights, parts)]
+        assert log_q == pytest.approx(logsumexp(terms), abs=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mixture_of_equal_parts_is_its_part(method):
+    net, part = random_network([3, 5, 1], 4), random_gaussian(3, 4)
+    alone, both = method(net, part, mass=1.0), method(net, GaussianMixture([1, 3], [part, part]), mass=1.0)
+    assert as_dict(alone) == pytest.approx(as_dict(both), abs=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stops_at_mass_and_at_max_patterns(method):
+    net, inputs = random_network([8, 7, 5, 1], 3), random_gaussian(8, 3)
+    whole = method(net, inputs, max_patterns=5000, mass=1.0)
+    some = method(net, inputs, max_patterns=5000, mass=0.8)
+    total = np.exp(some.log_q).sum()
+    assert total >= 0.8 > total - np.exp(some.log_q[-1])
+    assert len(some) < len(whole)
+    assert len(method(net, inputs, max_patterns=7, mass=1.0)) == 7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_call_same_answer_and_arguments_left_alone(method):
+    net, inputs = random_network([8, 7, 5, 1], 3), random_gaussian(8, 3)
+    before = [w.copy() for w in net.weights]
+    first, second = method(net, inputs), method(net, inputs)
+    np.testing.assert_array_equal(first.patterns, second.patterns)
+    np.testing.assert_array_equal(first.log_q, second.log_q)
+    assert all((a == b).all() for a, b in zip(before, net.weights))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_input_without_noise_has_one_pattern(method):
+    net, mean = random_network([5, 6, 4, 1], 8), np.random.default_rng(8).standard_normal(5)
+    found = method(net, Gaussian(mean, 0.0))
+    np.testing.assert_array_equal(found.patterns, net.patterns(mean[None]))
+    assert found.log_q[0] == 0
+
+
+@pytest.mark.parametrize("sigma", [1e-9, 1e-5, 1.0])
+def test_weak_noise(sigma):
+    """A second-layer unit three (weak) standard deviations above its threshold, the first layer far from any."""
+    first, second = np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[0.7, -0.3]])
+    mean, far = np.array([1.7, 0.9]), 30 * max(sigma, 1.0)
+    deviation = sigma * np.linalg.norm(second @ first)
+    biases = (np.full(2, far), 3 * deviation - second @ (first @ mean + far), np.zeros(1))
+    net, inputs = ReLUNetwork((first, second, np.ones((1, 1))), biases), Gaussian(mean, sigma**2)
+    found = as_dict(best_first(net, inputs, mass=1.0))
+    assert found[bytes(np.ones(3, dtype=bool))] == pytest.approx(log_ndtr(3), abs=1e-5)
+    assert found[bytes(np.array([True, True, False]))] == pytest.approx(log_ndtr(-3), abs=1e-2)
+    on = np.exp(as_dict(monte_carlo(net, inputs, 200_000, 0))[bytes(np.ones(3, dtype=bool))])
+    assert_binomial(round(200_000 * on), 200_000, ndtr(3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_noise_on_a_line(method):
+    """Rank one: the patterns are intervals, and rows far outnumber dimensions."""
+    net, mean = random_network([4, 5, 3, 1], 9), np.zeros(4)
+    direction = np.array([1.0, 2.0, 0.0, -1.0])
+    seen = net.patterns(np.linspace(-3, 3, 2001)[:, None] * direction)
+    found = method(net, Gaussian(mean, np.outer(direction, direction)), max_patterns=256, mass=1.0)
+    assert np.isfinite(found.log_q).all()
+    if method is best_first:
+        assert {bytes(p) for p in seen} <= set(as_dict(found))
+
+
+def test_one_unit_and_no_unit():
+    found = best_first(one_layer([[2.0]], np.array([1.0])), Gaussian([0.0], 1.0), mass=1.0)
+    np.testing.assert_allclose(np.exp(found.log_q), [ndtr(0.5), ndtr(-0.5)], rtol=1e-5)
+    np.testing.assert_array_equal(found.patterns, [[True], [False]])
+    for method in METHODS:
+        found = method(ReLUNetwork((np.eye(2),), (np.zeros(2),)), Gaussian(np.zeros(2), 1.0))
+        assert found.patterns.shape == (1, 0) and found.log_q[0] == 0
+
+
+def test_equal_and_opposite_units():
+    """A unit twice and once mirrored: two patterns, each of probability one half."""
+    found = best_first(one_layer([[1.0], [1.0], [-1.0]]), Gaussian([0.0], 1.0), max_patterns=8, mass=1.0)
+    log_q = as_dict(found)
+    on, off = bytes(np.array([True, True, False])), bytes(np.array([False, False, True]))
+    assert {on, off} <= set(log_q)
+    assert np.isfinite(found.log_q).all()
+
+
+def test_leaky_slope_leaves_the_first_layer_alone():
+    inputs = random_gaussian(4, 1)
+    relu, leaky = (as_dict(best_first(random_network([4, 6, 1], 1, s), inputs, mass=1.0)) for s in (0.0, 0.3))
+    assert relu == leaky
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_interrupt_returns_what_the_last_pass_found(monkeypatch, last):
+    """Ctrl-C in pass `last`: the answer is that of the pass before; with none before, it is an interrupt like any."""
+    net, inputs = random_network([12, 10, 8, 1], 1), random_gaussian(12, 1)
+    beam, results = search.beam, []
+
+    def interrupted(*arguments):
+        if len(results) == last:
+            raise KeyboardInterrupt
+        results.append(beam(*arguments))
+        return results[-1]
+
+    monkeypatch.setattr(search, "beam", interrupted)
+    if last == 0:
+        with pytest.raises(KeyboardInterrupt):
+            best_first(net, inputs, max_patterns=2000, mass=1.0)
+        return
+    found = best_first(net, inputs, max_patterns=2000, mass=1.0)
+    np.testing.assert_array_equal(found.patterns, results[-1][0])
+    np.testing.assert_array_equal(found.log_q, results[-1][1])
+
+
+def test_memory_bounds_the_width():
+    net, inputs = random_network([12, 10, 8, 1], 1), random_gaussian(12, 1)
+    nodes = 50
+    found = best_first(net, inputs, mass=1.0, memory=nodes * search.node_bytes(net))
+    assert len(found) == nodes
+    best = best_first(net, inputs, mass=1.0)
+    assert len(best) > nodes and np.exp(best.log_q[:nodes]).sum() >= np.exp(found.log_q).sum() - 1e-6
+
+
+def test_number_of_threads_hardly_matters():
+    net, inputs = random_network([12, 10, 8, 1], 1), random_gaussian(12, 1)
+    threads, answers = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            answers.append(as_dict(best_first(net, inputs, max_patterns=300)))
+    finally:
+        torch.set_num_threads(threads)
+    assert answers[0] == pytest.approx(answers[1], abs=1e-4)
+
+
+def test_activation_probabilities_against_samples():
+    net, inputs = random_network([6, 9, 1], 2), random_gaussian(6, 2)
+    small = net.whitened(inputs)
+    log_on, log_off = pruning.activation_probabilities(small.weights[0][None], small.biases[0][None])
+    np.testing.assert_allclose(np.logaddexp(log_on, log_off), 0, atol=1e-12)
+    n = 200_000
+    assert_binomial(net.patterns(inputs.sample(n, 3)).sum(axis=0), n, np.exp(log_on[0]))
+
+
+def test_fixed_units_by_entropy():
+    """h(p) in bits: 1 at 1/2, 0.0808 at 0.01, 0 at 0 and 1."""
+    p = np.array([0.5, 0.01, 0.99, 0.0, 1.0])
+    with np.errstate(divide="ignore"):
+        log_p = np.log(p)
+    np.testing.assert_array_equal(pruning.fixed_units(log_p, 0.05), [False, False, False, True, True])
+    np.testing.assert_array_equal(pruning.fixed_units(log_p, 0.1), [False, True, True, True, True])
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_layerwise_enumeration_against_brute_force(slope):
+    """All 2^7 patterns, each layer's probabilities from the affine map that the layers before give."""
+    net = random_network([4, 4, 3, 1], 6, slope)
+    small, expected = net.whitened(random_gaussian(4, 6)), {}
+    for signs in itertools.product([False, True], repeat=7):
+        pattern = np.array(signs)
+        gate = np.where(pattern[:4], 1.0, slope)
+        rows = small.weights[1] @ (gate[:, None] * small.weights[0])
+        t = np.concatenate([small.biases[0], small.weights[1] @ (gate * small.biases[0]) + small.biases[1]])
+        with np.errstate(divide="ignore"):  # with all of the first layer off, the second is constant
+            t /= np.linalg.norm(np.concatenate([small.weights[0], rows]), axis=1)
+        expected[bytes(pattern)] = np.where(pattern, log_ndtr(t), log_ndtr(-t)).sum()
+    expected = {pattern: log_q for pattern, log_q in expected.items() if log_q > -np.inf}
+    patterns, log_q = pruning.enumerate_layers(small, 1e-300, 1000)
+    assert as_dict(Support(patterns, log_q)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_pruning_fixes_near_certain_units():
+    """Two units of entropy 2e-3 and 1 bit: at the usual threshold only the second one is enumerated."""
+    net = one_layer(np.eye(2), np.array([4.0, 0.0]))
+    found = entropy_pruned(net, Gaussian(np.zeros(2), 1.0), mass=1.0)
+    assert set(as_dict(found)) == {bytes(np.array([True, False])), bytes(np.array([True, True]))}
+    assert len(entropy_pruned(net, Gaussian(np.zeros(2), 1.0), mass=1.0, threshold=1e-9)) == 4
+
+
+@pytest.mark.parametrize("make", [random_gaussian, random_mixture])
+def test_sampled_patterns_have_the_right_law(make):
+    """Counts of `monte_carlo` against the exact planar probabilities, and its shares against its counts."""
+    net, inputs, n = random_network([2, 5, 4, 1], 3), make(2, 3), 300_000
+    found = monte_carlo(net, inputs, n, seed=4)
+    assert np.exp(found.log_q).sum() == pytest.approx(1)
+    parts = [(1.0, inputs)] if isinstance(inputs, Gaussian) else list(zip(inputs.weights, inputs.components))
+    exact = {}
+    for weight, part in parts:
+        regions = planar_regions(net, part)
+        for pattern, log_p in zip(map(bytes, regions.patterns), regions.log_p):
+            exact[pattern] = exact.get(pattern, 0.0) + weight * np.exp(log_p)
+    shares = as_dict(found)
+    counts = [round(n * np.exp(shares.get(pattern, -np.inf))) for pattern in exact]
+    assert_binomial(np.array(counts), n, np.array(list(exact.values())))
+    assert set(shares) <= set(exact)
+
+
+def test_sampling_is_seeded():
+    net, inputs = random_network([4, 6, 5, 1], 1), random_gaussian(4, 1)
+    first, again, other = (monte_carlo(net, inputs, 50_000, seed, 20) for seed in (1, 1, 2))
+    assert as_dict(first) == as_dict(again) != as_dict(other)
+    assert len(first) == 20 and (np.diff(first.log_q) <= 0).all()
+
+
+def test_keys_tell_patterns_apart():
+    """Random patterns, and all 1.2 million that differ from one pattern of 192 units in at most three."""
+    packed = np.random.default_rng(0).integers(0, 256, (200_000, 13), dtype=np.uint8)
+    keys = pattern_keys(packed)
+    assert len(np.unique(keys)) == len(np.unique(packed, axis=0))
+    np.testing.assert_array_equal(keys[:1000], pattern_keys(packed[:1000]))
+    close = []
+    for number in (1, 2, 3):
+        flips = np.array(list(itertools.combinations(range(192), number)))
+        close.append(np.zeros((len(flips), 24), dtype=np.uint8))
+        for column in flips.T:
+            close[-1][np.arange(len(flips)), column // 8] ^= (1 << (column % 8)).astype(np.uint8)
+    close = np.concatenate(close)
+    assert len(np.unique(pattern_keys(close))) == len(close) == 192 * 191 * 190 // 6 + 192 * 191 // 2 + 192
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"max_patterns": 0}, "max_patterns: expected an integer >= 1"),
+        ({"mass": 1.5}, "mass: expected a number in"),
+        ({"mass": np.nan}, "mass"),
+        ({"inputs": Gaussian(np.zeros(3), 1.0)}, "inputs: expected dimension 2"),
+        ({"inputs": "noise"}, "inputs: expected Gaussian or GaussianMixture"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_unfit_arguments(method, arguments, message):
+    arguments = {"inputs": Gaussian(np.zeros(2), 1.0)} | arguments
+    with pytest.raises(ValueError, match=message):
+        method(random_network([2, 3, 1], 0), arguments.pop("inputs"), **arguments)
+
+
+def test_unfit_arguments_of_one_method():
+    net, inputs = random_network([2, 3, 1], 0), Gaussian(np.zeros(2), 1.0)
+    with pytest.raises(ValueError, match="threshold: expected a positive number"):
+        entropy_pruned(net, inputs, threshold=0.0)
+    with pytest.raises(ValueError, match="memory: expected a positive number"):
+        best_first(net, inputs, memory=0)
+    with pytest.raises(ValueError, match="n: expected an integer >= 1"):
+        support.monte_carlo(net, inputs, 0, 0)
+    with pytest.raises(ValueError, match="inputs: expected dimension 2"):
+        support.monte_carlo(net, Gaussian(np.zeros(3), 1.0), 10, 0)

@@ -1,0 +1,107 @@
+import mpmath as mp
+import numpy as np
+import pytest
+from scipy.special import log_ndtr, owens_t
+
+from rpa.polytopes import planar
+from rpa.polytopes.normal import log_interval
+
+
+def exact_log_interval(low, high):
+    with mp.workdps(60):
+        low, high = mp.mpf(float(low)), mp.mpf(float(high))
+        if low + high > 0:
+            low, high = -high, -low
+        return float(mp.log((mp.erfc(-high / mp.sqrt(2)) - mp.erfc(-low / mp.sqrt(2))) / 2))
+
+
+def test_log_interval_against_mpmath():
+    """Widths from 1e-9 to 30, up to 20 standard deviations out: 1e-13 relative error of the probability."""
+    rng = np.random.default_rng(0)
+    low = rng.standard_normal(400) * 10 ** rng.uniform(-3, 1.3, 400)
+    high = low + 10 ** rng.uniform(-9, 1.5, 400)
+    expected = np.array([exact_log_interval(*pair) for pair in zip(low, high)])
+    np.testing.assert_allclose(log_interval(low, high), expected, rtol=1e-14, atol=1e-13)
+
+
+def test_log_interval_at_the_ends():
+    low, high = [-np.inf, 3.0, np.inf, 2.0, 2.0], [np.inf, 2.0, np.inf, np.inf, 2.0]
+    np.testing.assert_array_equal(log_interval(low, high), [0, -np.inf, -np.inf, log_ndtr(-2.0), -np.inf])
+
+
+def rotated_boxes(count, seed, thinnest=-6):
+    """Boxes of any size and distance, turned by any angle: their probability is a product of two intervals."""
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    axes = np.stack([np.stack([np.cos(angle), -np.sin(angle)], 1), np.stack([np.sin(angle), np.cos(angle)], 1)], 1)
+    low = rng.standard_normal((count, 2)) * 10 ** rng.uniform(-2, 1.2, (count, 1))
+    high = low + 10 ** rng.uniform(thinnest, 1.3, (count, 2))
+    return np.concatenate([axes, -axes], 1), np.concatenate([high, -low], 1), log_interval(low, high).sum(1)
+
+
+def test_boxes_are_exact_within_the_reported_error():
+    H, h, expected = rotated_boxes(3000, 0)
+    log_p, rel_error = planar.log_probability(H, h)
+    ratio = np.abs(log_p - expected) / rel_error
+    assert np.quantile(ratio, 0.99) < 1 and ratio.max() < 3
+
+
+def test_boxes_that_are_not_slivers_are_good_to_ten_digits():
+    H, h, expected = rotated_boxes(1000, 2, thinnest=-1)
+    log_p, rel_error = planar.log_probability(H, h)
+    assert np.abs(log_p - expected).max() < 1e-11 and rel_error.max() < 1e-10
+
+
+def test_wedges_against_owens_t():
+    """{x > a, 0 < y < b x} has probability T(a, b) (Owen 1956)."""
+    a, b = (grid.ravel() for grid in np.meshgrid([0.01, 0.5, 1.0, 3.0], [0.01, 0.3, 1.0, 7.0, 100.0]))
+    one, zero = np.ones_like(a), np.zeros_like(a)
+    H = np.stack([np.stack([-one, zero], 1), np.stack([zero, -one], 1), np.stack([-b, one], 1)], 1)
+    log_p, _ = planar.log_probability(H, np.stack([-a, zero, zero], 1))
+    np.testing.assert_allclose(np.exp(log_p), owens_t(a, b), rtol=3e-13)
+
+
+@pytest.mark.parametrize("distance", [1.0, 10.0, 50.0, 1000.0, 20_000.0])
+def test_half_planes_far_out(distance):
+    log_p, rel_error = planar.log_probability(np.array([[[0.6, -0.8]]]), np.array([[-distance]]))
+    off = abs(log_p[0] - log_ndtr(-distance))
+    assert off < 3 * rel_error[0] and off < 1e-12 * max(1.0, -log_p[0])
+
+
+def test_empty_and_certain_half_planes():
+    H = np.array([[[1.0, 0.0], [-1.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    log_p, rel_error = planar.log_probability(H, np.array([[0.0, -1.0], [-1.0, 1.0], [0.0, 2.0]]))
+    np.testing.assert_array_equal(log_p[:2], -np.inf)
+    np.testing.assert_allclose(log_p[2], 0.0, atol=1e-15)
+    assert np.isfinite(rel_error).all()
+
+
+def test_moments_of_boxes():
+    """Against the one-dimensional truncated normal's moments, at any distance from the origin."""
+    H, h, log_p = rotated_boxes(300, 1, thinnest=-1)
+    polygons = planar.square(300)
+    for i in range(4):
+        polygons = planar.clip(polygons, np.column_stack([H[:, i], h[:, i]]))
+    mean, second = planar.polygon_moments(polygons, log_p)
+    low, high, axes = -h[:, 2:], h[:, :2], H[:, :2]
+    log_mass = log_interval(low, high)
+    at_low, at_high = (np.exp(-(t**2 + np.log(2 * np.pi)) / 2 - log_mass) for t in (low, high))
+    along, square = at_low - at_high, 1 + low * at_low - high * at_high
+    outer = along[:, :, None] * along[:, None, :]
+    outer[:, [0, 1], [0, 1]] = square
+    size = 1 + (along**2).sum(axis=1)
+    np.testing.assert_allclose(mean / size[:, None], (along[:, None] @ axes)[:, 0] / size[:, None], atol=1e-11)
+    expected = axes.transpose(0, 2, 1) @ outer @ axes
+    np.testing.assert_allclose(second / size[:, None, None], expected / size[:, None, None], atol=1e-11)
+
+
+def test_split_keeps_all_mass_and_counts_every_cell():
+    """n lines in general position cut the plane into 1 + n + n(n-1)/2 cells."""
+    rng = np.random.default_rng(0)
+    polygons, n = planar.square(1), 9
+    for i in range(n):
+        angle, b = np.pi * i / n, 0.3 * rng.standard_normal()
+        a = np.array([np.cos(angle), np.sin(angle)])
+        polygons, _, _ = planar.split(polygons, np.tile(a, (len(polygons), 1)), np.full(len(polygons), b))
+    assert len(polygons) == 1 + n + n * (n - 1) // 2
+    np.testing.assert_allclose(np.exp(planar.polygon_log_mass(polygons)[0]).sum(), 1, atol=1e-14)

@@ -1,0 +1,330 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.special import log_ndtr
+
+from rpa.companion import known
+from rpa.inputs import Gaussian
+from rpa.polytopes.normal import log_interval
+from rpa.polytopes.polytope import batch_moments, moments, orthant, probabilities, probability, sample
+
+
+def assert_honest(found, log_p, rtol=1e-3):
+    """Accuracy asked for, reported, and true: within three reported errors of exp(log_p)."""
+    assert found.converged and found.rel_error <= rtol
+    assert abs(math.expm1(found.log_p - log_p)) <= 3 * found.rel_error + 1e-12
+
+
+def standard(dim):
+    return Gaussian(np.zeros(dim), 1.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 10, 20, 50, 100])
+def test_equicorrelated_half(n):
+    cov, log_p = known.equicorrelated(n, 0.5)
+    assert_honest(orthant(np.zeros(n), cov), log_p)
+
+
+@pytest.mark.parametrize("n, rho, mean", [(10, 0.2, -2), (20, 0.5, -4), (20, 0.3, -7), (50, 0.8, -3), (100, 0.1, -1.5)])
+def test_equicorrelated_tails(n, rho, mean):
+    cov, log_p = known.equicorrelated(n, rho, mean)
+    assert_honest(orthant(np.full(n, float(mean)), cov), log_p)
+
+
+def test_trivariate_arcsine():
+    r12, r13, r23 = 0.7, -0.3, 0.2
+    exact = 1 / 8 + (math.asin(r12) + math.asin(r13) + math.asin(r23)) / (4 * math.pi)
+    assert_honest(orthant(np.zeros(3), [[1, r12, r13], [r12, 1, r23], [r13, r23, 1]]), math.log(exact))
+
+
+@pytest.mark.parametrize("n, rho, mean", [(10, 0.8, 0), (20, 0.8, -5), (40, 0.95, 1), (50, -0.5, -1), (100, 0.8, -1)])
+def test_autoregressive(n, rho, mean):
+    cov, log_p = known.autoregressive(n, rho, mean)
+    assert_honest(orthant(np.full(n, float(mean)), cov), log_p)
+
+
+@pytest.mark.parametrize("n", [10, 40, 100])
+def test_random_walk(n):
+    cov, log_p = known.random_walk(n)
+    assert_honest(orthant(np.zeros(n), cov), log_p)
+
+
+@pytest.mark.parametrize("n, rho, mean", [(5, 0.5, -8), (12, 0.5, -6), (30, 0.5, -5), (8, 0.2, -8)])
+def test_means_far_outside(n, rho, mean):
+    cov, log_p = known.equicorrelated(n, rho, mean)
+    assert_honest(orthant(np.full(n, float(mean)), cov), log_p)
+
+
+def test_a_probability_of_1e_150():
+    cov, log_p = known.autoregressive(25, 0.5, -8.0)
+    assert -160 * math.log(10) < log_p < -145 * math.log(10)
+    assert_honest(orthant(np.full(25, -8.0), cov), log_p)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sixty_rows_rank_twenty(seed):
+    H, h, log_p = known.rotated_blocks(10, 6, seed)
+    assert_honest(probability(H, h, standard(20), rtol=5e-3), log_p, 5e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_sixty_rows_rank_twenty_to_one_in_a_thousand(seed):
+    H, h, log_p = known.rotated_blocks(10, 6, seed)
+    found = probability(H, h, standard(20), rtol=1e-3)
+    assert abs(math.expm1(found.log_p - log_p)) <= 3 * found.rel_error <= 6e-3
+    assert found.converged == (found.rel_error <= 1e-3)
+
+
+def random_problem(seed):
+    """Rank 4 to 14, 1 to 5 rows per pair of coordinates, p from about one to 1e-100."""
+    rng = np.random.default_rng([seed, 7])
+    return known.rotated_blocks(int(rng.integers(2, 8)), int(rng.integers(1, 6)), seed, margin=rng.uniform(-1.5, 1.5))
+
+
+def coverage(seeds, rtol):
+    """Fraction of errors within three reported, and of problems that met rtol."""
+    within, met = [], []
+    for seed in seeds:
+        H, h, log_p = random_problem(seed)
+        found, error = probabilities(H[None], h[None], rtol=rtol, seed=seed)
+        within.append(abs(math.expm1(found[0] - log_p)) <= 3 * error[0])
+        met.append(error[0] <= rtol)
+    return np.mean(within), np.mean(met)
+
+
+def test_errors_of_100_random_polytopes():
+    within, met = coverage(range(100), 1e-2)
+    assert within >= 0.99 and met == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rtol", [1e-2, 1e-3])
+def test_errors_of_500_random_polytopes(rtol):
+    within, met = coverage(range(1000, 1500), rtol)
+    assert within >= 0.99 and met >= 0.95
+
+
+@pytest.mark.parametrize("method", ["lookahead", "minimax", "genz"])
+def test_methods_agree_with_the_exact_plane_and_line(method):
+    H, h = np.array([[1.0, 0.3], [-0.5, 1.0], [-1.0, -1.0]]), np.array([0.5, 0.7, 1.0])
+    exact = probability(H, h, standard(2))
+    assert exact.method == "planar" and exact.rel_error < 1e-12
+    assert_honest(probability(H, h, standard(2), method=method), exact.log_p)
+    interval = probability(H[:, :1], h, standard(1))
+    assert interval.method == "interval"
+    assert interval.log_p == pytest.approx(float(log_interval(-1.0, 0.5)), abs=1e-14)
+    assert_honest(probability(H[:, :1], h, standard(1), method=method), interval.log_p)
+
+
+def test_boxes_of_independent_coordinates():
+    lower, upper = np.array([-1.0, 0.5, -9.0, 6.0, -1e-4]), np.array([2.0, 0.6, 9.0, 6.1, 1e-4])
+    H, h = np.vstack([np.eye(5), -np.eye(5)]), np.concatenate([upper, -lower])
+    found = probability(H, h, standard(5))
+    assert_honest(found, float(log_interval(lower, upper).sum()))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_singular_covariance_is_ordinary_input(rank):
+    rng = np.random.default_rng(rank)
+    factor = rng.standard_normal((6, rank))
+    mean = rng.uniform(0.0, 1.0, 6)
+    found = orthant(mean, factor @ factor.T)
+    n = 1_000_000
+    count = (rng.standard_normal((n, rank)) @ factor.T + mean > 0).all(axis=1).sum()
+    assert found.converged and 0 < found.p < 1
+    assert abs(count - n * found.p) < 6 * math.sqrt(n * found.p * (1 - found.p)) + 3 * n * found.p * found.rel_error
+
+
+def test_rows_without_variance_are_certain_or_impossible():
+    cov = np.diag([1.0, 0.0])
+    assert orthant([0.0, 1.0], cov).log_p == pytest.approx(math.log(0.5))
+    never = orthant([0.0, -1.0], cov)
+    assert never.log_p == -math.inf and never.rel_error == 0 and never.method == "empty" and never.p == 0
+    assert probability(np.zeros((1, 2)), [0.0], standard(2)).log_p == 0
+    assert probability(np.zeros((0, 2)), np.zeros(0), standard(2)).log_p == 0
+    # Zero only up to rounding: x1 - x2 has no variance here.
+    sure = probability([[1.0, -1.0], [1.0, 1.0]], [1e-3, 0.0], Gaussian([0.1, 0.1], np.full((2, 2), 0.3)))
+    assert sure.log_p == pytest.approx(float(log_ndtr(-0.2 / math.sqrt(1.2))), abs=1e-12)
+
+
+def test_empty_polytopes_of_every_rank():
+    for rank in (1, 2, 3, 8):
+        H = np.vstack([np.eye(rank), -np.eye(rank)[:1]])
+        found = probability(H, np.append(np.zeros(rank), -0.5), standard(rank))
+        assert found.log_p == -math.inf and found.rel_error == 0 and found.converged
+
+
+def test_repeated_parallel_and_redundant_rows_change_nothing():
+    H, h, log_p = known.rotated_blocks(3, 3, seed=11, margin=0.5)
+    more_H, more_h = np.vstack([H, 3 * H, H, H]), np.concatenate([h, 3 * h, h + 0.1, h + 50])
+    assert_honest(probability(more_H, more_h, standard(6)), log_p)
+
+
+@pytest.mark.parametrize("gap", [0.1, 1e-3, 1e-6, 1e-9])
+def test_nearly_parallel_rows(gap):
+    cov, log_p = known.equicorrelated(6, 1 - gap, -1.0)
+    assert_honest(orthant(np.full(6, -1.0), cov), log_p)
+
+
+def test_scales_far_apart():
+    cov, log_p = known.equicorrelated(8, 0.5, -1.0)
+    scale = np.logspace(-8, 8, 8)
+    assert_honest(orthant(-scale, cov * np.outer(scale, scale)), log_p)
+
+
+def test_dropped_rows_enter_the_error():
+    """Ten rows at 5.5 sigma: together 1.9e-7, below the rounding of rtol = 0.1 but not below that of 1e-6."""
+    H, h = np.vstack([np.eye(12)[:2], np.eye(12)[2:]]), np.concatenate([[-1.0, -2.0], np.full(10, 5.5)])
+    exact = float(log_ndtr(h).sum())
+    for rtol in (0.1, 1e-6):
+        found = probability(H, h, standard(12), rtol=rtol)
+        assert abs(math.expm1(found.log_p - exact)) <= found.rel_error <= rtol
+
+
+def test_rows_that_matter_only_conditionally():
+    """Far out, a row that looks certain decides: x > 12 with the slab x - 12 < y < x + 1 around it."""
+    H, h = np.array([[-1.0, 0, 0], [1, -1, 0], [-1, 1, 0], [0, 0, 1.0]]), np.array([-12.0, 12.0, 1.0, 0.0])
+    exact = probability(H[:3, :2], h[:3], standard(2))
+    assert_honest(probability(H, h, standard(3)), exact.log_p + math.log(0.5))
+
+
+def test_batch_equals_single_calls():
+    problems = [known.rotated_blocks(4, rows, seed) for rows in (2, 3) for seed in range(3)]
+    H, h = np.zeros((6, 12, 8)), np.zeros((6, 12))
+    for i, (rows, bounds, _) in enumerate(problems):
+        H[i, : len(bounds)], h[i, : len(bounds)] = rows, bounds
+    log_p, error = probabilities(H, h, rtol=1e-2, seed=3)
+    for i, (rows, bounds, exact) in enumerate(problems):
+        alone = probability(rows, bounds, standard(8), rtol=1e-2, seed=3)
+        assert abs(math.expm1(alone.log_p - log_p[i])) <= 1e-4
+        assert abs(math.expm1(log_p[i] - exact)) <= 3 * error[i] <= 3e-2
+
+
+def test_batch_of_nothing():
+    for shape in ((0, 3, 2), (2, 0, 2), (2, 3, 0)):
+        log_p, error = probabilities(np.zeros(shape), np.zeros(shape[:2]))
+        assert log_p.shape == error.shape == shape[:1] and (log_p == 0).all()
+
+
+def test_same_seed_same_answer_and_arguments_unchanged():
+    H, h, log_p = known.rotated_blocks(4, 3, 5)
+    kept = H.copy(), h.copy()
+    first, again = (probability(H, h, standard(8), seed=1) for _ in range(2))
+    other = probability(H, h, standard(8), seed=2)
+    assert first == again and first.log_p != other.log_p
+    assert np.array_equal(H, kept[0]) and np.array_equal(h, kept[1])
+    on_cpu = probabilities(H[None], h[None], seed=1, rtol=1e-3, device="cpu")
+    assert on_cpu[0][0] == probabilities(H[None], h[None], seed=1, rtol=1e-3)[0][0]
+
+
+def test_unmet_accuracy_is_said():
+    H, h, log_p = known.rotated_blocks(10, 6, 0)
+    found = probability(H, h, standard(20), rtol=1e-6, budget=2**16)
+    assert not found.converged and found.rel_error > 1e-6
+    assert abs(math.expm1(found.log_p - log_p)) <= 3 * found.rel_error
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        (dict(H=np.ones(3)), "H"),
+        (dict(H=np.ones((2, 4))), "H"),
+        (dict(H=np.full((2, 3), np.nan)), "H"),
+        (dict(h=np.ones(3)), "h"),
+        (dict(h=[1.0, np.inf]), "h"),
+        (dict(gaussian=(0, 1)), "gaussian"),
+        (dict(rtol=0.0), "rtol"),
+        (dict(rtol=2.0), "rtol"),
+        (dict(seed=-1), "seed"),
+        (dict(method="exact"), "method"),
+        (dict(budget=100), "budget"),
+    ],
+)
+def test_bad_input_names_the_argument(arguments, name):
+    good = dict(H=np.ones((2, 3)), h=np.ones(2), gaussian=standard(3)) | arguments
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        probability(good.pop("H"), good.pop("h"), good.pop("gaussian"), **good)
+
+
+def test_bad_input_of_the_batch():
+    with pytest.raises(ValueError, match="^H: expected"):
+        probabilities(np.ones((2, 3)), np.ones(2))
+    with pytest.raises(ValueError, match="^h: expected"):
+        probabilities(np.ones((2, 3, 4)), np.ones((2, 4)))
+
+
+REGIONS = {
+    "full rank": (-np.eye(4), np.full(4, -1.0), Gaussian(np.zeros(4), 0.5 * np.eye(4) + 0.5)),
+    "more rows than rank": (*known.rotated_blocks(2, 4, 3, margin=1.0)[:2], standard(4)),
+    "singular": (-np.eye(5), np.full(5, 0.3), Gaussian(np.zeros(5), np.ones((5, 5)) + np.diag([1.0, 1, 0, 0, 0]))),
+    "one row": (np.ones((1, 6)), np.array([-1.0]), Gaussian(np.arange(6) / 6, np.linspace(0.5, 2, 6))),
+}
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_moments_and_draws_against_rejection(name):
+    H, h, gaussian = REGIONS[name]
+    x = gaussian.sample(1_000_000, 1)
+    x = x[(x @ H.T <= h).all(axis=1)]
+    log_p, mean, cov = moments(H, h, gaussian, rtol=1e-3)
+    spread = np.sqrt(np.diag(cov))
+    allowed = 6 / math.sqrt(len(x)) + 4e-3
+    assert len(x) > 5_000 and math.exp(log_p) == pytest.approx(len(x) / 1e6, rel=allowed)
+    assert (np.abs(mean - x.mean(axis=0)) <= allowed * spread).all()
+    assert (np.abs(cov - np.cov(x.T)) <= 3 * allowed * np.outer(spread, spread)).all()
+    drawn = sample(H, h, gaussian, 20_000, 2)
+    assert drawn.method == "exact" and drawn.points.shape == (20_000, gaussian.dim)
+    assert (drawn.points @ H.T <= h + 1e-9).all()
+    assert (np.abs(drawn.points.mean(axis=0) - mean) <= (6 / math.sqrt(20_000) + 4e-3) * spread).all()
+    assert (np.abs(np.cov(drawn.points.T) - cov) <= 0.1 * np.outer(spread, spread)).all()
+
+
+def test_moments_of_a_tail():
+    """x > 9: mean 9 + 1 / 9 - 2 / 729 + ... from the Mills ratio."""
+    log_p, mean, cov = moments([[-1.0, 0.0]], [-9.0], standard(2), rtol=1e-3)
+    hazard = math.exp(-40.5 - 0.5 * math.log(2 * math.pi) - log_ndtr(-9.0))
+    assert log_p == pytest.approx(float(log_ndtr(-9.0)), abs=3e-3)
+    assert mean == pytest.approx([hazard, 0.0], abs=3e-3)
+    assert cov == pytest.approx(np.diag([1 + hazard * (9 - hazard), 1.0]), abs=1e-3)
+
+
+def test_moments_where_a_row_matters_only_conditionally():
+    """x > 12 makes y > x - 12 and y < x + 1 matter, though each alone would hold with probability 1 - 1e-17."""
+    H, h = np.array([[-1.0, 0, 0], [1, -1, 0], [-1, 1, 0], [0, 0, 1.0]]), np.array([-12.0, 12.0, 1.0, 0.0])
+    log_p, mean, cov = moments(H, h, standard(3))
+    exact = probability(H[:3, :2], h[:3], standard(2))
+    assert log_p == pytest.approx(exact.log_p + math.log(0.5), abs=0.03)
+    assert mean[2] == pytest.approx(-math.sqrt(2 / math.pi), abs=0.03) and 12 < mean[0] < 12.2 and 0 < mean[1] < 1
+
+
+def test_batch_of_moments_equals_single_calls():
+    problems = [known.rotated_blocks(3, 2, seed) for seed in range(3)]
+    H, h = np.zeros((4, 8, 6)), np.zeros((4, 8))
+    for i, (rows, bounds, _) in enumerate(problems):
+        H[i, :6], h[i, :6] = rows, bounds
+    h[3, 0] = -1.0
+    log_p, mean, cov = batch_moments(H, h)
+    for i, (rows, bounds, exact) in enumerate(problems):
+        alone = moments(rows, bounds, standard(6))
+        assert log_p[i] == pytest.approx(exact, abs=0.03) and log_p[i] == pytest.approx(alone[0], abs=1e-3)
+        assert mean[i] == pytest.approx(alone[1], abs=1e-3) and cov[i] == pytest.approx(alone[2], abs=1e-3)
+    assert log_p[3] == -math.inf and not mean[3].any() and not cov[3].any()
+
+
+def test_slice_sampling_where_acceptance_fails():
+    H, h, _ = known.rotated_blocks(10, 6, 0)
+    drawn = sample(H, h, standard(20), 2_000, 0)
+    assert drawn.method == "slice" and (drawn.points @ H.T <= h + 1e-9).all()
+    _, mean, cov = moments(H, h, standard(20), rtol=2e-2)
+    spread = np.sqrt(np.diag(cov))
+    assert (np.abs(drawn.points.mean(axis=0) - mean) <= (6 / math.sqrt(2_000) + 0.06) * spread).all()
+
+
+def test_empty_polytopes_have_no_moments():
+    for f in (lambda H, h: moments(H, h, standard(1)), lambda H, h: sample(H, h, standard(1), 3, 0)):
+        with pytest.raises(ValueError, match="^H, h: expected a polytope of positive probability"):
+            f(np.array([[1.0], [-1.0]]), np.array([-1.0, -1.0]))
+        with pytest.raises(ValueError, match="^H, h: expected a polytope of positive probability"):
+            f(np.array([[0.0]]), np.array([-1.0]))

@@ -1,0 +1,197 @@
+"""Data sets: strict parsing, checks, fall-backs; the real files where they are."""
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import struct
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rpa.subjects import datasets
+
+IDX = struct.pack(">BBBB3I", 0, 0, 8, 3, 2, 28, 28) + bytes(range(256)) * 6 + bytes(32)
+
+
+def _real(name):
+    return any((root / name).exists() for root in datasets.roots())
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty data root without network."""
+    monkeypatch.setenv("RPA_DATA", str(tmp_path))
+    monkeypatch.setenv("RPA_OFFLINE", "1")
+    return tmp_path
+
+
+@pytest.fixture
+def one_file(root, monkeypatch):
+    """A root in which MNIST's test images are the two images of IDX."""
+    monkeypatch.setitem(datasets._SHA256, "MNIST/raw/t10k-images-idx3-ubyte", hashlib.sha256(IDX).hexdigest())
+    monkeypatch.delenv("RPA_OFFLINE")
+    return root / "MNIST/raw/t10k-images-idx3-ubyte"
+
+
+def test_idx_returns_the_bytes_in_the_headers_shape(tmp_path):
+    (tmp_path / "a").write_bytes(IDX)
+    pixels = datasets.read_idx(tmp_path / "a")
+    assert pixels.shape == (2, 28, 28) and pixels.dtype == np.uint8
+    assert pixels.ravel()[:256].tolist() == list(range(256))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0\0", b"\0\0\x0d\3" + IDX[4:], b"\0\0\x08\0", IDX[:9], IDX[:-1], IDX + b"\0", gzip.compress(IDX)],
+    ids=["empty", "short", "floats", "no dimensions", "header cut", "truncated", "overlong", "still compressed"],
+)
+def test_a_broken_idx_file_is_an_error_that_names_it(tmp_path, content):
+    (tmp_path / "broken-file").write_bytes(content)
+    with pytest.raises(OSError, match="broken-file"):
+        datasets.read_idx(tmp_path / "broken-file")
+
+
+def test_an_altered_file_is_refused_and_the_way_out_named(root):
+    path = root / "MNIST/raw/t10k-images-idx3-ubyte"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(IDX)
+    with pytest.raises(OSError, match=r"t10k-images-idx3-ubyte.*delete it.*make data"):
+        datasets.mnist("test")
+
+
+def test_download_takes_the_next_mirror_and_keeps_only_what_is_right(one_file, monkeypatch):
+    answers = {0: urllib.error.URLError("no route"), 1: gzip.compress(IDX)}
+    asked = []
+
+    def urlopen(url, timeout):
+        asked.append(url)
+        answer = answers[len(asked) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return io.BytesIO(answer)
+
+    monkeypatch.setattr(datasets.urllib.request, "urlopen", urlopen)
+    assert datasets._obtain("MNIST", one_file.name) == one_file
+    assert one_file.read_bytes() == IDX and len(asked) == 2
+    assert os.listdir(one_file.parent) == [one_file.name]
+    datasets._obtain("MNIST", one_file.name)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("answer", [gzip.compress(IDX[:-1] + b"\1"), gzip.compress(IDX)[:-9], b"<html>"])
+def test_a_wrong_download_leaves_nothing_behind(one_file, monkeypatch, answer):
+    monkeypatch.setattr(datasets.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(answer))
+    assert datasets._obtain("MNIST", one_file.name) is None
+    assert not one_file.parent.exists()
+
+
+@pytest.mark.parametrize("load", [datasets.mnist, datasets.fashion_mnist])
+def test_the_stand_in_warns_says_so_and_is_the_same_each_time(root, load):
+    with pytest.warns(UserWarning, match="STAND-IN"):
+        data = load("test")
+    with pytest.warns(UserWarning, match="STAND-IN"):
+        again = load("test")
+    assert data.stand_in and "STAND-IN" in data.title and "STAND-IN" in data.source
+    assert np.array_equal(data.x, again.x) and data.sha256 == again.sha256
+    assert data.x.shape == (10_000, 1, 28, 28) and data.x.dtype == np.float32
+    assert data.x.min() >= 0 and data.x.max() <= 1
+    assert set(data.y) == set(range(10))
+
+
+def test_the_stand_ins_classes_can_be_told_apart(root):
+    for load in (datasets.mnist, datasets.fashion_mnist):
+        with pytest.warns(UserWarning, match="STAND-IN"):
+            data = load("test")
+        centres = np.array([data.rows[:5000][data.y[:5000] == c].mean(0) for c in range(10)])
+        distance = (centres**2).sum(1) - 2 * data.rows[5000:] @ centres.T
+        assert (distance.argmin(1) == data.y[5000:]).mean() > 0.5
+
+
+@pytest.mark.skipif(not _real("MNIST"), reason="needs the real MNIST")
+def test_the_real_digits():
+    train, test = datasets.mnist("train"), datasets.mnist("test")
+    assert (len(train), len(test)) == (60_000, 10_000) and not test.stand_in and test.title == "MNIST"
+    assert test.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert test.rows.shape == (10_000, 784) and test.x.max() == 1.0
+    assert abs(train.x.mean(dtype=np.float64) - 0.1307) < 5e-5 and abs(train.x.std(dtype=np.float64) - 0.3081) < 5e-5
+
+
+@pytest.mark.skipif(not _real("FashionMNIST"), reason="needs the real Fashion-MNIST")
+def test_the_real_articles():
+    test = datasets.fashion_mnist("test")
+    assert np.bincount(test.y).tolist() == [1000] * 10
+    assert test.classes[test.y[0]] == "boot"
+
+
+def test_split_is_checked():
+    with pytest.raises(ValueError, match="split"):
+        datasets.mnist("validation")
+
+
+def test_moons_are_scikit_learns_and_checked():
+    x, y = datasets.moons(200, 0.0, seed=3)
+    upper = x[y == 0]
+    assert np.allclose(np.linalg.norm(upper, axis=1), 1) and (upper[:, 1] >= 0).all()
+    for bad in ({"n": 1}, {"n": 2.5}, {"noise": -0.1}, {"noise": np.nan}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            datasets.moons(**bad)
+
+
+def _photographs(root, n=2):
+    from PIL import Image
+
+    (root / "imagenet/images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines = ["index,wnid,name"]
+    for i in range(n):
+        shape = [(256, 256, 3), (512, 640, 3)][i]
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(root / f"imagenet/images/n{i}.jpg")
+        lines.append(f"{7 * i},n{i},thing {i}")
+    (root / "imagenet/classes.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_photographs_of_the_readers_own(root):
+    import torch
+
+    _photographs(root)
+    sample = datasets.imagenet_sample()
+    assert len(sample) == 2 and sample.indices.tolist() == [0, 7] and sample.names == ("thing 0", "thing 1")
+    batch, pixels = sample.batch([1, 0]), sample.pixels([1, 0])
+    assert batch.shape == (2, 3, 224, 224) and batch.dtype == torch.float32
+    red = (pixels[0, :, :, 0] / 255 - 0.485) / 0.229
+    assert np.abs(batch[0, 0].numpy() - red).max() < 1e-5
+    before = sample.sha256
+    os.replace(root / "imagenet/images/n0.jpg", root / "imagenet/images/n1.jpg")
+    with pytest.raises(OSError, match="n0.jpg"):
+        datasets.imagenet_sample()
+    (root / "imagenet/images/n0.jpg").write_bytes(b"other")
+    assert datasets.imagenet_sample().sha256 != before
+
+
+def test_missing_photographs_and_weights_are_named(root):
+    with pytest.raises(FileNotFoundError, match="classes.csv"):
+        datasets.imagenet_sample()
+    with pytest.raises(FileNotFoundError, match="squeezenet"):
+        datasets.squeezenet_path()
+    (root / "imagenet").mkdir()
+    (root / "imagenet/squeezenet1_0.pth").write_bytes(b"half of it")
+    with pytest.raises(OSError, match="squeezenet1_0.pth"):
+        datasets.squeezenet_path()
+
+
+@pytest.mark.skipif(not _real("imagenet/classes.csv"), reason="needs the ImageNet sample")
+def test_the_real_photographs():
+    sample = datasets.imagenet_sample()
+    assert len(sample) == 1000 and sample.indices.tolist() == list(range(1000))
+    assert sample.names[:2] == ("tench", "goldfish")
+    assert sample.pixels([0]).shape == (1, 224, 224, 3)
+
+
+def test_the_readme_lists_every_checksum():
+    text = (Path(__file__).parents[2] / "data/README.md").read_text()
+    listed = dict(re.findall(r"^\| `([^`]+)`.*\| `([0-9a-f]{64})` \|$", text, re.M))
+    assert listed == datasets._SHA256 | {"imagenet/images/*.jpg": datasets._PHOTOGRAPHS}

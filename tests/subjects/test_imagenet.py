@@ -1,0 +1,111 @@
+"""Which network and which images are measured, and under what name."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rpa.subjects import datasets, imagenet
+from rpa.subjects._torchvision import import_torchvision
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A data root of the test's own, with six photographs in folders by class, and nothing to download."""
+    monkeypatch.setenv("RPA_DATA", str(tmp_path))
+    monkeypatch.setenv("RPA_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        folder = tmp_path / "imagenet" / "images" / f"n0000000{i // 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (230, 300, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return tmp_path
+
+
+def _weights(path):
+    torch.manual_seed(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    net = import_torchvision().models.alexnet(weights=None)
+    torch.save(net.state_dict(), path)
+    return net.eval()
+
+
+def test_folders_of_images(desk):
+    sample = imagenet.photographs()
+    assert len(sample) == 6 and sample.indices.tolist() == [0, 0, 0, 1, 1, 1] and sample.names[3] == "n00000001"
+    assert sample.batch([0, 5]).shape == (2, 3, 224, 224)
+
+
+@pytest.mark.parametrize("place", ["imagenet/alexnet.pth", "hub/checkpoints/alexnet-mine.pth"])
+def test_alexnet_of_the_same_shapes_is_loaded_but_not_taken_for_p2s(desk, place):
+    assert imagenet.alexnet(3) is None
+    net = _weights(desk / place)
+    subject = imagenet.alexnet(3)
+    x = torch.randn(1, 3, 224, 224)
+    assert torch.equal(subject.net(x), net(x)) and not subject.net.training
+    assert not subject.official and (desk / place).name in subject.title and len(subject.x) == 3
+
+
+def test_official_weights_are_known_by_their_hash(desk, monkeypatch):
+    path = desk / "imagenet" / "alexnet-owt-7be5be79.pth"
+    _weights(path)
+    with pytest.raises(OSError, match="SHA-256"):
+        imagenet.alexnet(2)
+    monkeypatch.setattr(imagenet, "OFFICIAL", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+    subject = imagenet.alexnet(2)
+    assert subject.official and subject.title.startswith("AlexNet, ImageNet weights")
+
+
+def test_what_is_no_alexnet_is_refused(desk):
+    torch.save({"weight": torch.zeros(2)}, desk / "imagenet" / "alexnet.pth")
+    with pytest.raises(OSError, match="not a state dict"):
+        imagenet.alexnet(2)
+    (desk / "imagenet" / "alexnet.pth").write_bytes(b"<html>")
+    with pytest.raises(OSError, match="not a state dict"):
+        imagenet.alexnet(2)
+
+
+def test_without_photographs_or_weights_there_is_no_subject(tmp_path, monkeypatch):
+    monkeypatch.setenv("RPA_DATA", str(tmp_path))
+    assert imagenet.photographs() is None and imagenet.alexnet() is None and imagenet.squeezenet() is None
+
+
+def test_squeezenet_classifies_the_photographs():
+    try:
+        labels = datasets.imagenet_sample().indices
+    except FileNotFoundError:
+        pytest.skip("needs the ImageNet photographs")
+    subject = imagenet.squeezenet(50)
+    right = (subject.net(subject.x).argmax(1).numpy() == labels[subject.key["which"]]).mean()
+    # 60 % on all thousand; five standard errors of fifty.
+    assert abs(right - 0.602) < 5 * (0.602 * 0.398 / 50) ** 0.5
+    assert not subject.official and len(subject.calibration) >= 12
+
+
+def test_noise_is_in_units_of_the_pixel():
+    std = torch.tensor(datasets.ImageNetSample.STD)
+    subject = imagenet.Subject("a", "A", torch.nn.Identity(), None, None, tuple(std.tolist()), {}, {})
+    assert torch.allclose(subject.scale(0.1).flatten() * std, torch.full((3,), 0.1))
+
+
+def test_fashion_alexnet_is_trained_once_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet, "BUILD", tmp_path)
+    lines = []
+    first = imagenet.fashion_alexnet(2, images=128, epochs=1, progress=lines.append)
+    again = imagenet.fashion_alexnet(2, images=128, epochs=1, progress=lambda text: pytest.fail("trained again"))
+    assert lines and "step 0" in lines[0] and first.key == again.key and first.x.shape == (2, 3, 64, 64)
+    assert "Fashion" in first.title and not first.official and first.folder == tmp_path / "references"
+    made = first.reference(0.2, 4, 0)
+    assert made.top.shape == (2, 10) and len(list(first.folder.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_fashion_alexnet_learns(tmp_path, monkeypatch):
+    if datasets.fashion_mnist("test").stand_in:
+        pytest.skip("needs the real Fashion-MNIST")
+    monkeypatch.setattr(imagenet, "BUILD", tmp_path)
+    net = imagenet.fashion_alexnet(2, images=12_000, epochs=2).net
+    assert imagenet._accuracy(net, datasets.fashion_mnist("test"), 10_000) >= 0.8

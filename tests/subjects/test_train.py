@@ -1,0 +1,116 @@
+"""Stored networks: what they claim of themselves, and that their recipes make them."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from rpa.subjects import datasets, train
+
+MOONS = [name for name in train.NETWORKS if name.startswith("moons")]
+IMAGES = [name for name in train.NETWORKS if not name.startswith("moons")]
+ENOUGH = {
+    "mnist_784-32-32-10": 0.96,
+    "mnist_784-128-64-10": 0.975,
+    "fashion_784-32-32-10": 0.86,
+    "fashion_784-128-64-10": 0.88,
+    "lenet_mnist": 0.985,
+    "lenet_relu_mnist": 0.985,
+}
+
+
+@pytest.mark.parametrize("name", MOONS)
+def test_training_again_gives_the_stored_moons_network(name):
+    arrays, metadata = train.train(name, progress=lambda text: None)
+    stored, described = train._read(name, train.FOLDER)
+    for key, value in stored.items():
+        # Another processor sums in another order; what 600 to 800 steps make of that stays far below 1e-2.
+        assert value.dtype == np.float32 and np.abs(arrays[key] - value).max() < 1e-2
+    assert {**metadata, "torch": ""} == {**described, "torch": ""}
+
+
+@pytest.mark.parametrize("name", MOONS)
+def test_moons_networks_separate_the_moons(name):
+    x, y = datasets.moons()
+    output = train.load_network(name)(x)[:, 0]
+    assert ((output > 0) == y).mean() >= 0.995
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_stored_accuracy_is_the_accuracy(name):
+    metadata = train.load_metadata(name)
+    data = getattr(datasets, train.NETWORKS[name].data)("test")
+    if data.stand_in:
+        pytest.skip(f"needs the real {data.name}")
+    assert metadata["test accuracy"] >= ENOUGH[name]
+    module = train.load_module(name)
+    x = torch.from_numpy(data.x if "lenet" in name else data.rows)
+    predicted = torch.cat([module(part) for part in x.split(1000)]).argmax(1).numpy()
+    # Two digits of 10,000 may change sides by rounding on another processor.
+    assert abs((predicted == data.y).mean() - metadata["test accuracy"]) <= 2.1e-4
+
+
+@pytest.mark.parametrize("name", train.NETWORKS)
+def test_stored_files_are_small_plain_and_say_what_they_are(name):
+    path = train.FOLDER / f"{name}.npz"
+    assert path.stat().st_size < 3e6
+    with np.load(path, allow_pickle=False) as stored:
+        assert all(stored[key].dtype == train.NETWORKS[name].store for key in stored if key != "metadata")
+        assert json.loads(str(stored["metadata"]))["layers"] == train.NETWORKS[name].layers
+
+
+def test_network_and_module_are_the_same_function():
+    x = np.random.default_rng(0).random((5, 784))
+    net, module = (load("mnist_784-128-64-10") for load in (train.load_network, train.load_module))
+    assert not module.training and not any(p.requires_grad for p in module.parameters())
+    assert np.allclose(net(x), module.double()(torch.from_numpy(x)), rtol=1e-12, atol=1e-12)
+
+
+def test_lenet_is_caffes():
+    module = train.load_module("lenet_mnist")
+    assert sum(p.numel() for p in module.parameters()) == 431_080
+    assert module(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("layers, shape", [("784-32-32-10", (3, 784)), ("lenet", (3, 1, 28, 28))])
+def test_folded_normalization_is_the_same_function(layers, shape):
+    torch.manual_seed(0)
+    module = train.architecture(layers).double()
+    x = torch.rand(shape, dtype=torch.float64)
+    shift, scale = torch.tensor([0.13, 0.31], dtype=torch.float64)
+    before = module((x - shift) / scale)
+    train._fold(module[0], shift, scale)
+    assert torch.allclose(module(x), before, rtol=1e-10, atol=1e-12)
+
+
+def test_training_leaves_the_callers_random_state_and_threads_alone():
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    train.train(MOONS[0], progress=lambda text: None)
+    assert torch.equal(torch.random.get_rng_state(), state) and torch.get_num_threads() == threads
+
+
+def test_saving_is_whole_or_not_at_all(tmp_path):
+    train.save("net", {"w": np.ones(3)}, {"seed": 1}, tmp_path)
+    with pytest.raises(TypeError):
+        train.save("net", {"w": np.zeros(3)}, {"seed": object()}, tmp_path)
+    assert os.listdir(tmp_path) == ["net.npz"]
+    with np.load(tmp_path / "net.npz") as stored:
+        assert stored["w"].tolist() == [1, 1, 1]
+
+
+def test_errors_name_the_network_and_the_way_out(tmp_path):
+    with pytest.raises(ValueError, match="lenet_mnist.*'resnet'"):
+        train.load_module("resnet")
+    with pytest.raises(FileNotFoundError, match="python -m rpa.subjects.train lenet_mnist"):
+        train.load_module("lenet_mnist", tmp_path)
+    with pytest.raises(SystemExit, match="resnet"):
+        train.main(["resnet"])
+
+
+def test_nothing_is_trained_on_a_stand_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("RPA_DATA", str(tmp_path))
+    monkeypatch.setenv("RPA_OFFLINE", "1")
+    with pytest.warns(UserWarning, match="STAND-IN"), pytest.raises(OSError, match="stand-in"):
+        train.train("mnist_784-32-32-10")
