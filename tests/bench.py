@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+TABLES = HERE.parent / "data" / "results" / "bench"
 
 
 def seconds(f, repeat=3):
@@ -22,10 +23,13 @@ def seconds(f, repeat=3):
     return min(times)
 
 
-def table(title, columns, rows):
-    """Print rows (lists of text and numbers) under their columns."""
+def table(title, columns, rows, keep=None):
+    """Print rows (lists of text and numbers) under their columns; `keep`: also write data/results/bench/<keep>.csv."""
     cells = [[cell if isinstance(cell, str) else f"{cell:.3g}" for cell in row] for row in [columns, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells)]
+    if keep:
+        (TABLES / f"{keep}.csv").parent.mkdir(parents=True, exist_ok=True)
+        (TABLES / f"{keep}.csv").write_text("".join(",".join(row) + "\n" for row in cells))
     print(f"\n{title}")
     for row in cells:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip(), flush=True)

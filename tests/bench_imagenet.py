@@ -1,4 +1,4 @@
-"""Analytic means of networks of ImageNet size, in forward passes of one image, in torch's default layout and channels-last.
+"""Analytic means of networks of ImageNet size, in forward passes of one image, in two memory layouts.
 
 SqueezeNet 1.0 and AlexNet at 224 x 224 with random weights where there are none: what is timed does not depend on them.
 """

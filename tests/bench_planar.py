@@ -45,7 +45,7 @@ def main():
     columns = ["method", "regions", "seconds", "s/region", "time / ours", "relative error"]
     table("Exact planar PMF, network 2-16-16-1", columns, rows)
     print(
-        f"  Monte Carlo would need {equal:.0e} samples, {sampled * equal / n / ours:.0e} times our time, for our error there"
+        f"  Monte Carlo needs {equal:.0e} samples, {sampled * equal / n / ours:.0e} times our time, for our error there"
     )
 
 

@@ -1,13 +1,17 @@
 """Polytope probabilities beside SciPy: one tail orthant at equal accuracy, and all regions of a network at once."""
 
+import warnings
+
 import numpy as np
+import torch
 from bench import seconds, table
+from botorch.utils.probability.mvnxpb import MVNXPB
 from scipy.stats import multivariate_normal
 
 from rpa.companion import known
 from rpa.inputs import Gaussian
 from rpa.patterns.regions import affine_pieces, halfspaces
-from rpa.polytopes.polytope import orthant, probabilities
+from rpa.polytopes.polytope import orthant, probabilities, probability
 from rpa.subjects import datasets, train
 
 
@@ -63,7 +67,36 @@ def network_patterns():
     table("Patterns of MNIST 784-32-32-10, sigma 0.2", columns, rows)
 
 
+def _problems():
+    """The polytopes of notebook 12: {(family, dimension or -log10 p): (H, h, log p)}."""
+    orthants = [(f"equicorrelated, dimension {n}", known.equicorrelated(n, 0.5), 0.0) for n in (3, 10, 30, 100)]
+    orthants += [(f"tail, mean {m:g}", known.autoregressive(20, 0.5, m), m) for m in (0.0, -2.0, -4.0, -8.0)]
+    found = {name: (-np.linalg.cholesky(cov), np.full(len(cov), m), log_p) for name, (cov, log_p), m in orthants}
+    return found | {f"{4 * b} rows, dimension {2 * b}": known.rotated_blocks(b, 4, 0) for b in (2, 5, 10)}
+
+
+def _botorch(H, h):
+    bounds = torch.stack([torch.full((len(h),), -torch.inf, dtype=torch.float64), torch.as_tensor(h)], dim=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(MVNXPB(torch.as_tensor(H @ H.T), bounds).solve())
+
+
+def bivariate_conditioning():
+    """Ours at rtol 1e-3 beside botorch's MVNXPB: bivariate conditioning (Trinh & Genz 2015), no accuracy to choose."""
+    rows = []
+    for name, (H, h, log_p) in _problems().items():
+        standard = Gaussian(np.zeros(H.shape[1]), 1.0)
+        ours, theirs = lambda: probability(H, h, standard, rtol=1e-3).log_p, lambda: _botorch(H, h)
+        errors = [abs(np.expm1(min(f() - log_p, 50.0))) for f in (ours, theirs)]
+        times = [seconds(f) for f in (ours, theirs)]
+        rows.append([name, log_p / np.log(10), errors[0], times[0], errors[1], times[1], times[1] / times[0]])
+    columns = ["polytope", "log10 p", "error rpa", "seconds rpa", "error botorch", "seconds botorch", "botorch / rpa"]
+    table("Polytopes of known probability, beside bivariate conditioning", columns, rows, keep="polytope_methods")
+
+
 def main():
+    bivariate_conditioning()
     tail_orthant()
     network_patterns()
 

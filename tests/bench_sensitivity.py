@@ -1,7 +1,7 @@
 """Sensitivity of all scores to noise in each of the 784 pixels: analytic maps against sampling of equal error.
 
-A sampled variance has the relative error sqrt(2 / n): sampling is charged for the n that comes as close as the analytic map
-does to a referee of 20,000 samples at some pixels, the referee's own error taken off.
+A sampled variance has the relative error sqrt(2 / n). Sampling is charged for the n whose error equals the analytic
+map's distance from a referee of 20,000 samples at some pixels, less the referee's own error.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Support search against drawing and counting 10^6 samples: coverage of fresh samples, and seconds, one image per cell."""
+"""Support search against drawing and counting 10^6 samples: coverage of fresh samples, and seconds."""
 
 import numpy as np
 import torch

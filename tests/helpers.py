@@ -1,5 +1,7 @@
 """What several test files share: random networks and inputs, and Monte-Carlo agreement by exact binomial tails."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from rpa.companion.montecarlo import binomial_sigmas
@@ -9,7 +11,7 @@ from rpa.network import ReLUNetwork
 
 def random_network(sizes, seed, slope=0.0):
     rng = np.random.default_rng(seed)
-    pairs = list(zip(sizes, sizes[1:]))
+    pairs = list(pairwise(sizes))
     weights = [rng.standard_normal((m, n)) * np.sqrt(2 / n) for n, m in pairs]
     return ReLUNetwork(weights, [0.5 * rng.standard_normal(m) for _, m in pairs], slope)
 

@@ -20,14 +20,15 @@ def _normal(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _lock():
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+def _lock(name="requirements.lock"):
+    lines = [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
     return {_normal(name): version for name, version in (line.split("==") for line in lines)}
 
 
-def _declared():
+def _declared(extra=None):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {_normal(re.match(r"[\w.-]+", line)[0]) for line in project["dependencies"]}
+    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return {_normal(re.match(r"[\w.-]+", line)[0]) for line in lines}
 
 
 def test_lock_pins_everything_and_names_no_local_build():
@@ -38,6 +39,15 @@ def test_lock_pins_everything_and_names_no_local_build():
 
 def test_lock_holds_what_pyproject_asks_for():
     assert _declared() - set(_lock()) == set()
+
+
+def test_peers_are_pinned_apart_and_only_benchmarks_import_them():
+    peers = _lock("requirements-peers.lock")
+    assert _declared("peers") <= set(peers)
+    assert set(peers) & set(_lock()) == set()
+    users = [p for p in ROOT.glob("*/**/*.py") if ".venv" not in p.parts and "import botorch" in p.read_text()]
+    users += [p for p in ROOT.glob("*/**/*.py") if ".venv" not in p.parts and "from botorch" in p.read_text()]
+    assert {p.name for p in users} - {"test_environment.py"} == {"bench_polytope.py"}
 
 
 def test_lock_is_closed():
@@ -76,7 +86,7 @@ def test_code_imports_only_what_is_declared():
                 used.add(node.module.partition(".")[0])
     local = {"rpa", "bench", "conftest"} | {path.stem for path in ROOT.glob("tests/**/*.py")}
     foreign = {_normal(IMPORT_NAMES.get(name, name)) for name in used - set(sys.stdlib_module_names) - local}
-    assert foreign - _declared() == set()
+    assert foreign - _declared() - _declared("peers") == set()
 
 
 def test_citation_names_both_papers():
