@@ -98,6 +98,7 @@ build/$(PROFILE)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json: \
 	@$(PYTHON) -m rpa.companion.run notebooks/$*.ipynb --profile $(PROFILE)
 
 ifneq ($(filter results build/% figures/% data/%,$(MAKECMDGOALS)),)
+$(shell mkdir -p build/$(PROFILE) $(OUT)figures $(OUT)data/results)
 include build/code/depends.mk
 endif
 build/code/depends.mk: $(NOTEBOOKS) $(MODULES) | $(ENV)

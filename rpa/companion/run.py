@@ -99,7 +99,11 @@ def _label(executed, made_with):
 
 
 def _made_with(executed):
-    return json.loads(executed.read_text())["metadata"].get("rpa") if executed.exists() else None
+    """The label of an executed copy; None where there is none, or no notebook at all (make -t)."""
+    try:
+        return json.loads(executed.read_text())["metadata"].get("rpa")
+    except (OSError, ValueError):
+        return None
 
 
 def _hand_over(stem, stage, target, executed):
