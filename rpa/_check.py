@@ -5,11 +5,14 @@ never alter what they were given.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
 
 __all__ = ["array", "covariance", "fraction", "integer", "pattern_array", "positive"]
 
 
-def array(name, value, shape):
+def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
     """`value` as a finite float64 array of `shape`; a `None` in `shape` matches any length."""
     try:
         result = np.array(value, dtype=np.float64)
@@ -25,7 +28,7 @@ def array(name, value, shape):
     return result
 
 
-def covariance(name, value, dim):
+def covariance(name: str, value: ArrayLike, dim: int) -> Array:
     """A variance (scalar), variances (dim,) or covariance (dim, dim) as float64; positive semidefinite."""
     ndim = np.ndim(value)
     if ndim > 2:
@@ -46,7 +49,7 @@ def covariance(name, value, dim):
     return cov
 
 
-def positive(name, value):
+def positive(name: str, value: object) -> float:
     """A finite float > 0."""
     number = float(array(name, value, ()))
     if number <= 0:
@@ -54,7 +57,7 @@ def positive(name, value):
     return number
 
 
-def fraction(name, value):
+def fraction(name: str, value: object) -> float:
     """A float in (0, 1]."""
     number = positive(name, value)
     if number > 1:
@@ -62,14 +65,14 @@ def fraction(name, value):
     return number
 
 
-def integer(name, value, low=0):
+def integer(name: str, value: object, low: int = 0) -> int:
     """An int >= `low`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < low:
         raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
     return int(value)
 
 
-def pattern_array(name, value, n_hidden):
+def pattern_array(name: str, value: ArrayLike, n_hidden: int) -> NDArray[np.bool_]:
     """Activation patterns as a bool array whose last axis has one entry per hidden unit."""
     result = np.asarray(value)
     if result.ndim == 0 or result.shape[-1] != n_hidden:

@@ -5,14 +5,25 @@ distributions. A covariance may be a variance, a vector of variances or a full m
 `Gaussian.factor` returns coordinates in which the input is standard normal, whatever its rank.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rpa import _check
 
-__all__ = ["Gaussian", "GaussianMixture", "components_of", "fit_mixture"]
+if TYPE_CHECKING:
+    from rpa._check import Array
+
+
+__all__ = ["Gaussian", "GaussianMixture", "RandomInput", "components_of", "fit_mixture"]
+
+Seed = int | Sequence[int] | np.random.Generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,25 +37,25 @@ class Gaussian:
     mean: np.ndarray
     cov_given: np.ndarray = field(repr=False)
 
-    def __init__(self, mean, cov):
+    def __init__(self, mean: ArrayLike, cov: ArrayLike) -> None:
         mean = _check.array("mean", mean, (None,))
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "cov_given", _check.covariance("cov", cov, len(mean)))
 
     @property
-    def dim(self):
+    def dim(self) -> int:
         """Number of coordinates d."""
         return len(self.mean)
 
     @property
-    def cov(self):
+    def cov(self) -> Array:
         """The covariance as a dense (d, d) matrix."""
         if self.cov_given.ndim == 2:
             return self.cov_given
         return np.diag(np.broadcast_to(self.cov_given, self.dim))
 
     @property
-    def variances(self):
+    def variances(self) -> Array:
         """Marginal variances (d,)."""
         return np.diag(self.cov_given).copy() if self.cov_given.ndim == 2 else np.broadcast_to(self.cov_given, self.dim)
 
@@ -54,7 +65,7 @@ class Gaussian:
         keep = values > values.max(initial=0.0) * self.dim * np.finfo(float).eps
         return vectors[:, keep] * np.sqrt(values[keep])
 
-    def times_factor(self, rows):
+    def times_factor(self, rows: Array) -> Array:
         """rows @ F for F with F F^T = cov, so that rows @ (x - mean) = (rows @ F) @ z with z standard normal.
 
         rows (..., d) -> (..., r), where r <= d is the rank (r = d for a scalar or diagonal cov).
@@ -63,14 +74,14 @@ class Gaussian:
             return rows @ self._eigen_factor
         return rows * np.sqrt(self.cov_given)
 
-    def affine(self, weight, bias):
+    def affine(self, weight: ArrayLike, bias: ArrayLike) -> Gaussian:
         """The law of weight @ x + bias: a Gaussian with mean (m,) and full cov (m, m)."""
         weight = _check.array("weight", weight, (None, self.dim))
         bias = _check.array("bias", bias, (len(weight),))
         rows = self.times_factor(weight)
         return Gaussian(weight @ self.mean + bias, rows @ rows.T)
 
-    def sample(self, n, seed):
+    def sample(self, n: int, seed: Seed) -> Array:
         """n draws (n, d) from `numpy.random.default_rng(seed)`."""
         rng = np.random.default_rng(seed)
         if self.cov_given.ndim < 2:
@@ -90,7 +101,7 @@ class GaussianMixture:
     weights: np.ndarray
     components: tuple
 
-    def __init__(self, weights, components):
+    def __init__(self, weights: ArrayLike, components: Iterable[Gaussian]) -> None:
         components = tuple(components)
         if not components:
             raise ValueError("components: expected at least one Gaussian, got none")
@@ -106,26 +117,26 @@ class GaussianMixture:
         object.__setattr__(self, "components", components)
 
     @property
-    def dim(self):
+    def dim(self) -> int:
         """Number of coordinates d."""
         return self.components[0].dim
 
     @property
-    def mean(self):
+    def mean(self) -> Array:
         """Mean (d,)."""
         return sum(w * c.mean for w, c in zip(self.weights, self.components))
 
     @property
-    def cov(self):
+    def cov(self) -> Array:
         """Covariance (d, d), by the law of total covariance."""
         mean = self.mean
         return sum(w * (c.cov + np.outer(c.mean - mean, c.mean - mean)) for w, c in zip(self.weights, self.components))
 
-    def affine(self, weight, bias):
+    def affine(self, weight: ArrayLike, bias: ArrayLike) -> GaussianMixture:
         """The law of weight @ x + bias: a mixture with the same weights."""
         return GaussianMixture(self.weights, [c.affine(weight, bias) for c in self.components])
 
-    def sample(self, n, seed):
+    def sample(self, n: int, seed: Seed) -> Array:
         """n draws (n, d), in random order, from seeds derived from `seed`."""
         rng = np.random.default_rng(seed)
         counts = rng.multinomial(n, self.weights)
@@ -133,7 +144,10 @@ class GaussianMixture:
         return rng.permutation(np.concatenate(draws))
 
 
-def components_of(inputs):
+RandomInput = Gaussian | GaussianMixture
+
+
+def components_of(inputs: RandomInput) -> list[tuple[float, Gaussian]]:
     """[(weight, Gaussian), ...] of a Gaussian or a GaussianMixture."""
     if isinstance(inputs, Gaussian):
         return [(1.0, inputs)]
@@ -142,7 +156,7 @@ def components_of(inputs):
     raise ValueError(f"inputs: expected Gaussian or GaussianMixture, got {type(inputs).__name__}")
 
 
-def fit_mixture(x, n_components, seed):
+def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:
     """Maximum-likelihood mixture with full covariances by expectation maximization (scikit-learn).
 
     x (n, d) with n >= n_components. The fit is deterministic given `seed`.

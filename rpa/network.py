@@ -6,11 +6,22 @@ all hidden units see a random input only through u = W_1 x + b_1, so a network w
 network with a standard normal input of dimension rank(W_1 cov W_1^T), small even when d is large.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from rpa import _check
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rpa._check import Array
+    from rpa.inputs import Gaussian
+
 
 __all__ = ["ReLUNetwork"]
 
@@ -47,30 +58,30 @@ class ReLUNetwork:
         object.__setattr__(self, "slope", slope)
 
     @property
-    def input_dim(self):
+    def input_dim(self) -> int:
         """Number of inputs d."""
         return self.weights[0].shape[1]
 
     @property
-    def output_dim(self):
+    def output_dim(self) -> int:
         """Number of outputs k."""
         return len(self.weights[-1])
 
     @property
-    def hidden_sizes(self):
+    def hidden_sizes(self) -> tuple[int, ...]:
         """Units of each hidden layer."""
         return tuple(len(w) for w in self.weights[:-1])
 
     @property
-    def n_hidden(self):
+    def n_hidden(self) -> int:
         """Hidden units in all, N."""
         return sum(self.hidden_sizes)
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Array:
         """Outputs (n, k) at inputs x (n, d)."""
         return self._forward(x)[0]
 
-    def patterns(self, x):
+    def patterns(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Activation patterns, bool (n, N), at inputs x (n, d): True where the pre-activation is positive."""
         return np.concatenate(self._forward(x)[1], axis=1)
 
@@ -83,7 +94,7 @@ class ReLUNetwork:
             x = np.where(active[-1], x, self.slope * x)
         return x @ self.weights[-1].T + self.biases[-1], active
 
-    def whitened(self, gaussian):
+    def whitened(self, gaussian: Gaussian) -> ReLUNetwork:
         """The network g on z ~ N(0, I_r) with g(z) equal in law, hidden units included, to f(x), x ~ gaussian.
 
         r = rank(W_1 cov W_1^T) <= min(d, m_1). With W_1 F = U S V^T (F F^T = cov), the first layer becomes
@@ -100,7 +111,7 @@ class ReLUNetwork:
         return ReLUNetwork((u[:, keep] * s[keep], *self.weights[1:]), (first_bias, *self.biases[1:]), self.slope)
 
     @classmethod
-    def from_torch(cls, module):
+    def from_torch(cls, module: nn.Module) -> ReLUNetwork:
         """From an `nn.Sequential` of Linear, ReLU or LeakyReLU, and layers that do nothing in evaluation.
 
         Neighbouring Linear layers are multiplied; a trailing ReLU is followed by the identity. Flatten, Identity and
@@ -110,7 +121,9 @@ class ReLUNetwork:
 
         if not isinstance(module, nn.Sequential):
             raise ValueError(f"module: expected nn.Sequential, got {type(module).__name__}")
-        weights, biases, slopes, after_relu = [], [], set(), True
+        weights: list[Array] = []
+        biases: list[Array] = []
+        slopes, after_relu = set(), True
         for index, layer in enumerate(module):
             if isinstance(layer, nn.Linear):
                 weight = layer.weight.detach().double().numpy(force=True)
@@ -134,7 +147,7 @@ class ReLUNetwork:
             biases.append(np.zeros(len(biases[-1])))
         return cls(tuple(weights), tuple(biases), slopes.pop() if slopes else 0.0)
 
-    def to_torch(self):
+    def to_torch(self) -> nn.Sequential:
         """The same function as an `nn.Sequential` in float64."""
         import torch
         from torch import nn

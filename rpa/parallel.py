@@ -9,13 +9,16 @@ nothing else changes:
         pmap(f, items)
 """
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 __all__ = ["pmap"]
 
 
-def pmap(f, items, *, n_jobs=-1, progress=None):
+def pmap(f: Callable[[Any], Any], items: Iterable[Any], *, n_jobs: int = -1, progress: str | None = None) -> list[Any]:
     """[f(x) for x in items], in order, computed in parallel.
 
     f: a function that workers can import or unpickle (cloudpickle); items: any iterable, taken whole first.
@@ -25,7 +28,7 @@ def pmap(f, items, *, n_jobs=-1, progress=None):
     """
     items = list(items)
     results = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_guarded)(f, item) for item in items)
-    out = []
+    out: list = []
     for (value, error), item in zip(tqdm(results, progress, len(items), disable=progress is None), items):
         if error is not None:
             reason = f"{type(error).__name__}: {error}"

@@ -1,9 +1,10 @@
 """What makes the package a companion to two papers: notebooks run, numbers recorded, claims judged, figures drawn.
 
 Start at `report`, which every notebook calls to leave its numbers, figures and tables, and `verdicts`, which holds them
-against `data/targets.toml`. `run` executes one notebook, all or nothing; `provenance` says which code it reaches. The rest is
-what several notebooks share: `plots` and `coverage_plots`, the experiments `coverage` (P1's support tables), `topk` (P2's
-table), `montecarlo` (sampling as the referee) and `known` (polytopes whose probability is known by another route).
+against `data/targets.toml`. `run` executes one notebook, all or nothing; `provenance` says which code it reaches. The
+rest is what several notebooks share: `plots` and `coverage_plots`, the experiments `coverage` (P1's support tables),
+`topk` (P2's table), `montecarlo` (sampling as the referee) and `known` (polytopes whose probability is known by another
+route).
 """
 
 import lazy_loader

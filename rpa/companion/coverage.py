@@ -4,8 +4,13 @@ Every method proposes up to K patterns; fresh samples, seen by none of them, say
 that `rpa.patterns.pmf` computes for the patterns, without samples, must agree with that.
 """
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linprog
@@ -17,6 +22,13 @@ from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.pruning import activation_probabilities
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.support import Support, best_first, draw_packed, entropy_pruned, monte_carlo, pattern_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rpa.inputs import RandomInput
+    from rpa.network import ReLUNetwork
+
 
 __all__ = [
     "Entry",
@@ -37,17 +49,17 @@ __all__ = [
 class Fresh:
     """n fresh samples of a network's patterns, to measure coverage with."""
 
-    def __init__(self, net, inputs, n, seed):
+    def __init__(self, net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> None:
         self.n = n
         self._keys, self._counts = np.unique(pattern_keys(draw_packed(net, inputs, n, seed)), return_counts=True)
 
-    def counts(self, patterns):
+    def counts(self, patterns: np.ndarray) -> np.ndarray:
         """Samples that meet each pattern: (K,)."""
         keys = pattern_keys(np.packbits(patterns, axis=1))
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[at] == keys, self._counts[at], 0)
 
-    def coverage(self, patterns):
+    def coverage(self, patterns: np.ndarray) -> float:
         """Share of the samples that meet one of the patterns."""
         return float(self.counts(patterns).sum() / self.n)
 
@@ -66,27 +78,35 @@ class Entry:
     apart: float = 0.0
 
     @property
-    def coverage(self):
+    def coverage(self) -> float:
         """Share of the fresh samples covered by all K patterns."""
         return float(self.curve[-1])
 
 
-def by_class(labels, per_class):
+def by_class(labels: np.ndarray, per_class: int) -> np.ndarray:
     """Indices of the first `per_class` images of each class, class by class."""
     return np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in np.unique(labels)])
 
 
-def compare(net, inputs, max_patterns, n_fresh, n_counted, seed):
+def compare(
+    net: ReLUNetwork,
+    inputs: RandomInput,
+    max_patterns: int,
+    n_fresh: int,
+    n_counted: Sequence[int],
+    seed: Sequence[int],
+) -> dict[str, Entry]:
     """{method: Entry} on one input: "search", "pruned" (P1), and "counted_<n>" for each n of `n_counted`.
 
     A counted method draws n samples and keeps the `max_patterns` commonest patterns. All draws have their own seeds.
     """
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(1 + len(n_counted))]
     fresh = Fresh(net, inputs, n_fresh, seeds[0])
-    methods = {"search": lambda: best_first(net, inputs, max_patterns=max_patterns, mass=1.0)}
+    methods: dict[str, Callable[[], Support]] = {}
+    methods["search"] = lambda: best_first(net, inputs, max_patterns=max_patterns, mass=1.0)
     methods["pruned"] = lambda: entropy_pruned(net, inputs, max_patterns=max_patterns, mass=1.0)
     for n, own in zip(n_counted, seeds[1:]):
-        methods[f"counted_{n}"] = lambda n=n, own=own: monte_carlo(net, inputs, n, own, max_patterns)
+        methods[f"counted_{n}"] = partial(monte_carlo, net, inputs, n, own, max_patterns)
     contest = {name: _timed(method, fresh) for name, method in methods.items()}
     last = contest[list(contest)[-1]].support.patterns
     return {name: replace(entry, apart=_apart(fresh, entry.support.patterns, last)) for name, entry in contest.items()}
@@ -105,13 +125,23 @@ def _timed(method, fresh):
     return Entry(support, np.cumsum(fresh.counts(support.patterns)) / fresh.n, seconds)
 
 
-def experiment(nets, rows, indices, levels, *, max_patterns, n_fresh, n_counted, seed):
+def experiment(
+    nets: dict[str, ReLUNetwork],
+    rows: np.ndarray,
+    indices: Sequence[int],
+    levels: Sequence[float],
+    *,
+    max_patterns: int,
+    n_fresh: int,
+    n_counted: Sequence[int],
+    seed: int,
+) -> dict[tuple[str, float], list[dict[str, Entry]]]:
     """{(network, sigma): [contest of each image]}: `compare` for all networks, noise levels and images.
 
     nets: {name: ReLUNetwork}; rows (n, d): images; indices: which of them; levels: sigma of independent pixel noise.
     """
     cells = [(name, sigma) for name in nets for sigma in levels]
-    results = {cell: [] for cell in cells}
+    results: dict[tuple[str, float], list[dict[str, Entry]]] = {cell: [] for cell in cells}
     best_first(nets[cells[0][0]], Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
     for name, sigma in tqdm(cells, unit="cell", disable=None):
         for index in indices:
@@ -121,7 +151,15 @@ def experiment(nets, rows, indices, levels, *, max_patterns, n_fresh, n_counted,
     return results
 
 
-def efforts(net, inputs, n_fresh, max_patterns, sizes, counts, seed):
+def efforts(
+    net: ReLUNetwork,
+    inputs: RandomInput,
+    n_fresh: int,
+    max_patterns: int,
+    sizes: Sequence[int],
+    counts: Sequence[int],
+    seed: int,
+) -> dict[str, np.ndarray]:
     """Coverage against seconds, arrays of (seconds, coverage) rows: "search" for `sizes`, "counted" for `counts`.
 
     sizes: patterns asked of the search; counts: samples drawn, of which the `max_patterns` commonest patterns count.
@@ -133,7 +171,7 @@ def efforts(net, inputs, n_fresh, max_patterns, sizes, counts, seed):
     return {name: np.array([(entry.seconds, entry.coverage) for entry in each]) for name, each in points.items()}
 
 
-def cell_table(results, n_fresh):
+def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
     """A DataFrame with a row per (network, sigma) of `experiment`: patterns found, and coverages averaged over images.
 
     ratio: mean coverage of the search over that of the last counted method; ratio_error: its standard error, from the
@@ -158,7 +196,7 @@ def cell_table(results, n_fresh):
     return pd.DataFrame(rows)
 
 
-def time_table(results):
+def time_table(results: dict) -> pd.DataFrame:
     """A DataFrame with a row per (network, sigma) of `experiment`: median seconds of each method."""
     import pandas as pd
 
@@ -168,7 +206,9 @@ def time_table(results):
     return pd.DataFrame([{"network": n, "sigma": s} | median(contests) for (n, s), contests in results.items()])
 
 
-def mass_gap(net, inputs, max_patterns, n_fresh, rtol, seed):
+def mass_gap(
+    net: ReLUNetwork, inputs: RandomInput, max_patterns: int, n_fresh: int, rtol: float, seed: int
+) -> dict[str, float]:
     """Computed against sampled mass of the same patterns: dict(patterns, mass, error, coverage, gap).
 
     gap: how far the coverage lies outside mass +- error, in standard errors of n_fresh samples (exact binomial tails).
@@ -180,7 +220,7 @@ def mass_gap(net, inputs, max_patterns, n_fresh, rtol, seed):
     return {"patterns": len(pmf), "mass": pmf.covered, "error": pmf.covered_error, "coverage": coverage, "gap": gap}
 
 
-def activation_gap(net, inputs, n, seed):
+def activation_gap(net: ReLUNetwork, inputs: Gaussian, n: int, seed: int) -> float:
     """First-layer activation probabilities (P1's first algorithm) against n samples: largest gap in standard errors."""
     small = net.whitened(inputs)
     log_on, _ = activation_probabilities(small.weights[0][None], small.biases[0][None])
@@ -188,7 +228,7 @@ def activation_gap(net, inputs, n, seed):
     return float(binomial_sigmas(bits.sum(axis=0, dtype=int), n, np.exp(log_on[0])).max())
 
 
-def realizable(net, inputs, patterns):
+def realizable(net: ReLUNetwork, inputs: Gaussian, patterns: np.ndarray) -> np.ndarray:
     """Which of the patterns (K, N) hold on a region with an interior: bool (K,), one linear program each.
 
     The largest ball that fits {z : H z <= h}, in units of the input's standard deviation, must have positive radius.
@@ -205,7 +245,7 @@ def _radius(H, h):
     return solution.x[-1] if solution.status == 0 else 0.0
 
 
-def neighbours(patterns, among=200):
+def neighbours(patterns: np.ndarray, among: int = 200) -> tuple[int, int, int] | None:
     """(i, j, unit): the likeliest pair of patterns (K, N), i < j, that differ in one unit only; None if there is none.
 
     The first `among` patterns, the most probable first, are compared; pairs are ranked by i + j.

@@ -3,22 +3,34 @@
 The search is blue, counting samples red, P1's pruning grey.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 from rpa.patterns.regions import region_of
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
+
+    from rpa.network import ReLUNetwork
+
+
 __all__ = ["curve_panel", "effort_panel", "flip", "image_panel", "name_methods"]
 
 
-def curve_panel(ax, results, network, max_patterns):
+def curve_panel(ax: Axes, results: dict, network: str, max_patterns: int) -> None:
     """Mean coverage of the first k patterns: the search (lines), the last counted method (circles), pruning (grey).
 
     results: of `rpa.companion.coverage.experiment`; one set of curves per noise level, named at its right end.
     """
     k = np.unique(np.geomspace(1, max_patterns, 60).astype(int))
-    circle = dict(markersize=3, fillstyle="none", markeredgewidth=0.8)
+    circle: dict[str, Any] = dict(markersize=3, fillstyle="none", markeredgewidth=0.8)
     ends = {}
     for sigma, contests in ((sigma, contests) for (name, sigma), contests in results.items() if name == network):
         ours, pruned, counted = (_mean(contests, method, k) for method in ("search", "pruned", list(contests[0])[-1]))
@@ -47,21 +59,23 @@ def _apart(ends, least):
     return heights
 
 
-def name_methods(fig):
+def name_methods(fig: FigureBase) -> None:
     """Say which colour is which, in one line across a (sub)figure."""
     names = (("moment-matching search", ANALYTIC), ("commonest of the samples", MONTE_CARLO), ("P1's pruning", NEUTRAL))
     for x, (name, colour) in zip((0.07, 0.36, 0.66), names):
         fig.text(x, 0.5, name, color=colour, va="center")
 
 
-def effort_panel(ax, points, sizes, draws):
-    """Coverage against seconds of `rpa.companion.coverage.efforts`: the search by patterns asked, counting by samples drawn."""
+def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], draws: Sequence[int]) -> None:
+    """Coverage against seconds of `rpa.companion.coverage.efforts`: the search by patterns asked, counting by samples
+    drawn.
+    """
     kinds = ("search", ANALYTIC, sizes, "patterns"), ("counted", MONTE_CARLO, draws, "samples")
     for name, colour, labels, what in kinds:
         seconds, covered = points[name].T
         ax.plot(seconds, covered, "o-", color=colour, markersize=3)
         for end in (0, -1):
-            place = dict(ha="left", va="top") if name == "counted" else dict(ha="right", va="bottom")
+            place: dict[str, Any] = dict(ha="left", va="top") if name == "counted" else dict(ha="right", va="bottom")
             shift = (4, -2) if name == "counted" else (-4, 2)
             ax.annotate(f"{labels[end]:,}", (seconds[end], covered[end]), shift, textcoords="offset points",
                         color=colour, fontsize=7, **place)  # fmt: skip
@@ -71,7 +85,7 @@ def effort_panel(ax, points, sizes, draws):
     ax.margins(x=0.25)
 
 
-def flip(net, patterns, i, j, unit):
+def flip(net: ReLUNetwork, patterns: np.ndarray, i: int, j: int, unit: int) -> tuple[dict[str, np.ndarray], int]:
     """What separates two neighbouring patterns, as rows in pixel space: dict of (d,) arrays, and the class concerned.
 
     "facet": unit normal of the facet between the regions, pointing to where the unit is on; "before", "after": gradient
@@ -84,7 +98,7 @@ def flip(net, patterns, i, j, unit):
     return {"facet": normal / np.linalg.norm(normal), "before": before, "after": after, "change": after - before}, label
 
 
-def image_panel(ax, row, title, signed=True):
+def image_panel(ax: Axes, row: np.ndarray, title: str, signed: bool = True) -> None:
     """A row of 784 numbers as an image: grey, or diverging about zero with the largest magnitude at full colour."""
     limit = np.abs(row).max()
     style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if signed else {"cmap": "Greys", "vmin": 0, "vmax": 1}

@@ -16,7 +16,7 @@ from rpa.polytopes.normal import LOG_2PI
 __all__ = ["autoregressive", "equicorrelated", "random_walk", "rotated_blocks"]
 
 
-def equicorrelated(n, rho, mean=0.0):
+def equicorrelated(n: int, rho: float, mean: float = 0.0) -> tuple[np.ndarray, float]:
     """(cov (n, n), log P(z > 0)) for z ~ N(mean, cov), variances 1 and all correlations rho in [0, 1).
 
     P = int phi(x) Phi((mean + sqrt(rho) x) / sqrt(1 - rho))^n dx; 1 / (n + 1) for rho = 1/2 and mean 0.
@@ -34,7 +34,7 @@ def equicorrelated(n, rho, mean=0.0):
     return np.full((n, n), rho) + (1 - rho) * np.eye(n), float(logsumexp(log_integrand(x)) + math.log(step))
 
 
-def autoregressive(n, rho, mean=0.0, nodes=600):
+def autoregressive(n: int, rho: float, mean: float = 0.0, nodes: int = 600) -> tuple[np.ndarray, float]:
     """(cov (n, n), log P(z > 0)) for z ~ N(mean, cov), cov_ij = rho^|i - j|, |rho| < 1.
 
     A Markov chain: its density on the event is carried from coordinate to coordinate by Gauss-Legendre quadrature.
@@ -54,14 +54,14 @@ def autoregressive(n, rho, mean=0.0, nodes=600):
     return rho ** np.abs(index[:, None] - index).astype(float), float(log_p)
 
 
-def random_walk(n):
+def random_walk(n: int) -> tuple[np.ndarray, float]:
     """(cov (n, n), log P(z > 0)) for sums of n independent N(0, 1): P = C(2n, n) / 4^n (Sparre Andersen 1954)."""
     index = np.arange(1.0, n + 1)
     log_p = math.lgamma(2 * n + 1) - 2 * math.lgamma(n + 1) - 2 * n * math.log(2)
     return np.minimum(index[:, None], index), log_p
 
 
-def rotated_blocks(blocks, rows, seed, margin=0.5):
+def rotated_blocks(blocks: int, rows: int, seed: int, margin: float = 0.5) -> tuple[np.ndarray, np.ndarray, float]:
     """(H, h, log P(H z <= h)) for z ~ N(0, I_2blocks): a product of `blocks` random polygons, rotated at random.
 
     Each polygon has `rows` half-planes at distances margin + 0.7 N(0, 1) from the origin, drawn again if empty.

@@ -1,17 +1,29 @@
 """Sampling as the referee: pattern counts, and agreement of counts with probabilities in exact standard errors."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import binom, norm
 
 from rpa import _check
 from rpa.patterns.regions import jacobians
+
+if TYPE_CHECKING:
+    from rpa.inputs import RandomInput
+    from rpa.network import ReLUNetwork
+
 
 __all__ = ["binomial_sigmas", "pattern_counts", "sampled_singular_values", "step_gap"]
 
 FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
 
 
-def pattern_counts(net, inputs, patterns, n, seed, chunk=250_000):
+def pattern_counts(
+    net: ReLUNetwork, inputs: RandomInput, patterns: np.ndarray, n: int, seed: int, chunk: int = 250_000
+) -> tuple[np.ndarray, int]:
     """(counts (K,), other): how often each pattern (K, N) occurs among n inputs, and how many inputs show none of them.
 
     Samples come in chunks with seeds (seed, chunk number), so memory does not grow with n.
@@ -27,7 +39,7 @@ def pattern_counts(net, inputs, patterns, n, seed, chunk=250_000):
     return counts[:-1], int(counts[-1])
 
 
-def binomial_sigmas(counts, n, p):
+def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:
     """How surprising each count is for a Binomial(n, p), in standard errors of a normal law, exact for rare events.
 
     The one-sided tail probability beyond the count is turned into the quantile that a normal law gives it; 37 stands
@@ -38,13 +50,21 @@ def binomial_sigmas(counts, n, p):
     return np.clip(norm.isf(np.minimum(tail, 0.5)), 0.0, FARTHEST)
 
 
-def sampled_singular_values(net, inputs, n, seed):
+def sampled_singular_values(net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(values (U, r), frequencies (U,)): singular values of the Jacobian at n inputs, one row per pattern seen."""
     patterns, counts = np.unique(net.patterns(inputs.sample(n, seed)), axis=0, return_counts=True)
     return np.linalg.svd(jacobians(net, patterns), compute_uv=False), counts / n
 
 
-def step_gap(values, p, sampled_values, frequencies, n, allowed, thresholds=100):
+def step_gap(
+    values: np.ndarray,
+    p: np.ndarray,
+    sampled_values: np.ndarray,
+    frequencies: np.ndarray,
+    n: int,
+    allowed: float,
+    thresholds: int = 100,
+) -> float:
     """Largest gap between two laws of singular values, in standard errors of n samples, less an allowed absolute gap.
 
     values (K, r) with probabilities p (K,) against sampled_values (U, r) with frequencies (U,); the distribution

@@ -3,10 +3,24 @@
 Analytic results are blue lines or stems, Monte Carlo is red points on top, in every figure.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 from rpa.inputs import components_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from rpa.inputs import RandomInput
+    from rpa.network import ReLUNetwork
+    from rpa.patterns.pmf import PatternPMF
+    from rpa.patterns.regions import PlanarRegions
+
 
 __all__ = [
     "density",
@@ -22,14 +36,16 @@ __all__ = [
 ]
 
 
-def density(inputs, x):
+def density(inputs: RandomInput, x: np.ndarray) -> np.ndarray:
     """Probability density of a non-singular Gaussian or mixture at points x (n, d)."""
     from scipy.stats import multivariate_normal
 
     return sum(w * multivariate_normal(part.mean, part.cov).pdf(x) for w, part in components_of(inputs))
 
 
-def density_contours(ax, inputs, masses=(0.5, 0.9, 0.99), color="#222222"):
+def density_contours(
+    ax: Axes, inputs: RandomInput, masses: Sequence[float] = (0.5, 0.9, 0.99), color: str = "#222222"
+) -> None:
     """Contours of a planar density that hold the given probabilities, estimated from 20,000 draws."""
     draws = inputs.sample(20_000, 0)
     levels = np.quantile(density(inputs, draws), 1 - np.sort(masses)[::-1])
@@ -40,13 +56,13 @@ def density_contours(ax, inputs, masses=(0.5, 0.9, 0.99), color="#222222"):
     ax.contour(xs, ys, values, levels=levels, colors=color, linewidths=0.8)
 
 
-def name_both(ax):
+def name_both(ax: Axes) -> None:
     """Say which colour is which, in the lower right corner that a distribution function leaves free."""
     for height, name, colour in ((0.18, "analytic", ANALYTIC), (0.06, "Monte Carlo", MONTE_CARLO)):
         ax.text(0.98, height, name, color=colour, ha="right", va="bottom", transform=ax.transAxes)
 
 
-def pmf_panel(ax, pmf, frequencies, floor=1e-3):
+def pmf_panel(ax: Axes, pmf: PatternPMF, frequencies: np.ndarray, floor: float = 1e-3) -> None:
     """Stems of the analytic PMF over the decimal labels, and red circles where sampling puts them; p >= floor only."""
     shown = pmf.p >= floor
     labels = np.array([float(name) for name in pmf.labels])[shown]
@@ -56,7 +72,7 @@ def pmf_panel(ax, pmf, frequencies, floor=1e-3):
     ax.set_ylim(0, None)
 
 
-def distribution_panel(ax, y, cdf, samples, shown=25):
+def distribution_panel(ax: Axes, y: np.ndarray, cdf: np.ndarray, samples: np.ndarray, shown: int = 25) -> None:
     """The analytic CDF as a line and the empirical one at `shown` quantiles as circles."""
     ax.plot(y, cdf, color=ANALYTIC)
     share = (np.arange(shown) + 0.5) / shown
@@ -72,7 +88,14 @@ def distribution_panel(ax, y, cdf, samples, shown=25):
     ax.set_ylim(-0.02, 1.02)
 
 
-def moons_panel(ax, net, x, y, inputs, window):
+def moons_panel(
+    ax: Axes,
+    net: ReLUNetwork,
+    x: np.ndarray,
+    y: np.ndarray,
+    inputs: RandomInput,
+    window: tuple[float, float, float, float],
+) -> None:
     """Two classes of planar points, the line where a one-output network is zero, and the contours of the input law."""
     for label, colour in ((0, "#7fa8d6"), (1, "#e8a35a")):
         ax.plot(*x[y == label].T, ".", color=colour, markersize=2.5)
@@ -83,7 +106,7 @@ def moons_panel(ax, net, x, y, inputs, window):
     ax.set(xlim=window[:2], ylim=window[2:], aspect="equal")
 
 
-def step_band(ax, values, p, uncovered, alpha=1.0):
+def step_band(ax: Axes, values: np.ndarray, p: np.ndarray, uncovered: float, alpha: float = 1.0) -> None:
     """The distribution function of a discrete law known up to `uncovered`: its lower bound, and a band above it."""
     order = np.argsort(values)
     steps = np.concatenate([[0.0], np.cumsum(p[order])])
@@ -95,7 +118,7 @@ def step_band(ax, values, p, uncovered, alpha=1.0):
     ax.set_ylim(-0.02, 1.02)
 
 
-def quantile_circles(ax, values, frequencies, column=0, shown=12):
+def quantile_circles(ax: Axes, values: np.ndarray, frequencies: np.ndarray, column: int = 0, shown: int = 12) -> None:
     """Red circles where the samples' distribution function reaches `shown` even levels."""
     order = np.argsort(values[:, column])
     total = np.cumsum(frequencies[order])
@@ -111,8 +134,15 @@ def quantile_circles(ax, values, frequencies, column=0, shown=12):
     )
 
 
-def spectrum_panel(ax, spectrum, sampled, levels=(0.05, 0.5, 0.95)):
-    """Quantiles of each singular value: analytic as ticks on a bar, sampled as circles; pairs (values (K, r), p (K,))."""
+def spectrum_panel(
+    ax: Axes,
+    spectrum: tuple[np.ndarray, np.ndarray],
+    sampled: tuple[np.ndarray, np.ndarray],
+    levels: Sequence[float] = (0.05, 0.5, 0.95),
+) -> None:
+    """Quantiles of each singular value: analytic as ticks on a bar, sampled as circles; pairs (values (K, r), p
+    (K,)).
+    """
     quantiles = []
     for values, p in (spectrum, sampled):
         order = np.argsort(values, axis=0)
@@ -126,8 +156,12 @@ def spectrum_panel(ax, spectrum, sampled, levels=(0.05, 0.5, 0.95)):
         ax.plot(index, sample, "o", color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
 
 
-def region_panel(ax, regions, values, cmap, window):
-    """Fill the planar regions of a network with pale colours by `values` in [0, 1], inside window = (x0, x1, y0, y1)."""
+def region_panel(
+    ax: Axes, regions: PlanarRegions, values: np.ndarray, cmap: str, window: tuple[float, float, float, float]
+) -> None:
+    """Fill the planar regions of a network with pale colours by `values` in [0, 1], inside window = (x0, x1, y0,
+    y1).
+    """
     import matplotlib.pyplot as plt
     from matplotlib.collections import PolyCollection
 

@@ -1,8 +1,8 @@
 """Which code makes a number: the modules that a notebook's cells reach, and a version of them all.
 
-`python -m rpa.companion.provenance` tells Make the same: build/code/<stem>.py holds a notebook's code cells, rewritten only
-when these change, and build/code/depends.mk says that its results depend on them and on the modules they reach. An edit
-of prose cells then reruns nothing, an edit of one module what imports it.
+`python -m rpa.companion.provenance` tells Make the same: build/code/<stem>.py holds a notebook's code cells, rewritten
+only when these change, and build/code/depends.mk says that its results depend on them and on the modules they reach. An
+edit of prose cells then reruns nothing, an edit of one module what imports it.
 """
 
 import ast
@@ -11,6 +11,7 @@ import sys
 from functools import lru_cache
 from hashlib import sha256
 from importlib import metadata
+from pathlib import Path
 
 from rpa import _files
 from rpa._files import ROOT
@@ -21,11 +22,11 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib")
 
 
 @lru_cache
-def code_version(stem):
+def code_version(stem: str) -> str:
     """12 hex digits of the SHA-256 over the code cells of notebooks/<stem>.ipynb and the rpa modules they reach.
 
-    All of rpa where there is no such notebook. Not the git commit: records that are committed with the code must come out
-    the same when made again.
+    All of rpa where there is no such notebook. Not the git commit: records that are committed with the code must come
+    out the same when made again.
     """
     notebook = ROOT / "notebooks" / f"{stem}.ipynb"
     modules = _modules()
@@ -37,20 +38,20 @@ def code_version(stem):
     return digest.hexdigest()[:12]
 
 
-def code_cells(notebook):
+def code_cells(notebook: Path) -> list[str]:
     """The sources of a notebook's code cells, in order; notebook: a path."""
     cells = json.loads(notebook.read_text())["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
-def reached_modules(notebook):
+def reached_modules(notebook: Path) -> list[Path]:
     """Sorted paths of the rpa modules that the cells of a notebook (a path) import, directly or through each other."""
     modules = _modules()
     return sorted(modules[name] for name in _reached(code_cells(notebook), modules, _front_door()))
 
 
 @lru_cache
-def package_versions():
+def package_versions() -> dict[str, str]:
     """{"python": ..., package: version} of what numbers depend on, without the local tag (+cpu) of a wheel."""
     versions = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
@@ -73,12 +74,22 @@ def _reached(sources, modules, front_door):
     """Names of the rpa modules that Python sources use, directly or through each other; modules: name -> path."""
     reached, pending = set(), list(sources)
     while pending:
-        named = {name for node in ast.walk(ast.parse(pending.pop())) for name in _names(node)}
+        named = {name for node in _running(ast.parse(pending.pop())) for name in _names(node)}
         whole = {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
         fresh = {module for name in whole for module in _resolve(name, modules, front_door)} - reached
         reached |= fresh
         pending += [modules[name].read_text() for name in fresh]
     return reached
+
+
+def _running(tree):
+    """The nodes of a tree but those under `if TYPE_CHECKING`, which no run executes."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            pending += ast.iter_child_nodes(node)
 
 
 def _names(node):

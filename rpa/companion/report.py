@@ -6,14 +6,22 @@ code, the profile and the data it came from, so that two runs of the same code g
 run to run goes through `record_timing` only. Nothing heavy is imported before it is needed.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rpa import _files
 from rpa._files import ROOT
 from rpa.companion.provenance import code_version, package_versions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
 
 __all__ = [
     "ANALYTIC",
@@ -31,10 +39,10 @@ __all__ = [
 
 ANALYTIC, MONTE_CARLO, NEUTRAL = "#1f5fa8", "#c8322b", "#767676"
 
-_seen = {"profile": None}
+_seen: dict[str, str | None] = {"profile": None}
 
 
-def shrink(profile, full, quick):
+def shrink(profile: str, full: Any, quick: Any) -> Any:
     """`quick` in the quick profile, `full` in the full one; the profile is remembered for the records to come.
 
     The only way a notebook tells the profiles apart. Raises ValueError for any other profile, or for one that
@@ -53,21 +61,31 @@ def current_profile():
     return os.environ.get("RPA_PROFILE") or _seen["profile"] or "full"
 
 
-def output_folder():
+def output_folder() -> Path:
     """Where figures/ and data/results/ go: RPA_OUT, else the repository; a quick run never overwrites full results."""
     if os.environ.get("RPA_OUT"):
         return Path(os.environ["RPA_OUT"])
     return ROOT / "build" / "quick" if current_profile() == "quick" else ROOT
 
 
-def use_style():
+def use_style() -> None:
     """Apply the matplotlib style of all figures, figures/rpa.mplstyle."""
     import matplotlib.pyplot as plt
 
     plt.style.use(ROOT / "figures" / "rpa.mplstyle")
 
 
-def record(id, value, *, stem, error=None, seed=None, parameters=None, data=None, **meta):
+def record(
+    id: str,
+    value: Any,
+    *,
+    stem: str,
+    error: Any = None,
+    seed: int | None = None,
+    parameters: dict | None = None,
+    data: dict | None = None,
+    **meta: Any,
+) -> None:
     """Add one record to <out>/data/results/<stem>.json.
 
     id: a claim's id in data/targets.toml, or any further name; value: a number, bool, list or dict of numbers (arrays
@@ -90,7 +108,7 @@ def record(id, value, *, stem, error=None, seed=None, parameters=None, data=None
     _write_json(path, header | {"records": dict(sorted((kept | {id: entry}).items()))})
 
 
-def record_timing(id, seconds, *, stem):
+def record_timing(id: str, seconds: Any, *, stem: str) -> None:
     """Add seconds (a number, list or dict of numbers) to <out>/data/results/timings/<stem>.json."""
     path = output_folder() / "data" / "results" / "timings" / f"{stem}.json"
     timings = json.loads(path.read_text()) if path.exists() else {}
@@ -98,7 +116,7 @@ def record_timing(id, seconds, *, stem):
     _write_json(path, dict(sorted(timings.items())))
 
 
-def save_figure(fig, stem):
+def save_figure(fig: Figure, stem: str) -> None:
     """Write fig to <out>/figures/<stem>.png and .pdf, with its provenance in their metadata.
 
     Call it after `record`: the data named in the stem's records go into the metadata, and if any of them is a
@@ -107,7 +125,7 @@ def save_figure(fig, stem):
     path = output_folder() / "data" / "results" / f"{stem}.json"
     records = json.loads(path.read_text())["records"].values() if path.exists() else ()
     data = {name: digest for r in records for name, digest in r.get("data", {}).items()}
-    frame = {}
+    frame: dict[str, Any] = {}
     if any(r.get("stand_in") for r in records):
         fig.text(0.99, -0.01, "STAND-IN DATA", ha="right", va="top", fontsize=8, color=MONTE_CARLO, weight="bold")
         frame = {"bbox_inches": "tight"}  # room below the figure for the words
@@ -122,19 +140,19 @@ def save_figure(fig, stem):
         _files.replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information, **frame))
 
 
-def save_table(frame, stem):
+def save_table(frame: pd.DataFrame, stem: str) -> None:
     """Write a pandas DataFrame to <out>/figures/<stem>.csv; a plain range index is left out, floats are exact."""
     index = frame.index.name is not None or frame.index.nlevels > 1
     path = output_folder() / "figures" / f"{stem}.csv"
     _files.replace(path, lambda temporary: frame.to_csv(temporary, index=index, lineterminator="\n"))
 
 
-def load_records(folder=None):
+def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict]:
     """{(stem, id): record} from the *.json of a results folder (default: the repository's data/results).
 
     Each record also holds the profile and code of its file.
     """
-    records = {}
+    records: dict[tuple[str, str], dict] = {}
     for path in sorted(Path(folder or ROOT / "data" / "results").glob("*.json")):
         content = json.loads(path.read_text())
         circumstances = {key: content[key] for key in ("profile", "code")}

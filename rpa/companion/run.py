@@ -1,9 +1,9 @@
 """Run one notebook, all or nothing: `python -m rpa.companion.run notebooks/01_moons_noise.ipynb --profile quick`.
 
-The notebook writes into a staging folder, and its files replace those of an earlier run only when the last cell is done.
-A notebook that fails or is stopped therefore leaves figures and records as they were, and is named together with the
-cell that failed. Two runs of one notebook in one checkout take turns. Under `make -jN` a notebook's kernel gets the Nth
-part of the cores.
+The notebook writes into a staging folder, and its files replace those of an earlier run only when the last cell is
+done. A notebook that fails or is stopped therefore leaves figures and records as they were, and is named together with
+the cell that failed. Two runs of one notebook in one checkout take turns. Under `make -jN` a notebook's kernel gets the
+Nth part of the cores.
 """
 
 import argparse
@@ -27,13 +27,13 @@ PATIENCE = {"quick": 300, "full": 3600}
 FOLDERS = ("figures", "data/results", "data/results/timings")
 
 
-def run(notebook, profile="full", out=None):
+def run(notebook: str | Path, profile: str = "full", out: str | Path | None = None) -> Path:
     """Execute `notebook` (path) and return the path of the executed copy, <build>/<profile>/<stem>.ipynb.
 
     Figures, tables and records go to `out`: by default the repository for the full profile, build/quick for the quick
     one; with `out` given, the executed copy goes there too. What another process finished while this one waited for it
-    is not run again. The copy's metadata name the profile and the code version it was made with. Raises RuntimeError naming
-    the notebook and the failing cell, ValueError when a file it wrote does not begin with its stem.
+    is not run again. The copy's metadata name the profile and the code version it was made with. Raises RuntimeError
+    naming the notebook and the failing cell, ValueError when a file it wrote does not begin with its stem.
     """
     notebook = Path(notebook).resolve()
     stem = notebook.stem
@@ -50,7 +50,7 @@ def run(notebook, profile="full", out=None):
     return executed
 
 
-def threads():
+def threads() -> int:
     """Threads for one notebook's kernel: OMP_NUM_THREADS if set, else the cores shared among the N jobs of make -jN."""
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():
         return int(os.environ["OMP_NUM_THREADS"])

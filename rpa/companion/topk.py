@@ -1,6 +1,7 @@
 """Do two score vectors rank the leading classes alike? Agreement of the ordered top k, with confidence intervals."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from rpa import _check
@@ -8,7 +9,7 @@ from rpa import _check
 __all__ = ["leading", "ordered_agreement", "wilson"]
 
 
-def leading(scores, k=5):
+def leading(scores: ArrayLike, k: int = 5) -> np.ndarray:
     """Numbers of the k largest scores of each row, best first: scores (b, c) -> int (b, k)."""
     scores = _check.array("scores", scores, (None, None))
     k = _check.integer("k", k, 1)
@@ -17,7 +18,7 @@ def leading(scores, k=5):
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
-def ordered_agreement(first, second):
+def ordered_agreement(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     """bool (b, k): entry (i, j - 1) says whether the first j classes of row i are the same in the same order.
 
     first, second: (b, k) from `leading`. The mean of column k - 1 is P2's top-k score ordering.
@@ -28,7 +29,7 @@ def ordered_agreement(first, second):
     return np.logical_and.accumulate(first == second, axis=1)
 
 
-def wilson(successes, n, level=0.95):
+def wilson(successes: ArrayLike, n: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """(low, high): Wilson's score interval for a proportion from `successes` of n trials, elementwise.
 
     (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n); stays in [0, 1] and never has length zero.

@@ -1,20 +1,27 @@
 """The papers' claims beside our numbers, with a verdict on each.
 
-`python -m rpa.companion.verdicts verify` prints the table and fails when a finished claim fails; `python -m rpa.companion.verdicts readme`
-writes it between the markers of README.md. A claim that does not reproduce and says why is shown as such; it does not
-fail. Numbers of a quick run, or from stand-in data, are shown but never settle a claim.
+`python -m rpa.companion.verdicts verify` prints the table and fails when a finished claim fails; `python -m
+rpa.companion.verdicts readme` writes it between the markers of README.md. A claim that does not reproduce and says why
+is shown as such; it does not fail. Numbers of a quick run, or from stand-in data, are shown but never settle a claim.
 """
+
+from __future__ import annotations
 
 import argparse
 import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rpa import _files
 from rpa._files import ROOT
 from rpa.companion.provenance import code_version
 from rpa.companion.report import load_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 __all__ = ["compare", "judge", "load_claims", "main", "markdown_table", "summary", "text_table"]
 
@@ -23,7 +30,7 @@ KINDS = ("value", "agreement", "trend")
 MARKERS = ("<!-- verdicts: written by make figures -->", "<!-- end of verdicts -->")
 
 
-def load_claims(path=None):
+def load_claims(path: str | Path | None = None) -> list[dict]:
     """The claims of targets.toml, a list of dicts in the file's order.
 
     Each has id, paper, where, statement, kind (value | agreement | trend), stem (the notebook that tests it),
@@ -50,14 +57,14 @@ def load_claims(path=None):
     return claims
 
 
-def judge(claim, records):
+def judge(claim: dict, records: dict[tuple[str, str], dict]) -> dict:
     """One row of the verdict table, a dict: id, paper, where, statement, stem, target, ours, verdict, note.
 
-    records: {(stem, id): record} as `rpa.companion.report.load_records` gives them. Verdict: 'holds', 'fails', 'does not reproduce' (fails,
-    and the claim has an explanation), 'pending', 'no record' (said to be done, but there is no number), 'not measured'
-    (no number either, for want of what the claim needs), or 'holds/fails (quick profile | stand-in data)', which settles
-    nothing. A list or dict of numbers holds when every one
-    of them does. The note says when the number was made by other code than the present.
+    records: {(stem, id): record} as `rpa.companion.report.load_records` gives them. Verdict: 'holds', 'fails', 'does
+    not reproduce' (fails, and the claim has an explanation), 'pending', 'no record' (said to be done, but there is no
+    number), 'not measured' (no number either, for want of what the claim needs), or 'holds/fails (quick profile |
+    stand-in data)', which settles nothing. A list or dict of numbers holds when every one of them does. The note says
+    when the number was made by other code than the present.
     """
     entry = records.get((claim["stem"], claim["id"]))
     row = {key: claim[key] for key in ("id", "paper", "where", "statement", "stem")}
@@ -69,7 +76,7 @@ def judge(claim, records):
     return row | {"verdict": _verdict(claim, entry)}
 
 
-def compare(targets=None, results=None):
+def compare(targets: str | Path | None = None, results: str | Path | dict | None = None) -> pd.DataFrame:
     """The verdict table as a pandas DataFrame: one row per claim of the papers, its number beside ours.
 
     targets: path of targets.toml; results: a results folder or the dict of `load_records`; default: the repository's.
@@ -131,7 +138,7 @@ def _show(number):
     return ("no", "yes")[number] if isinstance(number, bool) else f"{number:.4g}"
 
 
-def text_table(rows):
+def text_table(rows: list[dict]) -> str:
     """The rows of `judge` for a terminal: id, target, ours, verdict, in columns."""
     cells = [("claim", "target", "ours", "verdict")]
     cells += [(r["id"], r["target"], r["ours"], " — ".join(filter(None, (r["verdict"], r["note"])))) for r in rows]
@@ -139,12 +146,12 @@ def text_table(rows):
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in cells)
 
 
-def summary(rows):
+def summary(rows: list[dict]) -> str:
     """How many claims got which verdict, the commonest first: '30 holds, 3 pending, 1 does not reproduce'."""
     return ", ".join(f"{count} {verdict}" for verdict, count in Counter(r["verdict"] for r in rows).most_common())
 
 
-def markdown_table(rows, claims):
+def markdown_table(rows: list[dict], claims: list[dict]) -> str:
     """The rows of `judge` as README.md shows them: a summary, the table, and why a claim does not reproduce.
 
     It depends on targets.toml and the records alone, so the one committed stays right until they change.
@@ -175,8 +182,10 @@ def write_readme(path, table):
         _files.replace(path, lambda temporary: temporary.write_text(text))
 
 
-def main(arguments=None):
-    """The command `python -m rpa.companion.verdicts`: show (the table), verify (exit 1 when a finished claim fails), readme."""
+def main(arguments: list[str] | None = None) -> int:
+    """The command `python -m rpa.companion.verdicts`: show (the table), verify (exit 1 when a finished claim fails),
+    readme.
+    """
     parser = argparse.ArgumentParser(prog="python -m rpa.companion.verdicts", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("show", "verify", "readme"))
     parser.add_argument("--profile", choices=("full", "quick"), default="full")

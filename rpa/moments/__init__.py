@@ -1,9 +1,10 @@
 """P2: mean and covariance of a ReLU network's output under Gaussian input, without sampling.
 
-Start at `two_stage`: exact for one hidden layer (`affine_relu_affine`, P2's theorems and corollary), a linearization for deep
-networks. `layerwise` carries the moments through every layer instead; both rest on `relu` (a rectified Gaussian's moments, any
-mean and covariance) and `pooling` (maxima of Gaussians). `meanfield` scales to networks of ImageNet size in two passes, on
-`layers`. `sensitivity` maps noise in one pixel or window, `attacks` builds noise that changes the class.
+Start at `two_stage`: exact for one hidden layer (`affine_relu_affine`, P2's theorems and corollary), a linearization
+for deep networks. `layerwise` carries the moments through every layer instead; both rest on `relu` (a rectified
+Gaussian's moments, any mean and covariance) and `pooling` (maxima of Gaussians). `meanfield` scales to networks of
+ImageNet size in two passes, on `layers`. `sensitivity` maps noise in one pixel or window, `attacks` builds noise that
+changes the class.
 """
 
 import lazy_loader

@@ -3,9 +3,9 @@
 The noise added to image x is N(shift, diag(variance)), pixel by pixel, of energy E|noise|^2 = |shift|^2 + sum(variance)
 at most budget^2. `share` of that energy has to be random: with share = 0 this is an ordinary adversarial example, with
 share = 1 the noise has mean zero and can act only through the kinks of the network, of which a plain gradient knows
-nothing. The attack ascends the margin of the expected output along gradients through the moments of `rpa.moments.two_stage`;
-`expected_output` judges any noise by sampling the network itself. Sparse and smooth noise after Alfadly et al., Network
-Moments: Extensions and Sparse-Smooth Attacks (2020).
+nothing. The attack ascends the margin of the expected output along gradients through the moments of
+`rpa.moments.two_stage`; `expected_output` judges any noise by sampling the network itself. Sparse and smooth noise
+after Alfadly et al., Network Moments: Extensions and Sparse-Smooth Attacks (2020).
 """
 
 from typing import NamedTuple
@@ -42,8 +42,20 @@ class Outcome(NamedTuple):
     frequency: torch.Tensor
 
 
-def noise_attack(net, x, label, *, budget, share=0.9, target=None, gradient="two-stage", steps=40, sparse=None,
-                 smooth=None, seed=0):  # fmt: skip
+def noise_attack(
+    net: nn.Module,
+    x: torch.Tensor,
+    label: torch.Tensor,
+    *,
+    budget: float,
+    share: float = 0.9,
+    target: torch.Tensor | None = None,
+    gradient: str = "two-stage",
+    steps: int = 40,
+    sparse: int | None = None,
+    smooth: float | None = None,
+    seed: int = 0,
+) -> Outcome:
     """The `Noise` that makes the expected output prefer another class, or class `target`, for each image.
 
     net: `nn.Sequential` in evaluation mode that takes (b, c, H, W), or rows if it begins with Linear; x (b, c, H, W);
@@ -81,7 +93,7 @@ def noise_attack(net, x, label, *, budget, share=0.9, target=None, gradient="two
     return _ascend(*options, kept.reshape(len(x), 1, *x.shape[2:]).expand_as(x))
 
 
-def margin(output, label, target=None):
+def margin(output: torch.Tensor, label: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
     """By how much the best other class leads `label`, or `target` leads the best other class: (b,); > 0 is success."""
     own = functional.one_hot(label if target is None else target, output.shape[1]).bool()
     lead = output.masked_fill(own, -torch.inf).amax(1) - output[own]
@@ -89,12 +101,14 @@ def margin(output, label, target=None):
 
 
 @torch.no_grad()
-def expected_output(net, x, noise, n, seed, chunk=16384):
+def expected_output(
+    net: nn.Module, x: torch.Tensor, noise: Noise, n: int, seed: int, chunk: int = 16384
+) -> torch.Tensor:
     """`Outcome` of n >= 2 draws of the noise for each image x (b, c, H, W), on the network itself."""
     net = nn.Sequential(nn.Flatten(), *net) if isinstance(net[0], nn.Linear) else net
     n = _check.integer("n", n, 2)
     generator = torch.Generator().manual_seed(seed)
-    total = square = wins = 0.0
+    total = square = wins = torch.zeros(())
     centre = net(x + noise.shift)
     rows = max(1, chunk // len(x))
     for start in range(0, n, rows):

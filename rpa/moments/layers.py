@@ -1,8 +1,8 @@
 """A network as a list of layers, each affine one with what carries noise through it.
 
 That is its linear part, which carries a response, and the same with squared weights, which carries the variances of
-independent units. A max pooling that follows a ReLU is done before it, which is the same function, and leaves Gaussians to be
-pooled.
+independent units. A max pooling that follows a ReLU is done before it, which is the same function, and leaves Gaussians
+to be pooled.
 """
 
 import math
@@ -18,8 +18,8 @@ __all__ = ["Layer", "prepare"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One step: the torch module; for an affine one also its linear part, its bias (or 0), and the linear part with squared
-    weights, which carries the variances of independent units.
+    """One step: the torch module; for an affine one also its linear part, its bias (or 0), and the linear part with
+    squared weights, which carries the variances of independent units.
     """
 
     module: nn.Module
@@ -58,11 +58,11 @@ class _WindowSum(nn.Module):
 KNOWN = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.ReLU, nn.Flatten, _Parallel)
 
 
-def prepare(net, *, pool_first=True):
+def prepare(net: nn.Module, *, pool_first: bool = True) -> tuple[Layer, ...]:
     """The layers of a Sequential, AlexNet or SqueezeNet for the functions below; weights are shared with `net`.
 
-    pool_first: exchange a ReLU and the max pooling after it, for `moments` and `fit`; `two_stage_mean` leaves them in order.
-    Raises ValueError naming a layer without a rule.
+    pool_first: exchange a ReLU and the max pooling after it, for `moments` and `fit`; `two_stage_mean` leaves them in
+    order. Raises ValueError naming a layer without a rule.
     """
     flat = layerwise.unrolled(net, lambda fire: _Parallel(fire.expand1x1, fire.expand3x3))
     unknown = [type(layer).__name__ for layer in flat if not isinstance(layer, KNOWN)]

@@ -1,12 +1,13 @@
 """Gaussian moments carried through a network layer by layer: every pre-activation is taken as Gaussian.
 
-Affine layers are exact; ReLU uses `rpa.moments.relu`, max pooling `rpa.moments.pooling`, each right for Gaussian units. Units of a
-layer stay correlated. A covariance is held dense, or, in layers too large for that, as factor^T factor +
+Affine layers are exact; ReLU uses `rpa.moments.relu`, max pooling `rpa.moments.pooling`, each right for Gaussian units.
+Units of a layer stay correlated. A covariance is held dense, or, in layers too large for that, as factor^T factor +
 diag(rest): there, off the diagonal, only the linear response to the input is kept (the first term of the series of
 `relu.covariance_series`), while every variance stays that of the exact rule.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -31,12 +32,14 @@ class Moments(NamedTuple):
     cov: torch.Tensor
 
     @property
-    def var(self):
+    def var(self) -> torch.Tensor:
         """Variances (b, k)."""
         return self.cov.diagonal(dim1=-2, dim2=-1)
 
 
-def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
+def layerwise(
+    net: nn.Module, mean: torch.Tensor, cov: float | torch.Tensor, rule: str = "exact", *, max_dense: int = 4096
+) -> Moments:
     """Moments of net(x), x ~ N(mean[i], cov), by moment matching after every layer.
 
     net: Sequential, AlexNet or SqueezeNet of Linear, Conv2d, ReLU, Max/Avg/AdaptiveAvgPool2d, Flatten, Dropout
@@ -73,7 +76,7 @@ def layerwise(net, mean, cov, rule="exact", *, max_dense=4096):
     return Moments(*(torch.cat(parts) for parts in zip(*results)))
 
 
-def noise(cov, mean):
+def noise(cov: float | torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(variances (b, *shape), full (n, n) or None) of the input noise `cov` around mean (b, *shape), n = prod(shape).
 
     cov: a variance; variances (*shape) or, one map per input, (b, *shape); or a covariance (n, n), which is what an
@@ -96,7 +99,7 @@ def noise(cov, mean):
     return var.expand(mean.shape), full
 
 
-def as_sequential(net):
+def as_sequential(net: nn.Module) -> nn.Sequential:
     """The same function as a flat `nn.Sequential` of single layers, without Dropout and Identity; weights are shared.
 
     Nested Sequentials are flattened; torchvision's AlexNet and SqueezeNet are unrolled, a Fire module's two expanding
@@ -105,7 +108,7 @@ def as_sequential(net):
     return nn.Sequential(*unrolled(net, _one_convolution))
 
 
-def pool_first(layers):
+def pool_first(layers: list[nn.Module]) -> list[nn.Module]:
     """ReLU and max pooling in the order pool, ReLU: the same function, and the pooled units are Gaussian."""
     layers = list(layers)
     for i in range(len(layers) - 1):
@@ -114,7 +117,7 @@ def pool_first(layers):
     return layers
 
 
-def unrolled(module, expansion):
+def unrolled(module: nn.Module, expansion: Callable[[nn.MaxPool2d], nn.Module]) -> nn.Module:
     """The single layers of a Sequential, AlexNet or SqueezeNet in order, without Dropout and Identity.
 
     expansion(fire): the module that stands for the two expanding convolutions of a Fire module.
@@ -199,7 +202,7 @@ def _through(layer, state, rule, max_dense):
     raise ValueError(f"net: layer {type(layer).__name__} has no moment rule")
 
 
-def linear_part(layer, x, power=1):
+def linear_part(layer: nn.Module, x: torch.Tensor, power: int = 1) -> torch.Tensor:
     """The layer without its bias, its coefficients raised to `power` (2 carries variances of independent units)."""
     if isinstance(layer, nn.Linear):
         return functional.linear(x, layer.weight**power)

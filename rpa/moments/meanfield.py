@@ -1,17 +1,21 @@
 """Means and variances through networks of ImageNet size: two passes of every affine layer, single precision.
 
-What a ReLU does to a mean depends on the variance of its input, and there the diagonal rule of `rpa.moments.layerwise` fails: neighbouring
-units share noise, so the variance of a weighted sum is not the sum of variances. `moments` without a fit is that rule. With one,
-the second pass carries no variances but the response to one pattern of signs, +-scale at every pixel and the same for all images: a
-Jacobian-vector product. Its mean square around a place is what the noise does there, correlations included; a constant for each
-channel, which `fit` measures on images of its own, turns it into the channel's variance. Where few places are left to average over,
-variances are carried after all, with a constant for each unit. Nothing is sampled but in `fit`.
+What a ReLU does to a mean depends on the variance of its input, and there the diagonal rule of `rpa.moments.layerwise`
+fails: neighbouring units share noise, so the variance of a weighted sum is not the sum of variances. `moments` without
+a fit is that rule. With one, the second pass carries no variances but the response to one pattern of signs, +-scale at
+every pixel and the same for all images: a Jacobian-vector product. Its mean square around a place is what the noise
+does there, correlations included; a constant for each channel, which `fit` measures on images of its own, turns it into
+the channel's variance. Where few places are left to average over, variances are carried after all, with a constant for
+each unit. Nothing is sampled but in `fit`.
 
 Networks come as the list of layers that `rpa.moments.layers.prepare` makes of them.
 """
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -19,6 +23,10 @@ from torch.nn import functional
 
 from rpa.moments import pooling
 from rpa.moments.layers import prepare
+
+if TYPE_CHECKING:
+    from rpa.moments.layers import Layer
+
 
 __all__ = ["Correction", "fit", "informed_mean", "moments", "prepare", "relu_moments", "two_stage_mean"]
 
@@ -29,10 +37,10 @@ PLACES = 100  # every place is one sample of the noise; with fewer of them the r
 class Correction(NamedTuple):
     """What `fit` found for one layer.
 
-    deviation: standard deviations over those computed, per channel (1, channels, 1, 1) or unit (1, units); softness: of max
-    pooling, see `pooling.soft_maximum`; independent: variances are carried as those of independent units from here on.
-    response: while units are affine in the input, deviations and the response to the sign pattern are the same for all
-    images; then deviation and response are these themselves, (1, *shape).
+    deviation: standard deviations over those computed, per channel (1, channels, 1, 1) or unit (1, units); softness: of
+    max pooling, see `pooling.soft_maximum`; independent: variances are carried as those of independent units from here
+    on. response: while units are affine in the input, deviations and the response to the sign pattern are the same for
+    all images; then deviation and response are these themselves, (1, *shape).
     """
 
     deviation: torch.Tensor
@@ -41,24 +49,26 @@ class Correction(NamedTuple):
     response: torch.Tensor | None = None
 
 
-def relu_moments(mean, var):
+def relu_moments(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(E[relu(x)], Var[relu(x)]) for x ~ N(mean, var), elementwise, in the type given.
 
-    relu(mean) + sigma e and var (P - e (|a| + e)), see `pooling.excess`. The absolute error is a few roundings of sigma or
-    var, enough for sums of many units; `rpa.moments.relu` is relatively accurate and much slower. A negative rounding error of
-    the variance becomes 0.
+    relu(mean) + sigma e and var (P - e (|a| + e)), see `pooling.excess`. The absolute error is a few roundings of sigma
+    or var, enough for sums of many units; `rpa.moments.relu` is relatively accurate and much slower. A negative
+    rounding error of the variance becomes 0.
     """
     sigma, t, e, positive = pooling.excess(mean, var)
     spread = positive.addcmul_(e, t + e, value=-1).mul_(var).clamp_(min=0)
     return torch.addcmul(torch.relu(mean), sigma, e), spread
 
 
-def moments(layers, x, scale, fitted=None):
+def moments(
+    layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor, fitted: Sequence | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(means, variances) (b, k) of the outputs for inputs x[i] + scale z, z standard normal.
 
-    layers: from `prepare`; x (b, *shape); scale: standard deviation of the noise, a number or a tensor that broadcasts to x;
-    fitted: from `fit` at the same scale, or None for the plain diagonal rule. Either way two passes of the affine layers.
-    Raises ValueError for a negative or infinite scale, and for a fit to another network.
+    layers: from `prepare`; x (b, *shape); scale: standard deviation of the noise, a number or a tensor that broadcasts
+    to x; fitted: from `fit` at the same scale, or None for the plain diagonal rule. Either way two passes of the affine
+    layers. Raises ValueError for a negative or infinite scale, and for a fit to another network.
     """
     if fitted is None:
         mean, var = x, _variances(x, scale)
@@ -82,11 +92,11 @@ def _independent(layer, mean, var):
 
 
 class _State(NamedTuple):
-    """Means (b, *shape), with either the variances of units taken as independent, or standard deviations as two factors that
-    broadcast to them (so that no more is computed than need be) and the response to the sign pattern.
+    """Means (b, *shape), with either the variances of units taken as independent, or standard deviations as two factors
+    that broadcast to them (so that no more is computed than need be) and the response to the sign pattern.
 
-    pair (2 b, *shape): the means, then the responses, None while these are the same for all images; before: the state before
-    a ReLU.
+    pair (2 b, *shape): the means, then the responses, None while these are the same for all images; before: the state
+    before a ReLU.
     """
 
     mean: torch.Tensor
@@ -163,7 +173,9 @@ def _around(response):
 
 
 def _rectified(state):
-    """E[relu(x)] = mean P + sigma phi(mean / sigma), P = P(x > 0), and the response times P; or, without one, the variance."""
+    """E[relu(x)] = mean P + sigma phi(mean / sigma), P = P(x > 0), and the response times P; or, without one, the
+    variance.
+    """
     if state.var is not None:
         mean, var = relu_moments(state.mean, state.var)
         return _State(mean, var=var)
@@ -178,10 +190,14 @@ def _rectified(state):
     return result
 
 
-def informed_mean(layers, x, scale, fitted, pairs, seed):
-    """Means (b, k) by the rules of `moments`, but with the deviations of 2 * pairs noisy copies in place of those computed.
+def informed_mean(
+    layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor, fitted: Sequence, pairs: int, seed: int
+) -> torch.Tensor:
+    """Means (b, k) by the rules of `moments`, but with the deviations of 2 * pairs noisy copies in place of those
+    computed.
 
-    As dear as sampling; it tells which part of the error of `moments` comes from its variances, and which from its rules.
+    As dear as sampling; it tells which part of the error of `moments` comes from its variances, and which from its
+    rules.
     """
     means, generator = [], torch.Generator().manual_seed(seed)
     for image in x.split(1):
@@ -200,12 +216,15 @@ def informed_mean(layers, x, scale, fitted, pairs, seed):
     return torch.cat(means)
 
 
-def two_stage_mean(layers, x, scale, cut=0, *, at="mean"):
-    """P2's two-stage mean (b, k): linear up to ReLU number `cut`, that ReLU exact, then second(E[q]) for at="mean", or for
-    at="point" second(q) + J_second (E[q] - q) with q the noise-free activations. layers: `prepare(net, pool_first=False)`.
+def two_stage_mean(
+    layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor, cut: int = 0, *, at: str = "mean"
+) -> torch.Tensor:
+    """P2's two-stage mean (b, k): linear up to ReLU number `cut`, that ReLU exact, then second(E[q]) for at="mean", or
+    for at="point" second(q) + J_second (E[q] - q) with q the noise-free activations. layers: `prepare(net,
+    pool_first=False)`.
 
-    Variances before the cut are those of the network linearized at x with uncorrelated units: exact for cut=0. One and a half
-    passes, or three and a half; a Jacobian-vector product, no Jacobian.
+    Variances before the cut are those of the network linearized at x with uncorrelated units: exact for cut=0. One and
+    a half passes, or three and a half; a Jacobian-vector product, no Jacobian.
     """
     relus = [i for i, layer in enumerate(layers) if isinstance(layer.module, nn.ReLU)]
     if at not in ("mean", "point") or not -len(relus) <= cut < len(relus):
@@ -241,13 +260,15 @@ def _variances(x, scale):
     return (scale**2).expand_as(x)
 
 
-def fit(layers, x, scale, seed):
+def fit(
+    layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor, seed: int
+) -> tuple[Correction | None, ...]:
     """A `Correction` for each layer, None where there is none, for `moments` at this noise level.
 
-    One antithetic pair of noisy copies of each image x (b, *shape) is carried along with the means. Each layer gets the factor
-    that makes its variance right on average, over images and places of a channel, over all units of a vector. Before a ReLU,
-    units count by exp(-a^2 / 2), a = mean / sigma: so the mean of the ReLU feels an error of their variance. Max pooling
-    gets the softness that makes its means right on average.
+    One antithetic pair of noisy copies of each image x (b, *shape) is carried along with the means. Each layer gets the
+    factor that makes its variance right on average, over images and places of a channel, over all units of a vector.
+    Before a ReLU, units count by exp(-a^2 / 2), a = mean / sigma: so the mean of the ReLU feels an error of their
+    variance. Max pooling gets the softness that makes its means right on average.
     """
     generator = torch.Generator().manual_seed(seed)
     response = torch.as_tensor(scale) * torch.randn(1, *x.shape[1:], generator=generator, dtype=x.dtype).sign()
@@ -258,6 +279,8 @@ def fit(layers, x, scale, seed):
         samples, correction = layer.module(samples.flatten(0, 1)).unflatten(0, (2, -1)), None
         affine = affine and layer.linear is not None
         if affine:
+            assert layer.linear is not None
+            assert layer.squared is not None
             var, response = layer.squared(var), layer.linear(response)
             correction = Correction(_fast(var.sqrt()), response=_fast(response))
         elif not isinstance(layer.module, nn.ReLU):

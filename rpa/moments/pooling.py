@@ -1,18 +1,24 @@
 """Maxima of jointly Gaussian variables, and the windows of max pooling.
 
 A maximum is not Gaussian. `clark` folds ReLU moments, max(a, b) = b + relu(a - b), in closed form; `maximum` is
-cubature, more accurate when variables are correlated; `maxima` is Clark's fold for all windows of a large layer at once,
-down their columns, then along the rows; `soft_maximum` is quicker still and takes correlated units.
+cubature, more accurate when variables are correlated; `maxima` is Clark's fold for all windows of a large layer at
+once, down their columns, then along the rows; `soft_maximum` is quicker still and takes correlated units.
 """
+
+from __future__ import annotations
 
 import math
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
 from rpa.moments import relu
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 __all__ = ["Maximum", "clark", "combine", "excess", "maxima", "maximum", "pair", "second_order",
            "soft_maximum", "softness_of", "windows_of"]  # fmt: skip
@@ -22,7 +28,7 @@ SOFTNESS = 0.01, 1.0  # between these it is sought: nine equal and independent G
 TINY = 1e-30  # a variance that is zero in single precision, yet has a square root to divide by
 
 
-def clark(mean, cov):
+def clark(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     """Moments of the maximum of w jointly Gaussian variables, folded in one at a time (Clark 1961).
 
     mean (..., w), cov (..., w, w) -> mean (...), variance (...) and gains (..., w), the derivatives of the mean,
@@ -44,8 +50,9 @@ def clark(mean, cov):
     return top, var.clamp(min=0), gains
 
 
-def excess(mean, var):
-    """(sigma, t, e, P(x > 0)) of x ~ N(mean, var): t = |mean| / sigma, e = phi(t) - t Phi(-t) = (E[relu(x)] - relu(mean)) / sigma.
+def excess(mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+    """(sigma, t, e, P(x > 0)) of x ~ N(mean, var): t = |mean| / sigma, e = phi(t) - t Phi(-t) = (E[relu(x)] -
+    relu(mean)) / sigma.
 
     Elementwise, in the type given; the absolute errors of e and P are a few roundings.
     """
@@ -57,8 +64,9 @@ def excess(mean, var):
     return sigma, t, e, tail.sub_(0.5).neg_().copysign_(mean).add_(0.5)
 
 
-def maxima(pool, mean, var):
-    """(means, variances) of the maxima over the windows of an `nn.MaxPool2d`, units (b, c, h, w) Gaussian and independent.
+def maxima(pool: nn.MaxPool2d, mean: torch.Tensor, var: torch.Tensor) -> tuple:
+    """(means, variances) of the maxima over the windows of an `nn.MaxPool2d`, units (b, c, h, w) Gaussian and
+    independent.
 
     Clark's fold down the columns of each window, then along the rows of these maxima. Exact for windows of two.
     """
@@ -70,12 +78,13 @@ def maxima(pool, mean, var):
     return mean, var
 
 
-def soft_maximum(pool, mean, factors, softness):
-    """Means of the maxima over the windows of an `nn.MaxPool2d`, and the flat position in its plane of each largest mean.
+def soft_maximum(pool: nn.MaxPool2d, mean: torch.Tensor, factors: torch.Tensor, softness: torch.Tensor) -> tuple:
+    """Means of the maxima over the windows of an `nn.MaxPool2d`, and the flat position in its plane of each largest
+    mean.
 
-    T + s log sum_i exp((mean_i - T) / s), T the largest mean and s = softness * sd: the expected maximum of Gumbel variables,
-    and close to that of Gaussians, correlated or not, at the softness that `softness_of` fits. mean (b, c, h, w); sd is the product
-    of the factors, each of that shape or broadcasting to it, in the middle of a window.
+    T + s log sum_i exp((mean_i - T) / s), T the largest mean and s = softness * sd: the expected maximum of Gumbel
+    variables, and close to that of Gaussians, correlated or not, at the softness that `softness_of` fits. mean (b, c,
+    h, w); sd is the product of the factors, each of that shape or broadcasting to it, in the middle of a window.
     """
     options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
     top, where = functional.max_pool2d(mean, *options, return_indices=True)
@@ -84,7 +93,7 @@ def soft_maximum(pool, mean, factors, softness):
         _middle(_middle(factor.expand(1, 1, 1, 1) if factor.ndim < 4 else factor, down), along) for factor in factors
     )
     sharpness = (softness * first * second + TINY).reciprocal_().expand_as(top)
-    total = 0.0
+    total: Any = 0.0
     for row in _members(mean, down, -FAR):
         for member in _members(row, along, -FAR):
             # Below -80 an exponential is lost beside 1, and its denormal numbers would cost most of the time.
@@ -92,8 +101,10 @@ def soft_maximum(pool, mean, factors, softness):
     return total.log_().div_(sharpness).add_(top), where
 
 
-def softness_of(pool, mean, factors, target):
-    """The softness per channel (1, c, 1, 1) at which `soft_maximum` is right on average over images and places: target."""
+def softness_of(pool: nn.MaxPool2d, mean: torch.Tensor, factors: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The softness per channel (1, c, 1, 1) at which `soft_maximum` is right on average over images and places:
+    target.
+    """
     channel = partial(torch.mean, dim=(0, 2, 3), keepdim=True)
     wanted = channel(target - pool(mean))
     low, high = (torch.full_like(wanted, bound) for bound in SOFTNESS)
@@ -155,7 +166,7 @@ class Maximum(NamedTuple):
     directions: torch.Tensor
 
 
-def maximum(mean, cov):
+def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     """The `Maximum` of jointly Gaussian variables, mean (..., w), cov (..., w, w), by cubature over their w dimensions.
 
     1024 Sobol points and their mirror images, whitened so that a maximum that is always the same variable is exact. The
@@ -182,7 +193,7 @@ def _normal_points(dim):
     return torch.cat([z, -z], 1)
 
 
-def second_order(curvatures, cross):
+def second_order(curvatures: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:
     """What maxima share through their curvature, tr(H_i S_ij H_j S_ji) / 2, S_ij the covariance of their members.
 
     curvatures (b, o, a); cross(a, b): the covariances (b, o, o) of the windows' members along directions a and b.
@@ -196,12 +207,12 @@ def second_order(curvatures, cross):
     return total
 
 
-def combine(rows, windows, gains):
+def combine(rows: torch.Tensor, windows: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
     """rows (b, r, n) -> (b, r, o): the members of each of the windows (o, w) weighted by its gains (b, o, w)."""
     return sum(rows[:, :, windows[:, j]] * gains[:, None, :, j] for j in range(windows.shape[1]))
 
 
-def windows_of(layer, shape, pooled):
+def windows_of(layer: nn.Module, shape: torch.Size, pooled: torch.Size) -> torch.Tensor:
     """Flat positions (o, w) of the members of each pooling window, o over the planes and places of `pooled`.
 
     A window that reaches over the edge counts its last member more than once, which leaves the maximum as it is.
@@ -218,5 +229,5 @@ def windows_of(layer, shape, pooled):
     return (planes + plane).flatten(0, 1)
 
 
-def pair(value):
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,9 +1,9 @@
 """Moments of relu(x) for a Gaussian x: exact for any mean and covariance, batched, differentiable.
 
-With sigma = sqrt(var), a = mu / sigma and z standard normal, relu(x) = sigma relu(z + a). Everything follows from
-the two tail integrals e_k(t) = E[relu(z - t)^k], k = 1, 2, t >= 0, and from `rpa.polytopes.bivariate`. P2 (Bibi, Alfadly &
-Ghanem 2018) gives the mean for every mu (theorem 1) and the correlation for mu = 0 (theorem 2); `covariance` drops
-that condition.
+With sigma = sqrt(var), a = mu / sigma and z standard normal, relu(x) = sigma relu(z + a). Everything follows from the
+two tail integrals e_k(t) = E[relu(z - t)^k], k = 1, 2, t >= 0, and from `rpa.polytopes.bivariate`. P2 (Bibi, Alfadly &
+Ghanem 2018) gives the mean for every mu (theorem 1) and the correlation for mu = 0 (theorem 2); `covariance` drops that
+condition.
 
 Tensors of float32 or float64; the result has the type of `mu`, and covariances of pairs are computed in float64.
 Gradients are analytic and finite everywhere; where a derivative is infinite (that of the mean with respect to var
@@ -18,13 +18,22 @@ import torch
 from rpa.polytopes import bivariate
 from rpa.polytopes.bivariate import FAR, ndtr
 
-__all__ = ["covariance", "covariance_pairs", "covariance_series", "covariance_zero_mean", "gain", "mean"]
-__all__ += ["second_moment", "squared_pdf", "variance"]
+__all__ = [
+    "covariance",
+    "covariance_pairs",
+    "covariance_series",
+    "covariance_zero_mean",
+    "gain",
+    "mean",
+    "second_moment",
+    "squared_pdf",
+    "variance",
+]
 
 CHUNK = 1 << 14  # elements worked on at once by the tail integrals, to stay in cache
 
 
-def mean(mu, var):
+def mean(mu: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
     """E[relu(x)] = mu Phi(a) + sigma phi(a) for x ~ N(mu, var), elementwise (P2, theorem 1); mu, var of one shape.
 
     Computed as max(mu, 0) + sigma e_1(|a|), which keeps its relative accuracy where the two terms nearly cancel.
@@ -32,23 +41,23 @@ def mean(mu, var):
     return _apply(_Mean, mu, var)
 
 
-def gain(mu, var):
+def gain(mu: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
     """P(x > 0) = E[relu'(x)] = Phi(a), elementwise; the linear response of relu to its input (1/2 at mu = var = 0)."""
     safe = torch.where(var > 0, var, 1.0).sqrt()
     return ndtr(torch.where(var > 0, mu / safe, mu.sign() * FAR))
 
 
-def variance(mu, var):
+def variance(mu: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
     """Var[relu(x)] for x ~ N(mu, var), elementwise; relatively accurate for any a."""
     return _apply(_Variance, mu, var)
 
 
-def second_moment(mu, var):
+def second_moment(mu: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
     """E[relu(x)^2] = (mu^2 + var) Phi(a) + mu sigma phi(a), elementwise (P2, lemma 1 integrated)."""
     return variance(mu, var) + mean(mu, var) ** 2
 
 
-def squared_pdf(y, mu, var):
+def squared_pdf(y: torch.Tensor, mu: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Law of relu(x)^2 (P2, lemma 1): (density at y, mass of the atom at 0).
 
     For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the
@@ -62,11 +71,11 @@ def squared_pdf(y, mu, var):
     return torch.where(y > 0, density, 0.0), atom
 
 
-def covariance(mu, cov):
+def covariance(mu: torch.Tensor, cov: torch.Tensor) -> torch.Tensor:
     """Cov[relu(x)] for x ~ N(mu, cov): mu (..., n), cov (..., n, n), any mean, singular cov welcome -> (..., n, n).
 
-    With rho the correlation, Cov_12 = sigma_1 sigma_2 (rho Phi(a1) Phi(a2) + int_0^rho (rho - r) phi2(a1, a2; r)
-    dr); see `rpa.polytopes.bivariate`. Relative error about 1e-14, also in the tails and at rho = +-1. The gradient with
+    With rho the correlation, Cov_12 = sigma_1 sigma_2 (rho Phi(a1) Phi(a2) + int_0^rho (rho - r) phi2(a1, a2; r) dr);
+    see `rpa.polytopes.bivariate`. Relative error about 1e-14, also in the tails and at rho = +-1. The gradient with
     respect to the covariance of a pair is the orthant probability Phi2 (Price's theorem, P2's lemma 2).
     """
     cov = _symmetric(mu, cov)
@@ -78,7 +87,9 @@ def covariance(mu, cov):
     return upper + upper.mT + torch.diag_embed(variance(mu, var))
 
 
-def covariance_pairs(mu1, mu2, var1, var2, cov12):
+def covariance_pairs(
+    mu1: torch.Tensor, mu2: torch.Tensor, var1: torch.Tensor, var2: torch.Tensor, cov12: torch.Tensor
+) -> torch.Tensor:
     """Cov[relu(x1), relu(x2)] elementwise, for tensors of one shape; the entries of `covariance`."""
     for name, value in (("mu1", mu1), ("mu2", mu2), ("var1", var1), ("var2", var2)):
         _check(name, value, cov12.shape, at_least=0 if name.startswith("var") else None)
@@ -90,7 +101,7 @@ def covariance_pairs(mu1, mu2, var1, var2, cov12):
     return _PairCovariance.apply(*(v.double() for v in (mu1, mu2, var1, var2, cov12))).to(mu1.dtype)
 
 
-def covariance_zero_mean(cov):
+def covariance_zero_mean(cov: torch.Tensor) -> torch.Tensor:
     """Cov[relu(x)] for x ~ N(0, cov), cov (..., n, n), in closed form (P2, theorem 2).
 
     E[q1 q2] = (sigma_12 asin(rho) + sqrt(var_1 var_2 - sigma_12^2)) / (2 pi) + sigma_12 / 4, minus the product
@@ -103,7 +114,7 @@ def covariance_zero_mean(cov):
     return (scale * _ZeroMean.apply((cov.double() / scale).clamp(-1, 1))).to(cov.dtype)
 
 
-def covariance_series(mu, cov, terms=4):
+def covariance_series(mu: torch.Tensor, cov: torch.Tensor, terms: int = 4) -> torch.Tensor:
     """`covariance` with its off-diagonal series cut after rho^terms: positive semidefinite, and arithmetic only.
 
     Cov_12 / (sigma_1 sigma_2) = rho Phi Phi + sum_{k >= 2} rho^k / k! He_{k-2}(a1) He_{k-2}(a2) phi(a1) phi(a2)

@@ -36,7 +36,17 @@ METHODS = ("linear", "two-stage", "lines")
 _BATCH = 512  # images in one forward pass: larger batches leave the cache
 
 
-def noise_map(net, x, sigma, *, window=1, method="two-stage", order=2, nodes=5, seed=0):
+def noise_map(
+    net: nn.Module | ReLUNetwork,
+    x: torch.Tensor,
+    sigma: float,
+    *,
+    window: int = 1,
+    method: str = "two-stage",
+    order: int = 2,
+    nodes: int = 5,
+    seed: int = 0,
+) -> torch.Tensor:
     """Variance of each output when N(0, sigma^2) is added to the pixels of one window, for every window.
 
     net: `nn.Sequential` in evaluation mode that takes (n, c, H, W), or rows if it begins with Linear, or a
@@ -67,7 +77,7 @@ def noise_map(net, x, sigma, *, window=1, method="two-stage", order=2, nodes=5, 
     return _lines(module, x, sigma, window, nodes, seed)
 
 
-def output_jacobian(module, x):
+def output_jacobian(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """d module / d x at one input x (...): (k, ...), by k backward passes in one batch."""
     with torch.enable_grad():
         batch = module(x[None]).shape[1:].numel()

@@ -1,13 +1,16 @@
 """Output moments of a piecewise-linear network with Gaussian input, without sampling (P2), and their Monte Carlo check.
 
-Start here: `affine_relu_affine` is exact for one hidden layer; `two_stage` is P2's two-stage linearization of a
-deep network cut at one ReLU, y = first(x), f(x) = second(relu(y)); `layerwise` carries the moments through every
-layer. Networks are torch modules in evaluation mode, inputs come in batches (b, *shape), and noise is a variance,
-variances per pixel or a full covariance, see `rpa.moments.layerwise.noise`. Everything is differentiable with respect to
-means and noise.
+Start here: `affine_relu_affine` is exact for one hidden layer; `two_stage` is P2's two-stage linearization of a deep
+network cut at one ReLU, y = first(x), f(x) = second(relu(y)); `layerwise` carries the moments through every layer.
+Networks are torch modules in evaluation mode, inputs come in batches (b, *shape), and noise is a variance, variances
+per pixel or a full covariance, see `rpa.moments.layerwise.noise`. Everything is differentiable with respect to means
+and noise.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +21,10 @@ from rpa import _check
 from rpa.moments import relu
 from rpa.moments.layerwise import Moments, as_sequential, linear_part, noise
 
+if TYPE_CHECKING:
+    from rpa.inputs import Gaussian, GaussianMixture
+
+
 __all__ = ["Estimate", "affine_relu_affine", "centres", "monte_carlo", "splits", "two_stage", "two_stage_mean"]
 
 MAX_DENSE = 4096  # units of which a full covariance is held
@@ -26,7 +33,9 @@ ADJOINT = ("linear", "diagonal")
 RULES = ("exact", "series", "linear", "diagonal", "zero_mean")
 
 
-def affine_relu_affine(A, c1, B, c2, mean, cov):
+def affine_relu_affine(
+    A: torch.Tensor, c1: torch.Tensor, B: torch.Tensor, c2: torch.Tensor, mean: torch.Tensor, cov: float | torch.Tensor
+) -> Moments:
     """Exact moments of B relu(A x + c1) + c2 for x ~ N(mean, cov) (P2's corollary, for any mean and covariance).
 
     A (m, d), c1 (m,), B (k, m), c2 (k,); mean (b, d); cov as in `noise` -> `Moments` (b, k), (b, k, k).
@@ -42,14 +51,14 @@ def affine_relu_affine(A, c1, B, c2, mean, cov):
     return Moments(relu.mean(mu, hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)) @ B.T + c2, B @ inner @ B.T)
 
 
-def splits(net):
+def splits(net: nn.Module) -> list[tuple[nn.Sequential, nn.Sequential]]:
     """[(first, second), ...]: the two stages of `net` at each of its ReLUs, input side first; layers are shared."""
     layers = list(as_sequential(net))
     cuts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
     return [(nn.Sequential(*layers[:i]), nn.Sequential(*layers[i + 1 :])) for i in cuts]
 
 
-def centres(x, count, seed):
+def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     """k-means centres (count, *shape) of the inputs x (b, *shape), for `two_stage(..., points=...)` (scikit-learn)."""
     from sklearn.cluster import KMeans
 
@@ -60,7 +69,9 @@ def centres(x, count, seed):
     return torch.as_tensor(fit.cluster_centers_, dtype=x.dtype, device=x.device).reshape(count, *x.shape[1:])
 
 
-def two_stage_mean(first, second, x, cov, *, at="point"):
+def two_stage_mean(
+    first: nn.Module, second: nn.Module, x: torch.Tensor, cov: float | torch.Tensor, *, at: str = "point"
+) -> torch.Tensor:
     """E[second(relu(first(x + noise)))] (b, k), at the cost of about three forward passes and no Jacobian.
 
     The means mu and variances of y = first(x + noise) come from `first` linearized at x, the units of its layers
@@ -79,7 +90,16 @@ def two_stage_mean(first, second, x, cov, *, at="point"):
     return value + shift
 
 
-def two_stage(first, second, x, cov, points=None, *, rule="linear", outputs=None):
+def two_stage(
+    first: nn.Module,
+    second: nn.Module,
+    x: torch.Tensor,
+    cov: float | torch.Tensor,
+    points: torch.Tensor | None = None,
+    *,
+    rule: str = "linear",
+    outputs: Sequence[int] | None = None,
+) -> Moments:
     """P2's two-stage moments of second(relu(first(x + noise))): `Moments` (b, k), (b, k, k).
 
     first is linearized at x, y ~ N(mu, J1 cov J1^T), and second at relu(mu), giving second(relu(mu)) + J2
@@ -109,8 +129,10 @@ def two_stage(first, second, x, cov, points=None, *, rule="linear", outputs=None
     shared = _inner_jacobian(first, where[:1].detach()) if affine else None
     for index in nearest.unique():
         members = (nearest == index).nonzero().squeeze(1)
-        stages = _stages(first, second, where[index : index + 1].detach(), shared, outputs)
-        parts.append(_linearized(*stages, x[members] - where[index].detach(), _part(cov, x, members), rule))
+        y, inner, value, outer = _stages(first, second, where[index : index + 1].detach(), shared, outputs)
+        parts.append(
+            _linearized(y, inner, value, outer, x[members] - where[index].detach(), _part(cov, x, members), rule)
+        )
         order.append(members)
     back = torch.cat(order).argsort()
     return Moments(*(torch.cat(part)[back] for part in zip(*parts)))
@@ -126,7 +148,14 @@ class Estimate(NamedTuple):
     n: int
 
 
-def monte_carlo(f, inputs, n, seed, *, chunk=4096):
+def monte_carlo(
+    f: Callable[[torch.Tensor], torch.Tensor],
+    inputs: Gaussian | GaussianMixture,
+    n: int,
+    seed: int | Sequence[int],
+    *,
+    chunk: int = 4096,
+) -> Estimate:
     """`Estimate` of the mean and variance of f(x), x ~ inputs (a Gaussian or a GaussianMixture), from n >= 2 samples.
 
     f maps (chunk, d) float64 to (chunk, k) or (chunk,); a torch module gets tensors of its own type, without
@@ -134,7 +163,7 @@ def monte_carlo(f, inputs, n, seed, *, chunk=4096):
     seed and chunk only.
     """
     n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
-    rng, centre, sums = np.random.default_rng(seed), None, 0.0
+    rng, centre, sums = np.random.default_rng(seed), None, np.zeros(())
     for start in range(0, n, chunk):
         y = _evaluate(f, inputs.sample(min(chunk, n - start), rng))
         centre = y.mean(0) if centre is None else centre

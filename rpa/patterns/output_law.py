@@ -5,12 +5,20 @@ that is a mixture. A distribution function is one more half-space per region, a 
 probability k - 1 more half-spaces. In the plane every one of these is exact.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import log_ndtr
 
 from rpa import _check
+
+if TYPE_CHECKING:
+    from rpa.patterns.pmf import PatternPMF
+
 
 __all__ = ["ClassProbabilities", "OutputMixture"]
 
@@ -21,7 +29,8 @@ FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant ou
 
 @dataclass(frozen=True, eq=False)
 class ClassProbabilities:
-    """P(argmax f(x) = c), shape (k,): estimate `p` within [`lower`, `upper`]; `error` is the larger distance to a bound.
+    """P(argmax f(x) = c), shape (k,): estimate `p` within [`lower`, `upper`]; `error` is the larger distance to a
+    bound.
 
     The bounds hold up to the numerical error, which they include: lower from the patterns found alone, upper as if all
     uncovered mass went to the class.
@@ -35,7 +44,7 @@ class ClassProbabilities:
     def __array__(self, dtype=None, copy=None):
         return np.array(self.p, dtype=dtype)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.p)
 
     def __getitem__(self, index):
@@ -49,24 +58,24 @@ class OutputMixture:
     region of positive probability, are part of `cdf` and listed by `atoms`; `pdf` is the density of the rest.
     """
 
-    def __init__(self, pmf):
+    def __init__(self, pmf: PatternPMF) -> None:
         self.pmf = pmf
 
     @property
-    def uncovered(self):
+    def uncovered(self) -> float:
         """Probability of the patterns that were not found."""
         return self.pmf.uncovered
 
     @property
-    def exact(self):
+    def exact(self) -> bool:
         """True when every region was found and integrated exactly (planar inputs)."""
         return all(part.polygons is not None for part in self.pmf.pieces)
 
-    def cdf(self, y, output=0, with_error=False):
+    def cdf(self, y: ArrayLike, output: int = 0, with_error: bool = False) -> Any:
         """P(f(x)[output] <= y) at thresholds y (m,) (or a scalar); with_error adds the standard error, same shape."""
         return self._law(y, output, with_error, self._cdf_terms)
 
-    def pdf(self, y, output=0, with_error=False):
+    def pdf(self, y: ArrayLike, output: int = 0, with_error: bool = False) -> Any:
         """Density of f(x)[output] at y (m,) (or a scalar), atoms left out; with_error adds the standard error.
 
         On a region with output a z + b the scalar s = a z is N(0, |a|^2): its density at y - b, times the probability
@@ -74,7 +83,7 @@ class OutputMixture:
         """
         return self._law(y, output, with_error, self._pdf_terms)
 
-    def atoms(self, output=0):
+    def atoms(self, output: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(values (a,), p (a,)): outputs taken with positive probability, rising, and those probabilities."""
         values, masses = [], []
         for part in self.pmf.pieces:
@@ -82,21 +91,20 @@ class OutputMixture:
                 flat = _flat(A, output)
                 values.append(b[flat, output])
                 masses.append(part.weight * np.exp(part.log_p[rows][flat]))
-        values, masses = np.concatenate(values), np.concatenate(masses) / self.pmf.covered
-        unique, inverse = np.unique(values, return_inverse=True)
-        return unique, np.bincount(inverse, masses, len(unique))
+        unique, inverse = np.unique(np.concatenate(values), return_inverse=True)
+        return unique, np.bincount(inverse, np.concatenate(masses) / self.pmf.covered, len(unique))
 
     @property
-    def mean(self):
+    def mean(self) -> np.ndarray:
         """E f(x), shape (k,)."""
         return self._moments()[0]
 
     @property
-    def cov(self):
+    def cov(self) -> np.ndarray:
         """Covariance of f(x), shape (k, k)."""
         return self._moments()[1]
 
-    def sample(self, n, seed):
+    def sample(self, n: int, seed: int) -> np.ndarray:
         """n draws (n, k): inputs are drawn until n of them show one of the patterns found.
 
         Raises ValueError where fewer than one draw in 1,000 does: find more patterns first.
@@ -117,7 +125,7 @@ class OutputMixture:
             missing -= len(kept[-1])
         return self.pmf.net(np.concatenate(kept)) if kept else np.zeros((0, self.pmf.net.output_dim))
 
-    def class_probabilities(self):
+    def class_probabilities(self) -> ClassProbabilities:
         """P(argmax f(x) = c) for c = 0..k-1, a `ClassProbabilities`; the first of equal outputs wins.
 
         A network with one output is read as a logit: class 0 is f(x) <= 0, class 1 is f(x) > 0.

@@ -5,7 +5,11 @@ the mean of the truncated Gaussian on it. In the plane a region is kept as a pol
 rows; in higher dimensions the rows are made anew, block by block, so that thousands of wide regions fit in memory.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +17,10 @@ from rpa.inputs import Gaussian
 from rpa.patterns.regions import affine_pieces, halfspaces, planar_regions
 from rpa.polytopes import planar
 from rpa.polytopes.polytope import moments, probabilities
+
+if TYPE_CHECKING:
+    from rpa.network import ReLUNetwork
+
 
 __all__ = ["Pieces", "exact_pieces", "searched_pieces"]
 
@@ -30,7 +38,7 @@ class Pieces:
     """
 
     weight: float
-    net: object
+    net: ReLUNetwork
     patterns: np.ndarray
     index: np.ndarray
     log_p: np.ndarray
@@ -39,10 +47,10 @@ class Pieces:
     rtol: float = 1e-2
     seed: int = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.patterns)
 
-    def reindexed(self, rank):
+    def reindexed(self, rank: np.ndarray) -> Pieces:
         """The same with index i replaced by rank[i]; those of negative rank are dropped."""
         keep = rank[self.index] >= 0
         return replace(
@@ -54,7 +62,7 @@ class Pieces:
             polygons=None if self.polygons is None else self.polygons[keep],
         )
 
-    def blocks(self):
+    def blocks(self) -> Iterator:
         """Yields (rows, H, h, A, b): slices of the pieces with {H z <= h} and output A z + b on it."""
         per_piece = 8 * 3 * max(self.net.n_hidden, 1) * max(self.net.input_dim, 1)
         step = int(np.clip(BLOCK_BYTES / per_piece, 1, max(len(self), 1)))
@@ -69,7 +77,7 @@ class Pieces:
         H = np.where(used[..., None], self.polygons.lines[rows, :, :2], 0.0)
         return H, np.where(used, self.polygons.lines[rows, :, 2], 1.0)
 
-    def output_range(self, rows, A, b, output):
+    def output_range(self, rows: np.ndarray, A: np.ndarray, b: np.ndarray, output: int) -> Any:
         """Bounds (low, high) of output `output` on each region; infinite where only the polygon would tell."""
         if self.polygons is None:
             return np.full(len(b), -np.inf), np.full(len(b), np.inf)
@@ -77,11 +85,13 @@ class Pieces:
         used = self.polygons.used[rows]
         return np.where(used, values, np.inf).min(axis=1), np.where(used, values, -np.inf).max(axis=1)
 
-    def probabilities(self, H, h, **budget):
-        """(log_p, rel_error) of polytopes {H z <= h}, at this set's rtol and seed; budget: points, if fewer than usual."""
+    def probabilities(self, H: np.ndarray, h: np.ndarray, **budget: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(log_p, rel_error) of polytopes {H z <= h}, at this set's rtol and seed; budget: points, if fewer than
+        usual.
+        """
         return probabilities(H, h, rtol=self.rtol, seed=self.seed, **budget)
 
-    def z_moments(self):
+    def z_moments(self) -> Any:
         """(mean (K, r), second (K, r, r)): E z and E z z^T given each region."""
         if self.polygons is not None:
             return planar.polygon_moments(self.polygons, self.log_p)
@@ -91,7 +101,7 @@ class Pieces:
         return mean, np.array([cov for _, _, cov in found]) + mean[:, :, None] * mean[:, None, :]
 
 
-def exact_pieces(net, components):
+def exact_pieces(net: ReLUNetwork, components: list) -> Any:
     """(patterns (K, N), [Pieces]) of all regions, for input components of rank at most two."""
     found = [planar_regions(net, part) for _, part in components]
     keys = np.concatenate([np.packbits(each.patterns, axis=1) for each in found])
@@ -105,7 +115,7 @@ def exact_pieces(net, components):
     return patterns, pieces
 
 
-def searched_pieces(net, components, patterns, rtol, seed):
+def searched_pieces(net: ReLUNetwork, components: list, patterns: np.ndarray, rtol: float, seed: int) -> Any:
     """[Pieces] of given patterns (K, N), each component's probabilities computed at relative error rtol."""
     pieces = []
     for weight, part in components:

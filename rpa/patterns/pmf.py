@@ -4,8 +4,11 @@
 is `uncovered`, an upper bound on the total-variation error of everything derived from it.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -15,6 +18,16 @@ from rpa.inputs import components_of
 from rpa.patterns.output_law import OutputMixture
 from rpa.patterns.pieces import exact_pieces, searched_pieces
 from rpa.patterns.regions import jacobians, label, region_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from rpa.inputs import RandomInput
+    from rpa.network import ReLUNetwork
+    from rpa.patterns.output_law import ClassProbabilities
+    from rpa.patterns.regions import Region
+
 
 __all__ = ["PatternPMF", "pattern_pmf"]
 
@@ -29,66 +42,66 @@ class PatternPMF:
     pieces: for each component of the input, the regions as polytopes in coordinates where that component is N(0, I).
     """
 
-    net: object
-    inputs: object
+    net: ReLUNetwork
+    inputs: RandomInput
     patterns: np.ndarray
     log_p: np.ndarray
     rel_error: np.ndarray
     pieces: tuple
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.patterns)
 
     @property
-    def p(self):
+    def p(self) -> np.ndarray:
         """Probabilities (K,); 0 where they underflow, `log_p` does not."""
         return np.exp(self.log_p)
 
     @cached_property
-    def labels(self):
+    def labels(self) -> list[int]:
         """Decimal labels, a list of K Python integers (they outgrow 64 bits)."""
         return [label(pattern) for pattern in self.patterns]
 
     @property
-    def covered(self):
+    def covered(self) -> float:
         """Total probability of the patterns found."""
         return float(np.exp(logsumexp(self.log_p))) if len(self) else 0.0
 
     @property
-    def covered_error(self):
+    def covered_error(self) -> float:
         """Error of `covered`: errors of patterns share their random points, so they add up linearly."""
         return float(self.p @ self.rel_error)
 
     @property
-    def uncovered(self):
+    def uncovered(self) -> float:
         """1 - covered: bounds the total-variation distance between this law and the true one, up to `covered_error`."""
         return max(0.0, 1.0 - self.covered)
 
-    def region(self, i):
+    def region(self, i: int) -> Region:
         """The `Region` of the i-th most probable pattern, in input coordinates."""
         return region_of(self.net, self.patterns[i])
 
-    def to_frame(self):
+    def to_frame(self) -> pd.DataFrame:
         """A pandas DataFrame with columns label, p, log_p, rel_error, active (number of active units)."""
         import pandas
 
         columns = {"label": [str(name) for name in self.labels], "p": self.p, "log_p": self.log_p}
         return pandas.DataFrame(columns | {"rel_error": self.rel_error, "active": self.patterns.sum(axis=1)})
 
-    def output(self):
+    def output(self) -> OutputMixture:
         """The law of f(x): an `OutputMixture` of truncated Gaussians (P1's proposition on the output)."""
         return OutputMixture(self)
 
-    def singular_values(self):
+    def singular_values(self) -> tuple[np.ndarray, np.ndarray]:
         """Singular values of the Jacobian of each pattern, (K, min(k, d)) falling, and the probabilities (K,)."""
         return np.linalg.svd(jacobians(self.net, self.patterns), compute_uv=False), self.p
 
-    def log_p_gradients(self):
+    def log_p_gradients(self) -> Any:
         """(d log p / d mean (K, d), d log p / d log s (K,)) where the noise x - mean is scaled by s, at s = 1.
 
-        Differentiating under the integral, both are moments of the truncated law: with u = W_1 x = U S z + const and
-        m = E[z | region], the mean's gradient is W_1^T (U S)^+T m and the scale's is E[|z|^2 | region] - r. In the
-        plane they are exact; above, each costs the `rpa.polytopes.polytope.moments` of its region. Raises ValueError for a
+        Differentiating under the integral, both are moments of the truncated law: with u = W_1 x = U S z + const and m
+        = E[z | region], the mean's gradient is W_1^T (U S)^+T m and the scale's is E[|z|^2 | region] - r. In the plane
+        they are exact; above, each costs the `rpa.polytopes.polytope.moments` of its region. Raises ValueError for a
         mixture, or where W_1 cov W_1^T has a lower rank than W_1: then p can jump with the mean.
         """
         if len(self.pieces) > 1:
@@ -103,12 +116,21 @@ class PatternPMF:
         to_mean = np.linalg.pinv(rows) @ first_weight
         return (mean @ to_mean)[at], (np.trace(second, axis1=1, axis2=2) - rows.shape[1])[at]
 
-    def class_probabilities(self):
+    def class_probabilities(self) -> ClassProbabilities:
         """P(argmax f(x) = c) for each class: see `OutputMixture.class_probabilities`."""
         return self.output().class_probabilities()
 
 
-def pattern_pmf(net, inputs, *, max_patterns=2000, mass=0.999, search="auto", rtol=1e-2, seed=0):
+def pattern_pmf(
+    net: ReLUNetwork | nn.Module,
+    inputs: RandomInput,
+    *,
+    max_patterns: int = 2000,
+    mass: float = 0.999,
+    search: str = "auto",
+    rtol: float = 1e-2,
+    seed: int = 0,
+) -> PatternPMF:
     """Activation patterns of `net` under `inputs` and their probabilities, P(zeta) = P(H x <= h) (P1's PMF).
 
     search: "exhaustive" finds every pattern, exactly, for inputs of rank at most two (`max_patterns`, `mass` and `rtol`

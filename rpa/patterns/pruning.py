@@ -6,13 +6,21 @@ enumerates the signs of the others, layer by layer. Two simplifications make it 
 independent, and the input keeps its Gaussian law inside a region. `rpa.patterns.search` drops both.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.special import entr, log_ndtr
+
+if TYPE_CHECKING:
+    from rpa.network import ReLUNetwork
+
 
 __all__ = ["activation_probabilities", "enumerate_layers", "fixed_units"]
 
 
-def activation_probabilities(rows, offset):
+def activation_probabilities(rows: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """P1's first algorithm: P(rows @ z + offset > 0), z ~ N(0, I), for each unit by itself.
 
     rows (K, n, r), offset (K, n): pre-activations of a layer in K regions -> logs of P(on) and P(off), each (K, n).
@@ -24,7 +32,7 @@ def activation_probabilities(rows, offset):
     return log_ndtr(t), log_ndtr(-t)
 
 
-def fixed_units(log_on, threshold):
+def fixed_units(log_on: np.ndarray, threshold: float) -> np.ndarray:
     """P1's second algorithm: the units to fix at their likelier sign, as their entropy is below `threshold` bits.
 
     log_on (...): log activation probabilities -> bool of the same shape.
@@ -33,7 +41,7 @@ def fixed_units(log_on, threshold):
     return (entr(p) + entr(1 - p)) / np.log(2) < threshold
 
 
-def enumerate_layers(net, threshold, max_patterns):
+def enumerate_layers(net: ReLUNetwork, threshold: float, max_patterns: int) -> tuple[np.ndarray, np.ndarray]:
     """P1's third algorithm: enumerates the units that are not fixed, layer by layer: bool (K, N), log q (K,) falling.
 
     net: whitened, its input N(0, I). log q is the sum of the log activation probabilities of the signs chosen. Of the

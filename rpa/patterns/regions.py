@@ -5,16 +5,36 @@ P1's lemma: the inputs with one activation pattern form a convex polytope {x : H
 region of a network whose input has rank at most two.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rpa import _check
 from rpa.inputs import Gaussian
 from rpa.polytopes import planar
 
-__all__ = ["PlanarRegions", "Region", "affine_pieces", "halfspaces", "jacobians", "label"]
-__all__ += ["planar_regions", "region_at", "region_of"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rpa.inputs import RandomInput
+    from rpa.network import ReLUNetwork
+
+
+__all__ = [
+    "PlanarRegions",
+    "Region",
+    "affine_pieces",
+    "halfspaces",
+    "jacobians",
+    "label",
+    "planar_regions",
+    "region_at",
+    "region_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +51,16 @@ class Region:
     b: np.ndarray
 
     @property
-    def label(self):
+    def label(self) -> int:
         """The pattern read as a binary number, first unit first (most significant)."""
         return label(self.pattern)
 
-    def contains(self, x):
+    def contains(self, x: ArrayLike) -> np.ndarray:
         """Which rows of x (n, d) satisfy H x <= h: bool (n,)."""
         x = _check.array("x", x, (None, self.H.shape[1]))
         return (x @ self.H.T <= self.h).all(axis=1)
 
-    def facets(self):
+    def facets(self) -> np.ndarray:
         """Indices of the rows of H that bound the region: those whose removal would enlarge it (one LP each, HiGHS).
 
         Empty for an empty region. Of rows that coincide the first is kept.
@@ -68,7 +88,7 @@ def _infeasible(H, h):
     return len(H) > 0 and linprog(np.zeros(H.shape[1]), A_ub=H, b_ub=h, bounds=(None, None)).status == 2
 
 
-def affine_pieces(net, patterns):
+def affine_pieces(net: ReLUNetwork, patterns: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Pre-activations and output as affine functions of the input, for each of K patterns.
 
     patterns bool (K, N) -> G (K, N, d), g (K, N), A (K, k, d), b (K, k): on the region of pattern K_i the hidden
@@ -94,7 +114,7 @@ def affine_pieces(net, patterns):
     return G, g, A, b
 
 
-def jacobians(net, patterns):
+def jacobians(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
     """The Jacobian A (K, k, d) of the network on the region of each pattern (K, N), without the pre-activations."""
     patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
     product = np.broadcast_to(net.weights[-1], (len(patterns), *net.weights[-1].shape))
@@ -106,18 +126,18 @@ def jacobians(net, patterns):
     return product
 
 
-def halfspaces(patterns, G, g):
+def halfspaces(patterns: np.ndarray, G: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(H, h) with {H x <= h} = {x : G x + g has the signs of the pattern}; shapes of G (..., N, d) and g (..., N)."""
     sign = np.where(patterns, -1.0, 1.0)
     return sign[..., None] * G, -sign * g
 
 
-def label(pattern):
+def label(pattern: ArrayLike) -> int:
     """A pattern (N,) as the decimal of P1's figures: the integer whose binary digits are the bits, first unit first."""
-    return int("0" + "".join("1" if bit else "0" for bit in pattern), 2)
+    return int("0" + "".join("1" if bit else "0" for bit in np.asarray(pattern)), 2)
 
 
-def region_of(net, pattern):
+def region_of(net: ReLUNetwork | nn.Module, pattern: ArrayLike) -> Region:
     """The `Region` of an activation pattern (N,), or of its decimal label. It may be empty."""
     if isinstance(pattern, (int, np.integer)) and not isinstance(pattern, bool):
         if not 0 <= pattern < 2**net.n_hidden:
@@ -131,7 +151,7 @@ def region_of(net, pattern):
     return Region(pattern, H, h, A, b)
 
 
-def region_at(net, x):
+def region_at(net: ReLUNetwork | nn.Module, x: ArrayLike) -> Region:
     """The `Region` that holds the point x (d,)."""
     x = _check.array("x", x, (net.input_dim,))
     return region_of(net, net.patterns(x[None])[0])
@@ -149,11 +169,11 @@ class PlanarRegions:
     log_p: np.ndarray
     rel_error: np.ndarray
     polygons: planar.Polygons
-    net: object
+    net: ReLUNetwork
     mean: np.ndarray
     factor: np.ndarray
 
-    def vertices(self, i):
+    def vertices(self, i: int) -> np.ndarray:
         """Corners (n, d) of region i in input coordinates (d <= 2), in order around it."""
         return self.mean + self.polygons.vertices[i, : self.polygons.counts[i]] @ self.factor.T
 
@@ -172,7 +192,7 @@ def _plane_of(net, gaussian):
     return type(net)((first, *net.weights[1:]), (bias, *net.biases[1:]), net.slope), factor
 
 
-def planar_regions(net, inputs):
+def planar_regions(net: ReLUNetwork | nn.Module, inputs: RandomInput) -> PlanarRegions:
     """All regions of positive probability of a network whose Gaussian input has rank at most two, exactly.
 
     A square of 60 standard deviations is cut by one hidden unit after the other, layer by layer; every polygon that a

@@ -14,12 +14,20 @@ of the next layer and, in the end, expectation propagation's log Z, which takes 
 (Minka 2001; Cunningham, Hennig & Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.special import ndtri_exp
+
+if TYPE_CHECKING:
+    from rpa.network import ReLUNetwork
+
 
 __all__ = ["beam", "hidden_layers", "node_bytes"]
 
@@ -47,7 +55,7 @@ class _Sites:
     base: torch.Tensor
 
 
-def node_bytes(net):
+def node_bytes(net: ReLUNetwork) -> int:
     """Bytes that one node of the beam takes at most: what a memory bound is divided by.
 
     The beam is full only within the first layer, whose covariance then exists before and after a decision; that of a
@@ -57,7 +65,7 @@ def node_bytes(net):
     return 4 * (max(2 * first**2, *(4 * size**2 for size in others), 0) + 16 * net.n_hidden)
 
 
-def hidden_layers(net):
+def hidden_layers(net: ReLUNetwork) -> list:
     """[(weight, bias), ...] of the hidden layers of a whitened net as torch tensors.
 
     In single precision, unless the noise is so weak beside the offsets that it takes double precision to see it.
@@ -68,15 +76,19 @@ def hidden_layers(net):
     return [tuple(torch.from_numpy(part).to(dtype) for part in pair) for pair in pairs]
 
 
-def beam(net, width, gap=WIDEST_GAP, tick=lambda: None, refine=True):
+def beam(
+    net: ReLUNetwork, width: int, gap: float = WIDEST_GAP, tick: Callable[[], None] = lambda: None, refine: bool = True
+) -> tuple:
     """At most `width` likely patterns of a net whose input is N(0, I): bool (K, N), log q (K,), log q falling.
 
-    gap: nodes further than this below the best of their step are dropped. tick() is called after each decided unit. refine:
-    end with expectation propagation's log Z; without, log q is some tenths of a nat coarser.
+    gap: nodes further than this below the best of their step are dropped. tick() is called after each decided unit.
+    refine: end with expectation propagation's log Z; without, log q is some tenths of a nat coarser.
     """
     layers = hidden_layers(net)
-    log_q, bits = torch.zeros(1, dtype=layers[0][0].dtype), []
-    sites = _Sites([], *log_q.new_zeros(3, 1, 0), log_q)
+    log_q = torch.zeros(1, dtype=layers[0][0].dtype)
+    bits: list = []
+    tau, nu, slots = log_q.new_zeros(3, 1, 0)
+    sites = _Sites([], tau, nu, slots, log_q)
     for _ in layers:
         mean, cov = _next_layer(layers, net.slope, bits, sites)
         units, certain = _uncertain(mean, cov, log_q, gap)

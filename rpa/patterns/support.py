@@ -1,12 +1,15 @@
 """The support of the pattern distribution: the few activation patterns that carry most of the probability.
 
 Of the 2^N patterns of a network with N hidden units a random input meets a minute part. Three ways to find it:
-`best_first` (ours, sample-free, see `rpa.patterns.search`), `entropy_pruned` (P1's, see `rpa.patterns.pruning`) and `monte_carlo`, the
-baseline that both have to beat. Each returns a `Support`: candidates with approximate masses, to be given accurate
-probabilities by `rpa.patterns.pmf.pattern_pmf`.
+`best_first` (ours, sample-free, see `rpa.patterns.search`), `entropy_pruned` (P1's, see `rpa.patterns.pruning`) and
+`monte_carlo`, the baseline that both have to beat. Each returns a `Support`: candidates with approximate masses, to be
+given accurate probabilities by `rpa.patterns.pmf.pattern_pmf`.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +18,13 @@ from tqdm import tqdm
 from rpa import _check
 from rpa.inputs import components_of
 from rpa.patterns import pruning, search
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rpa.inputs import RandomInput
+    from rpa.network import ReLUNetwork
+
 
 __all__ = ["Support", "best_first", "draw_packed", "entropy_pruned", "monte_carlo", "pattern_keys"]
 
@@ -31,11 +41,19 @@ class Support:
     patterns: np.ndarray
     log_q: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.patterns)
 
 
-def best_first(net, inputs, *, max_patterns=2000, mass=0.999, memory=2 * 2**30, progress=None):
+def best_first(
+    net: ReLUNetwork | nn.Module,
+    inputs: RandomInput,
+    *,
+    max_patterns: int = 2000,
+    mass: float = 0.999,
+    memory: int = 2 * 2**30,
+    progress: str | None = None,
+) -> Support:
     """The most probable patterns of `net`, by a sample-free moment-matching search (`rpa.patterns.search.beam`).
 
     inputs: Gaussian or GaussianMixture (searched by component, then merged). Returns a `Support` that ends at
@@ -45,12 +63,13 @@ def best_first(net, inputs, *, max_patterns=2000, mass=0.999, memory=2 * 2**30, 
     Raises ValueError for unfit arguments.
     """
     components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
-    memory, found = _check.positive("memory", memory), []
+    available = _check.positive("memory", memory)
+    found: list = []
     with tqdm(unit=" units", delay=2.0, leave=False, disable=None if progress is None else not progress) as bar:
         try:
             for weight, component in components:
                 found.append(None)
-                for patterns, log_q in _passes(net.whitened(component), max_patterns, mass, memory, bar.update):
+                for patterns, log_q in _passes(net.whitened(component), max_patterns, mass, available, bar.update):
                     found[-1] = patterns, np.log(weight) + log_q
         except KeyboardInterrupt:
             if found == [None]:
@@ -58,8 +77,16 @@ def best_first(net, inputs, *, max_patterns=2000, mass=0.999, memory=2 * 2**30, 
     return _merged([part for part in found if part is not None], net.n_hidden, max_patterns, mass)
 
 
-def entropy_pruned(net, inputs, *, max_patterns=2000, mass=0.999, threshold=0.05):
-    """P1's support approximation: near-certain units are fixed, the others enumerated (`rpa.patterns.pruning.enumerate_layers`).
+def entropy_pruned(
+    net: ReLUNetwork | nn.Module,
+    inputs: RandomInput,
+    *,
+    max_patterns: int = 2000,
+    mass: float = 0.999,
+    threshold: float = 0.05,
+) -> Support:
+    """P1's support approximation: near-certain units are fixed, the others enumerated
+    (`rpa.patterns.pruning.enumerate_layers`).
 
     threshold: a unit whose activation has less entropy than this, in bits, is fixed. Other arguments, the result and
     the errors raised are those of `best_first`.
@@ -73,7 +100,9 @@ def entropy_pruned(net, inputs, *, max_patterns=2000, mass=0.999, threshold=0.05
     return _merged(found, net.n_hidden, max_patterns, mass)
 
 
-def monte_carlo(net, inputs, n, seed, max_patterns=None):
+def monte_carlo(
+    net: ReLUNetwork | nn.Module, inputs: RandomInput, n: int, seed: int, max_patterns: int | None = None
+) -> Support:
     """The patterns met by n samples, the commonest first; log_q is the log of their share. At most `max_patterns`.
 
     A share p has the standard error sqrt(p (1 - p) / n); patterns chosen because they were common look too common.
@@ -87,12 +116,12 @@ def monte_carlo(net, inputs, n, seed, max_patterns=None):
     return Support(patterns, np.log(counts[order] / n))
 
 
-def draw_packed(net, inputs, n, seed):
+def draw_packed(net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> np.ndarray:
     """Activation patterns of n random inputs, eight units to a byte: uint8 (n, ceil(N / 8)), seeded.
 
     Samples are drawn where they are cheap: in the coordinates of `ReLUNetwork.whitened`, and in the precision of
-    `rpa.patterns.search.hidden_layers`, so that a unit may flip within 1e-3 standard deviations of its threshold, mostly much
-    less. With a mixture they come sorted by component.
+    `rpa.patterns.search.hidden_layers`, so that a unit may flip within 1e-3 standard deviations of its threshold,
+    mostly much less. With a mixture they come sorted by component.
     """
     components, n, _ = _checked(net, inputs, n, 1.0, "n")
     generator = torch.Generator().manual_seed(seed)
@@ -116,7 +145,7 @@ def _bits(layers, slope, x):
     return torch.cat(active, 1).numpy()
 
 
-def pattern_keys(packed):
+def pattern_keys(packed: np.ndarray) -> np.ndarray:
     """A 64-bit key (n,) of each packed pattern (n, bytes); two of 10^6 patterns share one with probability 3e-8."""
     words = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
     words[:, : packed.shape[1]] = packed

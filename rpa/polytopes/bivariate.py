@@ -27,12 +27,12 @@ DROP = 37.0  # exp(-DROP) is 1e-16: what is left out of an integral, relative to
 CHUNK = 4096  # pairs worked on at once, so that the nodes x pairs arrays stay in cache
 
 
-def ndtr(x):
+def ndtr(x: torch.Tensor) -> torch.Tensor:
     """Phi(x) with relative accuracy in the lower tail, where torch.special.ndtr loses all digits (2 % off at -8)."""
     return torch.special.erfc(x * -math.sqrt(0.5)) / 2
 
 
-def cdf(a1, a2, rho):
+def cdf(a1: torch.Tensor, a2: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
     """Phi2(a1, a2; rho) = P(z1 <= a1, z2 <= a2) for standard normals of correlation rho.
 
     a1, a2, rho: float64 tensors of one shape, finite, |rho| <= 1; 1e-14 absolute, and relative wherever Phi2 is not
@@ -52,7 +52,7 @@ def cdf(a1, a2, rho):
     return base + _integral(a1, torch.where(negative, -a2, a2), low, high, None)
 
 
-def relu_covariance(a1, a2, rho):
+def relu_covariance(a1: torch.Tensor, a2: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
     """Cov(relu(z1 + a1), relu(z2 + a2)), z standard normal of correlation rho; arguments as for `cdf`.
 
     For rho < 0 the first term is negative and the integral, of (|rho| - r) phi2(a1, -a2; r) up to |rho|, positive:
@@ -106,7 +106,7 @@ def _fall(A, B, low, high):
 
 
 @lru_cache
-def rule(nodes):
+def rule(nodes: int) -> tuple:
     """Gauss-Legendre nodes and weights on [0, 1], float64."""
     x, w = np.polynomial.legendre.leggauss(nodes)
     return torch.from_numpy((x + 1) / 2), torch.from_numpy(w / 2)

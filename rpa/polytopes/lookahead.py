@@ -7,9 +7,17 @@ With the rows that end after coordinate k so replaced, the law of y_k given y_<k
 end at k; integrating the later coordinates out is a Schur complement. Importance weights correct what is approximate.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from rpa.polytopes.trapezoid import Proposal, truncated_normal
+
+if TYPE_CHECKING:
+    from rpa.polytopes.trapezoid import Plan
+
 
 __all__ = ["lookahead", "sites"]
 
@@ -20,7 +28,7 @@ SHARPNESS = 0.5
 HARDEST = 1e12  # precision at which a factor is as good as an equality; an empty polytope would drive it to infinity
 
 
-def sites(p, sweeps=40, tol=1e-2):
+def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> tuple:
     """Gaussian factors exp(-tau x^2 / 2 + nu x), x = row . y, of all rows (K, n) and the approximate mean of y (K, c).
 
     Parallel, damped updates on N(0, I) times the factors, until they move by less than tol standard
@@ -46,7 +54,7 @@ def sites(p, sweeps=40, tol=1e-2):
     return tau, nu, mean[:, :, 0]
 
 
-def lookahead(p):
+def lookahead(p: Plan) -> list[Proposal]:
     """Two `Proposal`s that look ahead: with the factors' precision times SHARPNESS, and with their slope alone.
 
     The second varies more but has bounded weights where the polytope is unbounded; mixing some of it in keeps the

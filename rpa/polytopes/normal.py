@@ -12,7 +12,7 @@ __all__ = ["log_interval"]
 LOG_2PI = np.log(2 * np.pi)
 
 
-def log_interval(lower, upper):
+def log_interval(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """log(Phi(upper) - Phi(lower)), elementwise; -inf where upper <= lower.
 
     The interval is reflected into the right tail, where Phi(upper) - Phi(lower) = Q(lower) (1 - Q(upper) / Q(lower))

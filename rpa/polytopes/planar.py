@@ -9,6 +9,7 @@ that nothing in the integrand is steep, and a fixed rule gives 14 digits at any 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -34,19 +35,19 @@ class Polygons:
     lines: np.ndarray
     counts: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.counts)
 
     def __getitem__(self, index):
         return Polygons(self.vertices[index], self.lines[index], self.counts[index])
 
     @property
-    def used(self):
+    def used(self) -> np.ndarray:
         """Mask (P, n) of the entries in use."""
         return np.arange(self.vertices.shape[1]) < self.counts[:, None]
 
     @property
-    def next_vertices(self):
+    def next_vertices(self) -> np.ndarray:
         """The far end of each edge (P, n, 2)."""
         following = np.roll(self.vertices, -1, axis=1)
         last = self.counts - 1
@@ -55,7 +56,7 @@ class Polygons:
         return following
 
 
-def square(count, radius=60.0):
+def square(count: int, radius: float = 60.0) -> Polygons:
     """`count` copies of the square [-radius, radius]^2: room for every polygon nearer than two thirds of `radius`."""
     corner = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]) * radius
     side = np.array([[0.0, -1.0, radius], [1.0, 0.0, radius], [0.0, 1.0, radius], [-1.0, 0.0, radius]])
@@ -71,7 +72,7 @@ def signed_distances(polygons, lines):
     return distance
 
 
-def clip(polygons, lines, distances=None):
+def clip(polygons: Polygons, lines: np.ndarray, distances: np.ndarray | None = None) -> Polygons:
     """The part of each polygon with a z <= c, for lines (P, 3) = (a, c) of unit normal (Sutherland-Hodgman).
 
     A polygon that only touches the half-plane becomes empty.
@@ -100,7 +101,7 @@ def clip(polygons, lines, distances=None):
     return Polygons(np.take_along_axis(vertices, take, 1), np.take_along_axis(edges, take, 1), counts)
 
 
-def split(polygons, a, b):
+def split(polygons: Polygons, a: np.ndarray, b: np.ndarray) -> Any:
     """Cut each polygon by the line a z + b = 0, a (P, 2), b (P,).
 
     Returns (polygons, parent, active): the pieces, the index of the polygon each comes from, and whether
@@ -110,7 +111,7 @@ def split(polygons, a, b):
     lines = np.column_stack([a, -b]) / np.where(norm > 0, norm, 1.0)[:, None]
     d = np.where(norm[:, None] > 0, signed_distances(polygons, lines), b[:, None])
     used = polygons.used
-    active = (used & (d > 0)).any(axis=1)
+    active: np.ndarray = np.any(used & (d > 0), axis=1)
     both = np.flatnonzero(active & (used & (d < 0)).any(axis=1))
     whole = np.setdiff1d(np.arange(len(polygons)), both, assume_unique=True)
     low = clip(polygons[both], lines[both], d[both])
@@ -196,7 +197,7 @@ def _rounding(trimmed, rho):
     return 10 * np.finfo(float).eps * (10 + rho) * (1 + rho + thinness)
 
 
-def polygon_log_mass(polygons):
+def polygon_log_mass(polygons: Polygons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(log P(z in polygon), relative error, distance from the origin), each (P,); -inf for an empty polygon.
 
     z ~ N(0, I_2). The quadrature is good to 1e-14; the error is that of rounding in the polygon's lines and vertices.
@@ -216,7 +217,7 @@ def polygon_log_mass(polygons):
     return _log_sum_by_owner(logsumexp(terms, axis=1), owner[strip], len(polygons)), _rounding(turned, rho), rho
 
 
-def polygon_moments(polygons, log_p):
+def polygon_moments(polygons: Polygons, log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean (P, 2), second (P, 2, 2)): E z and E z z^T given that z ~ N(0, I_2) lies in each polygon of log mass log_p.
 
     By the divergence theorem both are integrals over the edges: p mean = -sum n I, p second = p I_2 - sum n J^T with
@@ -242,7 +243,7 @@ def _log_sum_by_owner(terms, owner, count):
         return shift + np.log(np.bincount(owner, np.exp(terms - shift[owner]), count))
 
 
-def log_probability(H, h):
+def log_probability(H: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """log P(H z <= h) for z ~ N(0, I_2), a batch of K polygons given by n half-planes each.
 
     H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding, the only error there is.

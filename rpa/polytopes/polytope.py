@@ -3,13 +3,14 @@
 Start with `probability` (or `orthant`); `probabilities` does the same for a batch of polytopes under N(0, I), as the
 regions of a network need. The work happens in as many dimensions as the rows that matter have rank: rank one is an
 interval and rank two a polygon, both exact; above that `rpa.polytopes.quadrature` integrates, with the proposals of
-`rpa.polytopes.lookahead`, until the asked accuracy is met. Every answer carries a relative error, and rows that could be left out
-enter it with their union bound. `moments` and `sample` describe the Gaussian restricted to the polytope.
+`rpa.polytopes.lookahead`, until the asked accuracy is met. Every answer carries a relative error, and rows that could
+be left out enter it with their union bound. `moments` and `sample` describe the Gaussian restricted to the polytope.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import log_ndtr
 
 from rpa import _check
@@ -55,12 +56,21 @@ class Probability:
     converged: bool
 
     @property
-    def p(self):
+    def p(self) -> float:
         """The probability itself; 0 where it underflows."""
         return float(np.exp(self.log_p))
 
 
-def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0, budget=BUDGET):
+def probability(
+    H: ArrayLike,
+    h: ArrayLike,
+    gaussian: Gaussian,
+    *,
+    rtol: float = 1e-3,
+    method: str = "auto",
+    seed: int = 0,
+    budget: int = BUDGET,
+) -> Probability:
     """P(H x <= h) for x ~ gaussian. H (n, d), h (n,).
 
     A singular covariance is fine; a row without variance either always or never holds. method: "auto", or to
@@ -81,7 +91,9 @@ def probability(H, h, gaussian, *, rtol=1e-3, method="auto", seed=0, budget=BUDG
     return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
 
 
-def orthant(mean, cov, *, rtol=1e-3, method="auto", seed=0, budget=BUDGET):
+def orthant(
+    mean: ArrayLike, cov: ArrayLike, *, rtol: float = 1e-3, method: str = "auto", seed: int = 0, budget: int = BUDGET
+) -> Probability:
     """P(z > 0), all coordinates, for z ~ N(mean, cov); cov as for `Gaussian`. Otherwise as `probability`."""
     gaussian = Gaussian(mean, cov)
     # The event does not depend on the scales, but the rank found by rounding does.
@@ -92,7 +104,9 @@ def orthant(mean, cov, *, rtol=1e-3, method="auto", seed=0, budget=BUDGET):
     return probability(-eye, np.zeros(gaussian.dim), gaussian, rtol=rtol, method=method, seed=seed, budget=budget)
 
 
-def probabilities(H, h, *, rtol=1e-2, seed=0, budget=BUDGET, device=None):
+def probabilities(
+    H: ArrayLike, h: ArrayLike, *, rtol: float = 1e-2, seed: int = 0, budget: int = BUDGET, device: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """log P(H_i z <= h_i) and its relative error, both (K,), for z ~ N(0, I_r) and K polytopes.
 
     H (K, n, r), h (K, n); rows of zeros may serve as padding. An error above rtol means that `budget` points did not

@@ -4,8 +4,12 @@ The points are one scrambled Sobol sequence under independent random digital shi
 quadrature of its own, and their scatter is the error. Points are doubled until it is small enough.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +17,10 @@ from scipy.stats import qmc
 
 from rpa.polytopes.reduction import is_empty
 from rpa.polytopes.trapezoid import Sampler
+
+if TYPE_CHECKING:
+    from rpa.polytopes.trapezoid import Plan, Proposal
+
 
 __all__ = ["estimate", "moments", "uniforms"]
 
@@ -34,7 +42,7 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def uniforms(dim, start, stop, seed, device=None):
+def uniforms(dim: int, start: int, stop: int, seed: int, device: str | None = None) -> torch.Tensor:
     """Points start..stop of all replicates, in (0, 1): (dim, REPLICATES * (stop - start)). stop is a power of two."""
     shifts = np.random.default_rng([seed, 1]).integers(0, 2**30, (REPLICATES, max(dim, 1))).T[:dim]
     points = _sobol(max(dim, 1), int(stop).bit_length() - 1, seed)[:dim, start:stop].to(device)
@@ -49,7 +57,9 @@ def _sobol(dim, log2_n, seed):
 
 
 @_one_thread()
-def estimate(p, proposals, rtol, seed, budget, device=None):
+def estimate(
+    p: Plan, proposals: Sequence[Proposal], rtol: float, seed: int, budget: int, device: str | None = None
+) -> Any:
     """log P (K,) and relative error (K,) of a `Plan`, until the error is at most rtol or `budget` points are spent.
 
     proposals: one or two, see `_draws`. log P = -inf has an error of 0 if the polytope is empty, and an infinite one if
@@ -113,7 +123,7 @@ def _summary(log_sums, n):
 
 
 @_one_thread()
-def moments(p, proposals, rtol, seed, budget):
+def moments(p: Plan, proposals: Sequence[Proposal], rtol: float, seed: int, budget: int) -> Any:
     """log P (K,), mean (K, c) and covariance (K, c, c) of y inside each polytope of a `Plan`.
 
     Points are doubled until log P, every mean and every standard deviation are known to rtol, the latter two in

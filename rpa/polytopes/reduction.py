@@ -3,8 +3,16 @@
 Shared by `rpa.polytopes.polytope` and `rpa.polytopes.truncated`, for batches of K polytopes.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from scipy.special import log_ndtr, logsumexp
+
+if TYPE_CHECKING:
+    from rpa.inputs import Gaussian
+
 
 __all__ = ["gather", "groups", "is_empty", "uncertain", "unit_rows", "whiten"]
 
@@ -12,8 +20,10 @@ EPS = np.finfo(float).eps
 FARTHEST = 1e6  # standard deviations; a row that needs more has probability exp(-5e11) and counts as never holding
 
 
-def whiten(H, h, gaussian):
-    """The polytope where the law is N(0, I), as a batch of one (1, n, r), (1, n). Rows that are rounding become zero."""
+def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray]:
+    """The polytope where the law is N(0, I), as a batch of one (1, n, r), (1, n). Rows that are rounding become
+    zero.
+    """
     rows = gaussian.times_factor(H)
     reach = np.linalg.norm(H, axis=1) * np.sqrt(gaussian.variances.max(initial=0.0))
     noise = np.linalg.norm(rows, axis=1) <= 8 * EPS * max(H.shape) * reach
@@ -24,7 +34,7 @@ def whiten(H, h, gaussian):
     return np.where(noise[:, None], 0.0, rows)[None], slack[None]
 
 
-def unit_rows(H, h):
+def unit_rows(H: np.ndarray, h: np.ndarray) -> tuple:
     """Rows scaled to norm 1, and whether the polytope is empty (K,) because a row cannot hold.
 
     A zero row that always holds gets the bound infinity.
@@ -35,7 +45,7 @@ def unit_rows(H, h):
     return H / scale[:, :, None], np.where(norm > 0, h / scale, np.inf), empty
 
 
-def uncertain(h, log_budget):
+def uncertain(h: np.ndarray, log_budget: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows to keep, bool (K, n), and the log of the union bound (K,) of the others, at most exp(log_budget)."""
     log_tail = np.where(np.isfinite(h), log_ndtr(-h), -np.inf)
     order = np.argsort(log_tail, axis=1)
@@ -46,7 +56,7 @@ def uncertain(h, log_budget):
     return kept, logsumexp(np.where(kept, -np.inf, log_tail), axis=1) if h.shape[1] else np.full(len(h), -np.inf)
 
 
-def groups(kept, dim):
+def groups(kept: np.ndarray, dim: int) -> Any:
     """[(indices, rows)]: polytopes of a similar number of kept rows, to be padded to the same number.
 
     A group is small enough for its arrays of rows x dim numbers to stay below 32 MiB each.
@@ -59,7 +69,7 @@ def groups(kept, dim):
     return found
 
 
-def gather(H, h, kept, rows):
+def gather(H: np.ndarray, h: np.ndarray, kept: np.ndarray, rows: int) -> tuple:
     """The kept rows of each polytope, padded to `rows` with zero rows of infinite bound."""
     order = np.argsort(~kept, axis=1, kind="stable")[:, :rows]
     valid = np.take_along_axis(kept, order, axis=1)
@@ -67,7 +77,7 @@ def gather(H, h, kept, rows):
     return np.where(valid[:, :, None], np.take_along_axis(H, order[:, :, None], axis=1), 0.0), h
 
 
-def is_empty(H, h):
+def is_empty(H: np.ndarray, h: np.ndarray) -> bool:
     """Whether {H x <= h} is empty beyond doubt (its Chebyshev radius is below -1e-7), by linear programming (HiGHS)."""
     from scipy.optimize import linprog
 

@@ -4,7 +4,10 @@ Its weights are bounded, and where there are as many rows as coordinates the bou
 needs, and it bounds the probability from above. For probabilities the proposals of `rpa.polytopes.lookahead` vary less.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import log_ndtr
@@ -12,10 +15,14 @@ from scipy.special import log_ndtr
 from rpa.polytopes.normal import log_interval
 from rpa.polytopes.trapezoid import Proposal, truncated_normal
 
+if TYPE_CHECKING:
+    from rpa.polytopes.trapezoid import Plan
+
+
 __all__ = ["minimax"]
 
 
-def minimax(p, steps=40):
+def minimax(p: Plan, steps: int = 40) -> tuple[Proposal, np.ndarray]:
     """The tilted `Proposal` and psi at the saddle point (K,): the log of the largest weight, when every coordinate but
     the last is bounded by one row or two parallel ones and the last by one row.
 

@@ -6,7 +6,11 @@ as coordinates it is the separation of variables of Genz 1992). `plan` makes the
 normal law each coordinate is drawn, a `Sampler` draws. Everything is batched over K polytopes.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +38,11 @@ class Plan:
     rank: np.ndarray
     mean: np.ndarray
 
-    def take(self, index):
+    def take(self, index: np.ndarray) -> Plan:
         """The plan of the polytopes `index`."""
         return Plan(*(getattr(self, f.name)[index] for f in fields(self)))
 
-    def owned(self, k, sign=0):
+    def owned(self, k: int, sign: int = 0) -> Any:
         """Rows that end at coordinate k: coefficients (K, S, k + 1) and bounds (K, S), padded by zeros and infinity.
 
         sign +1 or -1: only those that bound it from above or below. Also their places in the plan, (K, S).
@@ -51,7 +55,7 @@ class Plan:
         return np.where(real[:, :, None], coef, 0.0), bound, order
 
 
-def plan(H, h):
+def plan(H: np.ndarray, h: np.ndarray) -> Plan:
     """The `Plan` of {H z <= h}: the next coordinate is the direction of the row least probable to hold.
 
     H (K, n, r) with rows of norm 1, h (K, n), infinite for a row that is only padding. Earlier coordinates are held at
@@ -87,7 +91,7 @@ def plan(H, h):
     return Plan(coef, h, owner, axes, rank, mean)
 
 
-def truncated_normal(lower, upper):
+def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tuple:
     """Mean and variance of N(0, 1) on [lower, upper], elementwise; the middle and 0 for an interval that is empty.
 
     Good to 1e-9 relative, which is ample for choosing a proposal.
@@ -113,7 +117,7 @@ class Proposal:
     spread: np.ndarray
 
 
-def plain(p):
+def plain(p: Plan) -> Proposal:
     """The proposal of Genz (1992): each coordinate from N(0, 1)."""
     return Proposal(np.zeros_like(p.mean), None, np.ones_like(p.mean))
 
@@ -121,7 +125,7 @@ def plain(p):
 class Sampler:
     """Draws from `Proposal`s inside the polytopes of a `Plan`, with what every batch of points needs on one device."""
 
-    def __init__(self, p, proposals, device=None):
+    def __init__(self, p: Plan, proposals: Sequence[Proposal], device: str | None = None) -> None:
         self.dim, self.sources, self.device = p.mean.shape[1], len(proposals), device
         self._spread = torch.as_tensor(np.stack([q.spread for q in proposals], axis=1), device=device)
         self._coordinates = []
@@ -134,7 +138,7 @@ class Sampler:
             tensors = (torch.as_tensor(part, device=device) for part in (matrix, offset))
             self._coordinates.append((*tensors, [len(proposals), upper.shape[1], lower.shape[1]]))
 
-    def points(self, index, uniforms, source=0):
+    def points(self, index: np.ndarray, uniforms: torch.Tensor, source: int = 0) -> Any:
         """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).
 
         Drawn from q_j the weight 1[inside] phi / q_j has the probability of the polytope as its mean; it is 0 where an
@@ -152,7 +156,8 @@ class Sampler:
             lower = (_tightest(lower, torch.amax) - centre).div_(spread) if sizes[2] else None
             log_w += _log_mass(lower, upper)
             if k < drawn:
-                x = _quantile(*(None if end is None else end[:, source] for end in (lower, upper)), u[k])
+                below, above = (None if end is None else end[:, source] for end in (lower, upper))
+                x = _quantile(below, above, u[k])
                 torch.addcmul(centre[:, source], x, spread[:, source], out=y[:, k])
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)

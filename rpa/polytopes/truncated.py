@@ -1,12 +1,14 @@
 """The Gaussian restricted to a polytope: mean and covariance, and draws.
 
-Both rest on sequential laws: weighted points of `rpa.polytopes.lookahead` give the moments, and since the weights of `rpa.polytopes.tilting`
-have a known maximum, accepting each of its points with probability weight / maximum gives independent exact draws.
+Both rest on sequential laws: weighted points of `rpa.polytopes.lookahead` give the moments, and since the weights of
+`rpa.polytopes.tilting` have a known maximum, accepting each of its points with probability weight / maximum gives
+independent exact draws.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import log_ndtr
 
 from rpa import _check
@@ -29,11 +31,11 @@ class Sample(NamedTuple):
     method: str
 
 
-def moments(H, h, gaussian, *, rtol=1e-2, seed=0):
+def moments(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, *, rtol: float = 1e-2, seed: int = 0) -> Any:
     """(log P(H x <= h), mean (d,), cov (d, d)) of x ~ gaussian given H x <= h.
 
-    Sampling goes on until log P and, in standard deviations, the mean and the standard deviations along the rows'
-    axes are known to rtol, or 2^18 points are spent. Raises ValueError as `probability` does, and for an empty polytope.
+    Sampling goes on until log P and, in standard deviations, the mean and the standard deviations along the rows' axes
+    are known to rtol, or 2^18 points are spent. Raises ValueError as `probability` does, and for an empty polytope.
     """
     rows, slack = _whitened(H, h, gaussian)
     log_p, mean, cov = (part[0] for part in batch_moments(rows, slack, rtol=rtol, seed=seed))
@@ -43,7 +45,7 @@ def moments(H, h, gaussian, *, rtol=1e-2, seed=0):
     return float(log_p), gaussian.mean + factor @ mean, factor @ cov @ factor.T
 
 
-def batch_moments(H, h, *, rtol=1e-2, seed=0):
+def batch_moments(H: np.ndarray, h: np.ndarray, *, rtol: float = 1e-2, seed: int = 0) -> Any:
     """(log_p (K,), mean (K, r), cov (K, r, r)) of z ~ N(0, I_r) given H_i z <= h_i, for K polytopes.
 
     H (K, n, r), h (K, n); rows of zeros may serve as padding. Accuracy as for `moments`. Where no point was found
@@ -81,7 +83,7 @@ def _whitened(H, h, gaussian):
     return reduction.whiten(H, _check.array("h", h, (len(H),)), gaussian)
 
 
-def sample(H, h, gaussian, n, seed):
+def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) -> Sample:
     """n draws of x ~ gaussian given H x <= h, as a `Sample`.
 
     "exact": independent draws. Points from the tilted law of as many rows as there are coordinates are accepted with

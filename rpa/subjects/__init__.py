@@ -1,8 +1,8 @@
 """What is measured: data sets, trained networks, and references that cost too much to sample in a notebook.
 
-Start at `datasets` (moons, MNIST, Fashion-MNIST: found, downloaded or replaced by a stand-in that says so) and `train` (the
-small networks of both papers, from `data/weights` or trained again). `imagenet` brings P2's large networks with their
-photographs, `references` their Monte Carlo moments, kept in `data/references`.
+Start at `datasets` (moons, MNIST, Fashion-MNIST: found, downloaded or replaced by a stand-in that says so) and `train`
+(the small networks of both papers, from `data/weights` or trained again). `imagenet` brings P2's large networks with
+their photographs, `references` their Monte Carlo moments, kept in `data/references`.
 """
 
 import lazy_loader

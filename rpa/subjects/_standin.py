@@ -32,7 +32,7 @@ _SILHOUETTES = [
 ]  # fmt: skip
 
 
-def draw(name, split):
+def draw(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 (n, 28, 28) and labels uint8 (n,), n = 60,000 for "train" and 10,000 for "test"; always the same."""
     images, labels = _digits(split) if name == "MNIST" else _silhouettes()
     rng = np.random.default_rng(["train", "test"].index(split))

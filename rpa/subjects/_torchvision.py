@@ -6,6 +6,7 @@ Such a wheel cannot load its compiled operators, and its import then stops becau
 
 import importlib
 import sys
+from types import ModuleType
 
 __all__ = ["import_torchvision"]
 
@@ -16,7 +17,7 @@ SCHEMAS = (
 _declared: list = []
 
 
-def import_torchvision():
+def import_torchvision() -> ModuleType:
     """The module torchvision; the operators are declared only when exactly that error occurs.
 
     Raises whatever else its import raises, ImportError if it is not installed.

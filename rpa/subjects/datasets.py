@@ -7,6 +7,8 @@ is read here belongs into the repository. `python -m rpa.subjects.datasets` fetc
 Environment: RPA_DATA names the only data root; RPA_OFFLINE=1 forbids downloads.
 """
 
+from __future__ import annotations
+
 import csv
 import gzip
 import hashlib
@@ -16,14 +18,20 @@ import os
 import urllib.request
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rpa import _check, _files
 from rpa._files import ROOT
 from rpa.subjects import _standin
+
+if TYPE_CHECKING:
+    import torch
+
 
 __all__ = ["Dataset", "ImageNetSample", "fashion_mnist", "imagenet_sample", "mnist", "moons", "read_idx", "roots"]
 
@@ -76,26 +84,26 @@ class Dataset:
     stand_in: bool
     source: str
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.y)
 
     @property
-    def rows(self):
+    def rows(self) -> np.ndarray:
         """The images as rows (n, 784), a view of x: what a fully connected network takes."""
         return self.x.reshape(len(self.x), -1)
 
     @property
-    def title(self):
+    def title(self) -> str:
         """The name for a figure; a stand-in says so."""
         return f"{self.name} STAND-IN" if self.stand_in else self.name
 
     @property
-    def provenance(self):
+    def provenance(self) -> dict[str, str]:
         """What a record of numbers says about its data: name (a stand-in says so) -> SHA-256."""
         return {f"{self.title}, {self.split}": self.sha256}
 
 
-def moons(n=1000, noise=0.1, seed=0):
+def moons(n: int = 1000, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Two interleaving half circles (scikit-learn): points x (n, 2) float64 and classes y (n,), 0 and 1.
 
     noise: standard deviation of the Gaussian noise added to each coordinate, >= 0.
@@ -109,7 +117,7 @@ def moons(n=1000, noise=0.1, seed=0):
     return make_moons(n, noise=noise, random_state=seed)
 
 
-def mnist(split="test"):
+def mnist(split: str = "test") -> Dataset:
     """MNIST (LeCun, Cortes & Burges), 60,000 "train" or 10,000 "test" digits, as a `Dataset`.
 
     Raises OSError for a file that is there but is not the official one.
@@ -117,7 +125,7 @@ def mnist(split="test"):
     return _images("MNIST", split)
 
 
-def fashion_mnist(split="test"):
+def fashion_mnist(split: str = "test") -> Dataset:
     """Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), 60,000 "train" or 10,000 "test" articles, as a `Dataset`.
 
     Raises OSError for a file that is there but is not the official one.
@@ -140,7 +148,7 @@ def _images(name, split):
     return Dataset(name, split, x, labels.astype(np.int64), _CLASSES[name], digest, None in paths, source)
 
 
-def roots():
+def roots() -> list[Path]:
     """The folders in which data are looked for, first the one that downloads go to."""
     if os.environ.get("RPA_DATA"):
         return [Path(os.environ["RPA_DATA"])]
@@ -161,7 +169,7 @@ def find(relative):
     return None
 
 
-def read_idx(path):
+def read_idx(path: str | Path) -> np.ndarray:
     """An IDX file of unsigned bytes as a uint8 array of the shape in its header.
 
     Raises OSError naming the file when the magic number, the header or the length is wrong.
@@ -210,19 +218,19 @@ class ImageNetSample:
     MEAN = (0.485, 0.456, 0.406)
     STD = (0.229, 0.224, 0.225)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
     @property
-    def provenance(self):
+    def provenance(self) -> dict[str, str]:
         """What a record of numbers says about its data: name -> SHA-256."""
         return {f"ImageNet sample, {len(self)} photographs": self.sha256}
 
-    def pixels(self, which):
+    def pixels(self, which: Sequence[int]) -> np.ndarray:
         """The central 224 x 224 pixels of photographs `which` (a list of positions): uint8 (b, 224, 224, 3)."""
         return np.stack([_centre_crop(self.paths[i]) for i in which])
 
-    def batch(self, which):
+    def batch(self, which: Sequence[int]) -> torch.Tensor:
         """The same as a torch float32 tensor (b, 3, 224, 224) in torchvision's normalization."""
         import torch
 
@@ -231,7 +239,7 @@ class ImageNetSample:
         return ((x - mean) / std).contiguous()
 
 
-def imagenet_sample():
+def imagenet_sample() -> ImageNetSample:
     """The photographs in imagenet/ of the data root, as an `ImageNetSample`.
 
     classes.csv has the columns index, wnid, name; images/<wnid>.jpg is the photograph. Raises FileNotFoundError

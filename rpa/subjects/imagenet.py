@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +36,10 @@ RATE, BATCH = 5e-4, 128
 class Subject:
     """A network and the images it is measured on.
 
-    name: short, for files; title: for figures, names network, weights and images; net: in evaluation mode; x (b, 3, h, w)
-    normalized images, calibration (c, 3, h, w) others of the same kind; std: of a channel, in pixel units; key: what the
-    numbers depend on, plain values; data: name -> SHA-256; official: the network and weights of P2; folder: for references.
+    name: short, for files; title: for figures, names network, weights and images; net: in evaluation mode; x (b, 3, h,
+    w) normalized images, calibration (c, 3, h, w) others of the same kind; std: of a channel, in pixel units; key: what
+    the numbers depend on, plain values; data: name -> SHA-256; official: the network and weights of P2; folder: for
+    references.
     """
 
     name: str
@@ -51,19 +53,23 @@ class Subject:
     official: bool = False
     folder: Path = references.FOLDER
 
-    def scale(self, sigma):
+    def scale(self, sigma: float) -> torch.Tensor:
         """Standard deviation of the normalized input (3, 1, 1) for pixel noise of standard deviation `sigma`."""
         return sigma / torch.tensor(self.std).reshape(3, 1, 1)
 
-    def reference(self, sigma, n, seed, progress=None):
-        """The stored `rpa.subjects.references.Reference` for this noise, sample size and seed; made when it is not there."""
+    def reference(
+        self, sigma: float, n: int, seed: int, progress: Callable[[int, int], object] | None = None
+    ) -> references.Reference:
+        """The stored `rpa.subjects.references.Reference` for this noise, sample size and seed; made when it is not
+        there.
+        """
         key = self.key | {"sigma": sigma, "n": n, "seed": seed, "keep": 10, "protocol": 1}
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
         make = lambda: references.estimate(net, self.x, self.scale(sigma), n, seed, progress=progress)
         return references.load_or_make(key, make, self.folder)
 
 
-def squeezenet(n=100):
+def squeezenet(n: int = 100) -> Subject | None:
     """SqueezeNet 1.0 with its ImageNet weights on every (1000/n)-th photograph; None when either is not at hand."""
     try:
         path = datasets.squeezenet_path()
@@ -74,11 +80,12 @@ def squeezenet(n=100):
     return _on_photographs("squeezenet1_0", "SqueezeNet 1.0", net, n)
 
 
-def alexnet(n=100):
+def alexnet(n: int = 100) -> Subject | None:
     """AlexNet with torchvision's IMAGENET1K_V1 weights on the photographs; None when either is not to be had.
 
-    Weights: imagenet/alexnet*.pth of the data root, torch's hub cache, or a download. Another file of the same shapes is taken
-    too, and is not `official`. Raises OSError for a file that is no AlexNet or does not hold what its name says.
+    Weights: imagenet/alexnet*.pth of the data root, torch's hub cache, or a download. Another file of the same shapes
+    is taken too, and is not `official`. Raises OSError for a file that is no AlexNet or does not hold what its name
+    says.
     """
     if photographs() is None:
         return None
@@ -115,7 +122,7 @@ def _alexnet_path():
     return _files.replace(hub / url.rpartition("/")[2], lambda path: path.write_bytes(content))
 
 
-def photographs():
+def photographs() -> datasets.ImageNetSample | None:
     """Photographs of the data root as an `ImageNetSample`: imagenet/classes.csv and images, else folders of images by
     class (ImageFolder) in imagenet/images or imagenet/val; None when there are none.
     """
@@ -163,8 +170,11 @@ def _on_photographs(name, title, net, n, official=False, calibration=24):
     )
 
 
-def fashion_alexnet(n=100, *, images=12_000, epochs=2, seed=0, progress=print):
-    """torchvision's AlexNet for 10 classes, trained from a seed on Fashion-MNIST at 64 x 64, on the first n test images.
+def fashion_alexnet(
+    n: int = 100, *, images: int = 12_000, epochs: int = 2, seed: int = 0, progress: Callable[[str], object] = print
+) -> Subject:
+    """torchvision's AlexNet for 10 classes, trained from a seed on Fashion-MNIST at 64 x 64, on the first n test
+    images.
 
     The weights are kept in build/ under a name made of all that they depend on, and so are its references: they are
     those of this machine.
@@ -215,9 +225,8 @@ def _trained(net, data, images, epochs, seed, progress):
                 schedule.step()
                 if i % 20 == 0:
                     seconds = time.perf_counter() - start
-                    progress(
-                        f"AlexNet on {data.title}: epoch {epoch + 1}/{epochs}, step {i}, loss {loss.item():.3f}, {seconds:.0f} s"
-                    )
+                    where = f"epoch {epoch + 1}/{epochs}, step {i}"
+                    progress(f"AlexNet on {data.title}: {where}, loss {loss.item():.3f}, {seconds:.0f} s")
     return net.state_dict()
 
 

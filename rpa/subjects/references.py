@@ -1,20 +1,29 @@
 """Monte Carlo references of large networks: chunked, seeded, and kept as small files keyed by all they depend on.
 
 A reference holds the leading outputs of each input and their moments under Gaussian noise, from antithetic pairs x + e,
-x - e: what is odd in the noise cancels in a pair's mean, so the mean is several times as accurate as from as many single
-samples. Two references with different seeds share no random number; their agreement is the ceiling for any method.
+x - e: what is odd in the noise cancels in a pair's mean, so the mean is several times as accurate as from as many
+single samples. Two references with different seeds share no random number; their agreement is the ceiling for any
+method.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from rpa import _check, _files
 from rpa._files import ROOT
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 __all__ = ["Reference", "estimate", "fingerprint", "load_or_make", "path_of"]
 
@@ -35,11 +44,21 @@ class Reference:
     n: int
 
 
-def estimate(net, x, scale, n, seed, *, keep=10, chunk=16, progress=None):
+def estimate(
+    net: nn.Module,
+    x: torch.Tensor,
+    scale: float | torch.Tensor,
+    n: int,
+    seed: int,
+    *,
+    keep: int = 10,
+    chunk: int = 16,
+    progress: Callable[[int, int], object] | None = None,
+) -> Reference:
     """`Reference` of net(x[i] + scale z), z standard normal, from n samples (n/2 antithetic pairs) per input.
 
-    x (b, *shape); scale: a number or a tensor that broadcasts to an input; chunk: pairs evaluated at once; progress(i, b)
-    is called after each input. Input i has its own random stream (seed, i). Raises ValueError for an odd n or n < 4.
+    x (b, *shape); scale: a number or a tensor that broadcasts to an input; chunk: pairs evaluated at once; progress(i,
+    b) is called after each input. Input i has its own random stream (seed, i). Raises ValueError for an odd n or n < 4.
     """
     n, chunk = _check.integer("n", n, 4), _check.integer("chunk", chunk, 1)
     if n % 2:
@@ -52,7 +71,8 @@ def estimate(net, x, scale, n, seed, *, keep=10, chunk=16, progress=None):
             rows.append(_one(net, x[i : i + 1], scale, n // 2, generator, keep, chunk, layout))
             if progress:
                 progress(i + 1, len(x))
-    return Reference(*(np.stack(part) for part in zip(*rows)), n)
+    top, mean, var, stderr = (np.stack(part) for part in zip(*rows))
+    return Reference(top, mean, var, stderr, n)
 
 
 def _one(net, x, scale, pairs, generator, keep, chunk, layout):
@@ -77,7 +97,7 @@ def _stream(seed, i):
     return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def fingerprint(net):
+def fingerprint(net: nn.Module) -> str:
     """SHA-256 of a torch module: its architecture in words and every number in its state."""
     digest = hashlib.sha256(repr(net).encode())
     for name, value in net.state_dict().items():
@@ -85,22 +105,24 @@ def fingerprint(net):
     return digest.hexdigest()
 
 
-def path_of(key, folder=FOLDER):
+def path_of(key: dict, folder: str | Path = FOLDER) -> Path:
     """Where the reference with this key (a dict of plain values) is kept: <network>_<hash of the key>.npz."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     return Path(folder) / f"{key['network']}_{digest}.npz"
 
 
-def load_or_make(key, make, folder=FOLDER):
+def load_or_make(key: dict, make: Callable[[], Reference], folder: str | Path = FOLDER) -> Reference:
     """The stored `Reference` for `key`, else make(), which is stored.
 
-    key: everything the numbers depend on, plain values; "network" names the file. A file whose own key differs is made again.
+    key: everything the numbers depend on, plain values; "network" names the file. A file whose own key differs is made
+    again.
     """
     path = path_of(key, folder)
     if path.is_file():
         with np.load(path, allow_pickle=False) as stored:
             if json.loads(str(stored["key"])) == json.loads(json.dumps(key)):
-                return Reference(*(stored[name] for name in ("top", "mean", "var", "stderr")), int(stored["n"]))
+                top, mean, var, stderr = (stored[name] for name in ("top", "mean", "var", "stderr"))
+                return Reference(top, mean, var, stderr, int(stored["n"]))
     made = make()
     parts = {"mean": made.mean, "var": made.var, "stderr": made.stderr, "n": made.n}
     _files.save_arrays(path, key=np.array(json.dumps(key)), top=made.top.astype(np.int16), **parts)

@@ -1,18 +1,20 @@
 """The trained networks of the notebooks: their architectures, their training from seeds, and their loading.
 
 `load_network` and `load_module` read data/weights/<name>.npz, which hold plain arrays (no pickles) and, as JSON, how
-they were made. `python -m rpa.subjects.train [names]` trains them again, on one thread, from fixed seeds. Weights of image
-networks are stored in half precision; the network *is* the stored one, and its accuracy is that of the stored one.
-All take pixels in [0, 1]: the normalization used in training is folded into the first layer, so that a noise level
+they were made. `python -m rpa.subjects.train [names]` trains them again, on one thread, from fixed seeds. Weights of
+image networks are stored in half precision; the network *is* the stored one, and its accuracy is that of the stored
+one. All take pixels in [0, 1]: the normalization used in training is folded into the first layer, so that a noise level
 is in units of the pixel.
 """
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +69,7 @@ def architecture(layers):
     return nn.Sequential(*modules[:-1])
 
 
-def load_module(name, folder=FOLDER):
+def load_module(name: str, folder: str | Path = FOLDER) -> nn.Sequential:
     """The network as an `nn.Sequential` in evaluation mode, float32, without gradients.
 
     LeNets take (n, 1, 28, 28), the others rows. Raises ValueError for an unknown name, OSError for a missing file.
@@ -78,12 +80,12 @@ def load_module(name, folder=FOLDER):
     return module.eval().requires_grad_(False)
 
 
-def load_network(name, folder=FOLDER):
+def load_network(name: str, folder: str | Path = FOLDER) -> ReLUNetwork:
     """The network as a `ReLUNetwork` (float64): any but the LeNets. The moons networks return the logit of class 1."""
     return ReLUNetwork.from_torch(load_module(name, folder))
 
 
-def load_metadata(name, folder=FOLDER):
+def load_metadata(name: str, folder: str | Path = FOLDER) -> dict:
     """How the stored network was made, and its test accuracy: a dict."""
     return _read(name, folder)[1]
 
@@ -99,7 +101,7 @@ def _read(name, folder):
     return arrays, json.loads(str(arrays.pop("metadata")))
 
 
-def train(name, progress=print):
+def train(name: str, progress: Callable[[str], object] = print) -> Any:
     """Trains a network from its seed: (arrays by state-dict key, in the stored precision; metadata).
 
     Deterministic on one machine; across machines sums may be rounded differently. Raises OSError when only a

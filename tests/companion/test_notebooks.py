@@ -66,7 +66,7 @@ def test_two_runs_record_the_same_bytes(stem, runs, tmp_path):
     folder, future = runs[stem]
     assert future.result().returncode == 0
     assert _run(report.ROOT / "notebooks" / f"{stem}.ipynb", tmp_path).returncode == 0
-    results = [path for path in (folder / "data" / "results").glob("*.json")]
+    results = list((folder / "data" / "results").glob("*.json"))
     tables = [path for path in (folder / "figures").glob("*.csv") if not path.stem.endswith("_seconds")]
     for path in results + tables:
         assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes(), path.name

@@ -24,7 +24,9 @@ def test_tail_probabilities_against_mpmath(record):
 
 
 def planar_case(seed):
-    """Networks up to 2-32-32-1, Gaussian and mixture inputs of full covariance, means up to 6 standard deviations off."""
+    """Networks up to 2-32-32-1, Gaussian and mixture inputs of full covariance, means up to 6 standard deviations
+    off.
+    """
     sizes = [(2, 5, 1), (2, 16, 1), (2, 8, 8, 1), (2, 16, 16, 1), (2, 32, 32, 1)][seed % 5]
     make = random_mixture if seed % 2 else random_gaussian
     return random_network(sizes, seed), make(2, seed, spread=6.0 * (seed % 4) / 3)
