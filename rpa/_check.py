@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-__all__ = ["array", "covariance", "fraction", "integer", "pattern_array", "positive"]
+__all__ = ["array", "covariance", "device", "fraction", "index", "integer", "pattern_array", "positive"]
 
 
 def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
@@ -70,6 +70,26 @@ def integer(name: str, value: object, low: int = 0) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < low:
         raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
     return int(value)
+
+
+def index(name: str, value: object, length: int) -> int:
+    """An int in [0, length)."""
+    number = integer(name, value)
+    if number >= length:
+        raise ValueError(f"{name}: expected an index below {length}, got {number}")
+    return number
+
+
+def device(name: str, value: object) -> str | None:
+    """A device as torch names it, on which a tensor can be made; None is the CPU."""
+    import torch
+
+    try:
+        torch.empty(0, device=value)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(f"{name}: expected one of {', '.join(there)} or None, got {value!r}") from error
+    return None if value is None else str(value)
 
 
 def pattern_array(name: str, value: ArrayLike, n_hidden: int) -> NDArray[np.bool_]:

@@ -39,6 +39,8 @@ class Gaussian:
 
     def __init__(self, mean: ArrayLike, cov: ArrayLike) -> None:
         mean = _check.array("mean", mean, (None,))
+        if len(mean) == 0:
+            raise ValueError("mean: expected at least one coordinate, got none")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "cov_given", _check.covariance("cov", cov, len(mean)))
 
@@ -94,7 +96,7 @@ class Gaussian:
 class GaussianMixture:
     """sum_c weights[c] N(mean_c, cov_c).
 
-    weights (c,): positive, scaled here to sum 1; components: c Gaussians of one dimension.
+    weights (c,): positive, of sum 1 (to 1e-9, then scaled to 1 exactly); components: c Gaussians of one dimension.
     Raises ValueError when empty, when lengths or dimensions differ, or for a weight that is not positive.
     """
 
@@ -113,6 +115,8 @@ class GaussianMixture:
         weights = _check.array("weights", weights, (len(components),))
         if (weights <= 0).any():
             raise ValueError(f"weights: expected positive numbers, got {weights.min():g}")
+        if abs(weights.sum() - 1) > 1e-9:
+            raise ValueError(f"weights: expected a sum of 1, got {weights.sum():.12g}; divide them by it")
         object.__setattr__(self, "weights", weights / weights.sum())
         object.__setattr__(self, "components", components)
 

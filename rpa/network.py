@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rpa.inputs import Gaussian
 
 
-__all__ = ["ReLUNetwork"]
+__all__ = ["ReLUNetwork", "as_network"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +115,15 @@ class ReLUNetwork:
         """From an `nn.Sequential` of Linear, ReLU or LeakyReLU, and layers that do nothing in evaluation.
 
         Neighbouring Linear layers are multiplied; a trailing ReLU is followed by the identity. Flatten, Identity and
-        Dropout are passed over. Raises ValueError naming any other layer, or two different slopes.
+        Dropout are passed over. Raises ValueError naming any other layer, two different slopes, or a Dropout in
+        training mode, which is no function of its input.
         """
         from torch import nn
 
         if not isinstance(module, nn.Sequential):
             raise ValueError(f"module: expected nn.Sequential, got {type(module).__name__}")
+        if any(isinstance(layer, nn.Dropout) and layer.training and layer.p for layer in module):
+            raise ValueError("module: Dropout in training mode makes the output random; call module.eval() first")
         weights: list[Array] = []
         biases: list[Array] = []
         slopes, after_relu = set(), True
@@ -159,3 +162,14 @@ class ReLUNetwork:
             linear.bias.data = torch.from_numpy(bias.copy())
             layers += [linear, nn.LeakyReLU(self.slope) if self.slope else nn.ReLU()]
         return nn.Sequential(*layers[:-1])
+
+
+def as_network(net: ReLUNetwork | nn.Module) -> ReLUNetwork:
+    """`net` itself, or the `ReLUNetwork` of a torch module (see `ReLUNetwork.from_torch`); ValueError for anything
+    else.
+    """
+    if isinstance(net, ReLUNetwork):
+        return net
+    if any(kind.__module__.startswith("torch.nn") for kind in type(net).__mro__):
+        return ReLUNetwork.from_torch(net)
+    raise ValueError(f"net: expected a ReLUNetwork or a torch module, got {type(net).__name__}")

@@ -26,7 +26,8 @@ def random_gaussian(dim, seed, spread=1.0):
 
 def random_mixture(dim, seed, n_components=3, spread=1.0):
     parts = [random_gaussian(dim, 100 * seed + c, spread) for c in range(n_components)]
-    return GaussianMixture(np.random.default_rng(seed).uniform(0.2, 1, n_components), parts)
+    weights = np.random.default_rng(seed).uniform(0.2, 1, n_components)
+    return GaussianMixture(weights / weights.sum(), parts)
 
 
 def assert_binomial(counts, n, p):

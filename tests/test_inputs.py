@@ -71,7 +71,7 @@ def test_fit_recovers_separated_components():
         (lambda: GaussianMixture([1.0, 0.0], [Gaussian([0.0], 1.0)] * 2), "weights: expected positive"),
         (lambda: GaussianMixture([1.0], [Gaussian([0.0], 1.0)] * 2), "weights: expected shape"),
         (
-            lambda: GaussianMixture([1, 1], [Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)]),
+            lambda: GaussianMixture([0.5, 0.5], [Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)]),
             "components: expected one dim",
         ),
         (lambda: GaussianMixture([1], ["x"]), "components: expected Gaussian, got str"),

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from rpa import _check
 from rpa.moments.layerwise import layerwise
+from rpa.moments.modules import check_evaluable
 from rpa.moments.two_stage import splits, two_stage_mean
 
 __all__ = ["GRADIENTS", "Noise", "Outcome", "expected_output", "margin", "noise_attack"]
@@ -55,7 +56,7 @@ def noise_attack(
     sparse: int | None = None,
     smooth: float | None = None,
     seed: int = 0,
-) -> Outcome:
+) -> Noise:
     """The `Noise` that makes the expected output prefer another class, or class `target`, for each image.
 
     net: `nn.Sequential` in evaluation mode that takes (b, c, H, W), or rows if it begins with Linear; x (b, c, H, W);
@@ -71,12 +72,13 @@ def noise_attack(
     smooth: shift and variances are blurred by a Gaussian of so many pixels.
     Raises ValueError for wrong shapes, classes out of range, a target equal to its label, or options out of range.
     """
-    net = nn.Sequential(nn.Flatten(), *net) if isinstance(net[0], nn.Linear) else net
+    net = _on_images(net)
     budget, share = _check.positive("budget", budget), float(_check.array("share", share, ()))
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected a number in [0, 1], got {share:g}")
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}; got {gradient!r}")
+    check_evaluable(net, x)
     _check_images(net, x, label, target)
     steps = _check.integer("steps", steps, 1)
     blur = (lambda image: image) if smooth is None else _blur(_check.positive("smooth", smooth))
@@ -101,11 +103,9 @@ def margin(output: torch.Tensor, label: torch.Tensor, target: torch.Tensor | Non
 
 
 @torch.no_grad()
-def expected_output(
-    net: nn.Module, x: torch.Tensor, noise: Noise, n: int, seed: int, chunk: int = 16384
-) -> torch.Tensor:
+def expected_output(net: nn.Module, x: torch.Tensor, noise: Noise, n: int, seed: int, chunk: int = 16384) -> Outcome:
     """`Outcome` of n >= 2 draws of the noise for each image x (b, c, H, W), on the network itself."""
-    net = nn.Sequential(nn.Flatten(), *net) if isinstance(net[0], nn.Linear) else net
+    net = _on_images(net)
     n = _check.integer("n", n, 2)
     generator = torch.Generator().manual_seed(seed)
     total = square = wins = torch.zeros(())
@@ -121,6 +121,12 @@ def expected_output(
     mean = total / n
     variance = (square / n - mean**2).clamp(min=0) * n / (n - 1)
     return Outcome(centre + mean, (variance / n).sqrt(), wins / n)
+
+
+def _on_images(net):
+    if not isinstance(net, nn.Sequential) or not len(net):
+        raise ValueError(f"net: expected nn.Sequential, got {type(net).__name__}")
+    return nn.Sequential(nn.Flatten(), *net) if isinstance(net[0], nn.Linear) else net
 
 
 def _ascend(net, x, label, target, budget, share, gradient, steps, blur, seed, kept):

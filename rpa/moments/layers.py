@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from rpa.moments import layerwise, pooling
+from rpa.moments import modules, pooling
 
 __all__ = ["Layer", "prepare"]
 
@@ -64,11 +64,11 @@ def prepare(net: nn.Module, *, pool_first: bool = True) -> tuple[Layer, ...]:
     pool_first: exchange a ReLU and the max pooling after it, for `moments` and `fit`; `two_stage_mean` leaves them in
     order. Raises ValueError naming a layer without a rule.
     """
-    flat = layerwise.unrolled(net, lambda fire: _Parallel(fire.expand1x1, fire.expand3x3))
+    flat = modules.unrolled(net, lambda fire: _Parallel(fire.expand1x1, fire.expand3x3))
     unknown = [type(layer).__name__ for layer in flat if not isinstance(layer, KNOWN)]
     if unknown:
         raise ValueError(f"net: no moment rule for the layer {unknown[0]}")
-    flat = layerwise.pool_first(flat) if pool_first else flat
+    flat = modules.pool_first(flat) if pool_first else flat
     return tuple(Layer(module, _twin(module, 1), _bias(module), _twin(module, 2)) for module in flat)
 
 

@@ -7,7 +7,6 @@ diag(rest): there, off the diagonal, only the linear response to the input is ke
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -17,8 +16,9 @@ from torch import nn
 from torch.nn import functional
 
 from rpa.moments import pooling, relu
+from rpa.moments.modules import as_sequential, check_evaluable, pool_first
 
-__all__ = ["Moments", "as_sequential", "layerwise", "linear_part", "noise", "pool_first", "unrolled"]
+__all__ = ["Moments", "layerwise", "linear_part", "noise"]
 
 MAX_ROWS = 16384  # a layer's independent noise enters the next affine layer as one row per unit
 NONLINEAR = (nn.ReLU, nn.MaxPool2d)
@@ -52,8 +52,9 @@ def layerwise(
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    layers = pool_first(as_sequential(net))
     var, full = noise(cov, mean)
+    check_evaluable(net, mean, "mean")
+    layers = pool_first(as_sequential(net))
     if rule == "diagonal" and full is not None:
         raise ValueError("cov: the diagonal rule takes a variance or variances, got a full covariance")
     if rule == "diagonal":
@@ -85,6 +86,8 @@ def noise(cov: float | torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, 
     """
     if not isinstance(mean, torch.Tensor) or mean.ndim < 2 or not mean.is_floating_point():
         raise ValueError("mean: expected a floating-point tensor (b, ...), one row per input")
+    if mean.numel() == 0 or not mean.isfinite().all():
+        raise ValueError(f"mean: expected at least one input, all numbers finite, got shape {tuple(mean.shape)}")
     cov = torch.as_tensor(cov, dtype=mean.dtype, device=mean.device)
     n = mean[0].numel()
     if not cov.isfinite().all():
@@ -97,61 +100,6 @@ def noise(cov: float | torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, 
     if (var < 0).any():
         raise ValueError(f"cov: variances must not be negative, got {var.min():g}")
     return var.expand(mean.shape), full
-
-
-def as_sequential(net: nn.Module) -> nn.Sequential:
-    """The same function as a flat `nn.Sequential` of single layers, without Dropout and Identity; weights are shared.
-
-    Nested Sequentials are flattened; torchvision's AlexNet and SqueezeNet are unrolled, a Fire module's two expanding
-    convolutions becoming one of kernel 3. ReLU works in place in neither. Raises ValueError for another container.
-    """
-    return nn.Sequential(*unrolled(net, _one_convolution))
-
-
-def pool_first(layers: list[nn.Module]) -> list[nn.Module]:
-    """ReLU and max pooling in the order pool, ReLU: the same function, and the pooled units are Gaussian."""
-    layers = list(layers)
-    for i in range(len(layers) - 1):
-        if isinstance(layers[i], nn.ReLU) and isinstance(layers[i + 1], nn.MaxPool2d):
-            layers[i], layers[i + 1] = layers[i + 1], layers[i]
-    return layers
-
-
-def unrolled(module: nn.Module, expansion: Callable[[nn.MaxPool2d], nn.Module]) -> nn.Module:
-    """The single layers of a Sequential, AlexNet or SqueezeNet in order, without Dropout and Identity.
-
-    expansion(fire): the module that stands for the two expanding convolutions of a Fire module.
-    """
-    name = type(module).__name__
-    if isinstance(module, nn.Sequential):
-        return [layer for child in module for layer in unrolled(child, expansion)]
-    if isinstance(module, (nn.Dropout, nn.Identity)):
-        return []
-    if isinstance(module, nn.ReLU):
-        return [nn.ReLU()]
-    if name == "AlexNet":
-        return [
-            *unrolled(module.features, expansion),
-            module.avgpool,
-            nn.Flatten(),
-            *unrolled(module.classifier, expansion),
-        ]
-    if name == "SqueezeNet":
-        return [*unrolled(module.features, expansion), *unrolled(module.classifier, expansion), nn.Flatten()]
-    if name == "Fire":
-        return [module.squeeze, nn.ReLU(), expansion(module), nn.ReLU()]
-    if list(module.children()):
-        raise ValueError(f"net: expected Sequential, AlexNet or SqueezeNet, got {name}")
-    return [module]
-
-
-def _one_convolution(fire):
-    one, three = fire.expand1x1, fire.expand3x3
-    conv = nn.Conv2d(one.in_channels, one.out_channels + three.out_channels, 3, padding=1)
-    weight = torch.cat([functional.pad(one.weight.detach(), (1, 1, 1, 1)), three.weight.detach()])
-    conv.weight = nn.Parameter(weight)
-    conv.bias = nn.Parameter(torch.cat([one.bias, three.bias]).detach())
-    return conv
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ condition.
 Tensors of float32 or float64; the result has the type of `mu`, and covariances of pairs are computed in float64.
 Gradients are analytic and finite everywhere; where a derivative is infinite (that of the mean with respect to var
 at mu = var = 0) it is returned as 0. Raises ValueError for NaN or infinite entries, negative variances,
-|correlation| > 1 beyond rounding, or wrong shapes.
+|correlation| > 1 beyond rounding, or wrong shapes. Numbers, lists and arrays are taken as float64 tensors.
 """
 
 import math
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from rpa.polytopes import bivariate
@@ -30,10 +32,11 @@ __all__ = [
     "variance",
 ]
 
+TensorLike: TypeAlias = Any  # a tensor; numbers, lists and arrays are taken as float64
 CHUNK = 1 << 14  # elements worked on at once by the tail integrals, to stay in cache
 
 
-def mean(mu: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+def mean(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """E[relu(x)] = mu Phi(a) + sigma phi(a) for x ~ N(mu, var), elementwise (P2, theorem 1); mu, var of one shape.
 
     Computed as max(mu, 0) + sigma e_1(|a|), which keeps its relative accuracy where the two terms nearly cancel.
@@ -41,28 +44,32 @@ def mean(mu: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
     return _apply(_Mean, mu, var)
 
 
-def gain(mu: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+def gain(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """P(x > 0) = E[relu'(x)] = Phi(a), elementwise; the linear response of relu to its input (1/2 at mu = var = 0)."""
+    mu, var = _tensor(mu), _tensor(var)
+    _check("mu", mu, mu.shape)
+    _check("var", var, var.shape, at_least=0)
     safe = torch.where(var > 0, var, 1.0).sqrt()
     return ndtr(torch.where(var > 0, mu / safe, mu.sign() * FAR))
 
 
-def variance(mu: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+def variance(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """Var[relu(x)] for x ~ N(mu, var), elementwise; relatively accurate for any a."""
     return _apply(_Variance, mu, var)
 
 
-def second_moment(mu: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+def second_moment(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """E[relu(x)^2] = (mu^2 + var) Phi(a) + mu sigma phi(a), elementwise (P2, lemma 1 integrated)."""
     return variance(mu, var) + mean(mu, var) ** 2
 
 
-def squared_pdf(y: torch.Tensor, mu: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def squared_pdf(y: TensorLike, mu: TensorLike, var: TensorLike) -> tuple[torch.Tensor, torch.Tensor]:
     """Law of relu(x)^2 (P2, lemma 1): (density at y, mass of the atom at 0).
 
     For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the
     atom has mass Phi(-a). y, mu, var broadcast; var > 0.
     """
+    y, mu, var = map(_tensor, (y, mu, var))
     if not (var > 0).all():
         raise ValueError(f"var: expected positive numbers, for a density to exist, got {var.min():g}")
     atom = ndtr(-mu / var.sqrt())
@@ -71,13 +78,14 @@ def squared_pdf(y: torch.Tensor, mu: torch.Tensor, var: torch.Tensor) -> tuple[t
     return torch.where(y > 0, density, 0.0), atom
 
 
-def covariance(mu: torch.Tensor, cov: torch.Tensor) -> torch.Tensor:
+def covariance(mu: TensorLike, cov: TensorLike) -> torch.Tensor:
     """Cov[relu(x)] for x ~ N(mu, cov): mu (..., n), cov (..., n, n), any mean, singular cov welcome -> (..., n, n).
 
     With rho the correlation, Cov_12 = sigma_1 sigma_2 (rho Phi(a1) Phi(a2) + int_0^rho (rho - r) phi2(a1, a2; r) dr);
     see `rpa.polytopes.bivariate`. Relative error about 1e-14, also in the tails and at rho = +-1. The gradient with
     respect to the covariance of a pair is the orthant probability Phi2 (Price's theorem, P2's lemma 2).
     """
+    mu = _tensor(mu)
     cov = _symmetric(mu, cov)
     i, j = torch.triu_indices(mu.shape[-1], mu.shape[-1], 1, device=mu.device)
     var = cov.diagonal(dim1=-2, dim2=-1)
@@ -88,9 +96,10 @@ def covariance(mu: torch.Tensor, cov: torch.Tensor) -> torch.Tensor:
 
 
 def covariance_pairs(
-    mu1: torch.Tensor, mu2: torch.Tensor, var1: torch.Tensor, var2: torch.Tensor, cov12: torch.Tensor
+    mu1: TensorLike, mu2: TensorLike, var1: TensorLike, var2: TensorLike, cov12: TensorLike
 ) -> torch.Tensor:
     """Cov[relu(x1), relu(x2)] elementwise, for tensors of one shape; the entries of `covariance`."""
+    mu1, mu2, var1, var2, cov12 = map(_tensor, (mu1, mu2, var1, var2, cov12))
     for name, value in (("mu1", mu1), ("mu2", mu2), ("var1", var1), ("var2", var2)):
         _check(name, value, cov12.shape, at_least=0 if name.startswith("var") else None)
     _check("cov12", cov12, mu1.shape)
@@ -101,7 +110,7 @@ def covariance_pairs(
     return _PairCovariance.apply(*(v.double() for v in (mu1, mu2, var1, var2, cov12))).to(mu1.dtype)
 
 
-def covariance_zero_mean(cov: torch.Tensor) -> torch.Tensor:
+def covariance_zero_mean(cov: TensorLike) -> torch.Tensor:
     """Cov[relu(x)] for x ~ N(0, cov), cov (..., n, n), in closed form (P2, theorem 2).
 
     E[q1 q2] = (sigma_12 asin(rho) + sqrt(var_1 var_2 - sigma_12^2)) / (2 pi) + sigma_12 / 4, minus the product
@@ -114,15 +123,16 @@ def covariance_zero_mean(cov: torch.Tensor) -> torch.Tensor:
     return (scale * _ZeroMean.apply((cov.double() / scale).clamp(-1, 1))).to(cov.dtype)
 
 
-def covariance_series(mu: torch.Tensor, cov: torch.Tensor, terms: int = 4) -> torch.Tensor:
+def covariance_series(mu: TensorLike, cov: TensorLike, terms: int = 4) -> torch.Tensor:
     """`covariance` with its off-diagonal series cut after rho^terms: positive semidefinite, and arithmetic only.
 
     Cov_12 / (sigma_1 sigma_2) = rho Phi Phi + sum_{k >= 2} rho^k / k! He_{k-2}(a1) He_{k-2}(a2) phi(a1) phi(a2)
     (Mehler). Four terms err by at most 0.006 sigma_1 sigma_2; one term, `terms=1`, is the linear response J cov J^T
     with J = Phi(a).
     """
-    if terms < 1:
-        raise ValueError(f"terms: expected an integer >= 1, got {terms}")
+    if not isinstance(terms, int) or terms < 1:
+        raise ValueError(f"terms: expected an integer >= 1, got {terms!r}")
+    mu = _tensor(mu)
     cov = _symmetric(mu, cov)
     var = cov.diagonal(dim1=-2, dim2=-1)
     # A unit of variance 0 has covariance 0: any sigma will do, and 1 keeps the gradient finite.
@@ -256,7 +266,13 @@ def _tail(t, powers):
     return [row.reshape(t.shape) for row in torch.cat(parts, 1)] if parts else [torch.empty_like(t)] * powers
 
 
+def _tensor(value):
+    """A tensor as it is; numbers, lists and arrays as float64."""
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value, dtype=np.float64))
+
+
 def _apply(function, mu, var):
+    mu, var = _tensor(mu), _tensor(var)
     _check("mu", mu, var.shape)
     _check("var", var, mu.shape, at_least=0)
     return function.apply(mu, var.to(mu.dtype))
@@ -273,6 +289,7 @@ def _check(name, value, shape, at_least=None):
 
 def _symmetric(mu, cov):
     """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis) and its symmetry."""
+    cov = _tensor(cov)
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2] or (mu is not None and cov.shape[:-1] != mu.shape):
         raise ValueError(f"cov: expected shape (..., n, n) beside mu (..., n), got {tuple(cov.shape)}")
     _check("cov", cov, cov.shape)

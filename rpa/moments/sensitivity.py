@@ -27,6 +27,7 @@ from scipy.stats import chi
 from torch import nn
 
 from rpa import _check
+from rpa.moments.modules import check_evaluable
 from rpa.network import ReLUNetwork
 
 __all__ = ["noise_map", "output_jacobian"]
@@ -96,8 +97,9 @@ def _module_and_image(net, x):
     x = _check.array("x", x, (None,) * (2 if np.ndim(x) == 2 else 3))
     x = torch.as_tensor(x, dtype=next(module.parameters()).dtype)
     x = x[None] if x.ndim == 2 else x
-    if isinstance(module[0], nn.Flatten) and module[1].in_features != x.numel():
+    if isinstance(module[0], nn.Flatten) and isinstance(module[1], nn.Linear) and module[1].in_features != x.numel():
         raise ValueError(f"x: expected {module[1].in_features} pixels, got shape {tuple(x.shape)}")
+    check_evaluable(module, x[None])
     return module, x
 
 

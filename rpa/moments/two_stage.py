@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from rpa import _check
 from rpa.moments import relu
-from rpa.moments.layerwise import Moments, as_sequential, linear_part, noise
+from rpa.moments.layerwise import Moments, linear_part, noise
+from rpa.moments.modules import as_sequential, check_evaluable
 
 if TYPE_CHECKING:
     from rpa.inputs import Gaussian, GaussianMixture
@@ -117,8 +118,12 @@ def two_stage(
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     full = noise(cov, x)[1]
+    check_evaluable(first, x)
     with torch.no_grad():
-        units = first(x[:1]).numel()
+        y = first(x[:1])
+    units = y.numel()
+    check_evaluable(second, y, "first: its output")
+    outputs = _checked_outputs(outputs, second, y)
     if units > MAX_DENSE and (rule not in ADJOINT or full is not None or points is not None):
         raise ValueError(f"first: {units} units; above {MAX_DENSE} only {ADJOINT}, without full cov or points")
     affine = _is_affine(first)
@@ -188,6 +193,17 @@ def _evaluate(f, x):
     if not np.isfinite(y).all():
         raise ValueError("f: returned NaN or infinite values")
     return y
+
+
+def _checked_outputs(outputs, second, y):
+    if outputs is None:
+        return None
+    with torch.no_grad():
+        count = second(y).numel()
+    wrong = [k for k in outputs if isinstance(k, bool) or int(k) != k or not 0 <= k < count]
+    if wrong or len(outputs) == 0:
+        raise ValueError(f"outputs: expected indices from 0 to {count - 1}, got {list(outputs)}")
+    return [int(k) for k in outputs]
 
 
 def _is_affine(module):

@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 
 from rpa import _check
 from rpa.inputs import components_of
+from rpa.network import as_network
 from rpa.patterns.output_law import OutputMixture
 from rpa.patterns.pieces import exact_pieces, searched_pieces
 from rpa.patterns.regions import jacobians, label, region_of
@@ -79,7 +80,7 @@ class PatternPMF:
 
     def region(self, i: int) -> Region:
         """The `Region` of the i-th most probable pattern, in input coordinates."""
-        return region_of(self.net, self.patterns[i])
+        return region_of(self.net, self.patterns[_check.index("i", i, len(self))])
 
     def to_frame(self) -> pd.DataFrame:
         """A pandas DataFrame with columns label, p, log_p, rel_error, active (number of active units)."""
@@ -138,6 +139,7 @@ def pattern_pmf(
     `mass` of the probability if that is reached sooner; "auto" is exhaustive where possible, else best-first.
     rtol: relative error asked of each probability. Returns a `PatternPMF`; raises ValueError for unfit arguments.
     """
+    net = as_network(net)
     max_patterns = _check.integer("max_patterns", max_patterns, 1)
     mass, rtol = _check.fraction("mass", mass), _check.positive("rtol", rtol)
     if search not in SEARCHES:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from rpa import _check
 from rpa.inputs import Gaussian
+from rpa.network import as_network
 from rpa.polytopes import planar
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def label(pattern: ArrayLike) -> int:
 
 def region_of(net: ReLUNetwork | nn.Module, pattern: ArrayLike) -> Region:
     """The `Region` of an activation pattern (N,), or of its decimal label. It may be empty."""
+    net = as_network(net)
     if isinstance(pattern, (int, np.integer)) and not isinstance(pattern, bool):
         if not 0 <= pattern < 2**net.n_hidden:
             raise ValueError(f"pattern: expected a label in [0, 2^{net.n_hidden}), got {pattern}")
@@ -153,6 +155,7 @@ def region_of(net: ReLUNetwork | nn.Module, pattern: ArrayLike) -> Region:
 
 def region_at(net: ReLUNetwork | nn.Module, x: ArrayLike) -> Region:
     """The `Region` that holds the point x (d,)."""
+    net = as_network(net)
     x = _check.array("x", x, (net.input_dim,))
     return region_of(net, net.patterns(x[None])[0])
 
@@ -175,6 +178,7 @@ class PlanarRegions:
 
     def vertices(self, i: int) -> np.ndarray:
         """Corners (n, d) of region i in input coordinates (d <= 2), in order around it."""
+        i = _check.index("i", i, len(self.patterns))
         return self.mean + self.polygons.vertices[i, : self.polygons.counts[i]] @ self.factor.T
 
 
@@ -200,6 +204,7 @@ def planar_regions(net: ReLUNetwork | nn.Module, inputs: RandomInput) -> PlanarR
     Returns `PlanarRegions`; P1's proposition on the PMF, without approximation.
     Raises ValueError for mixtures (take one component at a time) and for a rank above two.
     """
+    net = as_network(net)
     if not isinstance(inputs, Gaussian):
         raise ValueError(f"inputs: expected Gaussian, got {type(inputs).__name__}")
     if inputs.dim != net.input_dim:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from rpa import _check
 from rpa.inputs import components_of
+from rpa.network import as_network
 from rpa.patterns import pruning, search
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def best_first(
     may use; it bounds the width. progress: True or False for a progress bar; None shows one on a terminal after 2 s.
     Raises ValueError for unfit arguments.
     """
-    components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
+    net, components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
     available = _check.positive("memory", memory)
     found: list = []
     with tqdm(unit=" units", delay=2.0, leave=False, disable=None if progress is None else not progress) as bar:
@@ -91,7 +92,7 @@ def entropy_pruned(
     threshold: a unit whose activation has less entropy than this, in bits, is fixed. Other arguments, the result and
     the errors raised are those of `best_first`.
     """
-    components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
+    net, components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
     threshold = _check.positive("threshold", threshold)
     found = []
     for weight, component in components:
@@ -123,7 +124,7 @@ def draw_packed(net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> np.
     `rpa.patterns.search.hidden_layers`, so that a unit may flip within 1e-3 standard deviations of its threshold,
     mostly much less. With a mixture they come sorted by component.
     """
-    components, n, _ = _checked(net, inputs, n, 1.0, "n")
+    net, components, n, _ = _checked(net, inputs, n, 1.0, "n")
     generator = torch.Generator().manual_seed(seed)
     shares = np.random.default_rng(seed).multinomial(n, [weight for weight, _ in components])
     packed = [np.zeros((0, -(-net.n_hidden // 8)), dtype=np.uint8)]
@@ -168,10 +169,10 @@ def _distinct(packed):
 
 
 def _checked(net, inputs, number, mass, name="max_patterns"):
-    components = components_of(inputs)
+    net, components = as_network(net), components_of(inputs)
     if inputs.dim != net.input_dim:
         raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
-    return components, _check.integer(name, number, 1), _check.fraction("mass", mass)
+    return net, components, _check.integer(name, number, 1), _check.fraction("mass", mass)
 
 
 def _passes(small, max_patterns, mass, memory, tick):

@@ -116,7 +116,7 @@ def probabilities(
     h = _check.array("h", h, H.shape[:2])
     rtol = _check.fraction("rtol", rtol)
     seed, budget = _check.integer("seed", seed), _check.integer("budget", budget, 512)
-    return _solve(H, h, rtol, seed, "auto", budget, device)[:2]
+    return _solve(H, h, rtol, seed, "auto", budget, _check.device("device", device))[:2]
 
 
 def _solve(H, h, rtol, seed, method, budget, device=None):

@@ -8,7 +8,8 @@ from torch import nn
 
 from rpa.inputs import Gaussian
 from rpa.moments import pooling, relu, two_stage
-from rpa.moments.layerwise import RULES, as_sequential, layerwise
+from rpa.moments.layerwise import RULES, layerwise
+from rpa.moments.modules import as_sequential
 from rpa.patterns.pmf import pattern_pmf
 from rpa.subjects._torchvision import import_torchvision
 
