@@ -32,6 +32,10 @@ class Gaussian:
 
     mean (d,); cov: a variance (float), variances (d,), or a covariance (d, d), positive semidefinite.
     Raises ValueError for wrong shapes, non-finite entries, negative variances, asymmetric or indefinite cov.
+
+    >>> x = Gaussian([1.0, 2.0], cov=[0.5, 1.0])
+    >>> x.affine([[1.0, 1.0]], [0.0]).cov
+    array([[1.5]])
     """
 
     mean: np.ndarray
@@ -98,6 +102,9 @@ class GaussianMixture:
 
     weights (c,): positive, of sum 1 (to 1e-9, then scaled to 1 exactly); components: c Gaussians of one dimension.
     Raises ValueError when empty, when lengths or dimensions differ, or for a weight that is not positive.
+
+    >>> GaussianMixture([0.25, 0.75], [Gaussian([0.0], 1.0), Gaussian([4.0], 1.0)]).mean
+    array([3.])
     """
 
     weights: np.ndarray

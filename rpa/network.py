@@ -33,6 +33,11 @@ class ReLUNetwork:
     weights[l] (m_l, m_{l-1}), biases[l] (m_l,), l = 0..L-1; the last layer is affine.
     slope: the derivative on the negative side, 0 for ReLU, in [0, 1) for leaky ReLU.
     Raises ValueError when shapes do not chain, entries are not finite or slope is outside [0, 1).
+
+    >>> net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])  # f(x) = |x|
+    >>> net([[-2.0], [3.0]])
+    array([[2.],
+           [3.]])
     """
 
     weights: tuple

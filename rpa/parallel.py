@@ -25,6 +25,9 @@ def pmap(f: Callable[[Any], Any], items: Iterable[Any], *, n_jobs: int = -1, pro
     n_jobs: workers, -1 for one per core (of the cluster); 1 runs here.
     progress: a label shows a tqdm bar, None shows none. Give each item its own seed: which worker takes it is chance.
     Raises RuntimeError naming the first item that failed, from its own exception.
+
+    >>> pmap(abs, [-1, 2, -3], n_jobs=1)
+    [1, 2, 3]
     """
     items = list(items)
     results = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_guarded)(f, item) for item in items)

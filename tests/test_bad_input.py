@@ -158,4 +158,5 @@ def test_lists_are_as_good_as_tensors():
     expected = relu.mean(torch.tensor(mean, dtype=torch.float64), torch.tensor(variance, dtype=torch.float64))
     assert torch.equal(relu.mean(mean, np.array(variance)), expected)
     cov = [[1.0, 0.5], [0.5, 2.0]]
-    assert torch.equal(relu.covariance(mean, cov), relu.covariance(*(torch.tensor(v, dtype=torch.float64) for v in (mean, cov))))
+    tensors = [torch.tensor(v, dtype=torch.float64) for v in (mean, cov)]
+    assert torch.equal(relu.covariance(mean, cov), relu.covariance(*tensors))

@@ -55,7 +55,12 @@ def autoregressive(n: int, rho: float, mean: float = 0.0, nodes: int = 600) -> t
 
 
 def random_walk(n: int) -> tuple[np.ndarray, float]:
-    """(cov (n, n), log P(z > 0)) for sums of n independent N(0, 1): P = C(2n, n) / 4^n (Sparre Andersen 1954)."""
+    """(cov (n, n), log P(z > 0)) for sums of n independent N(0, 1): P = C(2n, n) / 4^n (Sparre Andersen 1954).
+
+    >>> cov, log_p = random_walk(3)
+    >>> round(math.exp(log_p), 4)  # C(6, 3) / 4^3
+    0.3125
+    """
     index = np.arange(1.0, n + 1)
     log_p = math.lgamma(2 * n + 1) - 2 * math.lgamma(n + 1) - 2 * n * math.log(2)
     return np.minimum(index[:, None], index), log_p

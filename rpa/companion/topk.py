@@ -33,6 +33,10 @@ def wilson(successes: ArrayLike, n: int, level: float = 0.95) -> tuple[np.ndarra
     """(low, high): Wilson's score interval for a proportion from `successes` of n trials, elementwise.
 
     (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n); stays in [0, 1] and never has length zero.
+
+    >>> low, high = wilson(9, 10)
+    >>> round(float(low), 3), round(float(high), 3)
+    (0.596, 0.982)
     """
     n = _check.integer("n", n, 1)
     successes = np.asarray(successes, dtype=float)

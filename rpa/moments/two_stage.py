@@ -40,6 +40,11 @@ def affine_relu_affine(
     """Exact moments of B relu(A x + c1) + c2 for x ~ N(mean, cov) (P2's corollary, for any mean and covariance).
 
     A (m, d), c1 (m,), B (k, m), c2 (k,); mean (b, d); cov as in `noise` -> `Moments` (b, k), (b, k, k).
+
+    >>> one, zero = torch.eye(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    >>> found = affine_relu_affine(one, zero, one, zero, mean=zero[None], cov=1.0)  # relu of N(0, 1)
+    >>> round(found.mean.item(), 6), round(found.var.item(), 6)  # 1 / sqrt(2 pi), 1/2 - 1 / (2 pi)
+    (0.398942, 0.340845)
     """
     mean = torch.as_tensor(mean)
     for name, value, shape in (("A", A, (len(c1), mean.shape[-1])), ("B", B, (len(c2), len(c1)))):

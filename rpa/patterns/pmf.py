@@ -138,6 +138,15 @@ def pattern_pmf(
     then play no part); "best_first", "entropy" (P1's) and "monte_carlo" (10^5 samples) find up to `max_patterns`, or
     `mass` of the probability if that is reached sooner; "auto" is exhaustive where possible, else best-first.
     rtol: relative error asked of each probability. Returns a `PatternPMF`; raises ValueError for unfit arguments.
+
+    >>> from rpa import Gaussian, ReLUNetwork
+    >>> net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])  # f(x) = |x|
+    >>> pmf = pattern_pmf(net, Gaussian([1.0], 1.0))
+    >>> pmf.patterns.astype(int), pmf.p.round(6)
+    (array([[1, 0],
+           [0, 1]]), array([0.841345, 0.158655]))
+    >>> round(float(pmf.output().mean[0]), 6)  # E|x|
+    1.166631
     """
     net = as_network(net)
     max_patterns = _check.integer("max_patterns", max_patterns, 1)

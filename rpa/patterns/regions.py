@@ -139,7 +139,13 @@ def label(pattern: ArrayLike) -> int:
 
 
 def region_of(net: ReLUNetwork | nn.Module, pattern: ArrayLike) -> Region:
-    """The `Region` of an activation pattern (N,), or of its decimal label. It may be empty."""
+    """The `Region` of an activation pattern (N,), or of its decimal label. It may be empty.
+
+    >>> from rpa import ReLUNetwork
+    >>> net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])  # f(x) = |x|
+    >>> region_of(net, [0, 1]).A
+    array([[-1.]])
+    """
     net = as_network(net)
     if isinstance(pattern, (int, np.integer)) and not isinstance(pattern, bool):
         if not 0 <= pattern < 2**net.n_hidden:
@@ -203,6 +209,11 @@ def planar_regions(net: ReLUNetwork | nn.Module, inputs: RandomInput) -> PlanarR
     unit's zero line crosses becomes two. Regions 40 or more standard deviations out (p < 1e-349) are left out.
     Returns `PlanarRegions`; P1's proposition on the PMF, without approximation.
     Raises ValueError for mixtures (take one component at a time) and for a rank above two.
+
+    >>> from rpa import Gaussian, ReLUNetwork
+    >>> net = ReLUNetwork([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])
+    >>> np.exp(planar_regions(net, Gaussian([0.0, 0.0], 1.0)).log_p).round(6)  # the four quadrants
+    array([0.25, 0.25, 0.25, 0.25])
     """
     net = as_network(net)
     if not isinstance(inputs, Gaussian):

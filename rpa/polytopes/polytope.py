@@ -77,6 +77,11 @@ def probability(
     sample even at rank one and two: "lookahead", "minimax" (Botev 2017) or "genz" (Genz 1992). budget: points after
     which sampling stops even if rtol is not met (it never starts with fewer than 512).
     Raises ValueError for wrong shapes, non-finite entries, an unknown method, rtol outside (0, 1] or budget < 512.
+
+    >>> from rpa import Gaussian
+    >>> found = probability([[1.0, 0.0], [0.0, 1.0]], [-8.0, -8.0], Gaussian([0.0, 0.0], 1.0))
+    >>> f"{found.p:.6e}"  # Phi(-8)^2
+    '3.870035e-31'
     """
     if not isinstance(gaussian, Gaussian):
         raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
@@ -94,7 +99,11 @@ def probability(
 def orthant(
     mean: ArrayLike, cov: ArrayLike, *, rtol: float = 1e-3, method: str = "auto", seed: int = 0, budget: int = BUDGET
 ) -> Probability:
-    """P(z > 0), all coordinates, for z ~ N(mean, cov); cov as for `Gaussian`. Otherwise as `probability`."""
+    """P(z > 0), all coordinates, for z ~ N(mean, cov); cov as for `Gaussian`. Otherwise as `probability`.
+
+    >>> round(orthant([0.0, 0.0, 0.0], [[1, 0.5, 0.5], [0.5, 1, 0.5], [0.5, 0.5, 1]]).p, 3)  # 1 / (n + 1)
+    0.25
+    """
     gaussian = Gaussian(mean, cov)
     # The event does not depend on the scales, but the rank found by rounding does.
     scale = np.where(gaussian.variances > 0, np.sqrt(gaussian.variances), 1.0)
@@ -111,6 +120,10 @@ def probabilities(
 
     H (K, n, r), h (K, n); rows of zeros may serve as padding. An error above rtol means that `budget` points did not
     suffice. device: where the sampling runs, as torch names it (None: the CPU).
+
+    >>> log_p, rel_error = probabilities([[[1.0]], [[-1.0]]], [[0.0], [-1.0]])
+    >>> np.exp(log_p).round(6)
+    array([0.5     , 0.158655])
     """
     H = _check.array("H", H, (None, None, None))
     h = _check.array("h", h, H.shape[:2])
