@@ -2,7 +2,7 @@
 
 Start here: every analytic result of the package is about a network whose input has one of these two
 distributions. A covariance may be a variance, a vector of variances or a full matrix, and may be singular:
-`Gaussian.factor` returns coordinates in which the input is standard normal, whatever its rank.
+`Gaussian.times_factor` changes to coordinates in which the input is standard normal, whatever its rank.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How much of the probability a set of patterns holds: the experiment behind P1's support tables.
 
-Every method proposes up to K patterns; fresh samples, seen by none of them, say how much mass these cover. The mass
-that `rpa.patterns.pmf` computes for the patterns, without samples, must agree with that.
+Every method proposes up to K patterns. Fresh samples, which no method has seen, say how much mass these patterns cover.
+The mass that `rpa.patterns.pmf` computes for them without samples must agree with that.
 """
 
 from __future__ import annotations

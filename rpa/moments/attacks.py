@@ -1,11 +1,11 @@
 """Noise attacks (P2): the Gaussian noise, of a given energy, that makes the expected output prefer another class.
 
-The noise added to image x is N(shift, diag(variance)), pixel by pixel, of energy E|noise|^2 = |shift|^2 + sum(variance)
-at most budget^2. `share` of that energy has to be random: with share = 0 this is an ordinary adversarial example, with
-share = 1 the noise has mean zero and can act only through the kinks of the network, of which a plain gradient knows
-nothing. The attack ascends the margin of the expected output along gradients through the moments of
-`rpa.moments.two_stage`; `expected_output` judges any noise by sampling the network itself. Sparse and smooth noise
-after Alfadly et al., Network Moments: Extensions and Sparse-Smooth Attacks (2020).
+The noise added to image x is N(shift, diag(variance)), pixel by pixel. Its energy E|noise|^2 = |shift|^2 +
+sum(variance) is at most budget^2, and `share` of that energy has to be random. With share = 0 this is an ordinary
+adversarial example. With share = 1 the noise has mean zero; it can act only through the kinks of the network, and a
+plain gradient does not see these. The attack ascends the margin of the expected output along gradients through the
+moments of `rpa.moments.two_stage`. `expected_output` judges any noise by sampling the network itself. Sparse and smooth
+noise follow Alfadly et al., Network Moments: Extensions and Sparse-Smooth Attacks (2020).
 """
 
 from typing import NamedTuple
@@ -61,7 +61,7 @@ def noise_attack(
 
     net: `nn.Sequential` in evaluation mode that takes (b, c, H, W), or rows if it begins with Linear; x (b, c, H, W);
     label, target (b,) int. budget: root of the energy, > 0, in units of the pixel; share: its random part, in [0, 1].
-    Pixels may leave their range, as under Gaussian noise they do in any case.
+    Pixels may leave their range; Gaussian noise always lets them.
 
     Ascends `margin` of the expected output by normalized steps of the shift within its ball, and multiplicative ones of
     the variances. gradient says how the expected output is approximated: through the moments by "two-stage" and by

@@ -1,8 +1,8 @@
-"""A network as a list of layers, each affine one with what carries noise through it.
+"""A network as a list of layers; each affine layer comes with the maps that carry noise through it.
 
-That is its linear part, which carries a response, and the same with squared weights, which carries the variances of
-independent units. A max pooling that follows a ReLU is done before it, which is the same function, and leaves Gaussians
-to be pooled.
+For an affine layer that is its linear part, which carries a response, and the linear part with squared weights, which
+carries the variances of independent units. A max pooling that follows a ReLU is moved before it. The function stays the
+same, and what is pooled is then Gaussian.
 """
 
 import math

@@ -1,9 +1,9 @@
 """Gaussian moments carried through a network layer by layer: every pre-activation is taken as Gaussian.
 
-Affine layers are exact; ReLU uses `rpa.moments.relu`, max pooling `rpa.moments.pooling`, each right for Gaussian units.
-Units of a layer stay correlated. A covariance is held dense, or, in layers too large for that, as factor^T factor +
-diag(rest): there, off the diagonal, only the linear response to the input is kept (the first term of the series of
-`relu.covariance_series`), while every variance stays that of the exact rule.
+Affine layers are exact. ReLU uses `rpa.moments.relu` and max pooling `rpa.moments.pooling`; both are right for Gaussian
+units. Units of a layer stay correlated. Small layers hold their covariance dense. Large layers hold it as factor^T
+factor + diag(rest): off the diagonal only the linear response to the input is kept, which is the first term of the
+series of `relu.covariance_series`. The variances are those of the exact rule in both cases.
 """
 
 import math

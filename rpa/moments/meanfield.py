@@ -1,12 +1,12 @@
 """Means and variances through networks of ImageNet size: two passes of every affine layer, single precision.
 
-What a ReLU does to a mean depends on the variance of its input, and there the diagonal rule of `rpa.moments.layerwise`
-fails: neighbouring units share noise, so the variance of a weighted sum is not the sum of variances. `moments` without
-a fit is that rule. With one, the second pass carries no variances but the response to one pattern of signs, +-scale at
-every pixel and the same for all images: a Jacobian-vector product. Its mean square around a place is what the noise
-does there, correlations included; a constant for each channel, which `fit` measures on images of its own, turns it into
-the channel's variance. Where few places are left to average over, variances are carried after all, with a constant for
-each unit. Nothing is sampled but in `fit`.
+What a ReLU does to a mean depends on the variance of its input. The diagonal rule of `rpa.moments.layerwise` gets that
+variance wrong: neighbouring units share noise, so the variance of a weighted sum is not the sum of variances. `moments`
+without a fit is that rule. With a fit, the second pass carries no variances. It carries the network's linear response
+to one pattern of signs, +-scale at every pixel and the same for all images (a Jacobian-vector product). The mean square
+of this response around a place, times a constant for each channel, is taken as the variance there; correlations between
+units are thus included. `fit` measures the constants on images of its own, and only there is anything sampled. Layers
+with too few places to average over carry variances, with a constant for each unit.
 
 Networks come as the list of layers that `rpa.moments.layers.prepare` makes of them.
 """
@@ -93,7 +93,7 @@ def _independent(layer, mean, var):
 
 class _State(NamedTuple):
     """Means (b, *shape), with either the variances of units taken as independent, or standard deviations as two factors
-    that broadcast to them (so that no more is computed than need be) and the response to the sign pattern.
+    that broadcast to them (which saves work) and the response to the sign pattern.
 
     pair (2 b, *shape): the means, then the responses, None while these are the same for all images; before: the state
     before a ReLU.

@@ -1,8 +1,9 @@
 """The regions of a network as polytopes under a standard normal law, one set per component of the input.
 
-`PatternPMF` holds these, `OutputMixture` asks them questions: the probability of a region with a few more half-spaces,
-the mean of the truncated Gaussian on it. In the plane a region is kept as a polygon, its few edges standing for all
-rows; in higher dimensions the rows are made anew, block by block, so that thousands of wide regions fit in memory.
+`PatternPMF` holds these, and `OutputMixture` asks them questions: the probability of a region with a few more
+half-spaces, or the mean of the Gaussian truncated to it. In the plane a region is kept as a polygon, whose few edges
+stand for all rows. In higher dimensions the rows are computed again when they are needed, block by block, so that
+thousands of wide regions fit in memory.
 """
 
 from __future__ import annotations

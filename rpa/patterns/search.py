@@ -7,8 +7,9 @@ of the truncated law (assumed density filtering):
 
     r = phi(t) / Phi(t),   mean += g r,   cov -= g g^T r (r + t),   g = cov[:, unit] / sqrt(v).
 
-All nodes decide the same unit at the same time, the most certain unit first, and the best `width` survive (a beam):
-nodes are then marginals of equally many units, hence comparable, and flips that cannot matter die at once. Each
+All nodes decide the same unit at the same time, the most certain unit first, and the best `width` survive (a beam).
+Nodes are then marginals of equally many units, so their log q can be compared; flips of too little probability are
+dropped at once. Each
 truncation is also kept as a Gaussian factor on its unit (a "site", precision tau and shift nu). The sites give the law
 of the next layer and, in the end, expectation propagation's log Z, which takes log q to a few per cent of the truth
 (Minka 2001; Cunningham, Hennig & Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["beam", "hidden_layers", "node_bytes"]
 
 CHUNK = 64  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
-WIDEST_GAP = 80.0  # nats below the best node at which a node is given up in any case: single precision ends there
+WIDEST_GAP = 80.0  # nats below the best node at which a node is dropped: single precision ends there
 CERTAIN = 3.0  # standard deviations from the threshold at which cutting off the tail no longer moves the moments
 NEGLIGIBLE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
 FAR = 2.0  # nats by which a refined log mass may differ from the first one and be believed

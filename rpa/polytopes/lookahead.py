@@ -1,10 +1,11 @@
 """Proposals that see the rows to come: expectation propagation, then one backward pass of Gaussian algebra.
 
-Drawing coordinate by coordinate is wasteful because a coordinate is drawn before most rows that will judge it.
-Expectation propagation replaces each row by the Gaussian factor that acts like it on the whole (Minka 2001; for
-polytopes Cunningham, Hennig & Lacoste-Julien 2011, who found its probabilities unreliable: here they are not used).
-With the rows that end after coordinate k so replaced, the law of y_k given y_<k is a normal, truncated by the rows that
-end at k; integrating the later coordinates out is a Schur complement. Importance weights correct what is approximate.
+A coordinate is drawn before most of the rows that decide whether its point lies inside, so drawing it without regard to
+them is wasteful. Expectation propagation replaces each row by a Gaussian factor with the same effect on the mean and
+covariance (Minka 2001; for polytopes Cunningham, Hennig & Lacoste-Julien 2011, who found its probabilities unreliable:
+here they are not used). When the rows that end after coordinate k are replaced in this way, the law of y_k given y_<k
+is a normal truncated by the rows that end at k. Integrating the later coordinates out is a Schur complement. Importance
+weights correct the approximation.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Start with `probability` (or `orthant`); `probabilities` does the same for a batch of polytopes under N(0, I), as the
 regions of a network need. The work happens in as many dimensions as the rows that matter have rank: rank one is an
 interval and rank two a polygon, both exact; above that `rpa.polytopes.quadrature` integrates, with the proposals of
-`rpa.polytopes.lookahead`, until the asked accuracy is met. Every answer carries a relative error, and rows that could
-be left out enter it with their union bound. `moments` and `sample` describe the Gaussian restricted to the polytope.
+`rpa.polytopes.lookahead`, until the asked accuracy is met. Every answer carries a relative error. The union bound of
+the rows that were left out is part of it. `moments` and `sample` describe the Gaussian restricted to the polytope.
 """
 
 from dataclasses import dataclass

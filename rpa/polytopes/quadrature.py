@@ -111,7 +111,8 @@ def _draws(sampler, pending, start, stop, seed, last=False):
 def _summary(log_sums, n):
     """Log of the mean (K,) and its relative error (K,), from sums over the n points of each replicate (K, R).
 
-    The error is SAFETY standard errors and one point in all: what no point has met may still be there.
+    The error is SAFETY standard errors plus the weight of one point: a part of the polytope that no point has met
+    would be worth about that much.
     """
     top = log_sums.max(axis=1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)

@@ -1,7 +1,7 @@
 """Minimax tilting (Botev 2017): the shifts for which the largest likelihood ratio is smallest.
 
-Its weights are bounded, and where there are as many rows as coordinates the bound is known: that is what exact sampling
-needs, and it bounds the probability from above. For probabilities the proposals of `rpa.polytopes.lookahead` vary less.
+The weights are bounded. Where there are as many rows as coordinates the bound is known: exact sampling needs it, and it
+bounds the probability from above. For probabilities the weights of `rpa.polytopes.lookahead` vary less.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks of ImageNet size with the images they are measured on: what is at hand, under its own name.
+"""Networks of ImageNet size with the images they are measured on; each network appears under its own name only.
 
 `alexnet` and `squeezenet` need ImageNet weights and photographs and return None without them; `fashion_alexnet` trains
 torchvision's AlexNet on Fashion-MNIST from a seed, and keeps its weights under build/. Noise levels are in units of a
@@ -149,7 +149,7 @@ def _on_photographs(name, title, net, n, official=False, calibration=24):
         return None
     step = max(1, len(sample) // n)
     which = list(range(0, len(sample), step))[:n]
-    # Halfway between the measured ones; none of them is measured.
+    # Images halfway between the measured ones, so that no image serves for both.
     others = [i + step // 2 for i in which if step > 1 and i + step // 2 < len(sample)][:: max(1, n // calibration)][
         :calibration
     ]

@@ -1,9 +1,9 @@
 """Monte Carlo references of large networks: chunked, seeded, and kept as small files keyed by all they depend on.
 
-A reference holds the leading outputs of each input and their moments under Gaussian noise, from antithetic pairs x + e,
-x - e: what is odd in the noise cancels in a pair's mean, so the mean is several times as accurate as from as many
-single samples. Two references with different seeds share no random number; their agreement is the ceiling for any
-method.
+A reference holds the leading outputs of each input and their moments under Gaussian noise. It is made of antithetic
+pairs x + e, x - e. The part of the output that is odd in the noise cancels in the mean of a pair, so the mean is
+several times as accurate as from as many single samples. Two references with different seeds share no random number;
+their agreement is the most that any method can be expected to reach.
 """
 
 from __future__ import annotations
