@@ -47,7 +47,7 @@ help:
 	@echo '  make env        create $(VENV) and install requirements.lock'
 	@echo '  make data       fetch and check the data sets (or say which stand-ins are used)'
 	@echo '  make weights    train the small networks of data/weights again, from their seeds'
-	@echo '  make references sample the Monte Carlo references of data/references again (minutes on 2 cores)'
+	@echo '  make references sample the Monte Carlo references that data/references lacks (two hours for all, on 2 cores)'
 	@echo 'Results'
 	@echo '  make figures    run every notebook whose inputs changed; write figures/, data/results/, the table in README.md'
 	@echo '                  (as many at a time as there are cores, at most 4; make -j1 figures: one by one)'
@@ -88,8 +88,7 @@ weights: $(ENV)
 	$(PYTHON) -m rpa.subjects.train
 
 references: $(ENV)
-	rm -f data/references/*.npz build/references/*.npz
-	$(PYTHON) -m rpa.companion.run notebooks/08_alexnet_topk.ipynb --profile full
+	$(PYTHON) -m rpa.subjects.referees
 
 # One pattern rule with three targets: one run of the notebook makes them all. On its code and the modules that it reaches
 # they depend by the included file, which is made again when a module or a notebook changed.

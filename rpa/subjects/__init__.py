@@ -2,9 +2,11 @@
 
 Start at `datasets` (moons, MNIST, Fashion-MNIST: found, downloaded or replaced by a stand-in that says so) and `train`
 (the small networks of both papers, from `data/weights` or trained again). `imagenet` brings P2's large networks with
-their photographs, `references` their Monte Carlo moments, kept in `data/references`.
+their photographs; `referees` says which Monte Carlo references the notebooks need, `references` samples and keeps them.
 """
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=["datasets", "imagenet", "references", "train"])
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submodules=["datasets", "imagenet", "referees", "references", "train"]
+)

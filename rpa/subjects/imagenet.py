@@ -54,18 +54,17 @@ class Subject:
     folder: Path = references.FOLDER
 
     def scale(self, sigma: float) -> torch.Tensor:
-        """Standard deviation of the normalized input (3, 1, 1) for pixel noise of standard deviation `sigma`."""
-        return sigma / torch.tensor(self.std).reshape(3, 1, 1)
+        """Standard deviation of the normalized input (c, 1, 1) for pixel noise of standard deviation `sigma`."""
+        return sigma / torch.tensor(self.std).reshape(-1, 1, 1)
 
     def reference(
         self, sigma: float, n: int, seed: int, progress: Callable[[int, int], object] | None = None
     ) -> references.Reference:
-        """The stored `rpa.subjects.references.Reference` for this noise, sample size and seed; made when it is not
-        there.
-        """
+        """The stored `Reference` for this noise, sample size and seed; made when it is not there, image by image."""
         key = self.key | {"sigma": sigma, "n": n, "seed": seed, "keep": 10, "protocol": 1}
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
-        make = lambda: references.estimate(net, self.x, self.scale(sigma), n, seed, progress=progress)
+        partial = BUILD / "partial" / references.path_of(key, self.folder).name
+        make = lambda: references.estimate(net, self.x, self.scale(sigma), n, seed, progress=progress, partial=partial)
         return references.load_or_make(key, make, self.folder)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["Reference", "estimate", "fingerprint", "load_or_make", "path_of"]
 
 FOLDER = ROOT / "data" / "references"
+PARTS = ("top", "mean", "var", "stderr")
+SAVED_EVERY = 10.0  # seconds of work that a stopped call may lose
 
 
 @dataclass(frozen=True)
 class Reference:
     """The `keep` largest means of each of b inputs, best first, from n samples each; all arrays are (b, keep).
 
-    top: output numbers; mean, var: moments of those outputs; stderr: standard error of the mean.
+    top: output numbers; mean, var: moments of those outputs; stderr: standard error of the mean, infinite for one pair.
     """
 
     top: np.ndarray
@@ -54,25 +57,40 @@ def estimate(
     keep: int = 10,
     chunk: int = 16,
     progress: Callable[[int, int], object] | None = None,
+    partial: str | Path | None = None,
 ) -> Reference:
     """`Reference` of net(x[i] + scale z), z standard normal, from n samples (n/2 antithetic pairs) per input.
 
     x (b, *shape); scale: a number or a tensor that broadcasts to an input; chunk: pairs evaluated at once; progress(i,
-    b) is called after each input. Input i has its own random stream (seed, i). Raises ValueError for an odd n or n < 4.
+    b) is called after each input. partial: a file for the inputs done so far; a call that was stopped goes on from it,
+    and it is deleted at the end. Input i has its own random stream (seed, i). Raises ValueError for an odd n or n < 2.
     """
-    n, chunk = _check.integer("n", n, 4), _check.integer("chunk", chunk, 1)
+    n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
     if n % 2:
         raise ValueError(f"n: expected an even number, antithetic pairs, got {n}")
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
-    rows = []
+    rows, saved = _rows_of(partial), time.monotonic()
     with torch.inference_mode():
-        for i in range(len(x)):
+        for i in range(len(rows), len(x)):
             generator = torch.Generator().manual_seed(_stream(seed, i))
             rows.append(_one(net, x[i : i + 1], scale, n // 2, generator, keep, chunk, layout))
             if progress:
                 progress(i + 1, len(x))
+            if partial and time.monotonic() - saved > SAVED_EVERY:
+                _files.save_arrays(Path(partial), **dict(zip(PARTS, map(np.stack, zip(*rows)))))
+                saved = time.monotonic()
+    if partial:
+        Path(partial).unlink(missing_ok=True)
     top, mean, var, stderr = (np.stack(part) for part in zip(*rows))
     return Reference(top, mean, var, stderr, n)
+
+
+def _rows_of(partial):
+    """The inputs that a stopped call had done: a list of (top, mean, var, stderr)."""
+    if partial is None or not Path(partial).is_file():
+        return []
+    with np.load(partial, allow_pickle=False) as stored:
+        return list(zip(*(stored[name] for name in PARTS)))
 
 
 def _one(net, x, scale, pairs, generator, keep, chunk, layout):
@@ -87,7 +105,7 @@ def _one(net, x, scale, pairs, generator, keep, chunk, layout):
         middle = (plus + minus) / 2
         sums = sums + torch.stack([middle.sum(0), (middle**2).sum(0), ((plus**2 + minus**2) / 2).sum(0)])
     shift, squares, power = sums / pairs
-    stderr = (squares - shift**2).clamp(min=0).div(pairs - 1).sqrt()
+    stderr = (squares - shift**2).clamp(min=0).div(pairs - 1).sqrt() if pairs > 1 else torch.full_like(shift, torch.inf)
     mean, var = centre[0] + shift, (power - shift**2) * (2 * pairs) / (2 * pairs - 1)
     top = mean.topk(min(keep, len(mean))).indices
     return top.numpy(), *(part[top].float().numpy() for part in (mean, var, stderr))
@@ -121,7 +139,7 @@ def load_or_make(key: dict, make: Callable[[], Reference], folder: str | Path = 
     if path.is_file():
         with np.load(path, allow_pickle=False) as stored:
             if json.loads(str(stored["key"])) == json.loads(json.dumps(key)):
-                top, mean, var, stderr = (stored[name] for name in ("top", "mean", "var", "stderr"))
+                top, mean, var, stderr = (stored[name] for name in PARTS)
                 return Reference(top, mean, var, stderr, int(stored["n"]))
     made = make()
     parts = {"mean": made.mean, "var": made.var, "stderr": made.stderr, "n": made.n}

@@ -45,6 +45,27 @@ def test_seeds_and_inputs_have_streams_of_their_own(net):
     assert np.array_equal(references.estimate(net, x[:1], 1.0, 8, 1).mean, one.mean[:1])
 
 
+def test_a_stopped_call_goes_on_where_it_was(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(references, "SAVED_EVERY", 0.0)
+    x, partial, seen = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(1)), tmp_path / "part.npz", []
+
+    def stop(i, of):
+        if i == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        references.estimate(net, x, 1.0, 8, 0, progress=stop, partial=partial)
+    resumed = references.estimate(net, x, 1.0, 8, 0, progress=lambda i, of: seen.append(i), partial=partial)
+    assert seen == [3, 4, 5] and not partial.exists()
+    whole = references.estimate(net, x, 1.0, 8, 0)
+    assert all(np.array_equal(a, b) for a, b in zip(vars(resumed).values(), vars(whole).values()))
+
+
+def test_one_pair_has_no_error_of_its_own(net):
+    made = references.estimate(net, torch.zeros(1, 3, 2, 2), 1.0, 2, 0)
+    assert np.isinf(made.stderr).all() and np.isfinite(made.mean).all()
+
+
 def test_kept_files_are_found_by_their_whole_key(net, tmp_path):
     x, calls = torch.zeros(1, 3, 2, 2), []
 
@@ -74,6 +95,6 @@ def test_bad_arguments_are_named(net):
     with pytest.raises(ValueError, match="n: .*even"):
         references.estimate(net, torch.zeros(1, 12), 1.0, 7, 0)
     with pytest.raises(ValueError, match="n: "):
-        references.estimate(net, torch.zeros(1, 12), 1.0, 2, 0)
+        references.estimate(net, torch.zeros(1, 12), 1.0, 0, 0)
     with pytest.raises(ValueError, match="net: .*NaN"):
         references.estimate(net, torch.full((1, 12), torch.nan), 1.0, 8, 0)

@@ -1,0 +1,40 @@
+"""Which references the notebooks need, and how the missing ones are made."""
+
+import numpy as np
+import pytest
+import torch
+
+from rpa.subjects import referees, references
+
+
+def test_large_networks_have_two_referees_and_few_samples_and_small_ones_one():
+    found = referees.jobs()
+    assert len(found) == len(set(found))
+    for network, sigma, n, seed in found:
+        twin = (network, sigma, n, 3 - seed) in found
+        assert twin == (network not in referees.DIGITS and n not in referees.FEW)
+    assert {n for name, sigma, n, _ in found if name == "squeezenet1_0" and sigma == 0.02} == {2, 8, 32, 512}
+    assert {name for name, *_ in referees.jobs("lenet")} == {"lenet_mnist", "lenet_relu_mnist"}
+
+
+@pytest.mark.parametrize("name", referees.DIGITS)
+def test_digits_are_ten_a_class_and_the_networks_know_them(name):
+    subject = referees.digits(name)
+    assert subject.x.shape == (100, 1, 28, 28) and len(set(subject.key["which"])) == 100
+    with torch.no_grad():
+        right = subject.net(subject.x).argmax(1).numpy() == np.repeat(np.arange(10), 10)
+    assert right.mean() > 0.9
+
+
+def test_a_missing_reference_is_sampled_and_kept(tmp_path, monkeypatch):
+    import dataclasses
+
+    subject = dataclasses.replace(referees.digits("lenet_mnist", per_class=1), folder=tmp_path)
+    monkeypatch.setattr(referees, "_subject", lambda network: subject)
+    assert "lenet_mnist" in referees._sample(("lenet_mnist", 0.05, 4, 1))
+    (path,) = tmp_path.iterdir()
+    kept = path.read_bytes()
+    referees._sample(("lenet_mnist", 0.05, 4, 1))
+    assert path.read_bytes() == kept
+    key = subject.key | {"sigma": 0.05, "n": 4, "seed": 1, "keep": 10, "protocol": 1}
+    assert path == references.path_of(key, tmp_path)
