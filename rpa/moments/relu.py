@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from rpa._check import integer
 from rpa.polytopes import bivariate
 from rpa.polytopes.bivariate import FAR, ndtr
 
@@ -49,9 +50,7 @@ def mean(mu: TensorLike, var: TensorLike) -> torch.Tensor:
 
 def gain(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """P(x > 0) = E[relu'(x)] = Phi(a), elementwise; the linear response of relu to its input (1/2 at mu = var = 0)."""
-    mu, var = _tensor(mu), _tensor(var)
-    _check("mu", mu, mu.shape)
-    _check("var", var, var.shape, at_least=0)
+    mu, var = _pair_of_one_shape(mu, var)
     safe = torch.where(var > 0, var, 1.0).sqrt()
     return ndtr(torch.where(var > 0, mu / safe, mu.sign() * FAR))
 
@@ -72,7 +71,14 @@ def squared_pdf(y: TensorLike, mu: TensorLike, var: TensorLike) -> tuple[torch.T
     For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the
     atom has mass Phi(-a). y, mu, var broadcast; var > 0.
     """
-    y, mu, var = map(_tensor, (y, mu, var))
+    y, mu, var = (_tensor(*argument) for argument in (("y", y), ("mu", mu), ("var", var)))
+    for name, value in (("y", y), ("mu", mu), ("var", var)):
+        _check(name, value, value.shape)
+    try:
+        torch.broadcast_shapes(y.shape, mu.shape, var.shape)
+    except RuntimeError as error:
+        shapes = ", ".join(str(tuple(value.shape)) for value in (y, mu, var))
+        raise ValueError(f"y, mu, var: expected shapes that broadcast, got {shapes}") from error
     if not (var > 0).all():
         raise ValueError(f"var: expected positive numbers, for a density to exist, got {var.min():g}")
     atom = ndtr(-mu / var.sqrt())
@@ -91,7 +97,7 @@ def covariance(mu: TensorLike, cov: TensorLike) -> torch.Tensor:
     >>> covariance([0.0, 0.0], [[1.0, 0.5], [0.5, 1.0]])[0, 1].item()
     0.145...
     """
-    mu = _tensor(mu)
+    mu = _tensor("mu", mu)
     cov = _symmetric(mu, cov)
     i, j = torch.triu_indices(mu.shape[-1], mu.shape[-1], 1, device=mu.device)
     var = cov.diagonal(dim1=-2, dim2=-1)
@@ -105,7 +111,8 @@ def covariance_pairs(
     mu1: TensorLike, mu2: TensorLike, var1: TensorLike, var2: TensorLike, cov12: TensorLike
 ) -> torch.Tensor:
     """Cov[relu(x1), relu(x2)] elementwise, for tensors of one shape; the entries of `covariance`."""
-    mu1, mu2, var1, var2, cov12 = map(_tensor, (mu1, mu2, var1, var2, cov12))
+    names = ("mu1", "mu2", "var1", "var2", "cov12")
+    mu1, mu2, var1, var2, cov12 = map(_tensor, names, (mu1, mu2, var1, var2, cov12))
     for name, value in (("mu1", mu1), ("mu2", mu2), ("var1", var1), ("var2", var2)):
         _check(name, value, cov12.shape, at_least=0 if name.startswith("var") else None)
     _check("cov12", cov12, mu1.shape)
@@ -136,9 +143,8 @@ def covariance_series(mu: TensorLike, cov: TensorLike, terms: int = 4) -> torch.
     (Mehler). Four terms err by at most 0.006 sigma_1 sigma_2; one term, `terms=1`, is the linear response J cov J^T
     with J = Phi(a).
     """
-    if not isinstance(terms, int) or terms < 1:
-        raise ValueError(f"terms: expected an integer >= 1, got {terms!r}")
-    mu = _tensor(mu)
+    terms = integer("terms", terms, 1)
+    mu = _tensor("mu", mu)
     cov = _symmetric(mu, cov)
     var = cov.diagonal(dim1=-2, dim2=-1)
     # A unit of variance 0 has covariance 0: any sigma will do, and 1 keeps the gradient finite.
@@ -272,34 +278,59 @@ def _tail(t, powers):
     return [row.reshape(t.shape) for row in torch.cat(parts, 1)] if parts else [torch.empty_like(t)] * powers
 
 
-def _tensor(value):
+def _tensor(name, value):
     """A tensor as it is; numbers, lists and arrays as float64."""
-    return value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value, dtype=np.float64))
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        return torch.as_tensor(np.array(value, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected a tensor, or numbers to make one of, got {value!r}") from error
+
+
+def _pair_of_one_shape(mu, var):
+    mu, var = _tensor("mu", mu), _tensor("var", var)
+    _check("mu", mu, var.shape)
+    _check("var", var, mu.shape, at_least=0)
+    return mu, var
 
 
 def _apply(function, mu, var):
-    mu, var = _tensor(mu), _tensor(var)
-    _check("mu", mu, var.shape)
-    _check("var", var, mu.shape, at_least=0)
+    mu, var = _pair_of_one_shape(mu, var)
     return function.apply(mu, var.to(mu.dtype))
 
 
 def _check(name, value, shape, at_least=None):
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
-    if not value.is_floating_point() or not value.isfinite().all():
-        raise ValueError(f"{name}: expected finite floating-point numbers, got other {value.dtype} entries")
+    if not value.is_floating_point():
+        raise ValueError(f"{name}: expected a floating-point tensor, got {value.dtype}")
+    if not value.isfinite().all():
+        raise ValueError(f"{name}: expected finite numbers, got {(~value.isfinite()).sum()} NaN or infinite")
     if at_least is not None and (value < at_least).any():
         raise ValueError(f"{name}: expected numbers >= {at_least}, got {value.min():g}")
 
 
 def _symmetric(mu, cov):
-    """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis) and its symmetry."""
-    cov = _tensor(cov)
+    """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis), its symmetry and that
+    |cov_12| <= sqrt(var_1 var_2), up to the rounding of its largest entry.
+    """
+    cov = _tensor("cov", cov)
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2] or (mu is not None and cov.shape[:-1] != mu.shape):
         raise ValueError(f"cov: expected shape (..., n, n) beside mu (..., n), got {tuple(cov.shape)}")
     _check("cov", cov, cov.shape)
-    gap = (cov - cov.mT).abs().amax() if cov.numel() else cov.new_zeros(())
-    if gap > 1e3 * torch.finfo(cov.dtype).eps * cov.abs().amax():
+    if cov.numel() == 0:
+        raise ValueError(f"cov: expected at least one variable, got shape {tuple(cov.shape)}")
+    fixed = cov.detach()
+    rounding = 1e3 * torch.finfo(cov.dtype).eps * fixed.abs().amax()
+    gap = (fixed - fixed.mT).abs().amax()
+    if gap > rounding:
         raise ValueError(f"cov: expected a symmetric matrix, got |C - C^T| up to {gap:g}")
+    var = fixed.diagonal(dim1=-2, dim2=-1)
+    if (var < 0).any():
+        raise ValueError(f"cov: variances must not be negative, got {var.min():g}")
+    sigma = var.sqrt()
+    excess = (fixed.abs() > sigma[..., :, None] * sigma[..., None, :] + rounding).sum()
+    if excess:
+        raise ValueError(f"cov: expected |cov12| <= sqrt(var1 var2), violated in {excess} entries")
     return (cov + cov.mT) / 2
