@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from rpa import _check
 from rpa.moments import relu
-from rpa.moments.layerwise import Moments, linear_part, noise
+from rpa.moments.jacobians import inner_jacobian, jacobian_at, pull_back, pushed
+from rpa.moments.layerwise import Moments, noise
 from rpa.moments.modules import as_sequential, check_evaluable
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "affine_relu_affine", "centres", "monte_carlo", "splits", "two_stage", "two_stage_mean"]
 
 MAX_DENSE = 4096  # units of which a full covariance is held
-PRODUCTS = 256  # vector-Jacobian products computed at once
 ADJOINT = ("linear", "diagonal")
 RULES = ("exact", "series", "linear", "diagonal", "zero_mean")
 
@@ -136,7 +135,7 @@ def two_stage(
         return _adjoint(first, second, x, cov, rule, outputs)
     nearest = torch.arange(len(x)) if points is None else _nearest(x, points)
     where, parts, order = x if points is None else points, [], []
-    shared = _inner_jacobian(first, where[:1].detach()) if affine else None
+    shared = inner_jacobian(first, where[:1].detach()) if affine else None
     for index in nearest.unique():
         members = (nearest == index).nonzero().squeeze(1)
         y, inner, value, outer = _stages(first, second, where[index : index + 1].detach(), shared, outputs)
@@ -219,39 +218,11 @@ def _local_moments(first, x, cov):
     """Mean and variances of y = first(x + noise), linearized at x, the units of every layer independent."""
     var, full = noise(cov, x)
     if full is None:
-        return _pushed(first, x, var, 2)
+        return pushed(first, x, var, 2)
     if not _is_affine(first):
         raise ValueError("cov: a full covariance needs one affine layer before the ReLU here; see two_stage")
-    mu, jacobian = first(x), _inner_jacobian(first, x[:1])
+    mu, jacobian = first(x), inner_jacobian(first, x[:1])
     return mu, ((jacobian @ full) * jacobian).sum(1).expand(len(x), -1).reshape(mu.shape)
-
-
-def _pushed(module, x, rows, power=1):
-    """(module(x), rows (r, ...) carried through the linearization at x (1 or r, ...), coefficients to `power`)."""
-    for layer in as_sequential(module):
-        if isinstance(layer, nn.ReLU):
-            rows = rows * (x > 0)
-        elif isinstance(layer, nn.MaxPool2d):
-            options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
-            index = functional.max_pool2d(x, *options, return_indices=True)[1]
-            picked = index.flatten(2).expand(len(rows), -1, -1)
-            rows = rows.flatten(2).gather(2, picked).reshape(-1, *index.shape[1:])
-        elif isinstance(layer, nn.Flatten):
-            rows = layer(rows)
-        else:
-            rows = linear_part(layer, rows, power)
-        x = layer(x)
-    return x, rows
-
-
-def _inner_jacobian(first, z):
-    """The Jacobian (m, n) of `first` at one input z (1, ...): by columns, or by rows where those are far fewer."""
-    with torch.no_grad():
-        n, m = z.numel(), first(z).numel()
-        if n > 2 * m:
-            return _jacobian(first, z)[1]
-        unit = torch.eye(n, dtype=z.dtype).reshape(n, *z.shape[1:])
-        return torch.cat([_pushed(first, z, part)[1].flatten(1) for part in unit.split(PRODUCTS)]).T
 
 
 def _nearest(x, points):
@@ -266,29 +237,13 @@ def _part(cov, x, members):
     return cov[members] if per_input else cov
 
 
-def _jacobian(module, z, outputs=None):
-    """(module(z) (1, ...), rows (k, n) of its Jacobian at the single input z (1, ...)), by batched products."""
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        value = module(z)
-        flat = value.flatten()
-        wanted = torch.arange(flat.numel()) if outputs is None else torch.as_tensor(outputs)
-        unit = torch.zeros(len(wanted), flat.numel(), dtype=flat.dtype)
-        unit[torch.arange(len(wanted)), wanted] = 1
-        rows = [
-            torch.autograd.grad(flat, z, part, retain_graph=True, is_grads_batched=True)[0].flatten(1)
-            for part in unit.split(PRODUCTS)
-        ]
-    return value.detach(), torch.cat(rows)
-
-
 def _stages(first, second, z, jacobian, outputs):
     """(y, J1, second(relu(y)), J2) at the input z (1, ...); J1 is passed in where `first` is affine."""
     with torch.no_grad():
         y = first(z)
     if jacobian is None:
-        jacobian = _inner_jacobian(first, z)
-    value, outer = _jacobian(second, torch.relu(y), outputs)
+        jacobian = inner_jacobian(first, z)
+    value, outer = jacobian_at(second, torch.relu(y), outputs)
     value = value.flatten()
     return y.flatten(), jacobian, value if outputs is None else value[outputs], outer
 
@@ -348,12 +303,7 @@ def _adjoint(first, second, x, cov, rule, outputs):
         gain = relu.gain(mu, var)
         rest = variance - gain**2 * var
         rows = (outer * gain[:, None]).transpose(0, 1)
-        rows = torch.stack([_pull_back(first, x, row) for row in rows], 1) * noise(cov, x)[0].sqrt()[:, None]
+        rows = torch.stack([pull_back(first, x, row) for row in rows], 1) * noise(cov, x)[0].sqrt()[:, None]
         cov_out = rows.flatten(2) @ rows.flatten(2).mT
     flat = outer.flatten(2)
     return Moments(mean, cov_out + (flat * rest.flatten(1)[:, None]) @ flat.mT)
-
-
-def _pull_back(module, x, cotangent):
-    """cotangent^T J at x, differentiable in the cotangent."""
-    return torch.func.vjp(module, x.detach())[1](cotangent)[0]

@@ -1,0 +1,69 @@
+"""Jacobians of a network's stages at given inputs, and products with them.
+
+`rpa.moments.two_stage` linearizes a network in two stages; it takes whole Jacobians from `inner_jacobian` and
+`jacobian_at`, and products from `pushed` (forwards, one pass for many rows) and `pull_back` (backwards).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rpa.moments.layerwise import linear_part
+from rpa.moments.modules import as_sequential
+
+__all__ = ["inner_jacobian", "jacobian_at", "pull_back", "pushed"]
+
+PRODUCTS = 256  # vector-Jacobian products computed at once
+
+
+def pushed(module: nn.Module, x: torch.Tensor, rows: torch.Tensor, power: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """(module(x), rows (r, ...) carried through the linearization at x (1 or r, ...), coefficients to `power`)."""
+    for layer in as_sequential(module):
+        if isinstance(layer, nn.ReLU):
+            rows = rows * (x > 0)
+        elif isinstance(layer, nn.MaxPool2d):
+            options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
+            index = functional.max_pool2d(x, *options, return_indices=True)[1]
+            picked = index.flatten(2).expand(len(rows), -1, -1)
+            rows = rows.flatten(2).gather(2, picked).reshape(-1, *index.shape[1:])
+        elif isinstance(layer, nn.Flatten):
+            rows = layer(rows)
+        else:
+            rows = linear_part(layer, rows, power)
+        x = layer(x)
+    return x, rows
+
+
+def inner_jacobian(first: nn.Module, z: torch.Tensor) -> torch.Tensor:
+    """The Jacobian (m, n) of `first` at one input z (1, ...): by columns, or by rows where those are far fewer."""
+    with torch.no_grad():
+        n, m = z.numel(), first(z).numel()
+        if n > 2 * m:
+            return jacobian_at(first, z)[1]
+        unit = torch.eye(n, dtype=z.dtype).reshape(n, *z.shape[1:])
+        return torch.cat([pushed(first, z, part)[1].flatten(1) for part in unit.split(PRODUCTS)]).T
+
+
+def jacobian_at(
+    module: nn.Module, z: torch.Tensor, outputs: Sequence[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(module(z) (1, ...), rows (k, n) of its Jacobian at the single input z (1, ...)), by batched products."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = module(z)
+        flat = value.flatten()
+        wanted = torch.arange(flat.numel()) if outputs is None else torch.as_tensor(outputs)
+        unit = torch.zeros(len(wanted), flat.numel(), dtype=flat.dtype)
+        unit[torch.arange(len(wanted)), wanted] = 1
+        rows = [
+            torch.autograd.grad(flat, z, part, retain_graph=True, is_grads_batched=True)[0].flatten(1)
+            for part in unit.split(PRODUCTS)
+        ]
+    return value.detach(), torch.cat(rows)
+
+
+def pull_back(module: nn.Module, x: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
+    """cotangent^T J at x, differentiable in the cotangent."""
+    return torch.func.vjp(module, x.detach())[1](cotangent)[0]
