@@ -6,7 +6,7 @@ from bench import seconds, table
 
 from rpa.companion.coverage import Fresh
 from rpa.inputs import Gaussian
-from rpa.patterns.support import best_first, monte_carlo
+from rpa.patterns.support import best_first, draw_packed, monte_carlo
 from rpa.subjects import datasets, train
 
 K, N, IMAGE = 2000, 1_000_000, 3
@@ -14,7 +14,7 @@ K, N, IMAGE = 2000, 1_000_000, 3
 
 def row(name, net, sigma, image):
     inputs = Gaussian(image, sigma**2)
-    fresh = Fresh(net, inputs, N, seed=1)
+    fresh = Fresh(draw_packed(net, inputs, N, 1))
     methods = [lambda: best_first(net, inputs, max_patterns=K, mass=1.0), lambda: monte_carlo(net, inputs, N, 0, K)]
     ours, rival = (fresh.coverage(method().patterns) for method in methods)
     mine, theirs = (seconds(method, 2) for method in methods)

@@ -7,9 +7,8 @@ The mass that `rpa.patterns.pmf` computes for them without samples must agree wi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,16 @@ from rpa.inputs import Gaussian
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.pruning import activation_probabilities
 from rpa.patterns.regions import affine_pieces, halfspaces
-from rpa.patterns.support import Support, best_first, draw_packed, entropy_pruned, monte_carlo, pattern_keys
+from rpa.patterns.support import (
+    Support,
+    best_first,
+    commonest,
+    draw_packed,
+    draw_scaled,
+    entropy_pruned,
+    monte_carlo,
+    pattern_keys,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,17 +49,18 @@ __all__ = [
     "experiment",
     "mass_gap",
     "neighbours",
+    "pruning_sweep",
     "realizable",
     "time_table",
 ]
 
 
 class Fresh:
-    """n fresh samples of a network's patterns, to measure coverage with."""
+    """Fresh samples of a network's patterns, packed (n, bytes), to measure coverage with."""
 
-    def __init__(self, net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> None:
-        self.n = n
-        self._keys, self._counts = np.unique(pattern_keys(draw_packed(net, inputs, n, seed)), return_counts=True)
+    def __init__(self, packed: np.ndarray) -> None:
+        self.n = len(packed)
+        self._keys, self._counts = np.unique(pattern_keys(packed), return_counts=True)
 
     def counts(self, patterns: np.ndarray) -> np.ndarray:
         """Samples that meet each pattern: (K,)."""
@@ -90,26 +99,41 @@ def by_class(labels: np.ndarray, per_class: int) -> np.ndarray:
 
 def compare(
     net: ReLUNetwork,
-    inputs: RandomInput,
+    row: np.ndarray,
+    levels: Sequence[float],
     max_patterns: int,
     n_fresh: int,
     n_counted: Sequence[int],
     seed: Sequence[int],
-) -> dict[str, Entry]:
-    """{method: Entry} on one input: "search", "pruned" (P1), and "counted_<n>" for each n of `n_counted`.
+    timed: bool = True,
+) -> dict[float, dict[str, Entry]]:
+    """{sigma: {method: Entry}} for one image `row` (d,): "search", "pruned" (P1), and "counted_<n>" for each n of
+    `n_counted`, which keeps the `max_patterns` commonest patterns of n samples.
 
-    A counted method draws n samples and keeps the `max_patterns` commonest patterns. All draws have their own seeds.
+    One draw of fresh samples and one of counted samples, each with its own seed, serve all noise levels; a smaller
+    count takes the first samples of the larger one. timed: take the seconds of the counted methods too, by drawing for
+    each level and count alone, as a user would; otherwise they are NaN.
     """
-    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(1 + len(n_counted))]
-    fresh = Fresh(net, inputs, n_fresh, seeds[0])
-    methods: dict[str, Callable[[], Support]] = {}
-    methods["search"] = lambda: best_first(net, inputs, max_patterns=max_patterns, mass=1.0)
-    methods["pruned"] = lambda: entropy_pruned(net, inputs, max_patterns=max_patterns, mass=1.0)
-    for n, own in zip(n_counted, seeds[1:]):
-        methods[f"counted_{n}"] = partial(monte_carlo, net, inputs, n, own, max_patterns)
-    contest = {name: _timed(method, fresh) for name, method in methods.items()}
-    last = contest[list(contest)[-1]].support.patterns
-    return {name: replace(entry, apart=_apart(fresh, entry.support.patterns, last)) for name, entry in contest.items()}
+    first, second = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
+    least = min(levels)
+    inputs = {sigma: Gaussian(row, sigma**2) for sigma in levels}
+    scales = [sigma / least for sigma in levels]
+    fresh = draw_scaled(net, inputs[least], scales, n_fresh, first)
+    drawn = draw_scaled(net, inputs[least], scales, max(n_counted), second)
+    contests = {}
+    for sigma, unseen, packed in zip(levels, fresh, drawn):
+        judge, x = Fresh(unseen), inputs[sigma]
+        contest = {
+            "search": _timed(lambda: best_first(net, x, max_patterns=max_patterns, mass=1.0), judge),
+            "pruned": _timed(lambda: entropy_pruned(net, x, max_patterns=max_patterns, mass=1.0), judge),
+        }
+        for n in n_counted:
+            entry = _timed(lambda: commonest(packed[:n], net.n_hidden, max_patterns), judge)
+            seconds = _seconds(lambda: monte_carlo(net, x, n, second, max_patterns))[0] if timed else np.nan
+            contest[f"counted_{n}"] = replace(entry, seconds=seconds)
+        last = contest[list(contest)[-1]].support.patterns
+        contests[sigma] = {k: replace(e, apart=_apart(judge, e.support.patterns, last)) for k, e in contest.items()}
+    return contests
 
 
 def _apart(fresh, first, second):
@@ -118,10 +142,14 @@ def _apart(fresh, first, second):
     return fresh.coverage(unique[counts == 1])
 
 
-def _timed(method, fresh):
+def _seconds(method):
     start = time.perf_counter()
-    support = method()
-    seconds = time.perf_counter() - start
+    result = method()
+    return time.perf_counter() - start, result
+
+
+def _timed(method, fresh):
+    seconds, support = _seconds(method)
     return Entry(support, np.cumsum(fresh.counts(support.patterns)) / fresh.n, seconds)
 
 
@@ -134,19 +162,22 @@ def experiment(
     max_patterns: int,
     n_fresh: int,
     n_counted: Sequence[int],
+    n_timed: int,
     seed: int,
 ) -> dict[tuple[str, float], list[dict[str, Entry]]]:
     """{(network, sigma): [contest of each image]}: `compare` for all networks, noise levels and images.
 
-    nets: {name: ReLUNetwork}; rows (n, d): images; indices: which of them; levels: sigma of independent pixel noise.
+    nets: {name: ReLUNetwork}; rows (n, d): images; indices: which of them; levels: sigma of independent pixel noise;
+    n_timed: of how many images the counted methods are timed.
     """
     cells = [(name, sigma) for name in nets for sigma in levels]
     results: dict[tuple[str, float], list[dict[str, Entry]]] = {cell: [] for cell in cells}
     best_first(nets[cells[0][0]], Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
-    for name, sigma in tqdm(cells, unit="cell", disable=None):
-        for index in indices:
-            inputs = Gaussian(rows[index], sigma**2)
-            contest = compare(nets[name], inputs, max_patterns, n_fresh, n_counted, [seed, int(index)])
+    tasks = [(name, k, index) for name in nets for k, index in enumerate(indices)]
+    for name, k, index in tqdm(tasks, unit="image", disable=None):
+        own = [seed, int(index)]
+        found = compare(nets[name], rows[index], levels, max_patterns, n_fresh, n_counted, own, k < n_timed)
+        for sigma, contest in found.items():
             results[name, sigma].append(contest)
     return results
 
@@ -164,7 +195,7 @@ def efforts(
 
     sizes: patterns asked of the search; counts: samples drawn, of which the `max_patterns` commonest patterns count.
     """
-    fresh = Fresh(net, inputs, n_fresh, seed)
+    fresh = Fresh(draw_packed(net, inputs, n_fresh, seed))
     search = [_timed(lambda: best_first(net, inputs, max_patterns=k, mass=1.0), fresh) for k in sizes]
     counted = [_timed(lambda: monte_carlo(net, inputs, n, seed + 1, max_patterns), fresh) for n in counts]
     points = {"search": search, "counted": counted}
@@ -201,7 +232,7 @@ def time_table(results: dict) -> pd.DataFrame:
     import pandas as pd
 
     def median(contests):
-        return {name: float(np.median([c[name].seconds for c in contests])) for name in contests[0]}
+        return {name: float(np.nanmedian([c[name].seconds for c in contests])) for name in contests[0]}
 
     return pd.DataFrame([{"network": n, "sigma": s} | median(contests) for (n, s), contests in results.items()])
 
@@ -214,7 +245,7 @@ def mass_gap(
     gap: how far the coverage lies outside mass +- error, in standard errors of n_fresh samples (exact binomial tails).
     """
     pmf = pattern_pmf(net, inputs, max_patterns=max_patterns, mass=1.0, rtol=rtol, seed=seed)
-    coverage = Fresh(net, inputs, n_fresh, seed + 1).coverage(pmf.patterns)
+    coverage = Fresh(draw_packed(net, inputs, n_fresh, seed + 1)).coverage(pmf.patterns)
     allowed = np.clip(coverage, pmf.covered - pmf.covered_error, pmf.covered + pmf.covered_error)
     gap = float(binomial_sigmas(round(coverage * n_fresh), n_fresh, allowed))
     return {"patterns": len(pmf), "mass": pmf.covered, "error": pmf.covered_error, "coverage": coverage, "gap": gap}
@@ -226,6 +257,42 @@ def activation_gap(net: ReLUNetwork, inputs: Gaussian, n: int, seed: int) -> flo
     log_on, _ = activation_probabilities(small.weights[0][None], small.biases[0][None])
     bits = np.unpackbits(draw_packed(net, inputs, n, seed), axis=1, count=net.hidden_sizes[0])
     return float(binomial_sigmas(bits.sum(axis=0, dtype=int), n, np.exp(log_on[0])).max())
+
+
+def pruning_sweep(
+    net: ReLUNetwork,
+    rows: np.ndarray,
+    sigma: float,
+    thresholds: Sequence[float],
+    max_patterns: int,
+    many: int,
+    n_many: int,
+    n_fresh: int,
+    seed: int,
+) -> pd.DataFrame:
+    """P1's pruning over its entropy threshold (bits): a row per threshold with the mean coverage over images rows (n,
+    d).
+
+    pruned: of `max_patterns` patterns; search: of as many of ours. For the first n_many images also many: of `many`
+    patterns; and best: of the `max_patterns` of these that a draw of n_fresh other samples shows most often. The last
+    one ranks patterns with all correlations of the units, so that what is still missing was lost by fixing units.
+    """
+    import pandas as pd
+
+    found = []
+    for k, row in enumerate(rows):
+        inputs = Gaussian(row, sigma**2)
+        fresh, other = (Fresh(draw_packed(net, inputs, n_fresh, seed + 2 * k + i)) for i in (0, 1))
+        search = fresh.coverage(best_first(net, inputs, max_patterns=max_patterns, mass=1.0).patterns)
+        for threshold in thresholds:
+            pruned = entropy_pruned(net, inputs, max_patterns=max_patterns, mass=1.0, threshold=threshold)
+            cell = {"threshold": threshold, "pruned": fresh.coverage(pruned.patterns), "search": search}
+            if k < n_many:
+                patterns = entropy_pruned(net, inputs, max_patterns=many, mass=1.0, threshold=threshold).patterns
+                best = np.argsort(-other.counts(patterns), kind="stable")[:max_patterns]
+                cell |= {"many": fresh.coverage(patterns), "best": fresh.coverage(patterns[best])}
+            found.append(cell)
+    return pd.DataFrame(found).groupby("threshold").mean().reset_index()
 
 
 def realizable(net: ReLUNetwork, inputs: Gaussian, patterns: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ Nth part of the cores.
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -51,15 +50,13 @@ def run(notebook: str | Path, profile: str = "full", out: str | Path | None = No
 
 
 def threads() -> int:
-    """Threads for one notebook's kernel: OMP_NUM_THREADS if set, else the cores shared among the N jobs of make -jN."""
-    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        return int(os.environ["OMP_NUM_THREADS"])
-    from joblib import cpu_count
+    """Threads for a notebook's kernel: OMP_NUM_THREADS if set, else one.
 
-    flags = os.environ.get("MAKEFLAGS", "")
-    jobs = re.search(r"(?:^|\s)-j(\d+)", flags)
-    # Without a number (-j, or a Make that does not pass it on) as many notebooks may run as there are cores.
-    return max(1, cpu_count() // int(jobs[1])) if jobs else 1 if "jobserver" in flags else cpu_count()
+    Cores go to notebooks first, of which Make runs as many as there are cores. Two threads that work on small arrays
+    beside another busy process wait for each other most of the time, up to thirty times longer than one thread takes.
+    With one thread a record also depends neither on the number of cores nor on how many notebooks run at a time.
+    """
+    return int(os.environ.get("OMP_NUM_THREADS") or 1)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ given accurate probabilities by `rpa.patterns.pmf.pattern_pmf`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
     from rpa.network import ReLUNetwork
 
 
-__all__ = ["Support", "best_first", "draw_packed", "entropy_pruned", "monte_carlo", "pattern_keys"]
+__all__ = [
+    "Support",
+    "best_first",
+    "commonest",
+    "draw_packed",
+    "draw_scaled",
+    "entropy_pruned",
+    "monte_carlo",
+    "pattern_keys",
+]
 
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
 SPREAD = 0.01  # where a pass finds less mass than this, patterns beyond those asked for are not worth their time
@@ -108,12 +118,18 @@ def monte_carlo(
 
     A share p has the standard error sqrt(p (1 - p) / n); patterns chosen because they were common look too common.
     """
+    net = as_network(net)
+    return commonest(draw_packed(net, inputs, n, seed), net.n_hidden, max_patterns)
+
+
+def commonest(packed: np.ndarray, n_hidden: int, max_patterns: int | None = None) -> Support:
+    """The commonest `max_patterns` of the packed patterns (n, bytes), as `monte_carlo` gives them."""
     if max_patterns is not None:
         max_patterns = _check.integer("max_patterns", max_patterns, 1)
-    packed = draw_packed(net, inputs, n, seed)
+    n = len(packed)
     first, counts = _distinct(packed)
     order = np.argsort(-counts, kind="stable")[:max_patterns]
-    patterns = np.unpackbits(packed[first[order]], axis=1, count=net.n_hidden).astype(bool)
+    patterns = np.unpackbits(packed[first[order]], axis=1, count=n_hidden).astype(bool)
     return Support(patterns, np.log(counts[order] / n))
 
 
@@ -124,23 +140,37 @@ def draw_packed(net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> np.
     `rpa.patterns.search.hidden_layers`, so that a unit may flip within 1e-3 standard deviations of its threshold,
     mostly much less. With a mixture they come sorted by component.
     """
+    return draw_scaled(net, inputs, (1.0,), n, seed)[0]
+
+
+def draw_scaled(net: ReLUNetwork, inputs: RandomInput, scales: Sequence[float], n: int, seed: int) -> list[np.ndarray]:
+    """`draw_packed` under mean + s (x - mean) for each s of `scales`, from the same n draws of x.
+
+    The noise of all scales is one draw and one product with the first layer, so that four noise levels cost half as
+    much as four calls. Mixtures are scaled component by component.
+    """
     net, components, n, _ = _checked(net, inputs, n, 1.0, "n")
+    scales = [_check.positive("scales", s) for s in scales]
     generator = torch.Generator().manual_seed(seed)
     shares = np.random.default_rng(seed).multinomial(n, [weight for weight, _ in components])
-    packed = [np.zeros((0, -(-net.n_hidden // 8)), dtype=np.uint8)]
+    packed: list[list[np.ndarray]] = [[np.zeros((0, -(-net.n_hidden // 8)), dtype=np.uint8)] for _ in scales]
     for share, (_, component) in zip(shares, components):
         small = net.whitened(component)
         layers = search.hidden_layers(small) if small.n_hidden else []
         for start in range(0, share, CHUNK):
             x = torch.randn(min(CHUNK, share - start), small.input_dim, generator=generator)
-            packed.append(np.packbits(_bits(layers, small.slope, x), axis=1))
-    return np.concatenate(packed)
+            noise = x.to(layers[0][1].dtype) @ layers[0][0].T if layers else x
+            for part, scale in zip(packed, scales):
+                part.append(np.packbits(_bits(layers, small.slope, noise, scale), axis=1))
+    return [np.concatenate(part) for part in packed]
 
 
-def _bits(layers, slope, x):
-    active = [torch.zeros(len(x), 0, dtype=torch.bool)]
-    for weight, bias in layers:
-        x = torch.addmm(bias, x.to(bias.dtype), weight.T)
+def _bits(layers, slope, noise, scale):
+    """Signs of all hidden units, bool (n, N); noise (n, m): the first layer without its bias, to be scaled."""
+    active = [torch.zeros(len(noise), 0, dtype=torch.bool)]
+    x = torch.add(layers[0][1], noise, alpha=scale) if layers else noise
+    for k, (weight, bias) in enumerate(layers):
+        x = torch.addmm(bias, x, weight.T) if k else x
         active.append(x > 0)
         x = torch.nn.functional.leaky_relu_(x, slope)
     return torch.cat(active, 1).numpy()

@@ -14,7 +14,7 @@ NET, INPUTS = random_network([6, 8, 5, 3], 1), random_gaussian(6, 1)
 
 def test_fresh_samples_are_counted_one_by_one():
     patterns = best_first(NET, INPUTS, max_patterns=40, mass=1.0).patterns
-    fresh = coverage.Fresh(NET, INPUTS, 5000, seed=3)
+    fresh = coverage.Fresh(draw_packed(NET, INPUTS, 5000, 3))
     drawn = np.unpackbits(draw_packed(NET, INPUTS, 5000, 3), axis=1, count=13).astype(bool)
     expected = [(drawn == pattern).all(axis=1).sum() for pattern in patterns]
     np.testing.assert_array_equal(fresh.counts(patterns), expected)
@@ -26,12 +26,12 @@ def test_fresh_samples_against_the_network_itself():
     patterns, n = best_first(NET, INPUTS, max_patterns=40, mass=1.0).patterns, 200_000
     counts, _ = pattern_counts(NET, INPUTS, patterns, n, seed=1)
     p = counts.sum() / n
-    assert abs(coverage.Fresh(NET, INPUTS, n, 2).coverage(patterns) - p) < 6 * np.sqrt(2 * p * (1 - p) / n)
+    assert abs(coverage.Fresh(draw_packed(NET, INPUTS, n, 2)).coverage(patterns) - p) < 6 * np.sqrt(2 * p * (1 - p) / n)
 
 
 def test_contest_and_its_tables():
     rows = np.random.default_rng(0).standard_normal((3, 6))
-    setting = dict(max_patterns=30, n_fresh=20_000, n_counted=[500, 5000], seed=0)
+    setting = dict(max_patterns=30, n_fresh=20_000, n_counted=[500, 5000], n_timed=1, seed=0)
     results = coverage.experiment({"a": NET}, rows, [0, 2], [0.3, 1.0], **setting)
     table = coverage.cell_table(results, 20_000)
     assert list(table.network) == ["a", "a"] and list(table.sigma) == [0.3, 1.0] and list(table.images) == [2, 2]
@@ -85,3 +85,12 @@ def test_a_flip_changes_the_map_by_rank_one_along_the_facet():
     assert 0 <= label < 3
     np.testing.assert_allclose(rows["after"] - rows["before"], rows["change"])
     np.testing.assert_allclose(rows["change"] - rows["facet"] * (rows["change"] @ rows["facet"]), 0, atol=1e-12)
+
+
+def test_pruning_covers_more_with_a_lower_threshold_and_never_more_than_it_enumerates():
+    rows = np.random.default_rng(0).standard_normal((2, 6))
+    table = coverage.pruning_sweep(NET, rows, 0.5, [0.9, 0.3, 0.01], 30, 300, 1, 20_000, seed=0)
+    assert list(table.threshold) == [0.01, 0.3, 0.9]
+    assert table.pruned.is_monotonic_decreasing and table.many.is_monotonic_decreasing
+    assert (table.best <= table.many).all() and (table.search >= table.pruned - 0.01).all()
+    assert table.search.nunique() == 1

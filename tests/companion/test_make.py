@@ -176,26 +176,13 @@ def test_a_second_run_waits_and_takes_what_the_first_one_finished(project):
     assert (project / "notebooks" / "runs").read_text() == "x" and "01_a.png" in _bytes(project)
 
 
-@pytest.mark.parametrize(
-    "environment, expected",
-    [
-        ({"OMP_NUM_THREADS": "3", "MAKEFLAGS": " -j2"}, 3),
-        ({"MAKEFLAGS": " -j4 --jobserver-auth=3,4"}, 2),
-        ({"MAKEFLAGS": "-j16"}, 1),
-        ({"MAKEFLAGS": " --jobserver-fds=3,4 -j"}, 1),
-        ({"MAKEFLAGS": "n"}, 8),
-        ({}, 8),
-    ],
-)
-def test_cores_go_to_processes_first(monkeypatch, environment, expected):
+def test_a_notebook_has_one_thread_unless_told_otherwise(monkeypatch):
     from rpa.companion import run
 
-    for name in ("OMP_NUM_THREADS", "MAKEFLAGS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
-    assert run.threads() == expected
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert run.threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert run.threads() == 3
 
 
 def test_files_of_another_name_are_refused(project):

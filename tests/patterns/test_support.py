@@ -13,7 +13,15 @@ from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.patterns import pruning, search, support
 from rpa.patterns.regions import planar_regions
-from rpa.patterns.support import Support, best_first, draw_packed, entropy_pruned, monte_carlo, pattern_keys
+from rpa.patterns.support import (
+    Support,
+    best_first,
+    draw_packed,
+    draw_scaled,
+    entropy_pruned,
+    monte_carlo,
+    pattern_keys,
+)
 
 METHODS = [best_first, entropy_pruned]
 
@@ -340,3 +348,13 @@ def test_unfit_arguments_of_one_method():
         support.monte_carlo(net, inputs, 0, 0)
     with pytest.raises(ValueError, match="inputs: expected dimension 2"):
         support.monte_carlo(net, Gaussian(np.zeros(3), 1.0), 10, 0)
+
+
+def test_one_draw_serves_all_noise_levels():
+    net, mean = random_network([6, 8, 5, 3], 1), np.random.default_rng(2).standard_normal(6)
+    shared = draw_scaled(net, Gaussian(mean, 0.1**2), (1.0, 3.0, 10.0), 20_000, seed=4)
+    for scale, packed in zip((0.1, 0.3, 1.0), shared):
+        alone = draw_packed(net, Gaussian(mean, scale**2), 20_000, seed=4)
+        # The same draws: only units within rounding of their threshold may differ.
+        assert (packed != alone).any(axis=1).mean() < 1e-3
+    assert not np.array_equal(shared[0], shared[2])
