@@ -2,8 +2,7 @@
 
 The notebook writes into a staging folder, and its files replace those of an earlier run only when the last cell is
 done. A notebook that fails or is stopped therefore leaves figures and records as they were, and is named together with
-the cell that failed. Two runs of one notebook in one checkout take turns. Under `make -jN` a notebook's kernel gets the
-Nth part of the cores.
+the cell that failed. Two runs of one notebook in one checkout take turns.
 """
 
 import argparse
@@ -151,7 +150,6 @@ def _execute_once(notebook, stage, profile):
         "RPA_OUT": str(stage),
         "RPA_PROFILE": profile,
         "OMP_NUM_THREADS": str(threads()),
-        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
     copy = stage / notebook.name

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rpa.moments import pooling, relu
+from rpa import _check
+from rpa.moments import _checks, pooling, relu
 from rpa.moments.modules import as_sequential, check_evaluable, pool_first
 
 __all__ = ["Moments", "layerwise", "linear_part", "noise"]
@@ -46,8 +47,7 @@ def layerwise(
     (evaluated). mean (b, *shape); cov: see `noise`. rule for the covariance of ReLU units: "exact"; "series", its
     first four terms; "linear", its first term (the diagonal exact); "diagonal", units independent in all layers:
     two passes of the network. Max pooling keeps two terms with "exact" and "series". A layer of more than max_dense
-    units keeps the linear term only. Exact for one hidden
-    layer of at most max_dense units. Returns `Moments` in the type of `mean`. Raises ValueError naming an unknown
+    units keeps the linear term only. Exact for one hidden layer of at most max_dense units. Returns `Moments` in the type of `mean`. Raises ValueError naming an unknown
     layer or rule.
 
     >>> net = nn.Sequential(nn.Linear(1, 1), nn.ReLU()).double().requires_grad_(False)
@@ -57,6 +57,7 @@ def layerwise(
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+    max_dense = _check.integer("max_dense", max_dense)
     var, full = noise(cov, mean)
     check_evaluable(net, mean, "mean")
     layers = pool_first(as_sequential(net))
@@ -89,14 +90,10 @@ def noise(cov: float | torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, 
     (n, n) array is taken for when both readings fit. Raises ValueError for another shape, or negative or non-finite
     numbers.
     """
-    if not isinstance(mean, torch.Tensor) or mean.ndim < 2 or not mean.is_floating_point():
-        raise ValueError("mean: expected a floating-point tensor (b, ...), one row per input")
-    if mean.numel() == 0 or not mean.isfinite().all():
-        raise ValueError(f"mean: expected at least one input, all numbers finite, got shape {tuple(mean.shape)}")
-    cov = torch.as_tensor(cov, dtype=mean.dtype, device=mean.device)
+    _checks.batch("mean", mean)
+    cov = _checks.tensor("cov", cov).to(mean)
+    _checks.finite("cov", cov)
     n = mean[0].numel()
-    if not cov.isfinite().all():
-        raise ValueError("cov: expected finite numbers, got NaN or infinity")
     full = cov if cov.shape == (n, n) and n > 1 else None
     if full is None and cov.shape not in ((), mean.shape[1:], mean.shape):
         expected = f"(), {tuple(mean.shape[1:])}, {tuple(mean.shape)} or {(n, n)}"
@@ -104,6 +101,8 @@ def noise(cov: float | torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, 
     var = cov if full is None else full.diagonal().reshape(mean.shape[1:])
     if (var < 0).any():
         raise ValueError(f"cov: variances must not be negative, got {var.min():g}")
+    if full is not None:
+        _checks.covariance("cov", full)
     return var.expand(mean.shape), full
 
 
@@ -162,6 +161,8 @@ def linear_part(layer: nn.Module, x: torch.Tensor, power: int = 1) -> torch.Tens
     if isinstance(layer, nn.Conv2d):
         pad = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
         return functional.conv2d(x, layer.weight**power, None, layer.stride, pad, layer.dilation, layer.groups)
+    if not isinstance(layer, (nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
+        raise ValueError(f"net: expected only affine layers and ReLU or MaxPool2d here, got {type(layer).__name__}")
     if pooling.pair(getattr(layer, "padding", 0)) != (0, 0):
         raise ValueError(f"net: {type(layer).__name__} with padding has no moment rule")
     return layer(x) if power == 1 else layer(x) / _window_size(layer, x.shape[-2:])

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rpa.moments import _checks
+
 __all__ = ["as_sequential", "check_evaluable", "pool_first", "unrolled"]
 
 RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -29,22 +31,24 @@ def check_evaluable(net: nn.Module, x: torch.Tensor | None = None, name: str = "
             raise ValueError(f"net: {type(layer).__name__} is in training mode; call net.eval() first")
     if x is None:
         return
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"{name}: expected a batch (b, ...) of at least one input, got shape {tuple(x.shape)}")
+    _checks.batch(name, x)
     try:
         with torch.no_grad():
             net(x[:1])
-    except (RuntimeError, ValueError) as error:
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{name}: the network does not take inputs of shape {tuple(x.shape[1:])}: {reason}") from error
+        kind = f"{x.dtype} of shape {tuple(x.shape[1:])}"
+        raise ValueError(f"{name}: the network does not take inputs {kind}: {reason}") from error
 
 
 def as_sequential(net: nn.Module) -> nn.Sequential:
     """The same function as a flat `nn.Sequential` of single layers, without Dropout and Identity; weights are shared.
 
-    Nested Sequentials are flattened; torchvision's AlexNet and SqueezeNet are unrolled, a Fire module's two expanding
-    convolutions becoming one of kernel 3. ReLU works in place in neither. Raises ValueError for another container.
+    Nested Sequentials are flattened. torchvision's AlexNet and SqueezeNet are unrolled: the two expanding convolutions
+    of a Fire module become one of kernel 3, and no ReLU works in place. Raises ValueError for another container.
     """
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net: expected a torch module, got {type(net).__name__}")
     return nn.Sequential(*unrolled(net, _one_convolution))
 
 

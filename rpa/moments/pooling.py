@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from rpa.moments import relu
+from rpa.moments import _checks, relu
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +35,7 @@ def clark(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     which sum to 1: Cov[max, y] = sum_j gains_j Cov[x_j, y] for y jointly Gaussian. Exact for w = 2; above, the
     maximum so far is taken as Gaussian.
     """
+    _check_jointly(mean, cov)
     top, var, cross = mean[..., 0], cov[..., 0, 0], cov[..., 0, :]
     gains = torch.zeros_like(mean)
     gains[..., 0] = 1
@@ -48,6 +49,14 @@ def clark(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
         gains = gains * keep[..., None]
         gains[..., j] = 1 - keep
     return top, var.clamp(min=0), gains
+
+
+def _check_jointly(mean, cov):
+    if mean.ndim == 0 or mean.shape[-1] == 0 or cov.shape[-2:] != (mean.shape[-1],) * 2:
+        shapes = f"{tuple(mean.shape)} and {tuple(cov.shape)}"
+        raise ValueError(f"mean, cov: expected shapes (..., w) and (..., w, w) with w >= 1, got {shapes}")
+    _checks.finite("mean", mean)
+    _checks.finite("cov", cov)
 
 
 def excess(mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
@@ -172,6 +181,7 @@ def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     1024 Sobol points and their mirror images, whitened so that a maximum that is always the same variable is exact. The
     Hessian follows from Stein's lemma, E[grad^2 f(z)] = E[f(z) (z z^T - I)], in coordinates where the law is standard.
     """
+    _check_jointly(mean, cov)
     values, vectors = torch.linalg.eigh(cov.double())
     scale = torch.where(values > 1e-12 * values[..., -1:], values, 0.0).sqrt()
     points = _normal_points(mean.shape[-1])

@@ -14,10 +14,11 @@ at mu = var = 0) it is returned as 0. Raises ValueError for NaN or infinite entr
 import math
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
 from rpa._check import integer
+from rpa.moments import _checks
+from rpa.moments._checks import tensor
 from rpa.polytopes import bivariate
 from rpa.polytopes.bivariate import FAR, ndtr
 
@@ -71,7 +72,7 @@ def squared_pdf(y: TensorLike, mu: TensorLike, var: TensorLike) -> tuple[torch.T
     For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the
     atom has mass Phi(-a). y, mu, var broadcast; var > 0.
     """
-    y, mu, var = (_tensor(*argument) for argument in (("y", y), ("mu", mu), ("var", var)))
+    y, mu, var = (tensor(*argument) for argument in (("y", y), ("mu", mu), ("var", var)))
     for name, value in (("y", y), ("mu", mu), ("var", var)):
         _check(name, value, value.shape)
     try:
@@ -97,7 +98,7 @@ def covariance(mu: TensorLike, cov: TensorLike) -> torch.Tensor:
     >>> covariance([0.0, 0.0], [[1.0, 0.5], [0.5, 1.0]])[0, 1].item()
     0.145...
     """
-    mu = _tensor("mu", mu)
+    mu = tensor("mu", mu)
     cov = _symmetric(mu, cov)
     i, j = torch.triu_indices(mu.shape[-1], mu.shape[-1], 1, device=mu.device)
     var = cov.diagonal(dim1=-2, dim2=-1)
@@ -112,7 +113,7 @@ def covariance_pairs(
 ) -> torch.Tensor:
     """Cov[relu(x1), relu(x2)] elementwise, for tensors of one shape; the entries of `covariance`."""
     names = ("mu1", "mu2", "var1", "var2", "cov12")
-    mu1, mu2, var1, var2, cov12 = map(_tensor, names, (mu1, mu2, var1, var2, cov12))
+    mu1, mu2, var1, var2, cov12 = map(tensor, names, (mu1, mu2, var1, var2, cov12))
     for name, value in (("mu1", mu1), ("mu2", mu2), ("var1", var1), ("var2", var2)):
         _check(name, value, cov12.shape, at_least=0 if name.startswith("var") else None)
     _check("cov12", cov12, mu1.shape)
@@ -144,7 +145,7 @@ def covariance_series(mu: TensorLike, cov: TensorLike, terms: int = 4) -> torch.
     with J = Phi(a).
     """
     terms = integer("terms", terms, 1)
-    mu = _tensor("mu", mu)
+    mu = tensor("mu", mu)
     cov = _symmetric(mu, cov)
     var = cov.diagonal(dim1=-2, dim2=-1)
     # A unit of variance 0 has covariance 0: any sigma will do, and 1 keeps the gradient finite.
@@ -278,18 +279,8 @@ def _tail(t, powers):
     return [row.reshape(t.shape) for row in torch.cat(parts, 1)] if parts else [torch.empty_like(t)] * powers
 
 
-def _tensor(name, value):
-    """A tensor as it is; numbers, lists and arrays as float64."""
-    if isinstance(value, torch.Tensor):
-        return value
-    try:
-        return torch.as_tensor(np.array(value, dtype=np.float64))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected a tensor, or numbers to make one of, got {value!r}") from error
-
-
 def _pair_of_one_shape(mu, var):
-    mu, var = _tensor("mu", mu), _tensor("var", var)
+    mu, var = tensor("mu", mu), tensor("var", var)
     _check("mu", mu, var.shape)
     _check("var", var, mu.shape, at_least=0)
     return mu, var
@@ -305,32 +296,18 @@ def _check(name, value, shape, at_least=None):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
     if not value.is_floating_point():
         raise ValueError(f"{name}: expected a floating-point tensor, got {value.dtype}")
-    if not value.isfinite().all():
-        raise ValueError(f"{name}: expected finite numbers, got {(~value.isfinite()).sum()} NaN or infinite")
+    _checks.finite(name, value)
     if at_least is not None and (value < at_least).any():
         raise ValueError(f"{name}: expected numbers >= {at_least}, got {value.min():g}")
 
 
 def _symmetric(mu, cov):
-    """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis), its symmetry and that
-    |cov_12| <= sqrt(var_1 var_2), up to the rounding of its largest entry.
-    """
-    cov = _tensor("cov", cov)
+    """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis) and its entries."""
+    cov = tensor("cov", cov)
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2] or (mu is not None and cov.shape[:-1] != mu.shape):
         raise ValueError(f"cov: expected shape (..., n, n) beside mu (..., n), got {tuple(cov.shape)}")
     _check("cov", cov, cov.shape)
     if cov.numel() == 0:
         raise ValueError(f"cov: expected at least one variable, got shape {tuple(cov.shape)}")
-    fixed = cov.detach()
-    rounding = 1e3 * torch.finfo(cov.dtype).eps * fixed.abs().amax()
-    gap = (fixed - fixed.mT).abs().amax()
-    if gap > rounding:
-        raise ValueError(f"cov: expected a symmetric matrix, got |C - C^T| up to {gap:g}")
-    var = fixed.diagonal(dim1=-2, dim2=-1)
-    if (var < 0).any():
-        raise ValueError(f"cov: variances must not be negative, got {var.min():g}")
-    sigma = var.sqrt()
-    excess = (fixed.abs() > sigma[..., :, None] * sigma[..., None, :] + rounding).sum()
-    if excess:
-        raise ValueError(f"cov: expected |cov12| <= sqrt(var1 var2), violated in {excess} entries")
+    _checks.covariance("cov", cov)
     return (cov + cov.mT) / 2

@@ -62,6 +62,7 @@ def noise_map(
     or a network without ReLU in a two-stage map.
     """
     module, x = _module_and_image(net, x)
+    seed = _check.integer("seed", seed)
     sigma = _check.positive("sigma", sigma)
     window = _check.integer("window", window, 1)
     order = _check.integer("order", order, 1)
@@ -80,6 +81,9 @@ def noise_map(
 
 def output_jacobian(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """d module / d x at one input x (...): (k, ...), by k backward passes in one batch."""
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(f"x: expected a tensor, got {type(x).__name__}")
+    check_evaluable(module, x[None])
     with torch.enable_grad():
         batch = module(x[None]).shape[1:].numel()
         points = x.detach().expand(batch, *x.shape).clone().requires_grad_()
@@ -95,10 +99,11 @@ def _module_and_image(net, x):
         module = nn.Sequential(nn.Flatten(), *module)
     x = x.numpy(force=True) if isinstance(x, torch.Tensor) else x
     x = _check.array("x", x, (None,) * (2 if np.ndim(x) == 2 else 3))
-    x = torch.as_tensor(x, dtype=next(module.parameters()).dtype)
+    x = torch.as_tensor(x, dtype=next((p.dtype for p in module.parameters()), torch.float64))
     x = x[None] if x.ndim == 2 else x
-    if isinstance(module[0], nn.Flatten) and isinstance(module[1], nn.Linear) and module[1].in_features != x.numel():
-        raise ValueError(f"x: expected {module[1].in_features} pixels, got shape {tuple(x.shape)}")
+    linear = module[1] if len(module) > 1 and isinstance(module[0], nn.Flatten) else None
+    if isinstance(linear, nn.Linear) and linear.in_features != x.numel():
+        raise ValueError(f"x: expected {linear.in_features} pixels, got shape {tuple(x.shape)}")
     check_evaluable(module, x[None])
     return module, x
 

@@ -9,15 +9,17 @@ and noise.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from rpa import _check
-from rpa.moments import relu
+from rpa.inputs import components_of
+from rpa.moments import _checks, relu
 from rpa.moments.jacobians import inner_jacobian, jacobian_at, pull_back, pushed
 from rpa.moments.layerwise import Moments, noise
 from rpa.moments.modules import as_sequential, check_evaluable
@@ -38,18 +40,27 @@ def affine_relu_affine(
 ) -> Moments:
     """Exact moments of B relu(A x + c1) + c2 for x ~ N(mean, cov) (P2's corollary, for any mean and covariance).
 
-    A (m, d), c1 (m,), B (k, m), c2 (k,); mean (b, d); cov as in `noise` -> `Moments` (b, k), (b, k, k).
+    A (m, d), c1 (m,), B (k, m), c2 (k,); mean (b, d); cov as in `noise` -> `Moments` (b, k), (b, k, k). Tensors of one
+    type; lists and arrays are taken as float64.
 
     >>> one, zero = torch.eye(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     >>> found = affine_relu_affine(one, zero, one, zero, mean=zero[None], cov=1.0)  # relu of N(0, 1)
     >>> round(found.mean.item(), 6), round(found.var.item(), 6)  # 1 / sqrt(2 pi), 1/2 - 1 / (2 pi)
     (0.398942, 0.340845)
     """
-    mean = torch.as_tensor(mean)
-    for name, value, shape in (("A", A, (len(c1), mean.shape[-1])), ("B", B, (len(c2), len(c1)))):
-        if tuple(value.shape) != shape:
-            raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
+    mean = _checks.tensor("mean", mean)
     var, full = noise(cov, mean)
+    named = {"A": A, "c1": c1, "B": B, "c2": c2}
+    A, c1, B, c2 = (_checks.tensor(name, value) for name, value in named.items())
+    m, k = (value.numel() for value in (c1, c2))
+    shapes = {"A": (m, mean.shape[-1]), "c1": (m,), "B": (k, m), "c2": (k,)}
+    if mean.ndim != 2:
+        raise ValueError(f"mean: expected shape (b, d), got {tuple(mean.shape)}")
+    for (name, shape), value in zip(shapes.items(), (A, c1, B, c2)):
+        if value.shape != shape or value.dtype != mean.dtype:
+            found = f"{value.dtype} {tuple(value.shape)}"
+            raise ValueError(f"{name}: expected {mean.dtype} as in mean, of shape {shape}, got {found}")
+        _checks.finite(name, value)
     hidden = A @ full @ A.T if full is not None else (A * var[:, None]) @ A.T
     mu = mean @ A.T + c1
     inner = relu.covariance(mu, hidden.expand(len(mu), *hidden.shape[-2:]))
@@ -58,6 +69,7 @@ def affine_relu_affine(
 
 def splits(net: nn.Module) -> list[tuple[nn.Sequential, nn.Sequential]]:
     """[(first, second), ...]: the two stages of `net` at each of its ReLUs, input side first; layers are shared."""
+    check_evaluable(net)
     layers = list(as_sequential(net))
     cuts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
     return [(nn.Sequential(*layers[:i]), nn.Sequential(*layers[i + 1 :])) for i in cuts]
@@ -67,7 +79,8 @@ def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     """k-means centres (count, *shape) of the inputs x (b, *shape), for `two_stage(..., points=...)` (scikit-learn)."""
     from sklearn.cluster import KMeans
 
-    count = _check.integer("count", count, 1)
+    _checks.batch("x", x)
+    count, seed = _check.integer("count", count, 1), _check.integer("seed", seed)
     if len(x) < count:
         raise ValueError(f"x: expected at least count = {count} inputs, got {len(x)}")
     fit = KMeans(count, n_init=1, random_state=seed).fit(x.detach().flatten(1).double().numpy(force=True))
@@ -86,13 +99,20 @@ def two_stage_mean(
     """
     if at not in ("point", "mean"):
         raise ValueError(f"at: expected 'point' or 'mean', got {at!r}")
-    mu, var = _local_moments(first, x, cov)
-    expected = relu.mean(mu, var)
-    if at == "mean":
-        return second(expected)
-    point = torch.relu(mu)
-    value, shift = torch.func.jvp(second, (point,), (expected - point,))
-    return value + shift
+    check_evaluable(first)
+    check_evaluable(second)
+    _checks.batch("x", x)
+    try:
+        mu, var = _local_moments(first, x, cov)
+        expected = relu.mean(mu, var)
+        if at == "mean":
+            return second(expected)
+        point = torch.relu(mu)
+        value, shift = torch.func.jvp(second, (point,), (expected - point,))
+        return value + shift
+    except RuntimeError:
+        _output_of_first(first, second, x)  # names the stage that does not take its input, if that is the reason
+        raise
 
 
 def two_stage(
@@ -121,12 +141,8 @@ def two_stage(
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    full = noise(cov, x)[1]
-    check_evaluable(first, x)
-    with torch.no_grad():
-        y = first(x[:1])
-    units = y.numel()
-    check_evaluable(second, y, "first: its output")
+    y = _output_of_first(first, second, x)
+    units, full = y.numel(), noise(cov, x)[1]
     outputs = _checked_outputs(outputs, second, y)
     if units > MAX_DENSE and (rule not in ADJOINT or full is not None or points is not None):
         raise ValueError(f"first: {units} units; above {MAX_DENSE} only {ADJOINT}, without full cov or points")
@@ -134,7 +150,7 @@ def two_stage(
     if rule in ADJOINT and full is None and points is None and (units > MAX_DENSE or affine):
         return _adjoint(first, second, x, cov, rule, outputs)
     nearest = torch.arange(len(x)) if points is None else _nearest(x, points)
-    where, parts, order = x if points is None else points, [], []
+    where, parts, order = x if points is None else points.to(x), [], []
     shared = inner_jacobian(first, where[:1].detach()) if affine else None
     for index in nearest.unique():
         members = (nearest == index).nonzero().squeeze(1)
@@ -158,7 +174,7 @@ class Estimate(NamedTuple):
 
 
 def monte_carlo(
-    f: Callable[[torch.Tensor], torch.Tensor],
+    f: Callable[[Any], Any],
     inputs: Gaussian | GaussianMixture,
     n: int,
     seed: int | Sequence[int],
@@ -172,7 +188,16 @@ def monte_carlo(
     seed and chunk only.
     """
     n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
-    rng, centre, sums = np.random.default_rng(seed), None, np.zeros(())
+    components_of(inputs)  # refuses what is neither a Gaussian nor a mixture
+    if not callable(f):
+        raise ValueError(f"f: expected a function or a torch module, got {type(f).__name__}")
+    if isinstance(f, nn.Module):
+        check_evaluable(f)
+    try:
+        rng = np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"seed: expected integers >= 0, got {seed!r}") from error
+    centre, sums = None, np.zeros(())
     for start in range(0, n, chunk):
         y = _evaluate(f, inputs.sample(min(chunk, n - start), rng))
         centre = y.mean(0) if centre is None else centre
@@ -188,14 +213,31 @@ def monte_carlo(
 
 def _evaluate(f, x):
     if isinstance(f, nn.Module):
-        with torch.no_grad():
-            y = f(torch.as_tensor(x, dtype=next((p.dtype for p in f.parameters()), torch.float64)))
+        rows = torch.as_tensor(x, dtype=next((p.dtype for p in f.parameters()), torch.float64))
+        try:
+            with torch.no_grad():
+                y = f(rows)
+        except RuntimeError:
+            check_evaluable(f, rows, "inputs")
+            raise
     else:
         y = f(x)
     y = y.double().numpy(force=True) if isinstance(y, torch.Tensor) else np.asarray(y, dtype=float)
+    if y.ndim == 0 or len(y) != len(x):
+        raise ValueError(f"f: expected one row per input, ({len(x)}, k) or ({len(x)},), got shape {y.shape}")
     y = y.reshape(len(x), -1)
     if not np.isfinite(y).all():
         raise ValueError("f: returned NaN or infinite values")
+    return y
+
+
+def _output_of_first(first, second, x):
+    """first(x[:1]); ValueError when a stage is no module in evaluation mode or does not take what it is given."""
+    check_evaluable(first, x)
+    check_evaluable(second)
+    with torch.no_grad():
+        y = first(x[:1])
+    check_evaluable(second, y, "first: its output")
     return y
 
 
@@ -204,10 +246,13 @@ def _checked_outputs(outputs, second, y):
         return None
     with torch.no_grad():
         count = second(y).numel()
-    wrong = [k for k in outputs if isinstance(k, bool) or int(k) != k or not 0 <= k < count]
-    if wrong or len(outputs) == 0:
-        raise ValueError(f"outputs: expected indices from 0 to {count - 1}, got {list(outputs)}")
-    return [int(k) for k in outputs]
+    try:
+        wanted = [operator.index(k) for k in outputs]
+    except TypeError:
+        wanted = []
+    if not wanted or not all(0 <= k < count for k in wanted) or any(isinstance(k, bool) for k in outputs):
+        raise ValueError(f"outputs: expected indices from 0 to {count - 1}, got {outputs!r}")
+    return wanted
 
 
 def _is_affine(module):
@@ -226,7 +271,8 @@ def _local_moments(first, x, cov):
 
 
 def _nearest(x, points):
-    if points.ndim < 2 or points.shape[1:] != x.shape[1:]:
+    _checks.batch("points", points)
+    if points.shape[1:] != x.shape[1:]:
         raise ValueError(f"points: expected shape (any, {', '.join(map(str, x.shape[1:]))}), got {tuple(points.shape)}")
     return torch.cdist(x.detach().flatten(1), points.flatten(1).to(x)).argmin(1)
 
