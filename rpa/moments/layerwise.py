@@ -47,8 +47,8 @@ def layerwise(
     (evaluated). mean (b, *shape); cov: see `noise`. rule for the covariance of ReLU units: "exact"; "series", its
     first four terms; "linear", its first term (the diagonal exact); "diagonal", units independent in all layers:
     two passes of the network. Max pooling keeps two terms with "exact" and "series". A layer of more than max_dense
-    units keeps the linear term only. Exact for one hidden layer of at most max_dense units. Returns `Moments` in the type of `mean`. Raises ValueError naming an unknown
-    layer or rule.
+    units keeps the linear term only. Exact for one hidden layer of at most max_dense units. Returns `Moments` in the
+    type of `mean`. Raises ValueError naming an unknown layer or rule.
 
     >>> net = nn.Sequential(nn.Linear(1, 1), nn.ReLU()).double().requires_grad_(False)
     >>> net[0].weight[:], net[0].bias[:] = 1.0, 0.0

@@ -7,26 +7,18 @@ per pixel or a full covariance, see `rpa.moments.layerwise.noise`. Everything is
 and noise.
 """
 
-from __future__ import annotations
-
 import operator
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
 from rpa import _check
-from rpa.inputs import components_of
 from rpa.moments import _checks, relu
 from rpa.moments.jacobians import inner_jacobian, jacobian_at, pull_back, pushed
 from rpa.moments.layerwise import Moments, noise
 from rpa.moments.modules import as_sequential, check_evaluable
-
-if TYPE_CHECKING:
-    from rpa.inputs import Gaussian, GaussianMixture
-
+from rpa.moments.sampling import Estimate, monte_carlo
 
 __all__ = ["Estimate", "affine_relu_affine", "centres", "monte_carlo", "splits", "two_stage", "two_stage_mean"]
 
@@ -161,74 +153,6 @@ def two_stage(
         order.append(members)
     back = torch.cat(order).argsort()
     return Moments(*(torch.cat(part)[back] for part in zip(*parts)))
-
-
-class Estimate(NamedTuple):
-    """Monte Carlo means and variances (k,) with their standard errors, from n samples."""
-
-    mean: np.ndarray
-    var: np.ndarray
-    stderr: np.ndarray
-    var_stderr: np.ndarray
-    n: int
-
-
-def monte_carlo(
-    f: Callable[[Any], Any],
-    inputs: Gaussian | GaussianMixture,
-    n: int,
-    seed: int | Sequence[int],
-    *,
-    chunk: int = 4096,
-) -> Estimate:
-    """`Estimate` of the mean and variance of f(x), x ~ inputs (a Gaussian or a GaussianMixture), from n >= 2 samples.
-
-    f maps (chunk, d) float64 to (chunk, k) or (chunk,); a torch module gets tensors of its own type, without
-    gradient. The standard error of the variance uses the fourth moment, sqrt((m4 - var^2) / n). Results depend on
-    seed and chunk only.
-    """
-    n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
-    components_of(inputs)  # refuses what is neither a Gaussian nor a mixture
-    if not callable(f):
-        raise ValueError(f"f: expected a function or a torch module, got {type(f).__name__}")
-    if isinstance(f, nn.Module):
-        check_evaluable(f)
-    try:
-        rng = np.random.default_rng(seed)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"seed: expected integers >= 0, got {seed!r}") from error
-    centre, sums = None, np.zeros(())
-    for start in range(0, n, chunk):
-        y = _evaluate(f, inputs.sample(min(chunk, n - start), rng))
-        centre = y.mean(0) if centre is None else centre
-        y = y - centre
-        sums = sums + np.stack([(y**power).sum(0) for power in (1, 2, 3, 4)])
-    # Sums about a point close to the mean lose nothing when moved to the mean.
-    m1, m2, m3, m4 = sums / n
-    var = m2 - m1**2
-    fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
-    var_stderr = np.sqrt(np.maximum(fourth - var**2, 0) / n)
-    return Estimate(centre + m1, var * n / (n - 1), np.sqrt(var / n), var_stderr, n)
-
-
-def _evaluate(f, x):
-    if isinstance(f, nn.Module):
-        rows = torch.as_tensor(x, dtype=next((p.dtype for p in f.parameters()), torch.float64))
-        try:
-            with torch.no_grad():
-                y = f(rows)
-        except RuntimeError:
-            check_evaluable(f, rows, "inputs")
-            raise
-    else:
-        y = f(x)
-    y = y.double().numpy(force=True) if isinstance(y, torch.Tensor) else np.asarray(y, dtype=float)
-    if y.ndim == 0 or len(y) != len(x):
-        raise ValueError(f"f: expected one row per input, ({len(x)}, k) or ({len(x)},), got shape {y.shape}")
-    y = y.reshape(len(x), -1)
-    if not np.isfinite(y).all():
-        raise ValueError("f: returned NaN or infinite values")
-    return y
 
 
 def _output_of_first(first, second, x):
