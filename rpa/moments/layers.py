@@ -64,6 +64,7 @@ def prepare(net: nn.Module, *, pool_first: bool = True) -> tuple[Layer, ...]:
     pool_first: exchange a ReLU and the max pooling after it, for `moments` and `fit`; `two_stage_mean` leaves them in
     order. Raises ValueError naming a layer without a rule.
     """
+    modules.check_evaluable(net)
     flat = modules.unrolled(net, lambda fire: _Parallel(fire.expand1x1, fire.expand3x3))
     unknown = [type(layer).__name__ for layer in flat if not isinstance(layer, KNOWN)]
     if unknown:

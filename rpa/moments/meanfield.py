@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from rpa.moments import pooling
-from rpa.moments.layers import prepare
-
-if TYPE_CHECKING:
-    from rpa.moments.layers import Layer
-
+from rpa import _check
+from rpa.moments import _checks, pooling
+from rpa.moments.layers import Layer, prepare
+from rpa.moments.modules import check_evaluable
 
 __all__ = ["Correction", "fit", "informed_mean", "moments", "prepare", "relu_moments", "two_stage_mean"]
 
@@ -56,6 +55,17 @@ def relu_moments(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, t
     or var, enough for sums of many units; `rpa.moments.relu` is relatively accurate and much slower. A negative
     rounding error of the variance becomes 0.
     """
+    mean, var = _checks.tensor("mean", mean), _checks.tensor("var", var)
+    if mean.shape != var.shape:
+        raise ValueError(f"mean, var: expected one shape, got {tuple(mean.shape)} and {tuple(var.shape)}")
+    for name, value in (("mean", mean), ("var", var)):
+        _checks.finite(name, value)
+    if (var < 0).any():
+        raise ValueError(f"var: expected numbers >= 0, got {var.min():g}")
+    return _relu_moments(mean, var)
+
+
+def _relu_moments(mean, var):
     sigma, t, e, positive = pooling.excess(mean, var)
     spread = positive.addcmul_(e, t + e, value=-1).mul_(var).clamp_(min=0)
     return torch.addcmul(torch.relu(mean), sigma, e), spread
@@ -68,24 +78,48 @@ def moments(
 
     layers: from `prepare`; x (b, *shape); scale: standard deviation of the noise, a number or a tensor that broadcasts
     to x; fitted: from `fit` at the same scale, or None for the plain diagonal rule. Either way two passes of the affine
-    layers. Raises ValueError for a negative or infinite scale, and for a fit to another network.
+    layers. With a fit there are no gradients. Raises ValueError for a negative or infinite scale, and for a fit to
+    another network.
     """
-    if fitted is None:
-        mean, var = x, _variances(x, scale)
-        for layer in layers:
-            mean, var = _independent(layer, mean, var)
-        return mean, var
-    if len(fitted) != len(layers):
-        raise ValueError(f"fitted: expected the corrections of {len(layers)} layers, got {len(fitted)}")
-    state = _State(_fast(x), var=_variances(x, scale))
-    for layer, correction in zip(layers, fitted):
-        state = _step(layer, state, correction)
-    return state.mean, state.variance
+    with _taken_by(layers, x, fitted):
+        if fitted is None:
+            mean, var = x, _variances(x, scale)
+            for layer in layers:
+                mean, var = _independent(layer, mean, var)
+            return mean, var
+        with torch.no_grad():
+            state = _State(_fast(x), var=_variances(x, scale))
+            for layer, correction in zip(layers, fitted):
+                state = _step(layer, state, correction)
+            return state.mean, state.variance
+
+
+@contextmanager
+def _taken_by(layers, x, fitted=None):
+    """Raises ValueError for what is no list of layers, no batch x, or no fit to both; nothing is computed beforehand."""
+    if not isinstance(layers, (list, tuple)) or not layers or not all(isinstance(each, Layer) for each in layers):
+        raise ValueError(f"layers: expected the layers that `prepare` returns, got {type(layers).__name__}")
+    _checks.batch("x", x)
+    if fitted is not None:
+        if len(fitted) != len(layers):
+            raise ValueError(f"fitted: expected the corrections of {len(layers)} layers, got {len(fitted)}")
+        pairs = enumerate(zip(layers, fitted))
+        wrong = [i for i, (a, b) in pairs if not isinstance(a.module, nn.ReLU) and not isinstance(b, Correction)]
+        if wrong:
+            raise ValueError(f"fitted: expected a Correction for layer {wrong[0]}, got {fitted[wrong[0]]!r}")
+    try:
+        yield
+    except RuntimeError as error:
+        check_evaluable(nn.Sequential(*(layer.module for layer in layers)), x)
+        if fitted is None:
+            raise
+        shape = tuple(x.shape[1:])
+        raise ValueError(f"fitted: made for another network or for inputs of another shape than {shape}") from error
 
 
 def _independent(layer, mean, var):
     if isinstance(layer.module, nn.ReLU):
-        return relu_moments(mean, var)
+        return _relu_moments(mean, var)
     if isinstance(layer.module, nn.MaxPool2d):
         return pooling.maxima(layer.module, mean, var)
     return layer.module(mean), layer.squared(var)
@@ -118,7 +152,7 @@ class _State(NamedTuple):
         if self.var is not None:
             return self.var
         if self.before is not None:
-            return relu_moments(self.before.mean, self.before.deviation.square())[1]
+            return _relu_moments(self.before.mean, self.before.deviation.square())[1]
         return self.deviation.square()
 
 
@@ -177,7 +211,7 @@ def _rectified(state):
     variance.
     """
     if state.var is not None:
-        mean, var = relu_moments(state.mean, state.var)
+        mean, var = _relu_moments(state.mean, state.var)
         return _State(mean, var=var)
     result = _paired(_fast(state.mean.new_empty(2 * len(state.mean), *state.mean.shape[1:])), state.factors, state)
     width = state._replace(factors=(-math.sqrt(2) * state.factors[0], state.factors[1] + pooling.TINY)).deviation
@@ -190,29 +224,31 @@ def _rectified(state):
     return result
 
 
+@torch.no_grad()
 def informed_mean(
     layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor, fitted: Sequence, pairs: int, seed: int
 ) -> torch.Tensor:
     """Means (b, k) by the rules of `moments`, but with the deviations of 2 * pairs noisy copies in place of those
     computed.
 
-    As dear as sampling; it tells which part of the error of `moments` comes from its variances, and which from its
-    rules.
+    It costs as much as sampling. It tells which part of the error of `moments` comes from its variances, and which part
+    from its rules.
     """
-    means, generator = [], torch.Generator().manual_seed(seed)
-    for image in x.split(1):
-        noise = torch.as_tensor(scale) * torch.randn(pairs, *x.shape[1:], generator=generator, dtype=x.dtype)
-        samples, state = (
-            _fast(torch.cat([image + noise, image - noise])),
-            _State(_fast(image), var=_variances(image, scale)),
-        )
-        for layer, correction in zip(layers, fitted):
-            samples, state = layer.module(samples), _step(layer, state, correction)
-            if not isinstance(layer.module, nn.ReLU):
-                deviation = samples.std(0, keepdim=True)
-                known = {"var": deviation**2} if state.var is not None else {"factors": (deviation, torch.ones(()))}
-                state = state._replace(**known)
-        means.append(state.mean)
+    pairs = _check.integer("pairs", pairs, 1)
+    means, generator = [], torch.Generator().manual_seed(_check.integer("seed", seed))
+    with _taken_by(layers, x, () if fitted is None else fitted):
+        _variances(x, scale)
+        for image in x.split(1):
+            noise = torch.as_tensor(scale) * torch.randn(pairs, *x.shape[1:], generator=generator, dtype=x.dtype)
+            samples = _fast(torch.cat([image + noise, image - noise]))
+            state = _State(_fast(image), var=_variances(image, scale))
+            for layer, correction in zip(layers, fitted):
+                samples, state = layer.module(samples), _step(layer, state, correction)
+                if not isinstance(layer.module, nn.ReLU):
+                    deviation = samples.std(0, keepdim=True)
+                    known = {"var": deviation**2} if state.var is not None else {"factors": (deviation, torch.ones(()))}
+                    state = state._replace(**known)
+            means.append(state.mean)
     return torch.cat(means)
 
 
@@ -226,19 +262,22 @@ def two_stage_mean(
     Variances before the cut are those of the network linearized at x with uncorrelated units: exact for cut=0. One and
     a half passes, or three and a half; a Jacobian-vector product, no Jacobian.
     """
-    relus = [i for i, layer in enumerate(layers) if isinstance(layer.module, nn.ReLU)]
-    if at not in ("mean", "point") or not -len(relus) <= cut < len(relus):
-        raise ValueError(f"expected at 'mean' or 'point' and cut one of {len(relus)} ReLUs, got at={at!r}, cut={cut!r}")
-    mean, var = x, _variances(x, scale)
-    for layer in layers[: relus[cut]]:
-        var = _linearized(layer, mean, var)
-        mean = layer.module(mean)
-    second = nn.Sequential(*[layer.module for layer in layers[relus[cut] + 1 :]])
-    expected, point = relu_moments(mean, var)[0], torch.relu(mean)
-    if at == "mean":
-        return second(expected)
-    value, shift = torch.func.jvp(second, (point,), (expected - point,))
-    return value + shift
+    if at not in ("mean", "point"):
+        raise ValueError(f"at: expected 'mean' or 'point', got {at!r}")
+    with _taken_by(layers, x):
+        relus = [i for i, layer in enumerate(layers) if isinstance(layer.module, nn.ReLU)]
+        if not isinstance(cut, int) or not -len(relus) <= cut < len(relus):
+            raise ValueError(f"cut: expected the number of one of {len(relus)} ReLUs, got {cut!r}")
+        mean, var = x, _variances(x, scale)
+        for layer in layers[: relus[cut]]:
+            var = _linearized(layer, mean, var)
+            mean = layer.module(mean)
+        second = nn.Sequential(*[layer.module for layer in layers[relus[cut] + 1 :]])
+        expected, point = _relu_moments(mean, var)[0], torch.relu(mean)
+        if at == "mean":
+            return second(expected)
+        value, shift = torch.func.jvp(second, (point,), (expected - point,))
+        return value + shift
 
 
 def _linearized(layer, mean, var):
@@ -254,12 +293,17 @@ def _linearized(layer, mean, var):
 
 
 def _variances(x, scale):
-    scale = torch.as_tensor(scale, dtype=x.dtype)
+    scale = _checks.tensor("scale", scale).to(x.dtype)
     if not scale.isfinite().all() or (scale < 0).any():
-        raise ValueError("scale: expected finite numbers >= 0")
-    return (scale**2).expand_as(x)
+        raise ValueError(f"scale: expected finite numbers >= 0, got {scale.min():g} to {scale.max():g}")
+    try:
+        return (scale**2).expand_as(x)
+    except RuntimeError as error:
+        shapes = f"{tuple(x.shape)}, got shape {tuple(scale.shape)}"
+        raise ValueError(f"scale: expected a number or a tensor that broadcasts to x, {shapes}") from error
 
 
+@torch.no_grad()
 def fit(
     layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor, seed: int
 ) -> tuple[Correction | None, ...]:
@@ -270,17 +314,20 @@ def fit(
     Before a ReLU, units count by exp(-a^2 / 2), a = mean / sigma: so the mean of the ReLU feels an error of their
     variance. Max pooling gets the softness that makes its means right on average.
     """
-    generator = torch.Generator().manual_seed(seed)
+    with _taken_by(layers, x):
+        return _fit(layers, x, scale, torch.Generator().manual_seed(_check.integer("seed", seed)))
+
+
+def _fit(layers, x, scale, generator):
+    var = _variances(x, scale)[:1]
     response = torch.as_tensor(scale) * torch.randn(1, *x.shape[1:], generator=generator, dtype=x.dtype).sign()
     noise = torch.as_tensor(scale) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    var, samples = _variances(x, scale)[:1], torch.stack([x + noise, x - noise])
+    samples = torch.stack([x + noise, x - noise])
     state, corrections, affine = _State(_fast(x), var=_variances(x, scale)), [], True
     for layer, after in zip(layers, [*layers[1:], None]):
         samples, correction = layer.module(samples.flatten(0, 1)).unflatten(0, (2, -1)), None
         affine = affine and layer.linear is not None
         if affine:
-            assert layer.linear is not None
-            assert layer.squared is not None
             var, response = layer.squared(var), layer.linear(response)
             correction = Correction(_fast(var.sqrt()), response=_fast(response))
         elif not isinstance(layer.module, nn.ReLU):
