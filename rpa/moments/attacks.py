@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from rpa import _check
+from rpa.moments import _checks
 from rpa.moments.layerwise import layerwise
 from rpa.moments.modules import check_evaluable
 from rpa.moments.two_stage import splits, two_stage_mean
@@ -78,10 +79,16 @@ def noise_attack(
         raise ValueError(f"share: expected a number in [0, 1], got {share:g}")
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}; got {gradient!r}")
-    check_evaluable(net, x)
-    _check_images(net, x, label, target)
-    steps = _check.integer("steps", steps, 1)
-    blur = (lambda image: image) if smooth is None else _blur(_check.positive("smooth", smooth))
+    classes = _classes(net, x)
+    _check_classes("label", label, len(x), classes)
+    if target is not None:
+        _check_classes("target", target, len(x), classes)
+        if (target == label).any():
+            raise ValueError(f"target: expected a class other than the label, not so for {(target == label).sum():d}")
+    steps, seed = _check.integer("steps", steps, 1), _check.integer("seed", seed)
+    if smooth is not None and _check.positive("smooth", smooth) > max(x.shape[2:]):
+        raise ValueError(f"smooth: expected at most the {max(x.shape[2:])} pixels of a side, got {smooth}")
+    blur = (lambda image: image) if smooth is None else _blur(float(smooth))
     options = (net, x, label, target, budget, share, gradient, steps, blur, seed)
     noise = _ascend(*options, torch.ones_like(x))
     if sparse is None:
@@ -97,6 +104,12 @@ def noise_attack(
 
 def margin(output: torch.Tensor, label: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
     """By how much the best other class leads `label`, or `target` leads the best other class: (b,); > 0 is success."""
+    _checks.batch("output", output)
+    if output.ndim != 2 or output.shape[1] < 2:
+        raise ValueError(f"output: expected shape (b, k) with k >= 2 classes, got {tuple(output.shape)}")
+    for name, value in (("label", label), ("target", target)):
+        if name == "label" or value is not None:
+            _check_classes(name, value, *output.shape)
     own = functional.one_hot(label if target is None else target, output.shape[1]).bool()
     lead = output.masked_fill(own, -torch.inf).amax(1) - output[own]
     return lead if target is None else -lead
@@ -106,8 +119,17 @@ def margin(output: torch.Tensor, label: torch.Tensor, target: torch.Tensor | Non
 def expected_output(net: nn.Module, x: torch.Tensor, noise: Noise, n: int, seed: int, chunk: int = 16384) -> Outcome:
     """`Outcome` of n >= 2 draws of the noise for each image x (b, c, H, W), on the network itself."""
     net = _on_images(net)
-    n = _check.integer("n", n, 2)
-    generator = torch.Generator().manual_seed(seed)
+    _classes(net, x)
+    n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
+    if not isinstance(noise, Noise):
+        raise ValueError(f"noise: expected a Noise(shift, variance), got {type(noise).__name__}")
+    for name, value in noise._asdict().items():
+        _checks.batch(f"noise.{name}", value)
+        if value.shape != x.shape:
+            raise ValueError(f"noise.{name}: expected shape {tuple(x.shape)} as x, got {tuple(value.shape)}")
+    if (noise.variance < 0).any():
+        raise ValueError(f"noise.variance: expected numbers >= 0, got {noise.variance.min():g}")
+    generator = torch.Generator().manual_seed(_check.integer("seed", seed))
     total = square = wins = torch.zeros(())
     centre = net(x + noise.shift)
     rows = max(1, chunk // len(x))
@@ -198,17 +220,21 @@ def _blur(width):
     return blur
 
 
-def _check_images(net, x, label, target):
-    if not isinstance(x, torch.Tensor) or x.ndim != 4 or not x.is_floating_point() or not x.isfinite().all():
-        raise ValueError("x: expected a finite floating-point tensor (b, c, H, W)")
+def _classes(net, x):
+    """The number of outputs of the network for images x; ValueError unless it takes them in evaluation mode."""
+    if not isinstance(x, torch.Tensor) or x.ndim != 4:
+        found = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+        raise ValueError(f"x: expected a tensor of images (b, c, H, W), got {found}")
+    check_evaluable(net, x)
     with torch.no_grad():
-        classes = net(x[:1]).shape[1]
-    for name, value in (("label", label), ("target", target)):
-        if value is None and name == "target":
-            continue
-        if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or value.shape != x.shape[:1]:
-            raise ValueError(f"{name}: expected an int64 tensor of shape ({len(x)},), one class per image")
-        if (value < 0).any() or (value >= classes).any():
-            raise ValueError(f"{name}: expected classes in [0, {classes}), got {value.min():d} to {value.max():d}")
-    if target is not None and (target == label).any():
-        raise ValueError(f"target: expected a class other than the label, not so for {(target == label).sum():d}")
+        shape = net(x[:1]).shape
+    if len(shape) != 2 or shape[1] < 2:
+        raise ValueError(f"net: expected outputs (b, k) for k >= 2 classes, got {('b', *shape[1:])}")
+    return shape[1]
+
+
+def _check_classes(name, value, b, classes):
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or value.shape != (b,):
+        raise ValueError(f"{name}: expected an int64 tensor of shape ({b},), one class per image")
+    if (value < 0).any() or (value >= classes).any():
+        raise ValueError(f"{name}: expected classes in [0, {classes}), got {value.min():d} to {value.max():d}")

@@ -6,14 +6,16 @@ same, and what is pooled is then Gaussian.
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from rpa.moments import modules, pooling
+from rpa.moments import _checks, modules, pooling
 
-__all__ = ["Layer", "prepare"]
+__all__ = ["Layer", "prepare", "taken_by"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,33 @@ def prepare(net: nn.Module, *, pool_first: bool = True) -> tuple[Layer, ...]:
         raise ValueError(f"net: no moment rule for the layer {unknown[0]}")
     flat = modules.pool_first(flat) if pool_first else flat
     return tuple(Layer(module, _twin(module, 1), _bias(module), _twin(module, 2)) for module in flat)
+
+
+@contextmanager
+def taken_by(layers: Sequence[Layer], x: torch.Tensor, fitted: Sequence | None = None) -> Iterator[None]:
+    """A context in which x (b, *shape) goes through the layers, perhaps with what `rpa.moments.meanfield.fit` gave.
+
+    Raises ValueError for what is no list of layers, no batch, or no fit to both. Shapes are examined only after
+    something failed, so that the check costs no pass.
+    """
+    if not isinstance(layers, (list, tuple)) or not layers or not all(isinstance(each, Layer) for each in layers):
+        raise ValueError(f"layers: expected the layers that `prepare` returns, got {type(layers).__name__}")
+    _checks.batch("x", x)
+    if fitted is not None:
+        if len(fitted) != len(layers):
+            raise ValueError(f"fitted: expected the corrections of {len(layers)} layers, got {len(fitted)}")
+        pairs = enumerate(zip(layers, fitted))
+        wrong = [i for i, (a, b) in pairs if not isinstance(a.module, nn.ReLU) and not hasattr(b, "deviation")]
+        if wrong:
+            raise ValueError(f"fitted: expected a Correction for layer {wrong[0]}, got {fitted[wrong[0]]!r}")
+    try:
+        yield
+    except RuntimeError as error:
+        modules.check_evaluable(nn.Sequential(*(layer.module for layer in layers)), x)
+        if fitted is None:
+            raise
+        shape = tuple(x.shape[1:])
+        raise ValueError(f"fitted: made for another network or for inputs of another shape than {shape}") from error
 
 
 def _twin(module, power):

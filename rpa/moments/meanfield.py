@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -24,8 +23,7 @@ from torch.nn import functional
 
 from rpa import _check
 from rpa.moments import _checks, pooling
-from rpa.moments.layers import Layer, prepare
-from rpa.moments.modules import check_evaluable
+from rpa.moments.layers import Layer, prepare, taken_by
 
 __all__ = ["Correction", "fit", "informed_mean", "moments", "prepare", "relu_moments", "two_stage_mean"]
 
@@ -81,7 +79,7 @@ def moments(
     layers. With a fit there are no gradients. Raises ValueError for a negative or infinite scale, and for a fit to
     another network.
     """
-    with _taken_by(layers, x, fitted):
+    with taken_by(layers, x, fitted):
         if fitted is None:
             mean, var = x, _variances(x, scale)
             for layer in layers:
@@ -92,29 +90,6 @@ def moments(
             for layer, correction in zip(layers, fitted):
                 state = _step(layer, state, correction)
             return state.mean, state.variance
-
-
-@contextmanager
-def _taken_by(layers, x, fitted=None):
-    """Raises ValueError for what is no list of layers, no batch x, or no fit to both; nothing is computed beforehand."""
-    if not isinstance(layers, (list, tuple)) or not layers or not all(isinstance(each, Layer) for each in layers):
-        raise ValueError(f"layers: expected the layers that `prepare` returns, got {type(layers).__name__}")
-    _checks.batch("x", x)
-    if fitted is not None:
-        if len(fitted) != len(layers):
-            raise ValueError(f"fitted: expected the corrections of {len(layers)} layers, got {len(fitted)}")
-        pairs = enumerate(zip(layers, fitted))
-        wrong = [i for i, (a, b) in pairs if not isinstance(a.module, nn.ReLU) and not isinstance(b, Correction)]
-        if wrong:
-            raise ValueError(f"fitted: expected a Correction for layer {wrong[0]}, got {fitted[wrong[0]]!r}")
-    try:
-        yield
-    except RuntimeError as error:
-        check_evaluable(nn.Sequential(*(layer.module for layer in layers)), x)
-        if fitted is None:
-            raise
-        shape = tuple(x.shape[1:])
-        raise ValueError(f"fitted: made for another network or for inputs of another shape than {shape}") from error
 
 
 def _independent(layer, mean, var):
@@ -236,7 +211,7 @@ def informed_mean(
     """
     pairs = _check.integer("pairs", pairs, 1)
     means, generator = [], torch.Generator().manual_seed(_check.integer("seed", seed))
-    with _taken_by(layers, x, () if fitted is None else fitted):
+    with taken_by(layers, x, () if fitted is None else fitted):
         _variances(x, scale)
         for image in x.split(1):
             noise = torch.as_tensor(scale) * torch.randn(pairs, *x.shape[1:], generator=generator, dtype=x.dtype)
@@ -264,7 +239,7 @@ def two_stage_mean(
     """
     if at not in ("mean", "point"):
         raise ValueError(f"at: expected 'mean' or 'point', got {at!r}")
-    with _taken_by(layers, x):
+    with taken_by(layers, x):
         relus = [i for i, layer in enumerate(layers) if isinstance(layer.module, nn.ReLU)]
         if not isinstance(cut, int) or not -len(relus) <= cut < len(relus):
             raise ValueError(f"cut: expected the number of one of {len(relus)} ReLUs, got {cut!r}")
@@ -314,7 +289,7 @@ def fit(
     Before a ReLU, units count by exp(-a^2 / 2), a = mean / sigma: so the mean of the ReLU feels an error of their
     variance. Max pooling gets the softness that makes its means right on average.
     """
-    with _taken_by(layers, x):
+    with taken_by(layers, x):
         return _fit(layers, x, scale, torch.Generator().manual_seed(_check.integer("seed", seed)))
 
 
