@@ -26,6 +26,7 @@ __all__ = [
     "density",
     "density_contours",
     "distribution_panel",
+    "histogram_panel",
     "moons_panel",
     "name_both",
     "pmf_panel",
@@ -34,6 +35,8 @@ __all__ = [
     "spectrum_panel",
     "step_band",
 ]
+
+SAMPLED_OUTLINE = "#e08a1e"  # P1 draws sampled histograms in orange
 
 
 def density(inputs: RandomInput, x: np.ndarray) -> np.ndarray:
@@ -116,6 +119,23 @@ def step_band(ax: Axes, values: np.ndarray, p: np.ndarray, uncovered: float, alp
         at, steps, np.minimum(steps + uncovered, 1), step="post", color=ANALYTIC, alpha=0.2 * alpha, linewidth=0
     )
     ax.set_ylim(-0.02, 1.02)
+
+
+def histogram_panel(
+    ax: Axes, values: np.ndarray, p: np.ndarray, sampled: np.ndarray, frequencies: np.ndarray, bins: int = 40
+) -> None:
+    """Histograms of two discrete laws of vectors, all entries together: computed (blue) and sampled (orange outline).
+
+    values (K, r) with probabilities p (K,), sampled (U, r) with frequencies (U,); each entry counts 1 / r.
+    """
+    edges = np.linspace(min(values.min(), sampled.min()), max(values.max(), sampled.max()), bins + 1)
+    heights = []
+    for points, mass in ((values, p), (sampled, frequencies)):
+        weights = np.repeat(mass / points.shape[1], points.shape[1])
+        heights.append(np.histogram(points.ravel(), edges, weights=weights)[0])
+    ax.stairs(heights[0], edges, fill=True, color=ANALYTIC, alpha=0.75)
+    ax.stairs(heights[1], edges, color=SAMPLED_OUTLINE, linewidth=1.2)
+    ax.set_ylim(0, None)
 
 
 def quantile_circles(ax: Axes, values: np.ndarray, frequencies: np.ndarray, column: int = 0, shown: int = 12) -> None:

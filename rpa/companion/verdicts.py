@@ -27,6 +27,12 @@ __all__ = ["compare", "judge", "load_claims", "main", "markdown_table", "summary
 
 CRITERIA = ("value", "at_most", "at_least")
 KINDS = ("value", "agreement", "trend")
+# What a record's parameters say about the evidence: the keys that notebooks use.
+KINDS_OF_EVIDENCE = {
+    "networks": ("network", "networks", "moons_network", "mnist_network"),
+    "images": ("image", "images"),
+    "samples": ("n_samples", "samples", "n_fresh", "n_counted"),
+}
 MARKERS = ("<!-- verdicts: written by make figures -->", "<!-- end of verdicts -->")
 
 
@@ -58,7 +64,7 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
 
 
 def judge(claim: dict, records: dict[tuple[str, str], dict]) -> dict:
-    """One row of the verdict table, a dict: id, paper, where, statement, stem, target, ours, verdict, note.
+    """One row of the verdict table, a dict: id, paper, where, statement, stem, target, ours, on, verdict, note.
 
     records: {(stem, id): record} as `rpa.companion.report.load_records` gives them. Verdict: 'holds', 'fails', 'does
     not reproduce' (fails, and the claim has an explanation), 'pending', 'no record' (said to be done, but there is no
@@ -68,7 +74,7 @@ def judge(claim: dict, records: dict[tuple[str, str], dict]) -> dict:
     """
     entry = records.get((claim["stem"], claim["id"]))
     row = {key: claim[key] for key in ("id", "paper", "where", "statement", "stem")}
-    row |= {"target": _target(claim), "ours": _ours(entry), "note": ""}
+    row |= {"target": _target(claim), "ours": _ours(entry), "on": _measured_on(entry), "note": ""}
     if entry and entry["code"] != code_version(claim["stem"]):
         row["note"] = "older code"
     if entry is None and "needs" in claim:
@@ -134,6 +140,21 @@ def _ours(entry):
     return _show(low) + (f" ± {error:.1g}" if error else "")
 
 
+def _measured_on(entry):
+    """Networks x images x samples, as far as the record's parameters tell; the largest number of samples counts."""
+    parameters = (entry or {}).get("parameters", {})
+    found = []
+    for noun, keys in KINDS_OF_EVIDENCE.items():
+        given = [parameters[key] for key in keys if key in parameters]
+        counts = [1 if isinstance(value, str) else value if isinstance(value, int) else len(value) for value in given]
+        if noun == "samples":
+            flat = [n for value in given for n in (value if isinstance(value, list) else [value])]
+            counts = [max(flat)] if flat else []
+        if counts:
+            found.append(f"{sum(counts):,} {noun if sum(counts) != 1 else noun[:-1]}")
+    return ", ".join(found)
+
+
 def _show(number):
     return ("no", "yes")[number] if isinstance(number, bool) else f"{number:.4g}"
 
@@ -159,13 +180,15 @@ def markdown_table(rows: list[dict], claims: list[dict]) -> str:
     lines = [
         f"{summary(rows)}.",
         "",
-        "| paper | where | claim | target | ours | verdict |",
-        "|---|---|---|---|---|---|",
+        "| paper | where | claim | target | ours | measured on | verdict |",
+        "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         need = f": {r['note']}" if r["verdict"] == "not measured" else ""
         link = f"[{r['verdict']}](notebooks/{r['stem']}.ipynb){need}"
-        lines.append(f"| {r['paper']} | {r['where']} | {r['statement']} | {r['target']} | {r['ours']} | {link} |")
+        lines.append(
+            f"| {r['paper']} | {r['where']} | {r['statement']} | {r['target']} | {r['ours']} | {r['on']} | {link} |"
+        )
     failed = {r["id"] for r in rows if r["verdict"] == "does not reproduce"}
     reasons = [f"- {c['paper']}, {c['where']}: {c['explanation']}" for c in claims if c["id"] in failed]
     return "\n".join(lines + (["", "Why a claim does not reproduce:", "", *reasons] if reasons else []))

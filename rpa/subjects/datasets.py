@@ -107,10 +107,14 @@ def moons(n: int = 1000, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray,
     """Two interleaving half circles (scikit-learn): points x (n, 2) float64 and classes y (n,), 0 and 1.
 
     noise: standard deviation of the Gaussian noise added to each coordinate, >= 0.
+
+    >>> x, y = moons(4, noise=0.0)
+    >>> sorted(x[y == 0, 0].tolist())  # the ends of the upper half circle
+    [-1.0, 1.0]
     """
     from sklearn.datasets import make_moons
 
-    n = _check.integer("n", n, 2)
+    n, seed = _check.integer("n", n, 2), _check.integer("seed", seed)
     noise = float(_check.array("noise", noise, ()))
     if noise < 0:
         raise ValueError(f"noise: expected a number >= 0, got {noise:g}")
@@ -134,7 +138,7 @@ def fashion_mnist(split: str = "test") -> Dataset:
 
 
 def _images(name, split):
-    if split not in _FILES:
+    if not isinstance(split, str) or split not in _FILES:
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     paths = [_obtain(name, file) for file in _FILES[split]]
     if None in paths:
@@ -228,7 +232,10 @@ class ImageNetSample:
 
     def pixels(self, which: Sequence[int]) -> np.ndarray:
         """The central 224 x 224 pixels of photographs `which` (a list of positions): uint8 (b, 224, 224, 3)."""
-        return np.stack([_centre_crop(self.paths[i]) for i in which])
+        places = [_check.index("which", i, len(self)) for i in which]
+        if not places:
+            raise ValueError("which: expected at least one position, got none")
+        return np.stack([_centre_crop(self.paths[i]) for i in places])
 
     def batch(self, which: Sequence[int]) -> torch.Tensor:
         """The same as a torch float32 tensor (b, 3, 224, 224) in torchvision's normalization."""

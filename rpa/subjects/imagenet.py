@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rpa import _files
+from rpa import _check, _files
 from rpa._files import ROOT
 from rpa.subjects import datasets, references
 from rpa.subjects._torchvision import import_torchvision
@@ -55,7 +55,7 @@ class Subject:
 
     def scale(self, sigma: float) -> torch.Tensor:
         """Standard deviation of the normalized input (c, 1, 1) for pixel noise of standard deviation `sigma`."""
-        return sigma / torch.tensor(self.std).reshape(-1, 1, 1)
+        return _check.positive("sigma", sigma) / torch.tensor(self.std).reshape(-1, 1, 1)
 
     def reference(
         self, sigma: float, n: int, seed: int, progress: Callable[[int, int], object] | None = None
@@ -70,6 +70,7 @@ class Subject:
 
 def squeezenet(n: int = 100) -> Subject | None:
     """SqueezeNet 1.0 with its ImageNet weights on every (1000/n)-th photograph; None when either is not at hand."""
+    n = _check.integer("n", n, 1)
     try:
         path = datasets.squeezenet_path()
     except FileNotFoundError:
@@ -86,6 +87,7 @@ def alexnet(n: int = 100) -> Subject | None:
     is taken too, and is not `official`. Raises OSError for a file that is no AlexNet or does not hold what its name
     says.
     """
+    n = _check.integer("n", n, 1)
     if photographs() is None:
         return None
     path = _alexnet_path()
@@ -178,6 +180,8 @@ def fashion_alexnet(
     The weights are kept in build/ under a name made of all that they depend on, and so are its references: they are
     those of this machine.
     """
+    named = {"n": n, "images": images, "epochs": epochs}
+    n, images, epochs = (_check.integer(name, value, 1) for name, value in named.items())
     train, test = datasets.fashion_mnist("train"), datasets.fashion_mnist("test")
     name = f"alexnet_fashion_{images}_{epochs}_{seed}"
     path = BUILD / f"{name}_{train.sha256[:8]}.pth"

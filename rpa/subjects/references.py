@@ -68,6 +68,8 @@ def estimate(
     n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
     if n % 2:
         raise ValueError(f"n: expected an even number, antithetic pairs, got {n}")
+    keep, seed = _check.integer("keep", keep, 1), _check.integer("seed", seed)
+    _check_batch(net, x, scale)
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     rows, saved = _rows_of(partial), time.monotonic()
     with torch.inference_mode():
@@ -85,6 +87,22 @@ def estimate(
     return Reference(top, mean, var, stderr, n)
 
 
+def _check_batch(net, x, scale):
+    if not callable(net):
+        raise ValueError(f"net: expected a torch module, got {type(net).__name__}")
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
+        found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
+        raise ValueError(f"x: expected a floating-point tensor (b, *shape) of at least one input, got {found}")
+    scale = scale if isinstance(scale, torch.Tensor) else torch.as_tensor(_check.array("scale", scale, ()))
+    if not scale.isfinite().all() or (scale < 0).any():
+        raise ValueError(f"scale: expected finite numbers >= 0, got {scale.min():g} to {scale.max():g}")
+    try:
+        scale.expand(x.shape[1:])
+    except RuntimeError as error:
+        shapes = f"{tuple(x.shape[1:])}, got shape {tuple(scale.shape)}"
+        raise ValueError(f"scale: expected a number or a tensor that broadcasts to an input, {shapes}") from error
+
+
 def _rows_of(partial):
     """The inputs that a stopped call had done: a list of (top, mean, var, stderr)."""
     if partial is None or not Path(partial).is_file():
@@ -95,7 +113,11 @@ def _rows_of(partial):
 
 def _one(net, x, scale, pairs, generator, keep, chunk, layout):
     """(top, mean, var, stderr) of one input (1, *shape); sums are taken about the noise-free output."""
-    centre, sums = net(x.contiguous(memory_format=layout)).double(), 0.0
+    try:
+        centre, sums = net(x.contiguous(memory_format=layout)).double(), 0.0
+    except RuntimeError as error:
+        kind, reason = f"{x.dtype} of shape {tuple(x.shape[1:])}", str(error).splitlines()[0]
+        raise ValueError(f"x: the network does not take inputs {kind}: {reason}") from error
     for start in range(0, pairs, chunk):
         noise = scale * torch.randn(min(chunk, pairs - start), *x.shape[1:], generator=generator, dtype=x.dtype)
         y = net(torch.cat([x + noise, x - noise]).contiguous(memory_format=layout)).double() - centre
@@ -117,6 +139,8 @@ def _stream(seed, i):
 
 def fingerprint(net: nn.Module) -> str:
     """SHA-256 of a torch module: its architecture in words and every number in its state."""
+    if not hasattr(net, "state_dict"):
+        raise ValueError(f"net: expected a torch module, got {type(net).__name__}")
     digest = hashlib.sha256(repr(net).encode())
     for name, value in net.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
@@ -125,7 +149,12 @@ def fingerprint(net: nn.Module) -> str:
 
 def path_of(key: dict, folder: str | Path = FOLDER) -> Path:
     """Where the reference with this key (a dict of plain values) is kept: <network>_<hash of the key>.npz."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    if not isinstance(key, dict) or "network" not in key:
+        raise ValueError(f"key: expected a dict with the entry 'network', got {key!r}")
+    try:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    except TypeError as error:
+        raise ValueError(f"key: expected plain values only: {error}") from error
     return Path(folder) / f"{key['network']}_{digest}.npz"
 
 

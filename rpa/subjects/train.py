@@ -82,7 +82,10 @@ def load_module(name: str, folder: str | Path = FOLDER) -> nn.Sequential:
 
 def load_network(name: str, folder: str | Path = FOLDER) -> ReLUNetwork:
     """The network as a `ReLUNetwork` (float64): any but the LeNets. The moons networks return the logit of class 1."""
-    return ReLUNetwork.from_torch(load_module(name, folder))
+    module = load_module(name, folder)
+    if NETWORKS[name].layers.startswith("lenet"):
+        raise ValueError(f"name: expected a network of Linear layers only, got {name!r}; see load_module")
+    return ReLUNetwork.from_torch(module)
 
 
 def load_metadata(name: str, folder: str | Path = FOLDER) -> dict:
@@ -90,9 +93,14 @@ def load_metadata(name: str, folder: str | Path = FOLDER) -> dict:
     return _read(name, folder)[1]
 
 
-def _read(name, folder):
-    if name not in NETWORKS:
+def _recipe(name):
+    if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"name: expected one of {', '.join(NETWORKS)}; got {name!r}")
+    return NETWORKS[name]
+
+
+def _read(name, folder):
+    _recipe(name)
     path = Path(folder) / f"{name}.npz"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; `python -m rpa.subjects.train {name}` trains it")
@@ -107,7 +115,7 @@ def train(name: str, progress: Callable[[str], object] = print) -> Any:
     Deterministic on one machine; across machines sums may be rounded differently. Raises OSError when only a
     stand-in of its data is at hand.
     """
-    recipe = NETWORKS[name]
+    recipe = _recipe(name)
     (x, y, shift, scale), (x_test, y_test), source = _data(recipe)
     with _one_thread():
         torch.manual_seed(recipe.seed)

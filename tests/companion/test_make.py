@@ -82,7 +82,7 @@ def test_figures_are_made_once_and_again_only_when_something_changed(project):
     assert code == 0, output
     assert _ran(output) == ["01_a", "02_b", "99_explore"] and len(_outputs(project)) == 9
     assert output.rstrip().endswith("1 claims: 1 holds")
-    assert "| P1 | figure 1 | ten | 10 | 10 | [holds](notebooks/01_a.ipynb) |" in (project / "README.md").read_text()
+    assert "| P1 | figure 1 | ten | 10 | 10 |  | [holds](notebooks/01_a.ipynb) |" in (project / "README.md").read_text()
     assert _make(project, "verify")[0] == 0
 
     assert _ran(_make(project, "figures")[1]) == []

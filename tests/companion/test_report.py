@@ -209,6 +209,16 @@ def test_a_claim_that_needs_what_is_not_here_is_not_measured():
     assert _verdict(2.0, at_most=1.0, needs="weights") == "fails"
 
 
+def test_a_row_says_what_it_was_measured_on():
+    parameters = {"networks": ["a", "b"], "images": [3, 1, 4], "n_fresh": 1000, "n_counted": [10, 2000], "seed": 5}
+    entry = {"value": 1, "profile": "full", "code": "0", "parameters": parameters}
+    row = verdicts.judge(CLAIM | {"at_most": 2.0}, {("01_x", "p1.a"): entry})
+    assert row["on"] == "2 networks, 3 images, 2,000 samples"
+    entry["parameters"] = {"network": "a", "images": 100}
+    assert verdicts.judge(CLAIM | {"at_most": 2.0}, {("01_x", "p1.a"): entry})["on"] == "1 network, 100 images"
+    assert verdicts.judge(CLAIM | {"at_most": 2.0}, {})["on"] == ""
+
+
 def test_quick_and_stand_in_numbers_settle_nothing():
     assert _verdict(1, at_most=2.0, profile="quick") == "holds (quick profile)"
     assert _verdict(3, at_most=2.0, stand_in=True) == "fails (stand-in data)"
