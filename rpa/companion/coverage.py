@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linprog
 from tqdm import tqdm
 
+from rpa import _check
 from rpa.companion.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian
 from rpa.patterns.pmf import pattern_pmf
@@ -59,12 +60,17 @@ class Fresh:
     """Fresh samples of a network's patterns, packed (n, bytes), to measure coverage with."""
 
     def __init__(self, packed: np.ndarray) -> None:
-        self.n = len(packed)
+        if packed.ndim != 2 or packed.dtype != np.uint8 or packed.size == 0:
+            raise ValueError(f"packed: expected uint8 (n, bytes), n >= 1, got {packed.dtype} {packed.shape}")
+        self.n, self._bytes = packed.shape
         self._keys, self._counts = np.unique(pattern_keys(packed), return_counts=True)
 
     def counts(self, patterns: np.ndarray) -> np.ndarray:
         """Samples that meet each pattern: (K,)."""
-        keys = pattern_keys(np.packbits(patterns, axis=1))
+        packed = np.packbits(_rows("patterns", patterns), axis=1)
+        if packed.shape[1] != self._bytes:
+            raise ValueError(f"patterns: expected {self._bytes} bytes each, got shape {np.shape(patterns)}")
+        keys = pattern_keys(packed)
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[at] == keys, self._counts[at], 0)
 
@@ -94,6 +100,9 @@ class Entry:
 
 def by_class(labels: np.ndarray, per_class: int) -> np.ndarray:
     """Indices of the first `per_class` images of each class, class by class."""
+    labels, per_class = np.asarray(labels), _check.integer("per_class", per_class, 1)
+    if labels.ndim != 1 or len(labels) == 0:
+        raise ValueError(f"labels: expected shape (n,) with n >= 1, got {labels.shape}")
     return np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in np.unique(labels)])
 
 
@@ -114,6 +123,9 @@ def compare(
     count takes the first samples of the larger one. timed: take the seconds of the counted methods too, by drawing for
     each level and count alone, as a user would; otherwise they are NaN.
     """
+    levels = [_check.positive("levels", sigma) for sigma in _listed("levels", levels)]
+    n_counted = [_check.integer("n_counted", n, 1) for n in _listed("n_counted", n_counted)]
+    seed = [_check.integer("seed", part) for part in _listed("seed", seed)]
     first, second = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
     least = min(levels)
     inputs = {sigma: Gaussian(row, sigma**2) for sigma in levels}
@@ -134,6 +146,18 @@ def compare(
         last = contest[list(contest)[-1]].support.patterns
         contests[sigma] = {k: replace(e, apart=_apart(judge, e.support.patterns, last)) for k, e in contest.items()}
     return contests
+
+
+def _rows(name, patterns):
+    if np.ndim(patterns) != 2:
+        raise ValueError(f"{name}: expected shape (K, N), got {np.shape(patterns)}")
+    return _check.pattern_array(name, patterns, np.shape(patterns)[1])
+
+
+def _listed(name, values):
+    if not np.iterable(values) or len(list(values)) == 0:
+        raise ValueError(f"{name}: expected a list with at least one entry, got {values!r}")
+    return list(values)
 
 
 def _apart(fresh, first, second):
@@ -175,6 +199,12 @@ def experiment(
     nets: {name: ReLUNetwork}; rows (n, d): images; indices: which of them; levels: sigma of independent pixel noise;
     n_timed: of how many images the counted methods are timed.
     """
+    if np.ndim(rows) != 2:
+        raise ValueError(f"rows: expected shape (n, d), got {np.shape(rows)}")
+    levels = _listed("levels", levels)
+    indices = [_check.index("indices", index, len(rows)) for index in _listed("indices", indices)]
+    if not nets:
+        raise ValueError("nets: expected a dict of at least one network, got none")
     cells = [(name, sigma) for name in nets for sigma in levels]
     results: dict[tuple[str, float], list[dict[str, Entry]]] = {cell: [] for cell in cells}
     best_first(nets[cells[0][0]], Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
@@ -258,6 +288,8 @@ def mass_gap(
 
 def activation_gap(net: ReLUNetwork, inputs: Gaussian, n: int, seed: int) -> float:
     """First-layer activation probabilities (P1's first algorithm) against n samples: largest gap in standard errors."""
+    if not isinstance(inputs, Gaussian):
+        raise ValueError(f"inputs: expected Gaussian, got {type(inputs).__name__}")
     small = net.whitened(inputs)
     log_on, _ = activation_probabilities(small.weights[0][None], small.biases[0][None])
     bits = np.unpackbits(draw_packed(net, inputs, n, seed), axis=1, count=net.hidden_sizes[0])
@@ -307,7 +339,7 @@ def realizable(net: ReLUNetwork, inputs: Gaussian, patterns: np.ndarray) -> np.n
     """
     G, g, _, _ = affine_pieces(net.whitened(inputs), patterns)
     H, h = halfspaces(patterns, G, g)
-    return np.array([_radius(rows, bound) > 1e-9 for rows, bound in zip(H, h)])
+    return np.array([_radius(rows, bound) > 1e-9 for rows, bound in zip(H, h)], dtype=bool)
 
 
 def _radius(H, h):
@@ -322,7 +354,8 @@ def neighbours(patterns: np.ndarray, among: int = 200) -> tuple[int, int, int] |
 
     The first `among` patterns, the most probable first, are compared; pairs are ranked by i + j.
     """
-    top = patterns[:among].astype(int)
+    patterns = _rows("patterns", patterns)
+    top = patterns[: _check.integer("among", among, 1)].astype(int)
     differ = top @ (1 - top.T) + (1 - top) @ top.T
     pairs = np.argwhere(np.triu(differ == 1))
     if len(pairs) == 0:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
+from rpa import _check
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 from rpa.patterns.regions import region_of
 
@@ -91,6 +92,8 @@ def flip(net: ReLUNetwork, patterns: np.ndarray, i: int, j: int, unit: int) -> t
     "facet": unit normal of the facet between the regions, pointing to where the unit is on; "before", "after": gradient
     of one logit, that of the class it changes most, in region i and in region j; "change": their difference.
     """
+    i, j = _check.index("i", i, len(patterns)), _check.index("j", j, len(patterns))
+    unit = _check.index("unit", unit, net.n_hidden)
     first, second = region_of(net, patterns[i]), region_of(net, patterns[j])
     label = int(np.linalg.norm(second.A - first.A, axis=1).argmax())
     normal = -first.H[unit] if first.pattern[unit] else first.H[unit]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["binomial_sigmas", "pattern_counts", "sampled_singular_values", "slope_by_images", "step_gap"]
 
+ROUNDING = 1e-6  # by so much a probability may leave [0, 1]
 FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
 
 
@@ -28,7 +29,9 @@ def pattern_counts(
 
     Samples come in chunks with seeds (seed, chunk number), so memory does not grow with n.
     """
-    n = _check.integer("n", n, 1)
+    n, seed, chunk = _check.integer("n", n, 1), _check.integer("seed", seed), _check.integer("chunk", chunk, 1)
+    if np.ndim(patterns) != 2:
+        raise ValueError(f"patterns: expected shape (K, {net.n_hidden}), got {np.shape(patterns)}")
     patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
     index = {row.tobytes(): i for i, row in enumerate(np.packbits(patterns, axis=1))}
     counts = np.zeros(len(patterns) + 1, dtype=int)
@@ -45,13 +48,20 @@ def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:
     The one-sided tail probability beyond the count is turned into the quantile that a normal law gives it; 37 stands
     for 37 or more. counts, p: any shapes that broadcast; p may exceed 1 by rounding.
     """
+    n = _check.integer("n", n, 1)
+    counts, p = (_check.array(name, value, np.shape(value)) for name, value in (("counts", counts), ("p", p)))
+    if (counts < 0).any() or (counts > n).any() or (counts != np.round(counts)).any():
+        raise ValueError(f"counts: expected whole numbers from 0 to n = {n}, got {counts.min():g} to {counts.max():g}")
+    if (p < -ROUNDING).any() or (p > 1 + ROUNDING).any():
+        raise ValueError(f"p: expected probabilities in [0, 1], got {p.min():g} to {p.max():g}")
     p = np.clip(p, 0.0, 1.0)
-    tail = np.minimum(binom.cdf(counts, n, p), binom.sf(np.asarray(counts) - 1, n, p))
+    tail = np.minimum(binom.cdf(counts, n, p), binom.sf(counts - 1, n, p))
     return np.clip(norm.isf(np.minimum(tail, 0.5)), 0.0, FARTHEST)
 
 
 def sampled_singular_values(net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(values (U, r), frequencies (U,)): singular values of the Jacobian at n inputs, one row per pattern seen."""
+    n, seed = _check.integer("n", n, 1), _check.integer("seed", seed)
     patterns, counts = np.unique(net.patterns(inputs.sample(n, seed)), axis=0, return_counts=True)
     return np.linalg.svd(jacobians(net, patterns), compute_uv=False), counts / n
 
@@ -90,6 +100,14 @@ def step_gap(
     functions are compared, column by column, at `thresholds` quantiles of the samples, each moved up by 1e-9 of itself
     so that rounding does not decide on which side an atom falls.
     """
+    values = _check.array("values", values, (None, None))
+    p = _check.array("p", p, values.shape[:1])
+    sampled_values = _check.array("sampled_values", sampled_values, (None, values.shape[1]))
+    frequencies = _check.array("frequencies", frequencies, sampled_values.shape[:1])
+    n, thresholds = _check.integer("n", n, 1), _check.integer("thresholds", thresholds, 1)
+    allowed = float(_check.array("allowed", allowed, ()))
+    if sampled_values.size == 0:
+        raise ValueError(f"sampled_values: expected at least one value, got shape {sampled_values.shape}")
     worst = 0.0
     for column, seen in zip(values.T, sampled_values.T):
         order = np.argsort(seen)

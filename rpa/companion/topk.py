@@ -22,6 +22,9 @@ def ordered_agreement(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     """bool (b, k): entry (i, j - 1) says whether the first j classes of row i are the same in the same order.
 
     first, second: (b, k) from `leading`. The mean of column k - 1 is P2's top-k score ordering.
+
+    >>> ordered_agreement([[7, 2, 5]], [[7, 5, 2]])  # the winner agrees, the second place does not
+    array([[ True, False, False]])
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.ndim != 2 or first.shape != second.shape:
@@ -39,10 +42,13 @@ def wilson(successes: ArrayLike, n: int, level: float = 0.95) -> tuple[np.ndarra
     (0.596, 0.982)
     """
     n = _check.integer("n", n, 1)
-    successes = np.asarray(successes, dtype=float)
+    try:
+        successes = np.asarray(successes, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"successes: expected numbers from 0 to n = {n}, got {successes!r}") from error
     if not ((successes >= 0) & (successes <= n)).all():
-        raise ValueError(f"successes: expected numbers from 0 to n = {n}")
-    if not 0 < level < 1:
+        raise ValueError(f"successes: expected numbers from 0 to n = {n}, got {successes}")
+    if _check.fraction("level", level) == 1:
         raise ValueError(f"level: expected a number in (0, 1), got {level!r}")
     z, p = ndtri((1 + level) / 2), successes / n
     middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
