@@ -2,9 +2,9 @@
 
 Start at `report`, which every notebook calls to leave its numbers, figures and tables, and `verdicts`, which holds them
 against `data/targets.toml`. `run` executes one notebook, all or nothing; `provenance` says which code it reaches. The
-rest is what several notebooks share: `plots` and `coverage_plots`, the experiments `coverage` (P1's support tables),
-`topk` (P2's table), `montecarlo` (sampling as the referee) and `known` (polytopes whose probability is known by another
-route).
+rest is what several notebooks share: `plots` and `coverage_plots`, the experiments `coverage` (P1's support tables,
+judged by `fresh` samples), `topk` (P2's table), `montecarlo` (sampling as the referee) and `known` (polytopes whose
+probability is known by another route).
 """
 
 import lazy_loader
@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "coverage",
         "coverage_plots",
+        "fresh",
         "known",
         "montecarlo",
         "plots",

@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 from tqdm import tqdm
 
 from rpa import _check
+from rpa.companion.fresh import Fresh, checked_rows
 from rpa.companion.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian
 from rpa.patterns.pmf import pattern_pmf
@@ -29,7 +30,6 @@ from rpa.patterns.support import (
     draw_scaled,
     entropy_pruned,
     monte_carlo,
-    pattern_keys,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Entry",
-    "Fresh",
     "activation_gap",
     "by_class",
     "cell_table",
@@ -54,29 +53,6 @@ __all__ = [
     "realizable",
     "time_table",
 ]
-
-
-class Fresh:
-    """Fresh samples of a network's patterns, packed (n, bytes), to measure coverage with."""
-
-    def __init__(self, packed: np.ndarray) -> None:
-        if packed.ndim != 2 or packed.dtype != np.uint8 or packed.size == 0:
-            raise ValueError(f"packed: expected uint8 (n, bytes), n >= 1, got {packed.dtype} {packed.shape}")
-        self.n, self._bytes = packed.shape
-        self._keys, self._counts = np.unique(pattern_keys(packed), return_counts=True)
-
-    def counts(self, patterns: np.ndarray) -> np.ndarray:
-        """Samples that meet each pattern: (K,)."""
-        packed = np.packbits(_rows("patterns", patterns), axis=1)
-        if packed.shape[1] != self._bytes:
-            raise ValueError(f"patterns: expected {self._bytes} bytes each, got shape {np.shape(patterns)}")
-        keys = pattern_keys(packed)
-        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return np.where(self._keys[at] == keys, self._counts[at], 0)
-
-    def coverage(self, patterns: np.ndarray) -> float:
-        """Share of the samples that meet one of the patterns."""
-        return float(self.counts(patterns).sum() / self.n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +122,6 @@ def compare(
         last = contest[list(contest)[-1]].support.patterns
         contests[sigma] = {k: replace(e, apart=_apart(judge, e.support.patterns, last)) for k, e in contest.items()}
     return contests
-
-
-def _rows(name, patterns):
-    if np.ndim(patterns) != 2:
-        raise ValueError(f"{name}: expected shape (K, N), got {np.shape(patterns)}")
-    return _check.pattern_array(name, patterns, np.shape(patterns)[1])
 
 
 def _listed(name, values):
@@ -354,7 +324,7 @@ def neighbours(patterns: np.ndarray, among: int = 200) -> tuple[int, int, int] |
 
     The first `among` patterns, the most probable first, are compared; pairs are ranked by i + j.
     """
-    patterns = _rows("patterns", patterns)
+    patterns = checked_rows("patterns", patterns)
     top = patterns[: _check.integer("among", among, 1)].astype(int)
     differ = top @ (1 - top.T) + (1 - top) @ top.T
     pairs = np.argwhere(np.triu(differ == 1))

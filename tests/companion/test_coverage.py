@@ -5,6 +5,7 @@ import pytest
 from helpers import random_gaussian, random_network
 
 from rpa.companion import coverage, coverage_plots
+from rpa.companion.fresh import Fresh
 from rpa.companion.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
 from rpa.patterns.support import best_first, draw_packed
@@ -14,7 +15,7 @@ NET, INPUTS = random_network([6, 8, 5, 3], 1), random_gaussian(6, 1)
 
 def test_fresh_samples_are_counted_one_by_one():
     patterns = best_first(NET, INPUTS, max_patterns=40, mass=1.0).patterns
-    fresh = coverage.Fresh(draw_packed(NET, INPUTS, 5000, 3))
+    fresh = Fresh(draw_packed(NET, INPUTS, 5000, 3))
     drawn = np.unpackbits(draw_packed(NET, INPUTS, 5000, 3), axis=1, count=13).astype(bool)
     expected = [(drawn == pattern).all(axis=1).sum() for pattern in patterns]
     np.testing.assert_array_equal(fresh.counts(patterns), expected)
@@ -26,7 +27,7 @@ def test_fresh_samples_against_the_network_itself():
     patterns, n = best_first(NET, INPUTS, max_patterns=40, mass=1.0).patterns, 200_000
     counts, _ = pattern_counts(NET, INPUTS, patterns, n, seed=1)
     p = counts.sum() / n
-    assert abs(coverage.Fresh(draw_packed(NET, INPUTS, n, 2)).coverage(patterns) - p) < 6 * np.sqrt(2 * p * (1 - p) / n)
+    assert abs(Fresh(draw_packed(NET, INPUTS, n, 2)).coverage(patterns) - p) < 6 * np.sqrt(2 * p * (1 - p) / n)
 
 
 def test_contest_and_its_tables():
