@@ -10,6 +10,7 @@ from scipy.stats import binom, norm
 
 from rpa import _check
 from rpa.patterns.regions import jacobians
+from rpa.patterns.support import commonest, draw_packed
 
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
@@ -62,8 +63,8 @@ def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:
 def sampled_singular_values(net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(values (U, r), frequencies (U,)): singular values of the Jacobian at n inputs, one row per pattern seen."""
     n, seed = _check.integer("n", n, 1), _check.integer("seed", seed)
-    patterns, counts = np.unique(net.patterns(inputs.sample(n, seed)), axis=0, return_counts=True)
-    return np.linalg.svd(jacobians(net, patterns), compute_uv=False), counts / n
+    seen = commonest(draw_packed(net, inputs, n, seed), net.n_hidden)
+    return np.linalg.svd(jacobians(net, seen.patterns), compute_uv=False), np.exp(seen.log_q)
 
 
 def slope_by_images(truth: np.ndarray, found: np.ndarray, seed: int, resamples: int = 2000) -> tuple[float, float]:

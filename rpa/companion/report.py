@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +29,12 @@ __all__ = [
     "ANALYTIC",
     "MONTE_CARLO",
     "NEUTRAL",
+    "TOLERANCES",
+    "VARIES",
     "load_records",
     "output_folder",
     "record",
+    "record_run",
     "record_timing",
     "save_figure",
     "save_table",
@@ -38,6 +43,17 @@ __all__ = [
 ]
 
 ANALYTIC, MONTE_CARLO, NEUTRAL = "#1f5fa8", "#c8322b", "#767676"
+
+# How a record may vary when it is made again by the same code, and what it is then held to: the distance to the first
+# in units of its tolerance (relative for numbers above 1), or in units of its standard error.
+VARIES = {
+    "exact": "the same but for rounding",
+    "deterministic": "depends on the processor and its threads only",
+    "statistical": "estimated from samples",
+    "gap": "the largest of many gaps to sampling, in standard errors, so estimated from samples itself",
+    "retrained": "rests on weights or fits made again on this machine, so only the distribution is the same",
+}
+TOLERANCES = {"exact": 1e-9, "deterministic": 1e-5, "gap": 0.5}
 
 _seen: dict[str, str | None] = {"profile": None}
 
@@ -84,6 +100,8 @@ def record(
     seed: int | None = None,
     parameters: dict | None = None,
     data: dict | None = None,
+    varies: str | None = None,
+    tolerance: Any = None,
     **meta: Any,
 ) -> None:
     """Add one record to <out>/data/results/<stem>.json.
@@ -91,12 +109,24 @@ def record(
     id: a claim's id in data/targets.toml, or any further name; value: a number, bool, list or dict of numbers (arrays
     are taken as lists); error: its standard error or bound, same form; parameters: dict of the protocol's choices;
     data: dict name -> SHA-256 of what was read (a name holding "stand-in" marks the record as not the real data);
-    meta: further plain values. Records made by other code or another profile are dropped from the file first.
-    Raises ValueError naming the id for NaN, infinity or anything else that is no plain number.
+    varies: a key of VARIES, by default "statistical" with an error and "deterministic" without; tolerance: what a rerun
+    is held to, by default TOLERANCES, or the error (a number for the whole record, or the form of value); meta: further
+    plain values. Records made by other code or another profile are dropped from the file first.
+    Raises ValueError naming the id for NaN, infinity or anything else that is no plain number, for another `varies`, or
+    where a statistical or retrained record has neither error nor tolerance.
     """
     entry = {"value": _plain(id, value, numbers_only=True)}
     if error is not None:
         entry["error"] = _plain(id, error, numbers_only=True)
+    entry["varies"] = varies or ("deterministic" if error is None else "statistical")
+    if entry["varies"] not in VARIES:
+        raise ValueError(f"record {id!r}: varies: expected one of {', '.join(VARIES)}, got {varies!r}")
+    if tolerance is not None:
+        entry["tolerance"] = _plain(id, tolerance, numbers_only=True)
+    elif error is None and entry["varies"] not in TOLERANCES:
+        raise ValueError(f"record {id!r}: a {varies} record needs an error or a tolerance, got neither")
+    if (cell := _cell()) is not None:
+        entry["cell"] = cell
     optional = {"seed": seed, "parameters": parameters, "data": data, **meta}
     entry |= {key: _plain(id, item) for key, item in optional.items() if item is not None}
     if any("stand-in" in name.lower() for name in entry.get("data", ())):
@@ -110,9 +140,19 @@ def record(
 
 def record_timing(id: str, seconds: Any, *, stem: str) -> None:
     """Add seconds (a number, list or dict of numbers) to <out>/data/results/timings/<stem>.json."""
+    _add_timing(id, _plain(id, seconds, numbers_only=True), stem)
+
+
+def record_run(seconds: float, *, stem: str) -> None:
+    """Add how long the whole notebook took, and on what machine, to its timings (`rpa.companion.run` calls it)."""
+    machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
+    _add_timing("notebook", {"seconds": round(seconds, 1), "machine": machine}, stem)
+
+
+def _add_timing(id, entry, stem):
     path = output_folder() / "data" / "results" / "timings" / f"{stem}.json"
     timings = json.loads(path.read_text()) if path.exists() else {}
-    timings[id] = _plain(id, seconds, numbers_only=True)
+    timings[id] = entry
     _write_json(path, dict(sorted(timings.items())))
 
 
@@ -158,6 +198,20 @@ def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict
         circumstances = {key: content[key] for key in ("profile", "code")}
         records |= {(content["stem"], id): entry | circumstances for id, entry in content["records"].items()}
     return records
+
+
+def _processor():
+    """What the machine calls its processor."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _cell():
+    """The number of the code cell that is running, None outside a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "execution_count", None)
 
 
 def _plain(id, value, numbers_only=False):

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rpa._files import ROOT
+from rpa.companion import report
 from rpa.companion.provenance import code_version
 
 __all__ = ["run", "threads"]
@@ -42,7 +43,9 @@ def run(notebook: str | Path, profile: str = "full", out: str | Path | None = No
     with _turn(build / "stage" / stem) as waited:
         if not (waited and _made_with(executed) == made_with):
             stage = _fresh_stage(build / "stage", stem)
+            start = time.perf_counter()
             _execute(notebook, stage, profile)
+            report.record_run(time.perf_counter() - start, stem=stem)
             _label(stage / executed.name, made_with)
             _hand_over(stem, stage, target, executed)
     return executed

@@ -1,14 +1,13 @@
 """Networks of ImageNet size with the images they are measured on; each network appears under its own name only.
 
-`alexnet` and `squeezenet` need ImageNet weights and photographs and return None without them; `fashion_alexnet` trains
-torchvision's AlexNet on Fashion-MNIST from a seed, and keeps its weights under build/. Noise levels are in units of a
+`alexnet` and `squeezenet` need ImageNet weights and photographs and return None without them; `fashion_alexnet` is
+AlexNet for small grey images, with the weights of data/weights. Noise levels are in units of a
 pixel's range [0, 1]; `Subject.scale` turns one into the standard deviation of the normalized input.
 """
 
 import copy
 import hashlib
 import os
-import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,19 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from rpa import _check, _files
 from rpa._files import ROOT
-from rpa.subjects import datasets, references
+from rpa.subjects import datasets, references, train
 from rpa.subjects._torchvision import import_torchvision
 
 __all__ = ["Subject", "alexnet", "fashion_alexnet", "photographs", "squeezenet"]
 
 BUILD = ROOT / "build"
 OFFICIAL = "7be5be79"  # torchvision names a file of weights by the first 8 hex digits of its SHA-256
-FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
-RATE, BATCH = 5e-4, 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,69 +167,15 @@ def _on_photographs(name, title, net, n, official=False, calibration=24):
     )
 
 
-def fashion_alexnet(
-    n: int = 100, *, images: int = 12_000, epochs: int = 2, seed: int = 0, progress: Callable[[str], object] = print
-) -> Subject:
-    """torchvision's AlexNet for 10 classes, trained from a seed on Fashion-MNIST at 64 x 64, on the first n test
-    images.
-
-    The weights are kept in build/ under a name made of all that they depend on, and so are its references: they are
-    those of this machine.
-    """
-    named = {"n": n, "images": images, "epochs": epochs}
-    n, images, epochs = (_check.integer(name, value, 1) for name, value in named.items())
-    train, test = datasets.fashion_mnist("train"), datasets.fashion_mnist("test")
-    name = f"alexnet_fashion_{images}_{epochs}_{seed}"
-    path = BUILD / f"{name}_{train.sha256[:8]}.pth"
-    net = import_torchvision().models.alexnet(weights=None, num_classes=10, dropout=0.2)
-    if not path.is_file():
-        weights = _trained(net, train, images, epochs, seed, progress)
-        _files.replace(path, lambda temporary: torch.save(weights, temporary))
-    net.load_state_dict(torch.load(path, weights_only=True))
-    net.eval().requires_grad_(False)
-    accuracy = _accuracy(net, test, 2000)
+def fashion_alexnet(n: int = 100) -> Subject:
+    """AlexNet's convolutions trained on Fashion-MNIST at 64 x 64 (`rpa.subjects.train`), on the first n test images."""
+    n, name = _check.integer("n", n, 1), "alexnet_fashion"
+    test, made = datasets.fashion_mnist("test"), train.load_metadata(name)
+    net = train.load_module(name)
     key = {"network": name, "weights": references.fingerprint(net), "images": test.sha256, "which": list(range(n))}
-    title = f"AlexNet trained on {test.title} at 64 x 64 ({100 * accuracy:.0f} % right), {n} test images"
-    std = (FASHION_STD,) * 3
+    accuracy = 100 * made["test accuracy"]
+    title = f"AlexNet trained on {test.title} at 64 x 64 ({accuracy:.0f} % right), {n} test images"
+    images = (torch.from_numpy(np.concatenate([test.x[:n], test.x[-48:]])) - made["mean"]) / made["std"]
+    x, calibration = train.enlarged(images).split([n, 48])
     data = {f"{name} weights": key["weights"], test.title: test.sha256}
-    return Subject(
-        name, title, net, _enlarged(test.x[:n]), _enlarged(test.x[-48:]), std, key, data, folder=BUILD / "references"
-    )
-
-
-def _enlarged(x):
-    x = (torch.from_numpy(np.ascontiguousarray(x)) - FASHION_MEAN) / FASHION_STD
-    return functional.interpolate(x, 64, mode="bilinear").expand(-1, 3, -1, -1)
-
-
-def _trained(net, data, images, epochs, seed, progress):
-    """State dict after `epochs` of AdamW on the first `images` images, the rate falling linearly to zero."""
-    x, y, start = data.x[:images], torch.from_numpy(data.y[:images]), time.perf_counter()
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        for layer in net.modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
-        net.train()
-        steps = epochs * -(-len(x) // BATCH)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=RATE)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-        for epoch in range(epochs):
-            for i, rows in enumerate(torch.randperm(len(x)).split(BATCH)):
-                loss = functional.cross_entropy(net(_enlarged(x[rows.numpy()])), y[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                if i % 20 == 0:
-                    seconds = time.perf_counter() - start
-                    where = f"epoch {epoch + 1}/{epochs}, step {i}"
-                    progress(f"AlexNet on {data.title}: {where}, loss {loss.item():.3f}, {seconds:.0f} s")
-    return net.state_dict()
-
-
-@torch.no_grad()
-def _accuracy(net, data, n):
-    parts = [net(_enlarged(part)).argmax(1).numpy() for part in np.array_split(data.x[:n], max(1, n // 200))]
-    return float((np.concatenate(parts) == data.y[:n]).mean())
+    return Subject(name, title, net, x, calibration, (made["std"],) * 3, key, data)

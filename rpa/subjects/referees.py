@@ -28,6 +28,7 @@ SAMPLES = {
     "mnist_784-128-64-10": {0.05: 16384},
     "squeezenet1_0": {0.001: 256, 0.0025: 256, 0.005: 256, 0.01: 512, 0.02: 512, 0.04: 256},
     "alexnet": {0.001: 256, 0.0025: 256, 0.005: 256, 0.01: 512, 0.02: 512, 0.04: 256},
+    "alexnet_fashion": {0.001: 256, 0.01: 512, 0.02: 512, 0.05: 256, 0.1: 256, 0.2: 256, 0.4: 256},
 }
 FEW = (2, 8, 32)  # samples of the estimates that an analysis has to beat
 SEEDS = {"first": 1, "second": 2, "few": 3}
@@ -63,7 +64,11 @@ def jobs(prefix: str = "") -> list[tuple[str, float, int, int]]:
 
 
 def _subject(network):
-    makers = {"squeezenet1_0": imagenet.squeezenet, "alexnet": imagenet.alexnet}
+    makers = {
+        "squeezenet1_0": imagenet.squeezenet,
+        "alexnet": imagenet.alexnet,
+        "alexnet_fashion": imagenet.fashion_alexnet,
+    }
     return makers[network]() if network in makers else digits(network)
 
 

@@ -2,9 +2,9 @@
 
 `load_network` and `load_module` read data/weights/<name>.npz, which hold plain arrays (no pickles) and, as JSON, how
 they were made. `python -m rpa.subjects.train [names]` trains them again, on one thread, from fixed seeds. Weights of
-image networks are stored in half precision; the network *is* the stored one, and its accuracy is that of the stored
-one. All take pixels in [0, 1]: the normalization used in training is folded into the first layer, so that a noise level
-is in units of the pixel.
+image networks are stored in half precision, those of AlexNet in 8 bits; the network *is* the stored one, and its
+accuracy is that of the stored one. All but AlexNet take pixels in [0, 1]: the normalization used in training is folded
+into the first layer, so that a noise level is in units of the pixel.
 """
 
 import json
@@ -24,6 +24,7 @@ from rpa import _files
 from rpa._files import ROOT
 from rpa.network import ReLUNetwork
 from rpa.subjects import datasets
+from rpa.subjects._torchvision import import_torchvision
 
 __all__ = ["NETWORKS", "Recipe", "load_metadata", "load_module", "load_network", "train"]
 
@@ -32,7 +33,7 @@ FOLDER = ROOT / "data" / "weights"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is made: layers ("784-32-32-10", or a name of LeNet), data set, epochs of AdamW, seed."""
+    """How a network is made: layers ("784-32-32-10", or a name of `architecture`), data set, epochs of AdamW, seed."""
 
     layers: str
     data: str
@@ -53,13 +54,17 @@ NETWORKS = {
     "fashion_784-128-64-10": Recipe("784-128-64-10", "fashion_mnist", 15),
     "lenet_mnist": Recipe("lenet", "mnist", 4, rate=2e-3),
     "lenet_relu_mnist": Recipe("lenet-relu", "mnist", 4, rate=2e-3),
+    "alexnet_fashion": Recipe("alexnet", "fashion_mnist", 2, rate=5e-4, batch=128, store="int8"),
 }
 
 
 def architecture(layers):
     """A fresh `nn.Sequential`: "a-b-c" is fully connected with ReLU between; "lenet" is Caffe's 20-50-500, whose one
-    ReLU follows the first Linear layer; "lenet-relu" is the same with a ReLU after each convolution too.
+    ReLU follows the first Linear layer; "lenet-relu" is the same with a ReLU after each convolution too; "alexnet" has
+    the convolutions of torchvision's AlexNet and hidden layers of 256 units instead of 4096, for (n, 3, 64, 64).
     """
+    if layers == "alexnet":
+        return _alexnet()
     if layers.startswith("lenet"):
         gate = [nn.ReLU()] if layers == "lenet-relu" else []
         convolutions = [nn.Conv2d(1, 20, 5), *gate, nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), *gate, nn.MaxPool2d(2)]
@@ -69,21 +74,40 @@ def architecture(layers):
     return nn.Sequential(*modules[:-1])
 
 
+def _alexnet():
+    head = [nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
+    module = nn.Sequential(*import_torchvision().models.alexnet(weights=None).features, *head)
+    for layer in module:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return module
+
+
+def enlarged(x: torch.Tensor) -> torch.Tensor:
+    """Grey images (n, 1, 28, 28) as AlexNet takes them, (n, 3, 64, 64): interpolated, the same in each channel."""
+    return nn.functional.interpolate(x, 64, mode="bilinear").expand(-1, 3, -1, -1)
+
+
 def load_module(name: str, folder: str | Path = FOLDER) -> nn.Sequential:
     """The network as an `nn.Sequential` in evaluation mode, float32, without gradients.
 
-    LeNets take (n, 1, 28, 28), the others rows. Raises ValueError for an unknown name, OSError for a missing file.
+    LeNets take (n, 1, 28, 28), AlexNet normalized (n, 3, 64, 64), the others rows. Raises ValueError for an unknown
+    name, OSError for a missing file.
     """
     arrays, _ = _read(name, folder)
     module = architecture(NETWORKS[name].layers)
-    module.load_state_dict({key: torch.from_numpy(value.astype(np.float32)) for key, value in arrays.items()})
+    module.load_state_dict(_unpacked(arrays))
     return module.eval().requires_grad_(False)
 
 
 def load_network(name: str, folder: str | Path = FOLDER) -> ReLUNetwork:
-    """The network as a `ReLUNetwork` (float64): any but the LeNets. The moons networks return the logit of class 1."""
+    """The network as a `ReLUNetwork` (float64): any without convolutions.
+
+    The moons networks return the logit of class 1.
+    """
     module = load_module(name, folder)
-    if NETWORKS[name].layers.startswith("lenet"):
+    if _convolutional(NETWORKS[name]):
         raise ValueError(f"name: expected a network of Linear layers only, got {name!r}; see load_module")
     return ReLUNetwork.from_torch(module)
 
@@ -120,15 +144,49 @@ def train(name: str, progress: Callable[[str], object] = print) -> Any:
     with _one_thread():
         torch.manual_seed(recipe.seed)
         module = architecture(recipe.layers).to(x.dtype)
-        _fit(module, (x - shift) / scale, y, recipe, lambda text: progress(f"{name}  {text}"))
-        _fold(module[0], shift, scale)
-        arrays = {k: v.numpy().astype(recipe.store) for k, v in module.state_dict().items()}
-        module.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in arrays.items()})
-        accuracy = _accuracy(module, x_test, y_test)
+        prepare = enlarged if recipe.layers == "alexnet" else lambda part: part
+        _fit(module, (x - shift) / scale, y, recipe, prepare, lambda text: progress(f"{name}  {text}"))
+        if recipe.layers == "alexnet":  # padding keeps its first layer from taking the normalization in
+            x_test = (x_test - shift) / scale
+        else:
+            _fold(module[0], shift, scale)
+        arrays = _packed(module.state_dict(), recipe.store)
+        module.load_state_dict(_unpacked(arrays))
+        accuracy = _accuracy(module, x_test, y_test, prepare)
     metadata = {"layers": recipe.layers, "seed": recipe.seed, "epochs": recipe.epochs, "store": recipe.store,
                 "test accuracy": round(accuracy, 6), "data": source, "torch": torch.__version__}  # fmt: skip
+    metadata |= {"mean": float(shift), "std": float(scale)} if recipe.layers == "alexnet" else {}
     progress(f"{name}  test accuracy {accuracy:.4f}")
     return arrays, metadata
+
+
+def _packed(state, store):
+    """Arrays by name in the stored precision; int8 comes with a scale for each output of a layer."""
+    arrays = {key: value.numpy() for key, value in state.items()}
+    if store != "int8":
+        return {key: value.astype(store) for key, value in arrays.items()}
+    packed = {}
+    for key, value in arrays.items():
+        if value.ndim == 1:
+            packed[key] = value.astype(np.float32)
+            continue
+        scale = np.abs(value).max(axis=tuple(range(1, value.ndim)), keepdims=True).astype(np.float32) / 127
+        packed |= {key: np.rint(value / np.maximum(scale, 1e-30)).astype(np.int8), f"{key}.scale": scale}
+    return packed
+
+
+def _unpacked(arrays):
+    """The state dict, float32, of what `_packed` returned."""
+    values = {key: value.astype(np.float32) for key, value in arrays.items()}
+    return {
+        key: torch.from_numpy(value * values.get(f"{key}.scale", np.float32(1)))
+        for key, value in values.items()
+        if not key.endswith(".scale")
+    }
+
+
+def _convolutional(recipe):
+    return recipe.layers.startswith("lenet") or recipe.layers == "alexnet"
 
 
 def _data(recipe):
@@ -141,13 +199,12 @@ def _data(recipe):
     parts = [load(split) for split in ("train", "test")]
     if any(part.stand_in for part in parts):
         raise OSError(f"{parts[0].name}: only a stand-in is at hand, on which nothing is trained; see data/README.md")
-    convolutional = recipe.layers.startswith("lenet")
-    tensors = [(torch.from_numpy(p.x if convolutional else p.rows), torch.from_numpy(p.y)) for p in parts]
+    tensors = [(torch.from_numpy(p.x if _convolutional(recipe) else p.rows), torch.from_numpy(p.y)) for p in parts]
     x, y = tensors[0]
     return (x, y, x.mean(), x.std()), tensors[1], parts[0].provenance
 
 
-def _fit(module, x, y, recipe, progress):
+def _fit(module, x, y, recipe, prepare, progress):
     """AdamW on the cross entropy, the rate following half a cosine to zero."""
     steps = recipe.epochs * -(-len(x) // recipe.batch)
     optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
@@ -156,7 +213,7 @@ def _fit(module, x, y, recipe, progress):
     for epoch in range(recipe.epochs):
         for rows in torch.randperm(len(x)).split(recipe.batch):
             optimizer.zero_grad()
-            loss = _loss(module(x[rows]), y[rows])
+            loss = _loss(module(prepare(x[rows])), y[rows])
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -181,8 +238,8 @@ def _fold(layer, shift, scale):
 
 
 @torch.no_grad()
-def _accuracy(module, x, y):
-    output = torch.cat([module(part) for part in x.split(1000)])
+def _accuracy(module, x, y, prepare):
+    output = torch.cat([module(prepare(part)) for part in x.split(1000)])
     predicted = (output[:, 0] > 0).long() if output.shape[1] == 1 else output.argmax(1)
     return (predicted == y).double().mean().item()
 

@@ -71,11 +71,24 @@ def test_record_keeps_exact_numbers_and_their_circumstances(out):
         "parameters": {"sigma": [0.1, 0.2], "net": "2-16-1"},
         "data": {"MNIST": "ab12"},
         "samples": 1000,
+        "varies": "statistical",
     }
     assert stored["records"]["a"]["value"] == {"mean": [0, 1], "ok": True}
     assert stored["profile"] == "full" and stored["code"] == code_version("01_x")
     assert set(stored["packages"]) > {"python", "numpy", "scipy", "torch"}
     assert not any("+" in version for version in stored["packages"].values())
+
+
+def test_a_record_says_how_it_may_vary(out):
+    report.record("plain", 1.0, stem="01_x")
+    report.record("counted", 3, stem="01_x", varies="exact")
+    report.record("fitted", [1.0, 2.0], stem="01_x", varies="retrained", tolerance=0.1)
+    said = {id: (entry["varies"], entry.get("tolerance")) for id, entry in _stored(out)["records"].items()}
+    assert said == {"plain": ("deterministic", None), "counted": ("exact", None), "fitted": ("retrained", 0.1)}
+    with pytest.raises(ValueError, match="'a'.*varies.*exact, deterministic.*'often'"):
+        report.record("a", 1.0, stem="01_x", varies="often")
+    with pytest.raises(ValueError, match="'a'.*statistical.*error or a tolerance"):
+        report.record("a", 1.0, stem="01_x", varies="statistical")
 
 
 def test_two_runs_give_the_same_bytes(out):
