@@ -11,20 +11,19 @@ ifeq ($(origin PYTHON),command line)
 ENV :=
 endif
 
-ifeq ($(PROFILE),full)
-OUT :=
-else ifeq ($(PROFILE),quick)
-OUT := build/quick/
-else
+ifeq ($(filter full quick,$(PROFILE)),)
 $(error PROFILE: expected full or quick, got '$(PROFILE)')
 endif
+# Where executed notebooks go (BUILD), and figures and records (OUT): a rerun touches nothing that is committed.
+BUILD := $(if $(RERUN),build/rerun,build/$(PROFILE))
+OUT := $(if $(RERUN)$(filter quick,$(PROFILE)),$(BUILD)/)
 
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 # What Make waits for: the executed copy of every notebook, and the figure and the records of those that write any.
-EXECUTED := $(NOTEBOOKS:notebooks/%=build/$(PROFILE)/%)
+EXECUTED := $(NOTEBOOKS:notebooks/%=$(BUILD)/%)
 FIGURES := $(patsubst notebooks/%.ipynb,$(OUT)figures/%.png,$(shell grep -l 'save_figure' $(NOTEBOOKS) /dev/null))
 RECORDS := $(patsubst notebooks/%.ipynb,$(OUT)data/results/%.json,$(shell grep -l 'report[.]record' $(NOTEBOOKS) /dev/null))
-RESULTS = build/$(PROFILE)/$(1).ipynb $(OUT)figures/$(1).png $(OUT)data/results/$(1).json
+RESULTS = $(BUILD)/$(1).ipynb $(OUT)figures/$(1).png $(OUT)data/results/$(1).json
 MODULES := $(shell find rpa -name '*.py*' -not -path '*/__pycache__/*')
 WEIGHTS := $(wildcard data/weights/*)
 # The longest run first, so that none of them runs alone at the end.
@@ -37,10 +36,10 @@ PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env data weights references figures quick results verify report bench lint test test-slow lab clean
+.PHONY: help env data weights references figures quick results reproduce compare claim verify report bundle bench lint test test-slow lab clean
 .DEFAULT_GOAL := help
 # A run that is stopped keeps the results of the last good one.
-.PRECIOUS: build/$(PROFILE)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json
+.PRECIOUS: $(BUILD)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json
 
 help:
 	@echo 'Set-up'
@@ -53,8 +52,12 @@ help:
 	@echo '                  (as many at a time as there are cores, at most 4; make -j1 figures: one by one)'
 	@echo '  make quick      the same with little work, into build/quick'
 	@echo '  make results    either, without the table: make results PROFILE=quick'
+	@echo '  make reproduce  run every notebook into build/rerun and judge every number against the committed one'
+	@echo '  make compare    the judgement alone'
+	@echo '  make claim      the list of claims; make claim ID=p1.alg2 reruns what that claim needs and shows its evidence'
 	@echo '  make verify     claims of the papers beside our numbers; fails when a finished claim fails'
-	@echo '  make report     the executed notebooks as web pages, in build/report'
+	@echo '  make report     a site of figures, executed notebooks, verdicts and the API: build/report/index.html'
+	@echo '  make bundle     one archive of everything, with a description (RO-Crate) and checksums, in build/'
 	@echo 'Checks'
 	@echo '  make lint       ruff (check and format) and mypy'
 	@echo '  make test       lint, then the tests, the quick profile of every notebook among them'
@@ -92,12 +95,12 @@ references: $(ENV)
 
 # One pattern rule with three targets: one run of the notebook makes them all. On its code and the modules that it reaches
 # they depend by the included file, which is made again when a module or a notebook changed.
-build/$(PROFILE)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json: \
+$(BUILD)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json: \
 		build/code/%.py $(WEIGHTS) figures/rpa.mplstyle build/data.txt $(ENV)
-	@$(PYTHON) -m rpa.companion.run notebooks/$*.ipynb --profile $(PROFILE)
+	@$(PYTHON) -m rpa.companion.run notebooks/$*.ipynb --profile $(PROFILE) $(if $(RERUN),--out $(BUILD))
 
 ifneq ($(filter results build/% figures/% data/%,$(MAKECMDGOALS)),)
-$(shell mkdir -p build/$(PROFILE) $(OUT)figures $(OUT)data/results)
+$(shell mkdir -p $(BUILD) $(OUT)figures $(OUT)data/results)
 include build/code/depends.mk
 endif
 build/code/depends.mk: $(NOTEBOOKS) $(MODULES) | $(ENV)
@@ -115,12 +118,27 @@ endif
 quick:
 	@$(MAKE) --no-print-directory figures PROFILE=quick
 
+# A rerun goes on where an earlier one was stopped, unless that had the other profile.
+reproduce: $(ENV)
+	@[ "$$(cat build/rerun/profile 2>/dev/null)" = $(PROFILE) ] || { rm -rf build/rerun; mkdir -p build/rerun; echo $(PROFILE) > build/rerun/profile; }
+	@$(MAKE) --no-print-directory $(PARALLEL) results RERUN=1
+	@$(PYTHON) -m rpa.companion.comparison
+
+compare: $(ENV)
+	@$(PYTHON) -m rpa.companion.comparison
+
+claim: $(ENV)
+	@$(PYTHON) -m rpa.companion.claim $(ID) --profile $(PROFILE)
+
 verify: $(ENV)
 	@$(PYTHON) -m rpa.companion.verdicts verify --profile $(PROFILE)
 
 report: $(ENV)
 	@$(MAKE) --no-print-directory $(PARALLEL) results
-	$(PYTHON) -m nbconvert --to html --output-dir build/report $(EXECUTED)
+	@$(PYTHON) -m rpa.companion.site --profile $(PROFILE)
+
+bundle: $(ENV)
+	@$(PYTHON) -m rpa.companion.bundle
 
 lint: $(ENV)
 	$(PYTHON) -m ruff check

@@ -1,9 +1,16 @@
-"""What several test files share: random networks and inputs, and Monte-Carlo agreement by exact binomial tails."""
+"""What several test files share: random networks and inputs, agreement by exact binomial tails, a run, a browser."""
 
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
+from rpa._files import ROOT
 from rpa.companion.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
@@ -35,3 +42,25 @@ def assert_binomial(counts, n, p):
     sigmas = np.atleast_1d(binomial_sigmas(counts, n, p))
     worst = int(np.argmax(sigmas))
     assert sigmas[worst] < 6, f"item {worst}: {np.atleast_1d(counts)[worst]} of {n}, p = {np.atleast_1d(p)[worst]:.6g}"
+
+
+def run_quick(path, out):
+    """The finished process of the runner; downloads are off, so what is not there is replaced by its stand-in."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RPA_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "rpa.companion.run", str(path), "--profile", "quick", "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+@contextmanager
+def browser():
+    """A page of headless Chromium; the test is skipped, with a word, where there is none."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=path, args=quiet)
+        yield chromium.new_page()
+        chromium.close()

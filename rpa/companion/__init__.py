@@ -1,7 +1,8 @@
 """What makes the package a companion to two papers: notebooks run, numbers recorded, claims judged, figures drawn.
 
 Start at `report`, which every notebook calls to leave its numbers, figures and tables, and `verdicts`, which holds them
-against `data/targets.toml`. `run` executes one notebook, all or nothing; `provenance` says which code it reaches. The
+against `data/targets.toml`. `run` executes one notebook, all or nothing; `provenance` says which code it reaches. For
+whoever checks: `comparison` judges a rerun, `claim` shows one claim's evidence, `site` and `bundle` publish. The
 rest is what several notebooks share: `plots` and `coverage_plots`, the experiments `coverage` (P1's support tables,
 judged by `fresh` samples), `topk` (P2's table), `montecarlo` (sampling as the referee) and `known` (polytopes whose
 probability is known by another route).
@@ -12,6 +13,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
+        "bundle",
+        "claim",
+        "comparison",
         "coverage",
         "coverage_plots",
         "fresh",
@@ -21,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "provenance",
         "report",
         "run",
+        "site",
         "topk",
         "verdicts",
     ],

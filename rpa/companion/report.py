@@ -211,7 +211,7 @@ def _processor():
 def _cell():
     """The number of the code cell that is running, None outside a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "execution_count", None)
+    return None if shell is None else len(shell.user_ns["In"]) - 1
 
 
 def _plain(id, value, numbers_only=False):

@@ -19,7 +19,7 @@ from rpa._files import ROOT
 from rpa.companion import report
 from rpa.companion.provenance import code_version
 
-__all__ = ["run", "threads"]
+__all__ = ["is_current", "run", "threads"]
 
 # Seconds that a cell may take. Rarely a kernel loses a message and waits for ever: then the notebook is run once more.
 PATIENCE = {"quick": 300, "full": 3600}
@@ -49,6 +49,11 @@ def run(notebook: str | Path, profile: str = "full", out: str | Path | None = No
             _label(stage / executed.name, made_with)
             _hand_over(stem, stage, target, executed)
     return executed
+
+
+def is_current(stem: str, profile: str, folder: Path) -> bool:
+    """Whether the executed copy in `folder` was made by the present code with this profile."""
+    return _made_with(folder / f"{stem}.ipynb") == {"profile": profile, "code": code_version(stem)}
 
 
 def threads() -> int:

@@ -41,7 +41,10 @@ def _notebook(path, *cells, prose="words"):
 def project(tmp_path):
     for folder in ("rpa/companion", "rpa/subjects", "notebooks", "figures", "data/results", "data/weights"):
         (tmp_path / folder).mkdir(parents=True)
-    rooms = [f"rpa/companion/{module}.py" for module in ("__init__", "provenance", "report", "verdicts", "run")]
+    rooms = [
+        f"rpa/companion/{module}.py"
+        for module in ("__init__", "claim", "comparison", "provenance", "report", "verdicts", "run")
+    ]
     for name in ["Makefile", "figures/rpa.mplstyle", "rpa/__init__.py", "rpa/__init__.pyi", "rpa/_files.py", *rooms]:
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "rpa" / "subjects" / "datasets.py").write_text("print('nothing to fetch')")
@@ -174,6 +177,57 @@ def test_a_second_run_waits_and_takes_what_the_first_one_finished(project):
     assert code == 0 and first.wait(60) == 0
     assert "01_a: waiting for process " in output
     assert (project / "notebooks" / "runs").read_text() == "x" and "01_a.png" in _bytes(project)
+
+
+@pytest.fixture
+def committed(project):
+    """The small project with its results made and everything committed."""
+    assert _make(project, "figures")[0] == 0
+    (project / ".gitignore").write_text("build/\n__pycache__/\n")
+    for arguments in (["init", "-q"], ["add", "-A"], [*"-c user.name=x -c user.email=x@y commit -qm made".split()]):
+        subprocess.run(["git", *arguments], cwd=project, check=True)
+    return project
+
+
+def _status(project):
+    return subprocess.run(["git", "status", "--short"], cwd=project, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_rerun_is_judged_and_touches_nothing_committed(committed):
+    code, output = _make(committed, "reproduce")
+    assert code == 0 and "2 of 2 numbers agree, 0 are off or missing" in output and _status(committed) == ""
+    assert (committed / "build" / "rerun" / "figures" / "01_a.png").exists()
+    assert _ran(_make(committed, "reproduce")[1]) == []
+    code, output = _make(committed, "reproduce", "PROFILE=quick")
+    assert (
+        code == 0 and "profile quick cannot be compared with the committed full" in output and _status(committed) == ""
+    )
+    assert _ran(output) == ["01_a", "02_b", "99_explore"]
+    code, output = _make(committed, "claim", "ID=x.01_a")
+    assert code == 0 and _ran(output) == [] and "recorded by cell [4]" in output and _status(committed) == ""
+
+
+def test_a_rerun_that_is_off_is_said_so(committed):
+    _make(committed, "reproduce")
+    path = committed / "data" / "results" / "02_b.json"
+    path.write_text(path.read_text().replace('"value": 10', '"value": 11'))
+    code, output = _make(committed, "compare")
+    assert code != 0 and [line for line in output.splitlines() if "02_b" in line and " off" in line]
+    (committed / "build" / "rerun" / "data" / "results" / "02_b.json").unlink()
+    code, output = _make(committed, "compare")
+    assert code != 0 and "02_b: no records in the rerun" in output
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+def test_a_rerun_that_is_stopped_touches_nothing_committed(committed, how):
+    _notebook(committed / "notebooks" / "02_b.ipynb", STEP.format(i=0, seconds=120), RECORD.format(stem="02_b"))
+    subprocess.run(["git", *"-c user.name=x -c user.email=x@y commit -qam slow".split()], cwd=committed, check=True)
+    process = _start(committed, "reproduce")
+    _wait_for((committed / "notebooks" / "here0").exists)
+    os.killpg(process.pid, how)
+    assert process.wait(30) != 0
+    (committed / "notebooks" / "here0").unlink()
+    assert _status(committed) == ""
 
 
 def test_a_notebook_has_one_thread_unless_told_otherwise(monkeypatch):

@@ -2,13 +2,10 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
+from helpers import run_quick
 
 from rpa.companion import report, verdicts
 
@@ -16,22 +13,6 @@ NOTEBOOKS = sorted((report.ROOT / "notebooks").glob("[0-9]*.ipynb"))
 STEMS = [path.stem for path in NOTEBOOKS]
 LONGEST_CELL, IMPORTS = 15, ("import ", "from ")
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks yet")
-
-
-def _run(path, out, profile="quick"):
-    """The finished process of the runner; downloads are off, so what is not there is replaced by its stand-in."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "RPA_OFFLINE": "1", "PYTHONPATH": str(report.ROOT)}
-    command = [sys.executable, "-m", "rpa.companion.run", str(path), "--profile", profile, "--out", str(out)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=report.ROOT, env=environment)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """{stem: (folder, future of the finished process)}, as many at a time as there are cores."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        folders = {path.stem: tmp_path_factory.mktemp(path.stem) for path in NOTEBOOKS}
-        yield {path.stem: (folders[path.stem], pool.submit(_run, path, folders[path.stem])) for path in NOTEBOOKS}
-        pool.shutdown(cancel_futures=True)
 
 
 def _finite(value):
@@ -65,7 +46,7 @@ def test_quick_profile_runs_and_records(stem, runs):
 def test_two_runs_record_the_same_bytes(stem, runs, tmp_path):
     folder, future = runs[stem]
     assert future.result().returncode == 0
-    assert _run(report.ROOT / "notebooks" / f"{stem}.ipynb", tmp_path).returncode == 0
+    assert run_quick(report.ROOT / "notebooks" / f"{stem}.ipynb", tmp_path).returncode == 0
     results = list((folder / "data" / "results").glob("*.json"))
     tables = [path for path in (folder / "figures").glob("*.csv") if not path.stem.endswith("_seconds")]
     for path in results + tables:

@@ -43,7 +43,7 @@ CALLS = [
     (lambda: references.load_or_make({"a": 1}, estimate), "key: expected a dict with the entry 'network'"),
     (lambda: imagenet.squeezenet(0), "n: expected an integer >= 1, got 0"),
     (lambda: imagenet.alexnet(-1), "n: expected an integer >= 1, got -1"),
-    (lambda: imagenet.fashion_alexnet(5, epochs=0), "epochs: expected an integer >= 1, got 0"),
+    (lambda: imagenet.fashion_alexnet(0), "n: expected an integer >= 1, got 0"),
 ]  # fmt: skip
 
 

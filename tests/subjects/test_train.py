@@ -10,7 +10,7 @@ import torch
 from rpa.subjects import datasets, train
 
 MOONS = [name for name in train.NETWORKS if name.startswith("moons")]
-IMAGES = [name for name in train.NETWORKS if not name.startswith("moons")]
+IMAGES = [name for name in train.NETWORKS if not name.startswith(("moons", "alexnet"))]
 ENOUGH = {
     "mnist_784-32-32-10": 0.96,
     "mnist_784-128-64-10": 0.975,
@@ -52,12 +52,35 @@ def test_stored_accuracy_is_the_accuracy(name):
     assert abs((predicted == data.y).mean() - metadata["test accuracy"]) <= 2.1e-4
 
 
+def test_alexnet_knows_clothes():
+    data, made = datasets.fashion_mnist("test"), train.load_metadata("alexnet_fashion")
+    if data.stand_in:
+        pytest.skip("needs the real Fashion-MNIST")
+    x = train.enlarged((torch.from_numpy(data.x[:1000]) - made["mean"]) / made["std"])
+    right = (train.load_module("alexnet_fashion")(x).argmax(1).numpy() == data.y[:1000]).mean()
+    stated = made["test accuracy"]
+    assert stated >= 0.88 and abs(right - stated) <= 4 * np.sqrt(stated * (1 - stated) / 1000)
+
+
+def test_eight_bits_lose_half_a_step_at_most():
+    torch.manual_seed(0)
+    state = {"a.weight": torch.randn(5, 3, 2, 2), "a.bias": torch.randn(5)}
+    packed = train._packed(state, "int8")
+    back = train._unpacked(packed)
+    assert packed["a.weight"].dtype == np.int8 and set(back) == set(state)
+    half = state["a.weight"].abs().amax((1, 2, 3), keepdim=True) / 254
+    assert ((back["a.weight"] - state["a.weight"]).abs() <= half * 1.001).all() and torch.equal(
+        back["a.bias"], state["a.bias"]
+    )
+
+
 @pytest.mark.parametrize("name", train.NETWORKS)
 def test_stored_files_are_small_plain_and_say_what_they_are(name):
     path = train.FOLDER / f"{name}.npz"
     assert path.stat().st_size < 3e6
     with np.load(path, allow_pickle=False) as stored:
-        assert all(stored[key].dtype == train.NETWORKS[name].store for key in stored if key != "metadata")
+        weights = [key for key in stored if stored[key].ndim > 1 and not key.endswith(".scale")]
+        assert weights and all(stored[key].dtype == train.NETWORKS[name].store for key in weights)
         assert json.loads(str(stored["metadata"]))["layers"] == train.NETWORKS[name].layers
 
 

@@ -1,0 +1,170 @@
+"""A rerun held against committed records: what may differ, what may not, and what is missing."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from rpa.companion import claim, comparison
+from rpa.companion.provenance import code_version
+from rpa.companion.report import ROOT
+
+STEM = "01_moons_noise"
+RECORDS = {
+    "sampled": {"value": [1.0, 2.0], "error": [0.1, 0.2], "varies": "statistical"},
+    "gap": {"value": 2.36, "varies": "gap"},
+    "count": {"value": 120, "varies": "exact"},
+    "tiny": {"value": 1e-13, "varies": "exact"},
+    "large": {"value": {"slope": 1000.0, "flag": True}, "varies": "deterministic"},
+    "fitted": {"value": {"a": 5, "b": 50}, "varies": "retrained", "tolerance": {"a": 1, "b": 10}},
+}
+
+
+def _content(records, **changed):
+    packages = {"python": "3.11", "numpy": "2.4.6"}
+    return {
+        "stem": STEM,
+        "profile": "full",
+        "code": code_version(STEM),
+        "packages": packages,
+        "records": records,
+    } | changed
+
+
+def _write(folder, content):
+    (folder / "data" / "results").mkdir(parents=True, exist_ok=True)
+    (folder / "data" / "results" / f"{content['stem']}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def judged(tmp_path, capsys):
+    def judge(changed, committed=RECORDS, **header):
+        _write(tmp_path / "committed", _content(committed))
+        if changed is not None:
+            _write(tmp_path / "rerun", _content(changed, **header))
+        folders = ["--committed", str(tmp_path / "committed" / "data" / "results"), "--rerun", str(tmp_path / "rerun")]
+        return comparison.main(folders), capsys.readouterr().out
+
+    judge.folder = tmp_path
+    return judge
+
+
+def _moved(id, value):
+    records = copy.deepcopy(RECORDS)
+    records[id]["value"] = value
+    return records
+
+
+def test_the_same_numbers_pass(judged):
+    status, text = judged(RECORDS)
+    assert status == 0 and "9 of 9 numbers agree, 0 are off or missing" in text
+
+
+@pytest.mark.parametrize(
+    "id, value, key",
+    [
+        ("sampled", [1.0, 2.0 + 50 * 0.2], "[1]"),
+        ("gap", 2.36 + 50 * 0.5, ""),
+        ("count", 121, ""),
+        ("tiny", 1e-8, ""),
+        ("large", {"slope": 1000.1, "flag": True}, "slope"),
+        ("large", {"slope": 1000.0, "flag": False}, "flag"),
+        ("fitted", {"a": 55, "b": 50}, "a"),
+    ],
+)
+def test_a_number_that_is_off_is_named_and_fails(judged, id, value, key):
+    status, text = judged(_moved(id, value))
+    line = next(line for line in text.splitlines() if " off" in line and id in line)
+    assert status == 1 and key in line and STEM in line and "1 are off or missing" in text
+    assert "1 are off" in (judged.folder / "rerun" / "comparison.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "id, value",
+    [
+        ("sampled", [1.0 + 5 * 0.1, 2.0]),
+        ("gap", 2.81),
+        ("tiny", 9e-13),
+        ("large", {"slope": 1000.001, "flag": True}),
+        ("fitted", {"a": 8, "b": 30}),
+    ],
+)
+def test_what_may_vary_passes(judged, id, value):
+    assert judged(_moved(id, value))[0] == 0
+
+
+def test_a_missing_record_and_a_missing_notebook_fail_by_name(judged):
+    status, text = judged({id: entry for id, entry in RECORDS.items() if id != "gap"})
+    assert status == 1 and f"{STEM}: record gap is missing in the rerun" in text
+    _write(judged.folder / "rerun", _content(RECORDS) | {"stem": "02_moons_gmm_classes"})
+    (judged.folder / "rerun" / "data" / "results" / f"{STEM}.json").unlink()
+    status, text = judged(None)
+    assert (
+        status == 1
+        and f"{STEM}: no records in the rerun" in text
+        and "02_moons_gmm_classes: no records committed" in text
+    )
+
+
+def test_other_code_packages_and_data_are_named(judged):
+    records = copy.deepcopy(RECORDS)
+    records["count"]["data"] = {"MNIST": "ab" * 32}
+    committed = copy.deepcopy(RECORDS)
+    committed["count"]["data"] = {"MNIST": "cd" * 32}
+    status, text = judged(records, committed, code="0123456789ab", packages={"python": "3.11", "numpy": "9.9"})
+    assert status == 0 and "from other code (0123456789ab" in text and "numpy: 2.4.6, in the rerun 9.9" in text
+    assert "MNIST was cdcdcdcdcdcd, is abababababab" in text
+
+
+def test_another_profile_is_not_compared_and_that_is_said(judged):
+    status, text = judged(_moved("count", 7), profile="quick")
+    assert (
+        status == 0
+        and "quick cannot be compared with the committed full" in text
+        and "no number can be compared" in text
+    )
+
+
+def test_numbers_are_listed_with_their_places():
+    assert dict(comparison.flatten({"a": [1, {"b": 2}], "c": 3})) == {"a[0]": 1, "a[1].b": 2, "c": 3}
+    assert dict(comparison.flatten(4)) == {"": 4}
+
+
+def test_a_file_that_is_no_record_is_named(judged):
+    _write(judged.folder / "rerun", _content(RECORDS))
+    path = judged.folder / "rerun" / "data" / "results" / "broken.json"
+    path.write_text("{")
+    with pytest.raises(OSError, match=r"broken.json.*run its notebook again"):
+        judged(RECORDS)
+    with pytest.raises(SystemExit, match="make reproduce"):
+        comparison.main(["--rerun", str(judged.folder / "nowhere")])
+
+
+def test_the_distance_is_in_standard_errors_of_the_difference():
+    old, new = (
+        {STEM: _content({"x": {"value": v, "error": e, "varies": "statistical"}})} for v, e in ((1, 0.3), (2, 0.4))
+    )
+    row = comparison.compare_numbers(old, new).iloc[0]
+    assert np.isclose(row.distance, 1 / 0.5) and row.limit == 6 and row.judgement == "agrees"
+
+
+def test_the_committed_records_agree_with_themselves():
+    committed = comparison.read_results(ROOT / "data" / "results")
+    numbers = comparison.compare_numbers(committed, committed)
+    assert len(numbers) > 500 and set(numbers.judgement) == {"agrees"}
+
+
+def test_claims_are_listed_and_unknown_ones_refused(capsys):
+    assert claim.main([]) == 0
+    assert "p1.alg2" in capsys.readouterr().out
+    assert claim.main(["p9.none"]) == 2
+    assert "no claim is named 'p9.none'" in capsys.readouterr().err
+
+
+def test_one_claim_is_run_and_shown_with_its_cell(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(claim, "RERUN", tmp_path)
+    assert claim.main(["p1.lemma1", "--profile", "quick"]) == 0
+    text = capsys.readouterr().out
+    assert "holds (quick profile)" in text and 'record("p1.lemma1"' in text and "01_moons_noise.png" in text
+    assert not (ROOT / "data" / "results" / "stage").exists() and (tmp_path / "figures" / "01_moons_noise.png").exists()

@@ -1,0 +1,131 @@
+"""The report of the quick profile in a real browser, opened as a file; and the archive."""
+
+import json
+import shutil
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import pytest
+from helpers import browser
+
+from rpa.companion import bundle, site
+from rpa.companion.report import ROOT
+
+
+@pytest.fixture(scope="module")
+def report_folder(runs, tmp_path_factory):
+    """The report of what the quick runs of this session left."""
+    base = tmp_path_factory.mktemp("base")
+    for folder, future in runs.values():
+        assert future.result().returncode == 0
+        shutil.copytree(folder, base, dirs_exist_ok=True)
+    return site.build("quick", tmp_path_factory.mktemp("site") / "report", base).parent
+
+
+@pytest.fixture(scope="module")
+def page():
+    with browser() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def visited(report_folder, page):
+    """{page: what the browser saw there}, for every page of the report."""
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: heard.append(f"error: {error}"))
+    page.on("requestfailed", lambda request: heard.append(f"failed: {request.url}"))
+    page.on(
+        "request", lambda request: request.url.startswith(("file:", "data:")) or heard.append(f"asked: {request.url}")
+    )
+    seen = {}
+    for path in sorted(report_folder.rglob("*.html")):
+        if "_static" in path.parts:
+            continue
+        heard.clear()
+        page.goto(path.as_uri())
+        seen[path] = {
+            "heard": list(heard),
+            "broken": page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"),
+            "links": page.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)"),
+            "ids": set(page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")),
+            "math": page.evaluate("document.querySelectorAll('math').length"),
+            "text": page.inner_text("body"),
+        }
+    return seen
+
+
+def test_no_page_complains_or_asks_another_host(visited):
+    assert len(visited) > 20
+    assert [(path.name, seen["heard"]) for path, seen in visited.items() if seen["heard"]] == []
+    assert [(path.name, seen["broken"]) for path, seen in visited.items() if seen["broken"]] == []
+
+
+def test_formulas_are_rendered(visited):
+    seen = next(seen for path, seen in visited.items() if path.name == "06_gnm_formulas.html")
+    assert seen["math"] > 20 and "\\frac" not in seen["text"] and "$" not in seen["text"].partition("profile =")[0]
+
+
+def test_every_link_inside_resolves(visited):
+    wrong = []
+    for path, seen in visited.items():
+        for link in seen["links"]:
+            target, fragment = urldefrag(urljoin(path.as_uri(), link))
+            if not target.startswith("file:"):
+                continue
+            other = next((each for each in visited if each.as_uri() == target), None)
+            missing = fragment and other and unquote(fragment) not in visited[other]["ids"]
+            if missing or (other is None and not _exists(target)):
+                wrong.append((path.name, link))
+    assert wrong == []
+
+
+def _exists(uri):
+    return Path(unquote(urlparse(uri).path)).is_file()
+
+
+def test_the_search_finds_a_word(report_folder, page):
+    page.goto((report_folder / "search.html").as_uri() + "?q=orthant")
+    page.wait_for_selector("ul.search li", timeout=10_000)
+    found = page.eval_on_selector_all("ul.search li a", "links => links.map(a => a.href)")
+    assert any("polytopes" in link for link in found) and any("12_probability_methods" in link for link in found)
+
+
+def test_a_verdict_leads_to_the_cell_that_records_it(visited):
+    path, seen = next((path, seen) for path, seen in visited.items() if path.name == "claims.html")
+    cells = [link for link in seen["links"] if "#cell-" in link]
+    assert len(cells) >= 25
+    other = next(each for each in visited if urldefrag(cells[0])[0] == each.as_uri())
+    assert urldefrag(cells[0])[1] in visited[other]["ids"]
+
+
+def test_the_front_page_shows_every_figure(report_folder):
+    index = (report_folder / "index.html").read_text()
+    drawn = {p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb") if "save_figure" in p.read_text()}
+    assert [stem for stem in drawn if f"figures/{stem}.png" not in index] == []
+
+
+def test_without_executed_notebooks_the_way_out_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run make quick"):
+        site.build("quick", tmp_path / "report", tmp_path)
+
+
+def test_two_bundles_are_the_same_bytes_and_hold_what_they_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "is_current", lambda *_: True)
+    monkeypatch.setattr(bundle, "contents", lambda root: {"README.md": b"words", "figures/x.png": b"png"})
+    one, two = (bundle.bundle(tmp_path / name) for name in ("one.zip", "two.zip"))
+    assert one.read_bytes() == two.read_bytes()
+    with zipfile.ZipFile(one) as archive:
+        sums = dict(reversed(line.split("  ")) for line in archive.read("SHA256SUMS").decode().splitlines())
+        assert set(sums) == {"README.md", "figures/x.png", "ro-crate-metadata.json"}
+        assert all(sha256(archive.read(name)).hexdigest() == digest for name, digest in sums.items())
+        described = {item["@id"]: item for item in json.loads(archive.read("ro-crate-metadata.json"))["@graph"]}
+    assert described["figures/x.png"]["encodingFormat"] == "image/png" and "MIT" in str(described["./"]["license"])
+
+
+def test_a_bundle_wants_every_notebook_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "is_current", lambda stem, *_: stem != "01_moons_noise")
+    with pytest.raises(FileNotFoundError, match="01_moons_noise; run make figures"):
+        bundle.bundle(tmp_path / "x.zip")
