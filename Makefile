@@ -45,6 +45,7 @@ help:
 	@echo 'Set-up'
 	@echo '  make env        create $(VENV) and install requirements.lock'
 	@echo '  make data       fetch and check the data sets (or say which stand-ins are used)'
+	@echo '                  (DATA=imagenet: photographs, AlexNet and SqueezeNet too, 400 MB)'
 	@echo '  make weights    train the small networks of data/weights again, from their seeds'
 	@echo '  make references sample the Monte Carlo references that data/references lacks (two hours for all, on 2 cores)'
 	@echo 'Results'
@@ -82,6 +83,7 @@ $(VENV)/.installed: requirements.lock
 # The list of what was found changes only when the data do, and only then are the figures out of date.
 FIND_DATA = mkdir -p build && $(PYTHON) -m rpa.subjects.datasets > build/data.$$$$ && cat build/data.$$$$
 data: $(ENV)
+	@$(if $(filter imagenet,$(DATA)),$(PYTHON) -m rpa.subjects.downloads)
 	@$(FIND_DATA) && { cmp -s build/data.$$$$ build/data.txt && rm build/data.$$$$ || mv build/data.$$$$ build/data.txt; }
 
 build/data.txt: | $(ENV)

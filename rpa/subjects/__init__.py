@@ -8,5 +8,5 @@ their photographs; `referees` says which Monte Carlo references the notebooks ne
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules=["datasets", "imagenet", "referees", "references", "train"]
+    __name__, submodules=["datasets", "downloads", "imagenet", "referees", "references", "train"]
 )

@@ -250,7 +250,7 @@ def imagenet_sample() -> ImageNetSample:
     """The photographs in imagenet/ of the data root, as an `ImageNetSample`.
 
     classes.csv has the columns index, wnid, name; images/<wnid>.jpg is the photograph. Raises FileNotFoundError
-    when there are none: they cannot be downloaded or replaced; OSError for a photograph missing or altered.
+    when there are none; OSError for a photograph missing or altered.
     """
     for root in roots():
         table = root / "imagenet" / "classes.csv"
@@ -310,7 +310,7 @@ def report():
         sample = imagenet_sample()
         print(f"{'ImageNet sample':22s}{'':6s}{len(sample):6d} images  sha256 {sample.sha256[:12]}")
     except FileNotFoundError as missing:
-        print(f"{'ImageNet sample':22s}not there, and cannot be downloaded ({missing})")
+        print(f"{'ImageNet sample':22s}not there ({missing}); make data DATA=imagenet fetches it")
 
 
 if __name__ == "__main__":

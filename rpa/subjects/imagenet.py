@@ -7,8 +7,6 @@ pixel's range [0, 1]; `Subject.scale` turns one into the standard deviation of t
 
 import copy
 import hashlib
-import os
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rpa import _check, _files
+from rpa import _check
 from rpa._files import ROOT
 from rpa.subjects import datasets, references, train
 from rpa.subjects._torchvision import import_torchvision
@@ -34,8 +32,7 @@ class Subject:
 
     name: short, for files; title: for figures, names network, weights and images; net: in evaluation mode; x (b, 3, h,
     w) normalized images, calibration (c, 3, h, w) others of the same kind; std: of a channel, in pixel units; key: what
-    the numbers depend on, plain values; data: name -> SHA-256; official: the network and weights of P2; folder: for
-    references.
+    the numbers depend on, plain values; data: name -> SHA-256; official: the network and weights of P2.
     """
 
     name: str
@@ -47,76 +44,83 @@ class Subject:
     key: dict
     data: dict
     official: bool = False
-    folder: Path = references.FOLDER
 
     def scale(self, sigma: float) -> torch.Tensor:
         """Standard deviation of the normalized input (c, 1, 1) for pixel noise of standard deviation `sigma`."""
         return _check.positive("sigma", sigma) / torch.tensor(self.std).reshape(-1, 1, 1)
 
     def reference(
-        self, sigma: float, n: int, seed: int, progress: Callable[[int, int], object] | None = None
+        self,
+        sigma: float,
+        n: int,
+        seed: int,
+        progress: Callable[[int, int], object] | None = None,
+        folder: Path = BUILD / "references",
     ) -> references.Reference:
-        """The stored `Reference` for this noise, sample size and seed; made when it is not there, image by image."""
+        """The `Reference` for this noise, sample size and seed: that of data/references, else that of `folder`, else
+        sampled now, image by image, and kept in `folder`.
+        """
         key = self.key | {"sigma": sigma, "n": n, "seed": seed, "keep": 10, "protocol": 1}
+        if references.path_of(key, references.FOLDER).exists():
+            folder = references.FOLDER
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
-        partial = BUILD / "partial" / references.path_of(key, self.folder).name
+        partial = BUILD / "partial" / references.path_of(key, folder).name
         make = lambda: references.estimate(net, self.x, self.scale(sigma), n, seed, progress=progress, partial=partial)
-        return references.load_or_make(key, make, self.folder)
+        return references.load_or_make(key, make, folder)
 
 
 def squeezenet(n: int = 100) -> Subject | None:
-    """SqueezeNet 1.0 with its ImageNet weights on every (1000/n)-th photograph; None when either is not at hand."""
+    """SqueezeNet 1.0 with ImageNet weights on every (1000/n)-th photograph; None when either is not at hand.
+
+    Weights: imagenet/squeezenet1_0.pth of the data root, or torchvision's own beside it (`make data DATA=imagenet`).
+    """
     n = _check.integer("n", n, 1)
+    net = import_torchvision().models.squeezenet1_0(weights=None)
     try:
         path = datasets.squeezenet_path()
     except FileNotFoundError:
-        return None
-    net = import_torchvision().models.squeezenet1_0(weights=None)
-    net.load_state_dict(torch.load(path, weights_only=True))
+        found = [path for root in datasets.roots() for path in sorted((root / "imagenet").glob("squeezenet1_0-*.pth"))]
+        if not found:
+            return None
+        path, _ = found[0], _checked_weights(found[0])
+    _load(net, path, "SqueezeNet")
     return _on_photographs("squeezenet1_0", "SqueezeNet 1.0", net, n)
 
 
 def alexnet(n: int = 100) -> Subject | None:
-    """AlexNet with torchvision's IMAGENET1K_V1 weights on the photographs; None when either is not to be had.
+    """AlexNet with torchvision's IMAGENET1K_V1 weights on the photographs; None when either is not at hand.
 
-    Weights: imagenet/alexnet*.pth of the data root, torch's hub cache, or a download. Another file of the same shapes
-    is taken too, and is not `official`. Raises OSError for a file that is no AlexNet or does not hold what its name
-    says.
+    Weights: imagenet/alexnet*.pth of the data root, or torch's hub cache; `make data DATA=imagenet` fetches them.
+    Another file of the same shapes is taken too, and is not `official`. Raises OSError for a file that is no AlexNet or
+    does not hold what its name says.
     """
     n = _check.integer("n", n, 1)
-    if photographs() is None:
+    folders = [root / "imagenet" for root in datasets.roots()] + [Path(torch.hub.get_dir()) / "checkpoints"]
+    found = [path for folder in folders for path in sorted(folder.glob("alexnet*.pth"))]
+    if not found or photographs() is None:
         return None
-    path = _alexnet_path()
-    if path is None:
-        return None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    official = digest.startswith(OFFICIAL)
-    if OFFICIAL in path.name and not official:
-        raise OSError(f"{path}: truncated or altered (SHA-256 differs); delete it")
+    path = found[0]
+    official = _checked_weights(path).startswith(OFFICIAL)
     net = import_torchvision().models.alexnet(weights=None)
-    try:
-        net.load_state_dict(torch.load(path, weights_only=True))
-    except Exception as error:
-        raise OSError(f"{path}: not a state dict of torchvision's AlexNet ({type(error).__name__})") from error
+    _load(net, path, "AlexNet")
     title = "AlexNet" if official else f"AlexNet with the weights {path.name}"
     return _on_photographs("alexnet", title, net, n, official)
 
 
-def _alexnet_path():
-    hub = Path(torch.hub.get_dir()) / "checkpoints"
-    folders = [root / "imagenet" for root in datasets.roots()] + [hub]
-    found = [path for folder in folders for path in sorted(folder.glob("alexnet*.pth"))]
-    if found or os.environ.get("RPA_OFFLINE", "0") not in ("", "0"):
-        return found[0] if found else None
-    url = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1.url
+def _checked_weights(path):
+    """SHA-256 of a file of weights; OSError when torchvision's name for it, ending in eight digits of it, differs."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    named = path.stem.rpartition("-")[2]
+    if len(named) == 8 and all(c in "0123456789abcdef" for c in named) and not digest.startswith(named):
+        raise OSError(f"{path}: truncated or altered (SHA-256 differs); delete it, then run `make data DATA=imagenet`")
+    return digest
+
+
+def _load(net, path, name):
     try:
-        with urllib.request.urlopen(url, timeout=datasets.TIMEOUT) as answer:
-            content = answer.read()
-    except OSError:
-        return None
-    if not hashlib.sha256(content).hexdigest().startswith(OFFICIAL):
-        return None
-    return _files.replace(hub / url.rpartition("/")[2], lambda path: path.write_bytes(content))
+        net.load_state_dict(torch.load(path, weights_only=True))
+    except Exception as error:
+        raise OSError(f"{path}: not a state dict of torchvision's {name} ({type(error).__name__})") from error
 
 
 def photographs() -> datasets.ImageNetSample | None:

@@ -79,7 +79,8 @@ def _sample(job):
     if subject is None:
         return f"{network}: not at hand"
     label = f"{network}, noise {sigma:g}, {n} samples, seed {seed}"
-    subject.reference(sigma, n, seed, lambda i, of: i % 10 or print(f"{label}: {i} of {of} images", flush=True))
+    shown = lambda i, of: i % 10 or print(f"{label}: {i} of {of} images", flush=True)
+    subject.reference(sigma, n, seed, shown, references.FOLDER)
     return label
 
 

@@ -27,10 +27,9 @@ def test_digits_are_ten_a_class_and_the_networks_know_them(name):
 
 
 def test_a_missing_reference_is_sampled_and_kept(tmp_path, monkeypatch):
-    import dataclasses
-
-    subject = dataclasses.replace(referees.digits("lenet_mnist", per_class=1), folder=tmp_path)
+    subject = referees.digits("lenet_mnist", per_class=1)
     monkeypatch.setattr(referees, "_subject", lambda network: subject)
+    monkeypatch.setattr(references, "FOLDER", tmp_path)
     assert "lenet_mnist" in referees._sample(("lenet_mnist", 0.05, 4, 1))
     (path,) = tmp_path.iterdir()
     kept = path.read_bytes()
@@ -38,3 +37,8 @@ def test_a_missing_reference_is_sampled_and_kept(tmp_path, monkeypatch):
     assert path.read_bytes() == kept
     key = subject.key | {"sigma": 0.05, "n": 4, "seed": 1, "keep": 10, "protocol": 1}
     assert path == references.path_of(key, tmp_path)
+    elsewhere = subject.reference(0.05, 2, 1, folder=tmp_path / "own")
+    assert elsewhere.n == 2 and len(list((tmp_path / "own").iterdir())) == 1
+    assert (
+        subject.reference(0.05, 4, 1, folder=tmp_path / "own").n == 4 and len(list((tmp_path / "own").iterdir())) == 1
+    )

@@ -1,0 +1,152 @@
+"""`make data DATA=imagenet` against a server on this machine that has the layout of the real ones, and their faults."""
+
+import hashlib
+import io
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rpa.subjects import datasets, downloads, imagenet
+from rpa.subjects._torchvision import import_torchvision
+
+NAMES = ("n01440764_tench", "n01443537_goldfish", "n01484850_great_white_shark")
+
+
+class Server(ThreadingHTTPServer):
+    """files: path -> bytes; cut: path -> bytes sent before the connection ends, once; asked: the paths and ranges."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.cut, self.asked = {}, {}, []
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        path, wanted = unquote(self.path), self.headers.get("Range")
+        self.server.asked.append((path, wanted))
+        content = self.server.files.get(path)
+        if content is None:
+            return self.send_error(404)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        if wanted and start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start : self.server.cut.pop(path, len(content))])
+
+    def log_message(self, *_):
+        pass
+
+
+def _photograph(i):
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(i).integers(0, 255, (260, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def _weights(model):
+    stream = io.BytesIO()
+    torch.manual_seed(0)
+    torch.save(getattr(import_torchvision().models, model)(weights=None).state_dict(), stream)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def content():
+    """What the servers hold: {path: bytes}, and the names of the two files of weights."""
+    files = {f"/raw/{name}.JPEG": _photograph(i) for i, name in enumerate(NAMES)}
+    tree = [{"path": path[5:], "sha": downloads._blob(data)} for path, data in files.items()]
+    files["/tree"] = json.dumps({"tree": [*tree, {"path": "README.md", "sha": "0" * 40}]}).encode()
+    named = []
+    for prefix, data in (("alexnet-owt", _weights("alexnet")), ("squeezenet1_0", _weights("squeezenet1_0"))):
+        named.append(f"{prefix}-{hashlib.sha256(data).hexdigest()[:8]}.pth")
+        files[f"/weights/{named[-1]}"] = data
+    return files, tuple(named)
+
+
+@pytest.fixture
+def server(content, tmp_path, monkeypatch):
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.files = dict(content[0])
+    monkeypatch.setenv("RPA_DATA", str(tmp_path))
+    monkeypatch.setattr(downloads, "TREE", f"{server.address}/tree")
+    monkeypatch.setattr(downloads, "RAW", f"{server.address}/raw/")
+    monkeypatch.setattr(downloads, "WEIGHTS", f"{server.address}/weights/")
+    monkeypatch.setattr(downloads, "FILES", content[1])
+    monkeypatch.setattr(imagenet, "OFFICIAL", content[1][0][-12:-4])
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def _fetched(server):
+    return [path for path, _ in server.asked if path != "/tree"]
+
+
+def test_everything_is_fetched_once_and_serves_as_p2s_network(server, tmp_path):
+    assert downloads.main() == 0
+    assert sorted(_fetched(server)) == sorted(path for path in server.files if path != "/tree")
+    sample, subject = datasets.imagenet_sample(), imagenet.alexnet(3)
+    assert sample.names == ("tench", "goldfish", "great white shark") and list(sample.indices) == [0, 1, 2]
+    assert subject.official and subject.title == "AlexNet, ImageNet weights, 3 photographs" and len(subject.x) == 3
+    assert imagenet.squeezenet(3).name == "squeezenet1_0"
+    server.asked.clear()
+    assert downloads.main() == 0 and server.asked == []
+
+
+def test_what_was_cut_off_goes_on_where_it_stopped(server, content, tmp_path):
+    path = f"/weights/{content[1][1]}"
+    server.cut[path] = 100_000
+    assert downloads.main() == 0
+    asked = [wanted for each, wanted in server.asked if each == path]
+    assert asked == [None, "bytes=100000-"]
+    assert (tmp_path / "imagenet" / content[1][1]).read_bytes() == server.files[path]
+
+
+def test_a_part_left_by_a_killed_run_is_used(server, content, tmp_path):
+    name = content[1][0]
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet" / f"{name}.part").write_bytes(server.files[f"/weights/{name}"][:5000])
+    downloads.weights(tmp_path / "imagenet", name)
+    assert server.asked == [(f"/weights/{name}", "bytes=5000-")]
+    assert not (tmp_path / "imagenet" / f"{name}.part").exists()
+
+
+def test_a_wrong_file_is_refused_by_name_and_not_kept(server, tmp_path, capsys):
+    wrong = "/raw/n01443537_goldfish.JPEG"
+    server.files[wrong] = b"<html>busy</html>"
+    assert downloads.main() == 1
+    error = capsys.readouterr().err
+    assert "n01443537_goldfish.JPEG: could not be fetched (its content is not what its hash says)" in error
+    assert (
+        not list((tmp_path / "imagenet").rglob("n01443537*")) and not (tmp_path / "imagenet" / "classes.csv").exists()
+    )
+    server.files[wrong] = _photograph(1)
+    server.asked.clear()
+    assert downloads.main() == 0 and _fetched(server) == [wrong]
+
+
+def test_an_altered_file_on_disk_is_fetched_again(server, tmp_path):
+    assert downloads.main() == 0
+    path = tmp_path / "imagenet" / "images" / "n01440764.jpg"
+    right = path.read_bytes()
+    path.write_bytes(right[:-10])
+    (tmp_path / "imagenet" / "classes.csv").unlink()
+    assert downloads.main() == 0 and path.read_bytes() == right
+
+
+def test_a_missing_server_is_named(server, content, tmp_path, capsys):
+    server.files.clear()
+    assert downloads.main() == 1
+    error = capsys.readouterr().err
+    assert content[1][0] in error and "put the file at" in error and "photographs: HTTP Error 404" in error
