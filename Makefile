@@ -36,7 +36,7 @@ PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env data weights references figures quick results reproduce compare claim verify report bundle bench lint test test-slow lab clean
+.PHONY: help env data weights references figures quick results reproduce compare claim verify robustness report bundle bench lint test test-slow lab clean
 .DEFAULT_GOAL := help
 # A run that is stopped keeps the results of the last good one.
 .PRECIOUS: $(BUILD)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json
@@ -56,6 +56,7 @@ help:
 	@echo '  make reproduce  run every notebook into build/rerun and judge every number against the committed one'
 	@echo '  make compare    the judgement alone'
 	@echo '  make claim      the list of claims; make claim ID=p1.alg2 reruns what that claim needs and shows its evidence'
+	@echo '  make robustness the quick profile with five seeds, one thread and two: does any verdict hang on them?'
 	@echo '  make verify     claims of the papers beside our numbers; fails when a finished claim fails'
 	@echo '  make report     a site of figures, executed notebooks, verdicts and the API: build/report/index.html'
 	@echo '  make bundle     one archive of everything, with a description (RO-Crate) and checksums, in build/'
@@ -138,6 +139,9 @@ verify: $(ENV)
 report: $(ENV)
 	@$(MAKE) --no-print-directory $(PARALLEL) results
 	@$(PYTHON) -m rpa.companion.site --profile $(PROFILE)
+
+robustness: $(ENV)
+	@$(PYTHON) -m rpa.companion.robustness
 
 bundle: $(ENV)
 	@$(PYTHON) -m rpa.companion.bundle

@@ -2,8 +2,8 @@
 
 Start at `report`, which every notebook calls to leave its numbers, figures and tables, and `verdicts`, which holds them
 against `data/targets.toml`. `run` executes one notebook, all or nothing; `provenance` says which code it reaches. For
-whoever checks: `comparison` judges a rerun, `claim` shows one claim's evidence, `site` and `bundle` publish. The
-rest is what several notebooks share: `plots` and `coverage_plots`, the experiments `coverage` (P1's support tables,
+whoever checks: `comparison` judges a rerun, `claim` shows one claim's evidence, `robustness` asks what hangs on a seed,
+`site` and `bundle` publish. The rest is what several notebooks share: `plots` and `coverage_plots`, the experiments `coverage` (P1's support tables,
 judged by `fresh` samples), `topk` (P2's table), `montecarlo` (sampling as the referee) and `known` (polytopes whose
 probability is known by another route).
 """
@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "plots",
         "provenance",
         "report",
+        "robustness",
         "run",
         "site",
         "topk",

@@ -26,34 +26,44 @@ PATIENCE = {"quick": 300, "full": 3600}
 FOLDERS = ("figures", "data/results", "data/results/timings")
 
 
-def run(notebook: str | Path, profile: str = "full", out: str | Path | None = None) -> Path:
+def run(
+    notebook: str | Path, profile: str = "full", out: str | Path | None = None, parameters: dict | None = None
+) -> Path:
     """Execute `notebook` (path) and return the path of the executed copy, <build>/<profile>/<stem>.ipynb.
 
     Figures, tables and records go to `out`: by default the repository for the full profile, build/quick for the quick
-    one; with `out` given, the executed copy goes there too. What another process finished while this one waited for it
-    is not run again. The copy's metadata name the profile and the code version it was made with. Raises RuntimeError
-    naming the notebook and the failing cell, ValueError when a file it wrote does not begin with its stem.
+    one; with `out` given, the executed copy goes there too. parameters replace those of the notebook's first cell; with
+    any, `out` has to be given, so that the papers' figures are never overwritten by others. What another process
+    finished while this one waited for it is not run again. The copy's metadata name the profile, the code version and
+    the parameters it was made with. Raises RuntimeError naming the notebook and the failing cell, ValueError when a
+    file it wrote does not begin with its stem.
     """
+    if parameters and not out:
+        raise ValueError("out: expected a folder for a run with parameters of its own, got none")
     notebook = Path(notebook).resolve()
     stem = notebook.stem
     build = Path(out).resolve() if out else ROOT / "build" / profile
     target = build if out or profile == "quick" else ROOT
     executed = build / f"{stem}.ipynb"
-    made_with = {"profile": profile, "code": code_version(stem)}
+    made_with = _label_of(stem, profile, parameters)
     with _turn(build / "stage" / stem) as waited:
         if not (waited and _made_with(executed) == made_with):
             stage = _fresh_stage(build / "stage", stem)
             start = time.perf_counter()
-            _execute(notebook, stage, profile)
+            _execute(notebook, stage, {"profile": profile} | (parameters or {}))
             report.record_run(time.perf_counter() - start, stem=stem)
             _label(stage / executed.name, made_with)
             _hand_over(stem, stage, target, executed)
     return executed
 
 
-def is_current(stem: str, profile: str, folder: Path) -> bool:
-    """Whether the executed copy in `folder` was made by the present code with this profile."""
-    return _made_with(folder / f"{stem}.ipynb") == {"profile": profile, "code": code_version(stem)}
+def is_current(stem: str, profile: str, folder: Path, parameters: dict | None = None) -> bool:
+    """Whether the executed copy in `folder` was made by the present code with this profile and these parameters."""
+    return _made_with(folder / f"{stem}.ipynb") == _label_of(stem, profile, parameters)
+
+
+def _label_of(stem, profile, parameters):
+    return {"profile": profile, "code": code_version(stem)} | ({"parameters": parameters} if parameters else {})
 
 
 def threads() -> int:
@@ -137,12 +147,12 @@ def _files_of(stem, folder):
     return [p for name in FOLDERS for pattern in (f"{stem}.*", f"{stem}_*.*") for p in (folder / name).glob(pattern)]
 
 
-def _execute(notebook, stage, profile):
+def _execute(notebook, stage, parameters):
     for last in (False, True):
         try:
-            return _execute_once(notebook, stage, profile)
+            return _execute_once(notebook, stage, parameters)
         except TimeoutError as error:
-            reason = f"{notebook.name}: a cell took more than {PATIENCE[profile]} s"
+            reason = f"{notebook.name}: a cell took more than {PATIENCE[parameters['profile']]} s"
             if last:
                 raise RuntimeError(f"{reason}, twice (rpa.companion.run.PATIENCE)") from error
             print(f"{reason}; once more", flush=True)
@@ -150,13 +160,13 @@ def _execute(notebook, stage, profile):
             stage.mkdir()
 
 
-def _execute_once(notebook, stage, profile):
+def _execute_once(notebook, stage, parameters):
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     os.environ |= {
         "RPA_OUT": str(stage),
-        "RPA_PROFILE": profile,
+        "RPA_PROFILE": parameters["profile"],
         "OMP_NUM_THREADS": str(threads()),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
@@ -166,12 +176,12 @@ def _execute_once(notebook, stage, profile):
         papermill.execute_notebook(
             notebook,
             copy,
-            {"profile": profile},
+            parameters,
             kernel_name="python3",
             cwd=notebook.parent,
             progress_bar=bar,
             extra_arguments=["--IPKernelApp.log_level=50"],
-            execution_timeout=PATIENCE[profile],
+            execution_timeout=PATIENCE[parameters["profile"]],
         )
     except PapermillExecutionError as error:
         number = _cell_number(notebook, error.source)

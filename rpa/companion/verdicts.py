@@ -8,11 +8,12 @@ is shown as such; it does not fail. Numbers of a quick run, or from stand-in dat
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rpa import _files
 from rpa._files import ROOT
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-__all__ = ["compare", "judge", "load_claims", "main", "markdown_table", "summary", "text_table"]
+__all__ = ["compare", "flipping", "judge", "load_claims", "main", "markdown_table", "summary", "text_table", "worst"]
 
 CRITERIA = ("value", "at_most", "at_least")
 KINDS = ("value", "agreement", "trend")
@@ -33,6 +34,7 @@ KINDS_OF_EVIDENCE = {
     "images": ("image", "images"),
     "samples": ("n_samples", "samples", "n_fresh", "n_counted"),
 }
+ROBUSTNESS = ROOT / "data" / "results" / "robustness.csv"
 MARKERS = ("<!-- verdicts: written by make figures -->", "<!-- end of verdicts -->")
 
 
@@ -114,6 +116,24 @@ def _meets(claim, number):
     return abs(number - claim["value"]) <= claim.get("tolerance", 0)
 
 
+def worst(claim: dict, value: Any) -> float:
+    """The number of a record's value that is farthest from meeting the claim, on the wrong side."""
+    numbers = _numbers(value)
+    if "at_most" in claim:
+        return float(max(numbers))
+    if "at_least" in claim:
+        return float(min(numbers))
+    return float(max(numbers, key=lambda number: abs(number - claim["value"])))
+
+
+def flipping(path: Path = ROBUSTNESS) -> set[str]:
+    """Ids of the claims that some of the runs of `make robustness` meet and others miss."""
+    if not path.exists():
+        return set()
+    with path.open(newline="") as stream:
+        return {row["claim"] for row in csv.DictReader(stream) if row["flips"] == "True"}
+
+
 def _numbers(value):
     if isinstance(value, dict):
         value = list(value.values())
@@ -177,6 +197,7 @@ def markdown_table(rows: list[dict], claims: list[dict]) -> str:
 
     It depends on targets.toml and the records alone, so the one committed stays right until they change.
     """
+    flips = flipping()
     lines = [
         f"{summary(rows)}.",
         "",
@@ -185,10 +206,13 @@ def markdown_table(rows: list[dict], claims: list[dict]) -> str:
     ]
     for r in rows:
         need = f": {r['note']}" if r["verdict"] == "not measured" else ""
-        link = f"[{r['verdict']}](notebooks/{r['stem']}.ipynb){need}"
+        mark = " †" if r["id"] in flips else ""
+        link = f"[{r['verdict']}](notebooks/{r['stem']}.ipynb){mark}{need}"
         lines.append(
             f"| {r['paper']} | {r['where']} | {r['statement']} | {r['target']} | {r['ours']} | {r['on']} | {link} |"
         )
+    if flips & {r["id"] for r in rows}:
+        lines += ["", "† hangs on the seed: of the quick runs of `make robustness` some meet it and some do not."]
     failed = {r["id"] for r in rows if r["verdict"] == "does not reproduce"}
     reasons = [f"- {c['paper']}, {c['where']}: {c['explanation']}" for c in claims if c["id"] in failed]
     return "\n".join(lines + (["", "Why a claim does not reproduce:", "", *reasons] if reasons else []))

@@ -2,7 +2,8 @@
 
 Start at `datasets` (moons, MNIST, Fashion-MNIST: found, downloaded or replaced by a stand-in that says so) and `train`
 (the small networks of both papers, from `data/weights` or trained again). `imagenet` brings P2's large networks with
-their photographs; `referees` says which Monte Carlo references the notebooks need, `references` samples and keeps them.
+their photographs, which `downloads` fetches; `referees` says which Monte Carlo references the notebooks need,
+`references` samples and keeps them.
 """
 
 import lazy_loader
