@@ -36,7 +36,7 @@ PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env data weights references figures quick results reproduce compare claim verify robustness report bundle bench lint test test-slow lab clean
+.PHONY: help env data weights references figures quick results reproduce compare claim verify run runs robustness report bundle bench lint test test-slow lab clean
 .DEFAULT_GOAL := help
 # A run that is stopped keeps the results of the last good one.
 .PRECIOUS: $(BUILD)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json
@@ -60,6 +60,9 @@ help:
 	@echo '  make verify     claims of the papers beside our numbers; fails when a finished claim fails'
 	@echo '  make report     a site of figures, executed notebooks, verdicts and the API: build/report/index.html'
 	@echo '  make bundle     one archive of everything, with a description (RO-Crate) and checksums, in build/'
+	@echo 'Changes'
+	@echo '  make run        one notebook with other parameters, into build/runs: make run NB=01_moons_noise P="seed=1"'
+	@echo '  make runs       the list of what make run has made'
 	@echo 'Checks'
 	@echo '  make lint       ruff (check and format) and mypy'
 	@echo '  make test       lint, then the tests, the quick profile of every notebook among them'
@@ -139,6 +142,12 @@ verify: $(ENV)
 report: $(ENV)
 	@$(MAKE) --no-print-directory $(PARALLEL) results
 	@$(PYTHON) -m rpa.companion.site --profile $(PROFILE)
+
+run: $(ENV)
+	@$(PYTHON) -m rpa.companion.variant $(or $(NB),$(error NB: expected a notebook, as in make run NB=01_moons_noise)) "$(P)" --profile $(PROFILE)
+
+runs: $(ENV)
+	@$(PYTHON) -m rpa.companion.variant
 
 robustness: $(ENV)
 	@$(PYTHON) -m rpa.companion.robustness
