@@ -114,7 +114,7 @@ def test_quick_results_go_elsewhere(project):
 
 def _bytes(project):
     folders = [project / name for name in ("figures", "data/results")]
-    return {path.name: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for folder in folders for path in folder.iterdir() if path.is_file()}
 
 
 def test_a_failing_notebook_is_named_and_the_last_good_results_stay(project):
