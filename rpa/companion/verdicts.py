@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import sys
 import tomllib
 from collections import Counter
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-__all__ = ["compare", "flipping", "judge", "load_claims", "main", "markdown_table", "summary", "text_table", "worst"]
+__all__ = [
+    "compare",
+    "flipping",
+    "judge",
+    "load_claims",
+    "main",
+    "markdown_table",
+    "summary",
+    "text_table",
+    "times",
+    "worst",
+]
 
 CRITERIA = ("value", "at_most", "at_least")
 KINDS = ("value", "agreement", "trend")
@@ -35,6 +47,7 @@ KINDS_OF_EVIDENCE = {
     "samples": ("n_samples", "samples", "n_fresh", "n_counted"),
 }
 ROBUSTNESS = ROOT / "data" / "results" / "robustness.csv"
+TIME_MARKERS = ("<!-- times: written by make figures -->", "<!-- end of times -->")
 MARKERS = ("<!-- verdicts: written by make figures -->", "<!-- end of verdicts -->")
 
 
@@ -126,12 +139,18 @@ def worst(claim: dict, value: Any) -> float:
     return float(max(numbers, key=lambda number: abs(number - claim["value"])))
 
 
-def flipping(path: Path = ROBUSTNESS) -> set[str]:
+def flipping(path: Path | None = None) -> set[str]:
     """Ids of the claims that some of the runs of `make robustness` meet and others miss."""
+    return {row["claim"] for row in _robustness(path) if row["flips"] == "True"}
+
+
+def _robustness(path=None):
+    """The rows of `make robustness`, none before it was run."""
+    path = path or ROBUSTNESS
     if not path.exists():
-        return set()
+        return []
     with path.open(newline="") as stream:
-        return {row["claim"] for row in csv.DictReader(stream) if row["flips"] == "True"}
+        return list(csv.DictReader(stream))
 
 
 def _numbers(value):
@@ -211,20 +230,53 @@ def markdown_table(rows: list[dict], claims: list[dict]) -> str:
         lines.append(
             f"| {r['paper']} | {r['where']} | {r['statement']} | {r['target']} | {r['ours']} | {r['on']} | {link} |"
         )
-    if flips & {r["id"] for r in rows}:
-        lines += ["", "† hangs on the seed: of the quick runs of `make robustness` some meet it and some do not."]
+    lines += _robustness_words({r["id"] for r in rows})
     failed = {r["id"] for r in rows if r["verdict"] == "does not reproduce"}
     reasons = [f"- {c['paper']}, {c['where']}: {c['explanation']}" for c in claims if c["id"] in failed]
     return "\n".join(lines + (["", "Why a claim does not reproduce:", "", *reasons] if reasons else []))
 
 
-def write_readme(path, table):
-    """Put `table` between the markers of the README at `path`; ValueError when the markers are not there."""
-    before, start, rest = path.read_text().partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
-    if not (start and end):
-        raise ValueError(f"{path.name}: expected the lines {MARKERS[0]} and {MARKERS[1]}")
-    text = f"{before}{start}\n{table}\n{end}{after}"
+def _robustness_words(ids):
+    """What `make robustness` found about these claims: how many it tried, and a table of those that flip."""
+    tried = [row for row in _robustness() if row["claim"] in ids]
+    if not tried:
+        return []
+    flips = [row for row in tried if row["flips"] == "True"]
+    words = (
+        "† hangs on the seed. `make robustness` ran the quick profile with five seeds, one thread and two: of "
+        f"{len(tried)} claims {len(flips) or 'none'} met its target in some runs and missed it in others "
+        "(every claim's spread: [robustness.csv](data/results/robustness.csv))."
+    )
+    lines = ["", words]
+    if flips:
+        lines += ["", "| claim | target | lowest | highest | runs that meet it |", "|---|---|---|---|---|"]
+    return lines + ["| {claim} | {target} | {lowest} | {highest} | {met} of {runs} |".format(**row) for row in flips]
+
+
+def times(folder: Path = ROOT / "data" / "results" / "timings") -> str:
+    """One line for README: how long the committed runs took, on what machine, and which took longest."""
+    found = {path.stem: json.loads(path.read_text()).get("notebook") for path in sorted(folder.glob("*.json"))}
+    taken = {stem: entry["seconds"] / 60 for stem, entry in found.items() if entry}
+    if not taken:
+        return "No run has been timed yet."
+    machines = sorted({"{processor} ({cores} cores, {system})".format(**e["machine"]) for e in found.values() if e})
+    longest = sorted(taken, key=taken.__getitem__, reverse=True)[:3]
+    named = ", ".join(f"{stem[:2]} ({taken[stem]:.1f})" for stem in longest)
+    return (
+        f"The committed numbers took {sum(taken.values()):.0f} minutes of one core each, two notebooks at a time, on "
+        f"{' and '.join(machines)}; the longest are {named}. Seconds of each: `data/results/timings`."
+    )
+
+
+def write_readme(path, table, times):
+    """Put the table and the times between their markers in the README at `path`; ValueError when these are missing."""
+    text = path.read_text()
+    for (first, last), part in ((MARKERS, table), (TIME_MARKERS, times)):
+        before, start, rest = text.partition(first)
+        _, end, after = rest.partition(last)
+        if not (start and end):
+            raise ValueError(f"{path.name}: expected the lines {first} and {last}")
+        text = f"{before}{start}\n{part}\n{end}{after}"
     if text != path.read_text():
         _files.replace(path, lambda temporary: temporary.write_text(text))
 
@@ -241,7 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
     claims, records = load_claims(), load_records(base / "data" / "results")
     rows = [judge(claim, records) for claim in claims]
     if chosen.action == "readme":
-        write_readme(ROOT / "README.md", markdown_table(rows, claims))
+        write_readme(ROOT / "README.md", markdown_table(rows, claims), times())
         return 0
     print(text_table(rows))
     for claim, row in zip(claims, rows):

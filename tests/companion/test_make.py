@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from rpa.companion import verdicts
+
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = """from rpa.companion import report
 import matplotlib.pyplot as plt
@@ -49,7 +51,8 @@ def project(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "rpa" / "subjects" / "datasets.py").write_text("print('nothing to fetch')")
     (tmp_path / "data" / "targets.toml").write_text(CLAIM)
-    (tmp_path / "README.md").write_text("<!-- verdicts: written by make figures -->\n<!-- end of verdicts -->\n")
+    markers = [*verdicts.MARKERS, *verdicts.TIME_MARKERS]
+    (tmp_path / "README.md").write_text("\n".join(markers) + "\n")
     _notebook(tmp_path / "notebooks" / "01_a.ipynb", "a = 1", RECORD.format(stem="01_a"))
     _notebook(tmp_path / "notebooks" / "02_b.ipynb", "b = 1", RECORD.format(stem="02_b"))
     _notebook(tmp_path / "notebooks" / "99_explore.ipynb", "c = 1")

@@ -307,14 +307,25 @@ def test_verify_fails_only_for_a_finished_claim_that_fails(tmp_path, monkeypatch
     assert verdicts.main(["show"]) == 0
 
 
-def test_readme_table_is_written_between_its_markers(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{verdicts.MARKERS[0]}\nold\n{verdicts.MARKERS[1]}\nafter\n")
-    verdicts.write_readme(readme, "new")
-    assert readme.read_text() == f"before\n{verdicts.MARKERS[0]}\nnew\n{verdicts.MARKERS[1]}\nafter\n"
+def test_readme_is_written_between_its_markers(tmp_path):
+    readme, (table, end), (times, last) = tmp_path / "README.md", verdicts.MARKERS, verdicts.TIME_MARKERS
+    readme.write_text(f"before\n{table}\nold\n{end}\nmiddle\n{times}\n{last}\nafter\n")
+    verdicts.write_readme(readme, "new", "three minutes")
+    assert readme.read_text() == f"before\n{table}\nnew\n{end}\nmiddle\n{times}\nthree minutes\n{last}\nafter\n"
     readme.write_text("no markers")
-    with pytest.raises(ValueError, match="README.md: expected the lines"):
-        verdicts.write_readme(readme, "new")
+    with pytest.raises(ValueError, match=r"README.md: expected the lines"):
+        verdicts.write_readme(readme, "new", "three minutes")
+
+
+def test_times_name_the_machine_and_the_longest(tmp_path):
+    assert verdicts.times(tmp_path) == "No run has been timed yet."
+    machine = {"system": "Linux", "processor": "Abacus", "cores": 2}
+    for stem, seconds in (("01_a", 30), ("02_b", 90), ("03_c", 600), ("04_d", 60)):
+        (tmp_path / f"{stem}.json").write_text(json.dumps({"notebook": {"seconds": seconds, "machine": machine}}))
+    (tmp_path / "05_e.json").write_text("{}")
+    text = verdicts.times(tmp_path)
+    assert text.startswith("The committed numbers took 13 minutes") and "Abacus (2 cores, Linux)" in text
+    assert "the longest are 03 (10.0), 02 (1.5), 04 (1.0)." in text
 
 
 def test_the_reasons_stand_below_the_table():
@@ -342,5 +353,6 @@ def test_committed_records_and_readme_agree():
     text = (report.ROOT / "README.md").read_text()
     shown = text.partition(verdicts.MARKERS[0])[2].partition(verdicts.MARKERS[1])[0]
     assert shown.strip() == verdicts.markdown_table(rows, claims)
+    assert verdicts.times() in text
     assert [row["id"] for row in rows if row["verdict"] in ("fails", "no record")] == []
     assert {record["profile"] for record in records.values()} <= {"full"}
