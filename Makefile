@@ -36,7 +36,7 @@ PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help env data weights references figures quick results reproduce compare claim verify run runs robustness report bundle bench lint test test-slow lab clean
+.PHONY: help env data weights references figures quick results reproduce compare claim verify run runs sweep robustness report bundle bench lint test test-slow lab clean
 .DEFAULT_GOAL := help
 # A run that is stopped keeps the results of the last good one.
 .PRECIOUS: $(BUILD)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json
@@ -63,6 +63,8 @@ help:
 	@echo 'Changes'
 	@echo '  make run        one notebook with other parameters, into build/runs: make run NB=01_moons_noise P="seed=1"'
 	@echo '  make runs       the list of what make run has made'
+	@echo '  make sweep      a grid of such runs: make sweep NB=01_moons_noise GRID=grid.yaml (SCHEDULER=tcp://... for a dask'
+	@echo '                  cluster, PLOT="record against parameter"); rpa/companion/sweep.py shows a grid'
 	@echo 'Checks'
 	@echo '  make lint       ruff (check and format) and mypy'
 	@echo '  make test       lint, then the tests, the quick profile of every notebook among them'
@@ -145,6 +147,11 @@ report: $(ENV)
 
 run: $(ENV)
 	@$(PYTHON) -m rpa.companion.variant $(or $(NB),$(error NB: expected a notebook, as in make run NB=01_moons_noise)) "$(P)" --profile $(PROFILE)
+
+sweep: $(ENV)
+	@$(PYTHON) -m rpa.companion.sweep $(or $(NB),$(error NB: expected a notebook, as in make sweep NB=01_moons_noise)) \
+	  $(or $(GRID),$(error GRID: expected a YAML file, as in make sweep GRID=grid.yaml)) --profile $(PROFILE) \
+	  $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(PLOT),--plot '$(PLOT)')
 
 runs: $(ENV)
 	@$(PYTHON) -m rpa.companion.variant

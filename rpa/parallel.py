@@ -9,7 +9,9 @@ nothing else changes:
         pmap(f, items)
 """
 
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -17,34 +19,50 @@ from tqdm.auto import tqdm
 
 __all__ = ["pmap"]
 
+DEATHS = 3  # workers that may die (killed, out of memory) before a call gives up
 
-def pmap(f: Callable[[Any], Any], items: Iterable[Any], *, n_jobs: int = -1, progress: str | None = None) -> list[Any]:
+
+def pmap(
+    f: Callable[[Any], Any], items: Iterable[Any], *, n_jobs: int | None = None, progress: str | None = None
+) -> list[Any]:
     """[f(x) for x in items], in order, computed in parallel.
 
     f: a function that workers can import or unpickle (cloudpickle); items: any iterable, taken whole first.
-    n_jobs: workers, -1 for one per core (of the cluster); 1 runs here.
-    progress: a label shows a tqdm bar, None shows none. Give each item its own seed: which worker takes it is chance.
-    Raises RuntimeError naming the first item that failed, from its own exception.
+    n_jobs: workers, -1 for one per core (of the cluster), 1 to work here; by default what the environment variable
+    RPA_WORKERS says, else -1. progress: a label shows a tqdm bar, None shows none. Give each item its own seed: which
+    worker takes it is chance. The items of a worker that died are given to others. Raises RuntimeError naming an item
+    that failed, from its own exception, or saying that workers die again and again.
 
     >>> pmap(abs, [-1, 2, -3], n_jobs=1)
     [1, 2, 3]
     """
     items = list(items)
-    results = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_guarded)(f, item) for item in items)
-    out: list = []
-    for (value, error), item in zip(tqdm(results, progress, len(items), disable=progress is None), items):
-        if error is not None:
-            reason = f"{type(error).__name__}: {error}"
-            raise RuntimeError(f"pmap: item {len(out)} ({_short(item)}) raised {reason}") from error
-        out.append(value)
-    return out
+    n_jobs = int(os.environ.get("RPA_WORKERS") or -1) if n_jobs is None else n_jobs
+    done: dict[int, Any] = {}
+    with tqdm(desc=progress, total=len(items), disable=progress is None) as bar:
+        for deaths in range(DEATHS + 1):
+            missing = [i for i in range(len(items)) if i not in done]
+            try:
+                tasks = (delayed(_guarded)(f, i, items[i]) for i in missing)
+                for i, value, error in Parallel(n_jobs, return_as="generator_unordered")(tasks):
+                    if error is not None:
+                        reason = f"{type(error).__name__}: {error}"
+                        raise RuntimeError(f"pmap: item {i} ({_short(items[i])}) raised {reason}") from error
+                    done[i] = value
+                    bar.update()
+                return [done[i] for i in range(len(items))]
+            except BrokenProcessPool as error:
+                if deaths == DEATHS:
+                    raise RuntimeError(f"pmap: workers died {DEATHS + 1} times (killed, or out of memory)") from error
+    raise AssertionError("unreachable")
 
 
-def _guarded(f, item):
+def _guarded(f, i, item):
+    """(i, value, None), or (i, None, exception): every worker and backend returns exceptions the same way."""
     try:
-        return f(item), None
+        return i, f(item), None
     except Exception as error:
-        return None, error
+        return i, None, error
 
 
 def _short(item):

@@ -1,3 +1,6 @@
+import os
+import signal
+
 import joblib
 import pytest
 
@@ -10,6 +13,18 @@ def _square(x):
 
 def _invert(x):
     return 1 / x
+
+
+def _die_unless_there(path):
+    """The first call kills its worker."""
+    if path and not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def _die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _where(x):
@@ -34,6 +49,19 @@ def test_failure_names_the_item(n_jobs):
     with pytest.raises(RuntimeError, match=r"item 2 \(0\) raised ZeroDivisionError") as caught:
         pmap(_invert, [1, 2, 0, 4], n_jobs=n_jobs)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_worker_may_die(tmp_path):
+    workers = pmap(_die_unless_there, [None] * 6 + [tmp_path / "died"] + [None] * 6, n_jobs=2)
+    assert len(workers) == 13 and os.getpid() not in workers and (tmp_path / "died").exists()
+    with pytest.raises(RuntimeError, match="workers died 4 times"):
+        pmap(_die, range(2), n_jobs=2)
+
+
+def test_the_environment_may_say_how_many_workers(monkeypatch):
+    monkeypatch.setenv("RPA_WORKERS", "1")
+    assert pmap(lambda x: os.getpid(), [1, 2]) == [os.getpid()] * 2
+    assert os.getpid() not in pmap(lambda x: os.getpid(), [1, 2], n_jobs=2)
 
 
 def test_progress_goes_to_stderr(capsys):

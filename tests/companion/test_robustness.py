@@ -49,7 +49,7 @@ def test_flipping_claims_are_marked_in_the_table(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(verdicts, "ROBUSTNESS", path)
     rows = [verdicts.judge(claim, {}) for claim in CLAIMS]
     text = verdicts.markdown_table(rows, CLAIMS)
-    assert text.count("†") == 2 and f"of {len(CLAIMS)} claims 1 met its target in some runs" in text
+    assert text.count("†") == 2 and "of 2 claims 1 met its target in some runs" in text
     assert "| p.near | 1 ± 0.1 |" in text and "| 5 of 10 |" in text
 
 

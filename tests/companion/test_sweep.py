@@ -1,0 +1,82 @@
+"""A grid of runs: what is refused, that it resumes, and that neither a death nor the number of workers changes it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import yaml
+
+from rpa.companion import sweep
+from rpa.companion.report import ROOT
+
+GRID = {"noise_levels": [[0.1], [0.2]], "seed": {"from": 0, "to": 1, "count": 2}, "n_samples": [4000]}
+STEM = "01_moons_noise"
+
+
+def test_lists_and_ranges_become_cells():
+    cells = sweep.cells_of(STEM, GRID)
+    assert [(cell["noise_levels"], cell["seed"]) for cell in cells] == [([0.1], 0), ([0.1], 1), ([0.2], 0), ([0.2], 1)]
+    assert all(type(cell["seed"]) is int for cell in cells)
+    lowest, middle, highest = sweep.cells_of("09", {"noise_level": {"from": 0.01, "to": 0.04, "count": 3, "log": True}})
+    assert [c["noise_level"] for c in (lowest, middle, highest)] == pytest.approx([0.01, 0.02, 0.04])
+
+
+@pytest.mark.parametrize(
+    "grid, reason",
+    [
+        ({}, "at least one parameter"),
+        ({"seed": 3}, "grid, seed: expected a list or {from"),
+        ({"seed": {"from": 0, "to": 2}}, "grid, seed"),
+        ({"seed": []}, "grid, seed"),
+        ({"speed": [1]}, "has no parameter 'speed'"),
+        ({"seed": {"from": 0, "to": 1, "count": 3}}, "seed: expected an integer"),
+    ],
+)
+def test_what_is_no_grid_is_refused(grid, reason):
+    with pytest.raises(ValueError, match=reason):
+        sweep.cells_of(STEM, grid)
+
+
+def test_a_figure_of_any_record_against_any_parameter():
+    rows = [{"a": a, "b": b, "record": "r", "entry": "", "value": a + b, "error": 0.1} for a in (1, 2) for b in (3, 4)]
+    fig = sweep.draw(pd.DataFrame(rows), "r", "b")
+    assert [container.lines[0].get_ydata().tolist() for container in fig.axes[0].containers] == [[4, 5], [5, 6]]
+    plt.close(fig)
+    for record, parameter, reason in (("q", "a", "record: expected one of r"), ("r", "c", "expected one of a, b")):
+        with pytest.raises(ValueError, match=reason):
+            sweep.draw(pd.DataFrame(rows), record, parameter)
+
+
+def test_a_killed_sweep_resumes_and_workers_do_not_matter(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump(GRID | {"noise_levels": [[0.2]], "seed": [0, 1, 2]}))
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    assert _sweep(grid, alone, workers=1).wait() == 0
+    (first,) = alone.glob("*/sweep.csv")
+    frame = pd.read_csv(first)
+    assert len(frame) and not frame.duplicated(["noise_levels", "seed", "record", "entry"]).any()
+    assert sorted(frame.seed.unique()) == [0, 1, 2]
+    assert (first.parent / "sweep.png").stat().st_size > 5000
+
+    process = _sweep(grid, killed, workers=2, start_new_session=True)
+    while not list(killed.glob("01_moons_noise-*/01_moons_noise.ipynb")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in killed.glob("*/01_moons_noise.ipynb")}
+    assert 1 <= len(kept) <= 3
+    assert _sweep(grid, killed, workers=2).wait() == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    (second,) = killed.glob("*/sweep.csv")
+    assert second.read_bytes() == first.read_bytes()
+
+
+def _sweep(grid, runs, workers, **options):
+    command = [sys.executable, "-m", "rpa.companion.sweep", "01", str(grid), "--profile", "quick", "--runs", str(runs)]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"RPA_WORKERS": str(workers)}, **options)
