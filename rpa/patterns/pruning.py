@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["activation_probabilities", "enumerate_layers", "fixed_units"]
 
+CHUNK = 1 << 18  # numbers worked on at once
+
 
 def activation_probabilities(rows: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """P1's first algorithm: P(rows @ z + offset > 0), z ~ N(0, I), for each unit by itself.
@@ -48,22 +50,55 @@ def enumerate_layers(net: ReLUNetwork, threshold: float, max_patterns: int) -> t
     2^(free units) combinations the `max_patterns` most probable are kept at each step. Some may be empty regions.
     """
     rows, offset = net.weights[0][None], net.biases[0][None]
+    log_on, log_off = activation_probabilities(rows, offset)
     patterns, log_q = np.zeros((1, 0), dtype=bool), np.zeros(1)
     for layer, size in enumerate(net.hidden_sizes):
-        log_on, log_off = activation_probabilities(rows, offset)
-        fixed = fixed_units(log_on, threshold)
+        fixed, likely = fixed_units(log_on, threshold), log_on > log_off
         parent = np.arange(len(log_q))
-        patterns = np.concatenate([patterns, log_on > log_off], axis=1)
-        for unit in np.argsort(fixed.mean(axis=0), kind="stable")[::-1]:
+        patterns = np.concatenate([patterns, likely], axis=1)
+        share = fixed.mean(axis=0)
+        log_q = log_q + np.maximum(log_on, log_off)[:, share == 1].sum(axis=1)
+        order = np.argsort(share, kind="stable")[::-1]
+        for unit in order[share[order] < 1]:
             column = patterns.shape[1] - size + unit
             parent, patterns, log_q = _branch(
                 parent, patterns, log_q, column, log_on[:, unit], log_off[:, unit], fixed[:, unit], max_patterns
             )
-        gate = np.where(patterns[:, -size:], 1.0, net.slope)
-        rows = net.weights[layer + 1] @ (gate[:, :, None] * rows[parent])
-        offset = (gate * offset[parent]) @ net.weights[layer + 1].T + net.biases[layer + 1]
+        if layer < len(net.hidden_sizes) - 1:
+            likely_gate, gate = (np.where(bits, 1.0, net.slope) for bits in (likely, patterns[:, -size:]))
+            rows, offset, log_on, log_off = _next_layer(
+                net.weights[layer + 1],
+                net.biases[layer + 1],
+                rows,
+                offset,
+                likely_gate,
+                gate,
+                parent,
+                keep=layer < len(net.hidden_sizes) - 2,
+            )
     order = np.argsort(-log_q, kind="stable")
     return patterns[order], log_q[order]
+
+
+def _next_layer(weight, bias, rows, offset, likely, gate, parent, keep):
+    """Pre-activations (rows, offset) of the next layer in every node, and their `activation_probabilities`.
+
+    rows (P, n, r), offset (P, n), likely (P, n): of the parents, with the gates that their likeliest child has; gate
+    (K, n), parent (K,): of the children. Only units that some child flips make a difference to the likeliest child, and
+    they are few. Nodes are taken in chunks that stay in the cache; rows are kept only when a later layer needs them.
+    """
+    change = gate - likely[parent]
+    flipped = np.flatnonzero(change.any(axis=0))
+    base, narrow = weight @ (likely[:, :, None] * rows), np.ascontiguousarray(weight[:, flipped])
+    after = (gate * offset[parent]) @ weight.T + bias
+    parts, step = [], max(1, CHUNK // max(1, base[0].size))
+    for start in range(0, len(gate), step):
+        at = slice(start, start + step)
+        own = parent[at]
+        inner = base[own] + (narrow * change[at, None, flipped]) @ rows[own][:, flipped]
+        parts.append((inner if keep else inner[:, :0], *activation_probabilities(inner, after[at])))
+    inner, log_on, log_off = (np.concatenate(part) for part in zip(*parts))
+    return inner, after, log_on, log_off
 
 
 def _branch(parent, patterns, log_q, column, log_on, log_off, fixed, limit):
