@@ -35,6 +35,8 @@ JOBS := $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
 export PYTHONPATH := $(CURDIR)
+# Cores that are left when as many notebooks run as may: each shares its images among so many processes.
+export RPA_WORKERS ?= $(shell expr $(CORES) / $(JOBS))
 
 .PHONY: help env data weights references figures quick results reproduce compare claim verify run runs sweep robustness report bundle bench lint test test-slow lab clean
 .DEFAULT_GOAL := help

@@ -116,44 +116,23 @@ class ReLUNetwork:
         return ReLUNetwork((u[:, keep] * s[keep], *self.weights[1:]), (first_bias, *self.biases[1:]), self.slope)
 
     @classmethod
-    def from_torch(cls, module: nn.Module) -> ReLUNetwork:
-        """From an `nn.Sequential` of Linear, ReLU or LeakyReLU, and layers that do nothing in evaluation.
+    def from_torch(cls, module: nn.Module, input_shape: tuple[int, ...] | None = None) -> ReLUNetwork:
+        """From a torch module of affine layers and (leaky) ReLUs; the same function, to rounding.
 
-        Neighbouring Linear layers are multiplied; a trailing ReLU is followed by the identity. Flatten, Identity and
-        Dropout are passed over. Raises ValueError naming any other layer, two different slopes, or a Dropout in
-        training mode, which is no function of its input.
+        Linear, Conv1d, Conv2d, average pooling, BatchNorm and Dropout in evaluation mode, Flatten, Unflatten, Identity,
+        nested `nn.Sequential`, and sums of branches (residual networks) as far as torch.fx can trace them. Affine
+        layers that follow each other are multiplied; a trailing ReLU is followed by the identity. input_shape: of one
+        input, needed when the first layer does not tell; the network takes it flattened. A unit that a residual sum
+        reads some layers later is carried there by units of its own, which are on when it is (see `rpa.conversion`).
+        Raises ValueError naming any other layer and what to do instead, two different slopes, a Dropout or BatchNorm
+        in training mode, or a convolution whose dense matrix would take more than 1 GiB.
         """
-        from torch import nn
+        from rpa.conversion import chain
 
-        if not isinstance(module, nn.Sequential):
-            raise ValueError(f"module: expected nn.Sequential, got {type(module).__name__}")
-        if any(isinstance(layer, nn.Dropout) and layer.training and layer.p for layer in module):
-            raise ValueError("module: Dropout in training mode makes the output random; call module.eval() first")
-        weights: list[Array] = []
-        biases: list[Array] = []
-        slopes, after_relu = set(), True
-        for index, layer in enumerate(module):
-            if isinstance(layer, nn.Linear):
-                weight = layer.weight.detach().double().numpy(force=True)
-                bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy(force=True)
-                if not after_relu:
-                    weight, bias = weight @ weights.pop(), weight @ biases.pop() + bias
-                weights.append(weight)
-                biases.append(bias)
-                after_relu = False
-            elif isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
-                if not weights:
-                    raise ValueError(f"module: layer {index} ({type(layer).__name__}) comes before any Linear layer")
-                slopes.add(getattr(layer, "negative_slope", 0.0))
-                after_relu = True
-            elif not isinstance(layer, (nn.Flatten, nn.Identity, nn.Dropout)):
-                raise ValueError(f"module: layer {index} is {type(layer).__name__}; expected Linear, ReLU or LeakyReLU")
-        if len(slopes) > 1:
-            raise ValueError(f"module: expected one slope in all activations, got {sorted(slopes)}")
-        if weights and after_relu:
-            weights.append(np.eye(len(biases[-1])))
-            biases.append(np.zeros(len(biases[-1])))
-        return cls(tuple(weights), tuple(biases), slopes.pop() if slopes else 0.0)
+        if not any(kind.__module__.startswith("torch.nn") for kind in type(module).__mro__):
+            raise ValueError(f"module: expected a torch module, got {type(module).__name__}")
+        weights, biases, slope = chain(module, input_shape)
+        return cls(tuple(weights), tuple(biases), slope)
 
     def to_torch(self) -> nn.Sequential:
         """The same function as an `nn.Sequential` in float64."""

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_gaussian, random_network
-from torch import nn
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
@@ -38,24 +37,6 @@ def test_torch_round_trip(slope):
     np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x), net(x), rtol=1e-13, atol=1e-14)
 
 
-def test_from_torch_folds_what_does_nothing():
-    torch.manual_seed(0)
-    module = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(4, 5),
-        nn.Linear(5, 6, bias=False),
-        nn.Dropout(),
-        nn.ReLU(),
-        nn.Identity(),
-        nn.Linear(6, 2),
-        nn.ReLU(),
-    ).double()
-    net = ReLUNetwork.from_torch(module.eval())
-    x = torch.randn(20, 4, dtype=torch.float64)
-    np.testing.assert_allclose(net(x.numpy()), module(x).numpy(force=True) @ np.eye(2), rtol=1e-12, atol=1e-14)
-    assert net.hidden_sizes == (6, 2)
-
-
 @pytest.mark.parametrize(
     "gaussian, rank",
     [(random_gaussian(6, 0), 3), (Gaussian(np.ones(6), np.ones((6, 6))), 1), (Gaussian(np.ones(6), 0.0), 0)],
@@ -82,15 +63,6 @@ def test_whitened_network_has_the_same_law(gaussian, rank):
         (lambda: ReLUNetwork([[[1.0]]], [[0.0]], slope=1.5), "slope: expected a number"),
         (lambda: random_network((2, 3, 1), 0)(np.ones((4, 3))), r"x: expected shape \(any, 2\), got \(4, 3\)"),
         (lambda: random_network((2, 3, 1), 0).whitened(Gaussian([0.0], 1.0)), "gaussian: expected dimension 2"),
-        (lambda: ReLUNetwork.from_torch(nn.Linear(2, 2)), "module: expected nn.Sequential, got Linear"),
-        (lambda: ReLUNetwork.from_torch(nn.Sequential(nn.Linear(2, 2), nn.Tanh())), "module: layer 1 is Tanh"),
-        (lambda: ReLUNetwork.from_torch(nn.Sequential(nn.ReLU())), "module: layer 0 .* before any Linear"),
-        (
-            lambda: ReLUNetwork.from_torch(
-                nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.LeakyReLU(0.1))
-            ),
-            "module: expected one slope",
-        ),
     ],
 )
 def test_bad_input_is_named(make, message):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linprog
-from tqdm import tqdm
 
 from rpa import _check
 from rpa.companion.fresh import Fresh, checked_rows
 from rpa.companion.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian
+from rpa.parallel import pmap
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.pruning import activation_probabilities
 from rpa.patterns.regions import affine_pieces, halfspaces
@@ -30,6 +30,7 @@ from rpa.patterns.support import (
     draw_scaled,
     entropy_pruned,
     monte_carlo,
+    pattern_keys,
 )
 
 if TYPE_CHECKING:
@@ -131,9 +132,11 @@ def _listed(name, values):
 
 
 def _apart(fresh, first, second):
+    """Coverage of the patterns that only one of two sets of distinct patterns (K, N) has."""
     both = np.concatenate([first, second])
-    unique, counts = np.unique(both, axis=0, return_counts=True)
-    return fresh.coverage(unique[counts == 1])
+    keys = pattern_keys(np.packbits(both, axis=1))
+    _, place, counts = np.unique(keys, return_index=True, return_counts=True)
+    return fresh.coverage(both[place[counts == 1]])
 
 
 def _seconds(method):
@@ -178,10 +181,13 @@ def experiment(
     cells = [(name, sigma) for name in nets for sigma in levels]
     results: dict[tuple[str, float], list[dict[str, Entry]]] = {cell: [] for cell in cells}
     best_first(nets[cells[0][0]], Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
-    tasks = [(name, k, index) for name in nets for k, index in enumerate(indices)]
-    for name, k, index in tqdm(tasks, unit="image", disable=None):
-        own = [seed, int(index)]
-        found = compare(nets[name], rows[index], levels, max_patterns, n_fresh, n_counted, own, k < n_timed)
+    tasks = [(name, rows[index], [seed, int(index)], k < n_timed) for name in nets for k, index in enumerate(indices)]
+
+    def contests(task):
+        name, row, own, timed = task
+        return compare(nets[name], row, levels, max_patterns, n_fresh, n_counted, own, timed)
+
+    for (name, *_), found in zip(tasks, pmap(contests, tasks)):
         for sigma, contest in found.items():
             results[name, sigma].append(contest)
     return results
@@ -286,9 +292,9 @@ def pruning_sweep(
     """
     import pandas as pd
 
-    found = []
-    for k, row in enumerate(rows):
-        inputs = Gaussian(row, sigma**2)
+    def cells(task):
+        k, row = task
+        inputs, found = Gaussian(row, sigma**2), []
         fresh, other = (Fresh(draw_packed(net, inputs, n_fresh, seed + 2 * k + i)) for i in (0, 1))
         search = fresh.coverage(best_first(net, inputs, max_patterns=max_patterns, mass=1.0).patterns)
         for threshold in thresholds:
@@ -299,6 +305,9 @@ def pruning_sweep(
                 best = np.argsort(-other.counts(patterns), kind="stable")[:max_patterns]
                 cell |= {"many": fresh.coverage(patterns), "best": fresh.coverage(patterns[best])}
             found.append(cell)
+        return found
+
+    found = [cell for each in pmap(cells, enumerate(rows)) for cell in each]
     return pd.DataFrame(found).groupby("threshold").mean().reset_index()
 
 

@@ -69,7 +69,8 @@ def _label_of(stem, profile, parameters):
 def threads() -> int:
     """Threads for a notebook's kernel: OMP_NUM_THREADS if set, else one.
 
-    Cores go to notebooks first, of which Make runs as many as there are cores. Two threads that work on small arrays
+    Cores go to notebooks first, of which Make runs as many as there are cores, then to `rpa.parallel.pmap`
+    in each (RPA_WORKERS workers, else one; Make divides the cores that are left). Two threads that work on small arrays
     beside another busy process wait for each other most of the time, up to thirty times longer than one thread takes.
     With one thread a record also depends neither on the number of cores nor on how many notebooks run at a time.
     """
@@ -168,6 +169,7 @@ def _execute_once(notebook, stage, parameters):
         "RPA_OUT": str(stage),
         "RPA_PROFILE": parameters["profile"],
         "OMP_NUM_THREADS": str(threads()),
+        "RPA_WORKERS": os.environ.get("RPA_WORKERS") or "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
     copy = stage / notebook.name

@@ -10,9 +10,9 @@ into the first layer, so that a noise level is in units of the pixel.
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from rpa import _files
+from rpa import _check, _files
 from rpa._files import ROOT
 from rpa.network import ReLUNetwork
 from rpa.subjects import datasets
 from rpa.subjects._torchvision import import_torchvision
 
-__all__ = ["NETWORKS", "Recipe", "load_metadata", "load_module", "load_network", "train"]
+__all__ = ["NETWORKS", "Recipe", "load_metadata", "load_module", "load_network", "moons_network", "train"]
 
 FOLDER = ROOT / "data" / "weights"
 
@@ -139,13 +139,31 @@ def train(name: str, progress: Callable[[str], object] = print) -> Any:
     Deterministic on one machine; across machines sums may be rounded differently. Raises OSError when only a
     stand-in of its data is at hand.
     """
-    recipe = _recipe(name)
+    return _train(_recipe(name), lambda text: progress(f"{name}  {text}"))
+
+
+def moons_network(hidden: Sequence[int], seed: int = 0) -> ReLUNetwork:
+    """A network 2-hidden-1 trained now on the two moons (seconds), the logit of class 1; hidden: widths of its layers.
+
+    >>> moons_network([4, 3]).hidden_sizes
+    (4, 3)
+    """
+    widths = [_check.integer("hidden", width, 1) for width in hidden]
+    layers = "-".join(map(str, [2, *widths, 1]))
+    recipe = replace(NETWORKS["moons_2-8-8-1"], layers=layers, seed=_check.integer("seed", seed))
+    arrays, _ = _train(recipe, lambda text: None)
+    module = architecture(layers)
+    module.load_state_dict(_unpacked(arrays))
+    return ReLUNetwork.from_torch(module.eval())
+
+
+def _train(recipe, progress):
     (x, y, shift, scale), (x_test, y_test), source = _data(recipe)
     with _one_thread():
         torch.manual_seed(recipe.seed)
         module = architecture(recipe.layers).to(x.dtype)
         prepare = enlarged if recipe.layers == "alexnet" else lambda part: part
-        _fit(module, (x - shift) / scale, y, recipe, prepare, lambda text: progress(f"{name}  {text}"))
+        _fit(module, (x - shift) / scale, y, recipe, prepare, progress)
         if recipe.layers == "alexnet":  # padding keeps its first layer from taking the normalization in
             x_test = (x_test - shift) / scale
         else:
@@ -156,7 +174,7 @@ def train(name: str, progress: Callable[[str], object] = print) -> Any:
     metadata = {"layers": recipe.layers, "seed": recipe.seed, "epochs": recipe.epochs, "store": recipe.store,
                 "test accuracy": round(accuracy, 6), "data": source, "torch": torch.__version__}  # fmt: skip
     metadata |= {"mean": float(shift), "std": float(scale)} if recipe.layers == "alexnet" else {}
-    progress(f"{name}  test accuracy {accuracy:.4f}")
+    progress(f"test accuracy {accuracy:.4f}")
     return arrays, metadata
 
 
