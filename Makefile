@@ -38,7 +38,7 @@ export PYTHONPATH := $(CURDIR)
 # Cores that are left when as many notebooks run as may: each shares its images among so many processes.
 export RPA_WORKERS ?= $(shell expr $(CORES) / $(JOBS))
 
-.PHONY: help env data weights references figures quick results reproduce compare claim verify run runs sweep robustness report bundle bench lint test test-slow lab clean
+.PHONY: help env data weights references figures quick results reproduce compare claim verify run runs sweep robustness report bundle bench lint test test-slow lab app clean
 .DEFAULT_GOAL := help
 # A run that is stopped keeps the results of the last good one.
 .PRECIOUS: $(BUILD)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json
@@ -74,6 +74,7 @@ help:
 	@echo '  make bench      our speed and accuracy beside other packages, in one run (TOPIC=planar for one topic)'
 	@echo 'Work'
 	@echo '  make lab        JupyterLab on this environment'
+	@echo '  make app        notebook 99 as a page without code: a network and its random input, to be dragged with the mouse'
 	@echo '  make clean      delete build/ (figures and records stay)'
 
 env: $(ENV)
@@ -183,6 +184,9 @@ $(VENV)/.peers: requirements-peers.lock $(ENV)
 
 bench: $(PEERS)
 	@$(PYTHON) tests/bench.py $(TOPIC)
+
+app: $(ENV)
+	$(PYTHON) -m voila notebooks/99_explore.ipynb
 
 lab: $(ENV)
 	$(PYTHON) -m jupyterlab

@@ -11,9 +11,11 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from rpa._files import ROOT
 from rpa.companion import report
@@ -24,6 +26,8 @@ __all__ = ["is_current", "run", "threads"]
 # Seconds that a cell may take. Rarely a kernel loses a message and waits for ever: then the notebook is run once more.
 PATIENCE = {"quick": 300, "full": 3600}
 FOLDERS = ("figures", "data/results", "data/results/timings")
+# A kernel takes the environment of its process: threads of one process (of a dask worker, say) run one after another.
+ONE_AT_A_TIME = threading.Lock()
 
 
 def run(
@@ -50,8 +54,10 @@ def run(
         if not (waited and _made_with(executed) == made_with):
             stage = _fresh_stage(build / "stage", stem)
             start = time.perf_counter()
-            _execute(notebook, stage, {"profile": profile} | (parameters or {}))
-            report.record_run(time.perf_counter() - start, stem=stem)
+            with ONE_AT_A_TIME:
+                _execute(notebook, stage, {"profile": profile} | (parameters or {}))
+            with patch.dict(os.environ, {"RPA_OUT": str(stage)}):
+                report.record_run(time.perf_counter() - start, stem=stem)
             _label(stage / executed.name, made_with)
             _hand_over(stem, stage, target, executed)
     return executed
@@ -165,7 +171,7 @@ def _execute_once(notebook, stage, parameters):
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    os.environ |= {
+    environment = {
         "RPA_OUT": str(stage),
         "RPA_PROFILE": parameters["profile"],
         "OMP_NUM_THREADS": str(threads()),
@@ -175,16 +181,17 @@ def _execute_once(notebook, stage, parameters):
     copy = stage / notebook.name
     bar = {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() else False
     try:
-        papermill.execute_notebook(
-            notebook,
-            copy,
-            parameters,
-            kernel_name="python3",
-            cwd=notebook.parent,
-            progress_bar=bar,
-            extra_arguments=["--IPKernelApp.log_level=50"],
-            execution_timeout=PATIENCE[parameters["profile"]],
-        )
+        with patch.dict(os.environ, environment):  # the kernel takes its environment from this process
+            papermill.execute_notebook(
+                notebook,
+                copy,
+                parameters,
+                kernel_name="python3",
+                cwd=notebook.parent,
+                progress_bar=bar,
+                extra_arguments=["--IPKernelApp.log_level=50"],
+                execution_timeout=PATIENCE[parameters["profile"]],
+            )
     except PapermillExecutionError as error:
         number = _cell_number(notebook, error.source)
         first_line = next((line for line in error.source.splitlines() if line.strip()), "")

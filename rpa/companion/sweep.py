@@ -130,8 +130,8 @@ def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:
         raise ValueError(f"record: expected one of {', '.join(sorted(frame.record.unique()))}, got {record!r}")
     fig, ax = plt.subplots(figsize=(5, 3.2))
     others = [name for name in names if name != parameter]
-    for key, part in found.groupby([*others, "entry"], dropna=False):
-        told = [f"{name} {value}" for name, value in zip([*others, "entry"], key) if value == value and value != ""]
+    for key, part in found.fillna({"entry": ""}).groupby([*others, "entry"]):
+        told = [f"{name} {value}".removeprefix("entry ") for name, value in zip([*others, "entry"], key) if value != ""]
         at = part[parameter].astype(str) if part[parameter].dtype == object else part[parameter]
         ax.errorbar(at, part.value, part.error.fillna(0), fmt="o-", markersize=3, linewidth=1, label=", ".join(told))
     ax.set(xlabel=parameter, ylabel=record)
@@ -172,8 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _draw_into(folder, asked, first):
     import pandas as pd
 
-    frame = pd.read_csv(folder / "sweep.csv", keep_default_na=True)
-    frame["entry"] = frame["entry"].fillna("")
+    frame = pd.read_csv(folder / "sweep.csv", dtype={"entry": str})
     record, _, parameter = (asked or f"{frame.record.iloc[0]} against {first}").partition(" against ")
     figure = draw(frame, record.strip(), parameter.strip())
     _files.replace(folder / "sweep.png", lambda temporary: figure.savefig(temporary, format="png", dpi=200))

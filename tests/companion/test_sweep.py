@@ -22,7 +22,9 @@ def test_lists_and_ranges_become_cells():
     cells = sweep.cells_of(STEM, GRID)
     assert [(cell["noise_levels"], cell["seed"]) for cell in cells] == [([0.1], 0), ([0.1], 1), ([0.2], 0), ([0.2], 1)]
     assert all(type(cell["seed"]) is int for cell in cells)
-    lowest, middle, highest = sweep.cells_of("09", {"noise_level": {"from": 0.01, "to": 0.04, "count": 3, "log": True}})
+    lowest, middle, highest = sweep.cells_of(
+        "09_kmeans_linearization", {"noise_level": {"from": 0.01, "to": 0.04, "count": 3, "log": True}}
+    )
     assert [c["noise_level"] for c in (lowest, middle, highest)] == pytest.approx([0.01, 0.02, 0.04])
 
 
@@ -43,7 +45,9 @@ def test_what_is_no_grid_is_refused(grid, reason):
 
 
 def test_a_figure_of_any_record_against_any_parameter():
-    rows = [{"a": a, "b": b, "record": "r", "entry": "", "value": a + b, "error": 0.1} for a in (1, 2) for b in (3, 4)]
+    rows = [
+        {"a": a, "b": b, "record": "r", "entry": None, "value": a + b, "error": 0.1} for a in (1, 2) for b in (3, 4)
+    ]
     fig = sweep.draw(pd.DataFrame(rows), "r", "b")
     assert [container.lines[0].get_ydata().tolist() for container in fig.axes[0].containers] == [[4, 5], [5, 6]]
     plt.close(fig)

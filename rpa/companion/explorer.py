@@ -1,0 +1,284 @@
+"""A trained network on the two moons to play with: notebook 99, in JupyterLab or as a page (`make app`).
+
+`Explorer` keeps one figure and changes its artists, so that nothing flickers. The mouse drags three handles: the centre
+moves the mean, the ends of the axes pull the covariance ellipse. Everything blue is exact; red circles are samples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.collections import LineCollection, PolyCollection
+from torch import nn
+
+from rpa.companion.report import ANALYTIC, MONTE_CARLO
+from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
+from rpa.network import ReLUNetwork
+from rpa.patterns.pmf import pattern_pmf
+from rpa.patterns.regions import affine_pieces, planar_regions
+from rpa.subjects import datasets, train
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rpa.inputs import RandomInput
+
+__all__ = ["Explorer"]
+
+STEMS, POINTS, CIRCLES = 40, 400, 25  # patterns, places of the output law, and quantiles of the samples that are drawn
+WIDE = 8.0  # standard deviations of the output to either side; beyond, a Gaussian input leaves nothing to be seen
+REACH = 2.0  # standard deviations from the centre to the handles
+COMPONENTS = 2  # Gaussians fitted to a moon
+WAITS = 0.01  # seconds for further movements of the mouse to arrive before a picture is made
+
+
+class Explorer:
+    """The figure and its controls: `display(Explorer(...).page)`.
+
+    networks: names of data/weights; mean (2,) and noise: of the Gaussian input at the start; n: samples; window:
+    (left, right, bottom, top) of the plane; seconds: how long the last picture took to compute and draw.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[str],
+        mean: Sequence[float],
+        noise: float,
+        n: int,
+        seed: int,
+        window: tuple[float, float, float, float],
+    ) -> None:
+        self.n, self.seed, self.window, self.seconds = n, seed, tuple(window), 0.0
+        self.mean, self.spread, self.angle = np.array(mean, dtype=float), np.ones(2), 0.0
+        self.held: int | None = None
+        self.pending: asyncio.TimerHandle | None = None
+        self.count = 0
+        x, y = datasets.moons(1000, seed=seed)
+        self.moons = {
+            f"mixture of the {name} moon": fit_mixture(x[y == label], COMPONENTS, seed)
+            for label, name in ((0, "blue"), (1, "orange"))
+        }
+        self._make_controls(list(networks), noise)
+        self._make_figure(x, y)
+        self.page = ipywidgets.VBox([self.controls, self.figure.canvas, self.info])
+        self._new_network()
+
+    def _make_controls(self, networks, noise):
+        w = ipywidgets
+        slider = dict(continuous_update=False)
+        self.law = w.Dropdown(options=["one Gaussian", *self.moons], description="input")
+        self.noise = w.FloatLogSlider(noise, min=-2, max=0, step=0.02, description="noise")
+        self.network = w.Dropdown(options=[*networks, "fresh", "trained now"], description="network")
+        self.depth = w.IntSlider(2, 1, 4, description="hidden layers", **slider)
+        self.width = w.IntSlider(12, 2, 24, description="width", **slider)
+        self.number = w.IntSlider(0, 0, 20, description="seed", **slider)
+        self.shown = w.ToggleButtons(options=["distribution", "density"], description="output")
+        self.sampled = w.Checkbox(True, description="Monte Carlo")
+        self.info = w.HTML("Hover over a region.")
+        self.time = w.HTML()
+        for control in (self.network, self.depth, self.width, self.number):
+            control.observe(lambda change: self._new_network(), "value")
+        for control in (self.law, self.noise, self.shown, self.sampled):
+            control.observe(lambda change: self._soon(), "value")
+        columns = [[self.law, self.noise], [self.network, self.depth], [self.width, self.number]]
+        columns += [[self.shown, w.HBox([self.sampled, self.time])]]
+        self.controls = w.HBox([w.VBox(column) for column in columns], layout=w.Layout(flex_flow="row wrap"))
+
+    def _make_figure(self, x, y):
+        with plt.ioff():
+            self.figure, self.axes = plt.subplots(1, 3, figsize=(9.6, 3.2), width_ratios=[1.25, 1, 1])
+        canvas = self.figure.canvas
+        for name in ("header_visible", "footer_visible", "toolbar_visible", "resizable"):
+            setattr(canvas, name, False)
+        plane, pmf, output = self.axes
+        self.regions = plane.add_collection(PolyCollection([], edgecolors="white", linewidths=0.5))
+        for label, colour in ((0, "#3f78b5"), (1, "#c9722b")):
+            plane.plot(*x[y == label][::4].T, ".", color=colour, markersize=1.5)
+        self.ellipses = [plane.plot([], [], color="#222222", linewidth=0.9)[0] for _ in range(COMPONENTS)]
+        self.handles = plane.plot([], [], "o", color="white", markeredgecolor="black", markersize=7)[0]
+        plane.set(xlim=self.window[:2], ylim=self.window[2:], aspect="equal", title="drag the circles")
+        self.stems = pmf.add_collection(LineCollection([], color=ANALYTIC, linewidth=1.6))
+        circle = dict(color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
+        self.counts = pmf.plot([], [], "o", **circle)[0]
+        pmf.set(xlim=(-1, STEMS), xlabel="pattern, the likeliest first")
+        self.curve = output.plot([], [], color=ANALYTIC)[0]
+        self.quantiles = output.plot([], [], "o", **circle)[0]
+        for event, action in (
+            ("button_press", self._press),
+            ("motion_notify", self._move),
+            ("button_release", self._drop),
+        ):
+            canvas.mpl_connect(f"{event}_event", action)
+
+    # The network, and the regions of the window, which only it changes.
+
+    def _new_network(self):
+        sizes = [self.width.value] * self.depth.value
+        own = self.network.value in ("fresh", "trained now")
+        for control in (self.depth, self.width, self.number):
+            control.disabled = not own
+        if self.network.value == "trained now":
+            self.net = train.moons_network(sizes, self.number.value)
+        else:
+            self.net = _fresh(sizes, self.number.value) if own else train.load_network(self.network.value)
+        left, right, low, high = self.window
+        wide = Gaussian([(left + right) / 2, (low + high) / 2], [(right - left) ** 2, (high - low) ** 2])
+        found = planar_regions(self.net, wide)
+        corners = [found.vertices(i) for i in range(len(found.patterns))]
+        self.regions.set_verts(corners)
+        self.keys, self.patterns = _keys(found.patterns), found.patterns
+        self.redraw()
+
+    @property
+    def inputs(self) -> RandomInput:
+        """The law of the input: one Gaussian, or a moon's mixture moved to the mean, with noise of this shape added."""
+        cov = self._factor() @ self._factor().T
+        if self.law.value not in self.moons:
+            return Gaussian(self.mean, cov)
+        weights, parts = zip(*components_of(self.moons[self.law.value]))
+        centre = sum(weight * part.mean for weight, part in zip(weights, parts))
+        return GaussianMixture(weights, [Gaussian(p.mean - centre + self.mean, p.cov + cov) for p in parts])
+
+    def _factor(self):
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        return np.array([[c, -s], [s, c]]) * (self.noise.value * self.spread)
+
+    # The picture.
+
+    def redraw(self) -> None:
+        """Compute everything again and change what is drawn."""
+        start, self.pending = time.perf_counter(), None
+        inputs = self.inputs
+        self.pmf = pattern_pmf(self.net, inputs)
+        x = inputs.sample(self.n, self.seed) if self.sampled.value else None
+        self._draw_plane(inputs)
+        self._draw_pmf(x)
+        self._draw_output(x)
+        self.figure.canvas.draw()
+        self.seconds, self.count = time.perf_counter() - start, self.count + 1
+        self.time.value = f"{1000 * self.seconds:.0f} ms"
+
+    def _draw_plane(self, inputs):
+        known = dict(zip(_keys(self.pmf.patterns), self.pmf.p))
+        self.p = np.array([known.get(key, 0.0) for key in self.keys])
+        shade = np.sqrt(self.p / self.p.max()) if self.p.max() else self.p
+        self.regions.set_facecolors(1 - 0.55 * (1 - plt.get_cmap("Blues")(shade)))
+        circle = np.stack([f(np.linspace(0, 2 * np.pi, 80)) for f in (np.cos, np.sin)])
+        parts = [part for _, part in components_of(inputs)]
+        for line, part in zip(self.ellipses, [*parts, *[None] * COMPONENTS]):
+            around = np.linalg.cholesky(part.cov) @ circle * REACH if part else np.empty((2, 0))
+            line.set_data(*(around + (part.mean[:, None] if part else 0)))
+        self.handles.set_data(*self._places().T)
+
+    def _places(self):
+        return np.array([self.mean, *(self.mean + REACH * self._factor().T)])
+
+    def _draw_pmf(self, x):
+        p = self.pmf.p[:STEMS]
+        self.stems.set_segments([[(i, 0), (i, height)] for i, height in enumerate(p)])
+        seen = np.full(len(p), np.nan)
+        if x is not None:
+            counted = Counter(_keys(self.net.patterns(x)))
+            seen = [counted[key] / len(x) for key in _keys(self.pmf.patterns[:STEMS])]
+        self.counts.set_data(np.arange(len(p)), seen)
+        self.axes[1].set(ylim=(0, 1.08 * p.max()), title=f"{len(self.pmf)} patterns")
+
+    def _draw_output(self, x):
+        law, ax = self.pmf.output(), self.axes[2]
+        middle, sd = law.mean[0], np.sqrt(law.cov[0, 0]) + 1e-9
+        grid = middle + sd * np.linspace(-WIDE, WIDE, POINTS)
+        density, (places, masses) = law.pdf(grid), law.atoms()
+        steps = (density[1:] + density[:-1]) * (grid[1] - grid[0]) / 2
+        below = np.concatenate([[0], np.cumsum(steps)]) + (np.asarray(places) <= grid[:, None]) @ np.asarray(masses)
+        cumulative = self.shown.value == "distribution"
+        self.curve.set_data(grid, below if cumulative else density)
+        self._draw_samples(x, grid, cumulative)
+        ax.set_xlim(middle - 4 * sd, middle + 4 * sd)
+        ax.set_ylim(0, 1.03 if cumulative else 1.08 * density.max() + 1e-9)
+        ax.set_title(f"output: mean {middle:.3f}, sd {sd:.3f}")
+
+    def _draw_samples(self, x, grid, cumulative):
+        if x is None:
+            self.quantiles.set_data([], [])
+            return
+        y = self.net(x)[:, 0]
+        if cumulative:
+            share = (np.arange(CIRCLES) + 0.5) / CIRCLES
+            self.quantiles.set_data(np.quantile(y, share), share)
+        else:
+            heights, edges = np.histogram(y, grid[:: POINTS // (4 * CIRCLES)])
+            self.quantiles.set_data((edges[1:] + edges[:-1]) / 2, heights / len(y) / np.diff(edges))
+
+    # The mouse.
+
+    def _press(self, event):
+        if event.inaxes is self.axes[0]:
+            places = self.axes[0].transData.transform(self._places())
+            distance = np.hypot(*(places - [event.x, event.y]).T)
+            self.held = int(distance.argmin()) if distance.min() < 12 else None
+
+    def _move(self, event):
+        if event.inaxes is not self.axes[0]:
+            return
+        place = np.array([event.xdata, event.ydata])
+        if self.held is None:
+            self._tell(place)
+            return
+        if self.held == 0:
+            self.mean = place
+        else:
+            pulled = place - self.mean
+            turned = np.arctan2(pulled[1], pulled[0]) - (np.pi / 2 if self.held == 2 else 0)
+            length = max(np.hypot(*pulled) / (REACH * self.noise.value), 0.05)
+            self.angle, self.spread[self.held - 1] = turned, length
+        self._soon()
+
+    def _drop(self, event):
+        self.held = None
+
+    def _soon(self):
+        """Draw once the movements that have already arrived are taken in; at once where no event loop runs."""
+        if self.pending is not None:
+            return
+        try:
+            self.pending = asyncio.get_running_loop().call_later(WAITS, self.redraw)
+        except RuntimeError:
+            self.redraw()
+
+    def _tell(self, place):
+        """Under the figure: the pattern at this place, its probability, and f there as an affine function."""
+        (key,) = _keys(self.net.patterns(place[None]))
+        if key not in self.keys:
+            return
+        at = self.keys.index(key)
+        pattern = self.patterns[at]
+        _, _, (A,), (b,) = affine_pieces(self.net, pattern[None])
+        layers = np.split(pattern.astype(int), np.cumsum(self.net.hidden_sizes)[:-1])
+        bits = " ".join("".join(map(str, layer)) for layer in layers)
+        affine = f"f(x) = {A[0, 0]:+.3f} x₁ {A[0, 1]:+.3f} x₂ {b[0]:+.3f}"
+        self.info.value = f"pattern <code>{bits}</code>, probability {self.p[at]:.3g}, {affine}"
+
+
+def _keys(patterns):
+    """A bytes object for each pattern (K, N)."""
+    packed = np.packbits(np.asarray(patterns, dtype=bool), axis=1)
+    return [row.tobytes() for row in packed]
+
+
+def _fresh(hidden, seed):
+    """A network 2-hidden-1 as it is before any training."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes, layers = [2, *hidden, 1], []
+    for a, b in zip(sizes[:-1], sizes[1:]):
+        linear = nn.Linear(a, b)
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu", generator=generator)
+        nn.init.normal_(linear.bias, std=0.5, generator=generator)
+        layers += [linear, nn.ReLU()]
+    return ReLUNetwork.from_torch(nn.Sequential(*layers[:-1]))
