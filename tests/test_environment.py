@@ -1,7 +1,9 @@
 """pyproject.toml, requirements.lock and environment.yml describe one environment, and the code imports no more."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -100,3 +102,11 @@ def test_citation_names_both_papers():
 @pytest.mark.parametrize("name", ["torch", "numpy", "scipy"])
 def test_this_environment_is_the_locked_one(name):
     assert metadata.version(name).partition("+")[0] == _lock()[name]
+
+
+def test_binder_fetches_the_data_sets():
+    script = ROOT / "postBuild"
+    assert os.access(script, os.X_OK)
+    environment = os.environ | {"RPA_OFFLINE": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run([script], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "mnist" in done.stdout.lower(), done.stderr

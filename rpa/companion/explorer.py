@@ -15,6 +15,7 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython.display import display
 from matplotlib.collections import LineCollection, PolyCollection
 from torch import nn
 
@@ -40,7 +41,7 @@ WAITS = 0.01  # seconds for further movements of the mouse to arrive before a pi
 
 
 class Explorer:
-    """The figure and its controls: `display(Explorer(...).page)`.
+    """The figure and its controls: `Explorer(...).show()`.
 
     networks: names of data/weights; mean (2,) and noise: of the Gaussian input at the start; n: samples; window:
     (left, right, bottom, top) of the plane; seconds: how long the last picture took to compute and draw.
@@ -67,8 +68,11 @@ class Explorer:
         }
         self._make_controls(list(networks), noise)
         self._make_figure(x, y)
-        self.page = ipywidgets.VBox([self.controls, self.figure.canvas, self.info])
         self._new_network()
+
+    def show(self) -> None:
+        """Display controls, figure and what the mouse is over; without widgets, the figure as it is now."""
+        display(self.controls, self.figure.canvas, self.info)
 
     def _make_controls(self, networks, noise):
         w = ipywidgets
@@ -95,6 +99,7 @@ class Explorer:
         with plt.ioff():
             self.figure, self.axes = plt.subplots(1, 3, figsize=(9.6, 3.2), width_ratios=[1.25, 1, 1])
         canvas = self.figure.canvas
+        canvas.syncing_data_url = False  # a picture made before the page is there would reach it as a broken one
         for name in ("header_visible", "footer_visible", "toolbar_visible", "resizable"):
             setattr(canvas, name, False)
         plane, pmf, output = self.axes
@@ -163,7 +168,7 @@ class Explorer:
         self._draw_output(x)
         self.figure.canvas.draw()
         self.seconds, self.count = time.perf_counter() - start, self.count + 1
-        self.time.value = f"{1000 * self.seconds:.0f} ms"
+        self.time.value = f"mean ({self.mean[0]:.2f}, {self.mean[1]:.2f}); {1000 * self.seconds:.0f} ms"
 
     def _draw_plane(self, inputs):
         known = dict(zip(_keys(self.pmf.patterns), self.pmf.p))

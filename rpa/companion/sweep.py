@@ -129,7 +129,7 @@ def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:
     if found.empty:
         raise ValueError(f"record: expected one of {', '.join(sorted(frame.record.unique()))}, got {record!r}")
     fig, ax = plt.subplots(figsize=(5, 3.2))
-    others = [name for name in names if name != parameter]
+    others = [name for name in names if name != parameter and found[name].nunique() > 1]
     for key, part in found.fillna({"entry": ""}).groupby([*others, "entry"]):
         told = [f"{name} {value}".removeprefix("entry ") for name, value in zip([*others, "entry"], key) if value != ""]
         at = part[parameter].astype(str) if part[parameter].dtype == object else part[parameter]

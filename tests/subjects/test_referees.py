@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rpa.subjects import referees, references
+from rpa.subjects import datasets, referees, references
 
 
 def test_large_networks_have_two_referees_and_few_samples_and_small_ones_one():
@@ -13,13 +13,15 @@ def test_large_networks_have_two_referees_and_few_samples_and_small_ones_one():
     for network, sigma, n, seed in found:
         twin = (network, sigma, n, 3 - seed) in found
         assert twin == (network not in referees.DIGITS and n not in referees.FEW)
-    assert {n for name, sigma, n, _ in found if name == "squeezenet1_0" and sigma == 0.02} == {2, 8, 32, 512}
+    assert {n for name, sigma, n, _ in found if name == "squeezenet1_0" and sigma == 0.02} == {2, 8, 32, 64}
     assert {name for name, *_ in referees.jobs("lenet")} == {"lenet_mnist", "lenet_relu_mnist"}
 
 
 @pytest.mark.parametrize("name", referees.DIGITS)
 def test_digits_are_ten_a_class_and_the_networks_know_them(name):
     subject = referees.digits(name)
+    if datasets.mnist("test").stand_in:
+        pytest.skip("the networks were not trained on the stand-in")
     assert subject.x.shape == (100, 1, 28, 28) and len(set(subject.key["which"])) == 100
     with torch.no_grad():
         right = subject.net(subject.x).argmax(1).numpy() == np.repeat(np.arange(10), 10)

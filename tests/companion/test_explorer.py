@@ -1,0 +1,149 @@
+"""Notebook 99 as its users have it, in JupyterLab and as Voilà's page, dragged and clicked in a real browser."""
+
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+import pytest
+from helpers import browser
+from PIL import Image
+
+from rpa.companion.report import ROOT
+
+NOTEBOOK = ROOT / "notebooks" / "99_explore.ipynb"
+PATIENCE = 90_000  # milliseconds
+# What JupyterLab says by itself in an empty folder.
+USUAL = ("Failed to load resource", "WebSocket", "GPU", "WebGL")
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    """An `Explorer` of this process with its cell's parameters: where its handles are drawn, the page's are."""
+    backend = matplotlib.get_backend()
+    matplotlib.use("module://ipympl.backend_nbagg")
+    from rpa.companion import report
+    from rpa.companion.explorer import Explorer
+
+    with matplotlib.rc_context():
+        report.use_style()
+        made = Explorer(["moons_2-16-16-1", "moons_2-8-8-1"], [0.9, 0.45], 0.25, 2000, 0, (-2, 3, -1.6, 2.5))
+        yield made
+    matplotlib.use(backend)
+
+
+@contextmanager
+def served(command, folder):
+    """The address at which a server answers, and its end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shutil.copy(NOTEBOOK, folder)
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(folder / "config")}
+    command = [sys.executable, "-m", *(part.format(port=port) for part in command)]
+    log = (folder / "server.log").open("w")
+    process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            assert process.poll() is None, (folder / "server.log").read_text()
+            try:
+                urllib.request.urlopen(address, timeout=5).read(1)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+
+
+LAB = ["jupyterlab", "--no-browser", "--allow-root", "--port={port}", "--IdentityProvider.token=", "--LabApp.news_url="]
+VOILA = ["voila", "99_explore.ipynb", "--no-browser", "--port={port}"]
+
+
+@pytest.mark.parametrize("command, place", [(LAB, "/lab/tree/99_explore.ipynb"), (VOILA, "/")], ids=["lab", "voila"])
+def test_every_control_changes_the_picture(command, place, explorer, tmp_path):
+    with browser() as page, served(command, tmp_path) as address:
+        heard: list[str] = []
+        page.set_default_timeout(PATIENCE)
+        page.set_viewport_size({"width": 1500, "height": 1100})
+        page.on("console", lambda message: message.type == "error" and heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.goto(address + place)
+        if place != "/":
+            page.wait_for_selector(".jp-Notebook .jp-Cell")
+            page.wait_for_function("document.body.innerText.includes('| Idle')")
+            page.click("#jp-MainMenu >> text=Run")
+            page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+        canvas = page.wait_for_selector(".jupyter-matplotlib-canvas-div canvas >> nth=-1")
+        page.wait_for_function("document.body.innerText.includes(' ms')")
+        canvas.scroll_into_view_if_needed()
+        _drag_and_choose(page, canvas, explorer)
+        assert [text for text in heard if not any(word in text for word in USUAL)] == []
+
+
+def _drag_and_choose(page, canvas, explorer):
+    box = canvas.bounding_box()
+    height = explorer.figure.get_figheight() * explorer.figure.dpi
+    ratio = box["height"] / height
+
+    def at(point):
+        x, y = explorer.axes[0].transData.transform(point)
+        return box["x"] + x * ratio, box["y"] + (height - y) * ratio
+
+    def told():
+        found = re.search(r"mean \((-?[\d.]+), (-?[\d.]+)\); (\d+) ms", page.inner_text("body"))
+        return [float(part) for part in found.groups()]
+
+    def picture():
+        return np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"), dtype=int)
+
+    def changes(action, name):
+        before = picture()
+        action()
+        for _ in range(100):
+            page.wait_for_timeout(100)
+            if (abs(picture() - before) > 60).sum() > 20:
+                return
+        raise AssertionError(f"{name} changed nothing")
+
+    def drag(start, end):
+        page.mouse.move(*at(start))
+        page.mouse.down()
+        for share in np.linspace(0.2, 1, 5):
+            page.mouse.move(*at((1 - share) * np.array(start) + share * np.array(end)))
+            page.wait_for_timeout(50)
+        page.mouse.up()
+
+    print(f"window of the page: {box}")
+    assert told()[:2] == [0.9, 0.45]
+    changes(lambda: drag((0.9, 0.45), (0.2, 0.9)), "dragging the mean")
+    page.wait_for_function("document.body.innerText.includes('mean (0.2')")
+    moved = told()
+    assert moved[:2] == pytest.approx([0.2, 0.9], abs=0.03)
+    changes(lambda: drag((moved[0] + 0.5, moved[1]), (moved[0] + 0.9, moved[1] + 0.3)), "pulling an axis")
+    page.mouse.move(*at((0.2, 0.9)))
+    page.wait_for_function("document.body.innerText.includes('probability')")
+    changes(lambda: page.click("text=density"), "the density")
+    changes(lambda: page.click("text=Monte Carlo"), "Monte Carlo off")
+    for label, option in (("input", "mixture of the blue moon"), ("network", "moons_2-8-8-1"), ("network", "fresh")):
+        select = page.locator(f".widget-dropdown:has-text('{label}') select")
+        changes(lambda: select.select_option(label=option), option)
+    page.wait_for_timeout(500)
+    times = []
+    for step in range(6):
+        drag((moved[0], moved[1]), (moved[0] - 0.1, moved[1]))
+        page.wait_for_timeout(400)
+        moved = told()
+        times.append(moved[2])
+    print(f"redraw: {np.median(times):.0f} ms (median of {len(times)})")
