@@ -144,8 +144,9 @@ def run_variant(stem: str, profile: str, values: dict[str, Any], runs: Path = RU
     """
     values, folder = checked(stem, values), folder_of(stem, profile, values, runs)
     if not is_current(stem, profile, folder, values):
-        asked = yaml.safe_dump({"notebook": stem, "profile": profile, "parameters": values}, sort_keys=True)
         run(ROOT / "notebooks" / f"{stem}.ipynb", profile, folder, values)
+    if not (folder / "parameters.yaml").exists():
+        asked = yaml.safe_dump({"notebook": stem, "profile": profile, "parameters": values}, sort_keys=True)
         _files.replace(folder / "parameters.yaml", lambda temporary: temporary.write_text(asked))
     return folder
 

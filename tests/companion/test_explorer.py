@@ -134,8 +134,8 @@ def _drag_and_choose(page, canvas, explorer):
     changes(lambda: drag((moved[0] + 0.5, moved[1]), (moved[0] + 0.9, moved[1] + 0.3)), "pulling an axis")
     page.mouse.move(*at((0.2, 0.9)))
     page.wait_for_function("document.body.innerText.includes('probability')")
-    changes(lambda: page.click("text=density"), "the density")
-    changes(lambda: page.click("text=Monte Carlo"), "Monte Carlo off")
+    changes(lambda: page.click(".widget-toggle-button:has-text('density')"), "the density")
+    changes(lambda: page.click(".widget-checkbox input"), "Monte Carlo off")
     for label, option in (("input", "mixture of the blue moon"), ("network", "moons_2-8-8-1"), ("network", "fresh")):
         select = page.locator(f".widget-dropdown:has-text('{label}') select")
         changes(lambda: select.select_option(label=option), option)

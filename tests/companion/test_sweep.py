@@ -67,18 +67,30 @@ def test_a_killed_sweep_resumes_and_workers_do_not_matter(tmp_path):
     assert sorted(frame.seed.unique()) == [0, 1, 2]
     assert (first.parent / "sweep.png").stat().st_size > 5000
 
-    process = _sweep(grid, killed, workers=2, start_new_session=True)
-    while not list(killed.glob("01_moons_noise-*/01_moons_noise.ipynb")):
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in killed.glob("*/01_moons_noise.ipynb")}
-    assert 1 <= len(kept) <= 3
+    kept: dict = {}
+    for finished in range(3):  # killed before the first cell is done, after the first, after the second
+        process = _sweep(grid, killed, workers=1, start_new_session=True)
+        while len(_cells(killed)) < finished or not list(killed.glob("*/stage/*-*/*.ipynb")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert all(_cells(killed)[path] == when for path, when in kept.items())
+        kept = _cells(killed)
+        assert finished <= len(kept) < 3
     assert _sweep(grid, killed, workers=2).wait() == 0
-    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert len(_cells(killed)) == 3 and all(_cells(killed)[path] == when for path, when in kept.items())
     (second,) = killed.glob("*/sweep.csv")
     assert second.read_bytes() == first.read_bytes()
+
+
+def _cells(runs):
+    """{parameters.yaml of a finished cell: when it was written}."""
+    return {
+        path: path.stat().st_mtime_ns
+        for path in runs.glob("01_moons_noise-*/parameters.yaml")
+        if "sweep" not in str(path)
+    }
 
 
 def _sweep(grid, runs, workers, **options):

@@ -174,7 +174,7 @@ def test_a_fit_beats_the_plain_rule_on_images_it_was_not_fitted_to():
         True,
     ]
     plain, ours = meanfield.moments(layers, images[:4], 0.3), meanfield.moments(layers, images[:4], 0.3, fitted)
-    truth = [sampled(net, x, 0.3, 50_000) for x in images[:4].split(1)]
+    truth = [sampled(net, x, 0.3, 10_000) for x in images[:4].split(1)]
     mean, var = torch.stack([t[0] for t in truth]), torch.stack([t[2] for t in truth])
     assert (ours[0] - mean).square().sum() < 0.5 * (plain[0] - mean).square().sum()
     assert (ours[1] / var).log().abs().sum() < (plain[1] / var).log().abs().sum()
@@ -184,7 +184,7 @@ def test_true_deviations_do_no_worse_than_fitted_ones():
     net, layers = deep_net(), meanfield.prepare(deep_net())
     images = torch.rand(28, 3, 12, 12, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     fitted = meanfield.fit(layers, images[4:], 0.3, seed=0)
-    truth = torch.stack([sampled(net, x, 0.3, 50_000)[0] for x in images[:4].split(1)])
+    truth = torch.stack([sampled(net, x, 0.3, 10_000)[0] for x in images[:4].split(1)])
     informed = meanfield.informed_mean(layers, images[:4], 0.3, fitted, 1000, seed=5)
     ours = meanfield.moments(layers, images[:4], 0.3, fitted)[0]
     assert (informed - truth).square().sum() < (ours - truth).square().sum()
