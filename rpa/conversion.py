@@ -62,15 +62,34 @@ def chain(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> tupl
     _refuse_training(module)
     if fx.Tracer().is_leaf_module(module, ""):
         module = nn.Sequential(module)
+    module = copy.deepcopy(module).double().requires_grad_(False)
     try:
-        traced = fx.symbolic_trace(copy.deepcopy(module).double().requires_grad_(False))
+        traced = fx.symbolic_trace(module)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"module: torch.fx cannot follow {type(module).__name__}: {reason}") from error
     with torch.no_grad():
         follower = _Follower(traced, input_shape)
         out = follower.run()
-    return _layers(follower.blocks, out.points.flatten(1), follower.slope or 0.0)
+        found = _layers(follower.blocks, out.points.flatten(1), follower.slope or 0.0)
+        _compare(module, follower.input.points.shape[1:], found)
+    return found
+
+
+def _compare(module, shape, found):
+    """ValueError where the chain is not the module: torch.fx does not see what is changed in place for two holders."""
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights, biases, slope = found
+    expected, y = module(x.clone()).flatten(1).numpy(), x.flatten(1).numpy()
+    for weight, bias in zip(weights[:-1], biases[:-1]):
+        y = y @ weight.T + bias
+        y = np.where(y > 0, y, slope * y)
+    off = np.abs(y @ weights[-1].T + biases[-1] - expected).max(initial=0.0)
+    if not off <= 1e-9 * (1 + np.abs(expected).max(initial=0.0)):
+        raise ValueError(
+            f"module: its trace by torch.fx is not the module (off by {off:.1g}); expected no value changed in place "
+            "and used again"
+        )
 
 
 def _refuse_training(module):
@@ -141,8 +160,9 @@ class _Follower:
             if "flatten" in named and (kwargs.get("start_dim", [*args, 0][1]) != 1 or len(args) > 2):
                 raise ValueError("module: flatten is taken from dimension 1 on only; expected start_dim=1")
             return _Value(points.reshape(len(points), *sizes))
-        bilinear = target in SCALINGS and (len(values) > 1 or isinstance(args[0], torch.Tensor))
-        if bilinear or target not in (*SUMS, *SCALINGS, *POOLINGS):
+        product = target in SCALINGS and len(values) > 1
+        inverse = target is operator.truediv and not isinstance(args[0], _Value)
+        if product or inverse or target not in (*SUMS, *SCALINGS, *POOLINGS):
             raise ValueError(f"module: calls {named}; expected affine layers, sums, relu and leaky_relu")
         return _applied(named, lambda *parts: target(*_filled(args, list(parts)), **kwargs), values)
 
@@ -208,6 +228,8 @@ def _applied(name, op, values):
     except RuntimeError as error:
         shapes = ", ".join(str(tuple(part.shape[1:])) for part in parts)
         raise ValueError(f"module: layer {name} does not take {shapes}: {str(error).splitlines()[0]}") from error
+    if len(constant) != 1:
+        raise ValueError(f"module: layer {name} mixes the inputs of a batch; expected dimension 0 left alone")
     _check_size(f"layer {name}", count, constant.numel())
     columns = [op(*(part[i : i + ROWS] for part in parts)) - nothing for i in range(1, count, ROWS)]
     return _Value(torch.cat([constant, *columns]))

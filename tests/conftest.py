@@ -22,3 +22,19 @@ def runs(tmp_path_factory):
         folders = {path.stem: tmp_path_factory.mktemp(path.stem) for path in NOTEBOOKS}
         yield {path.stem: (folders[path.stem], pool.submit(run_quick, path, folders[path.stem])) for path in NOTEBOOKS}
         pool.shutdown(cancel_futures=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that wait for the notebooks come last."""
+    items.sort(key=_waits)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _start(request):
+    """The notebooks, if any test waits for them, start before the first test."""
+    if any(map(_waits, request.session.items)):
+        request.getfixturevalue("runs")
+
+
+def _waits(item):
+    return "runs" in getattr(item, "fixturenames", ())

@@ -72,6 +72,7 @@ FLAT = {
     "residual": lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), Residual(6, nn.ReLU()), nn.ReLU(), nn.Linear(6, 2)),
     "residual, leaky": lambda: nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(0.1), Residual(6, nn.LeakyReLU(0.1), 3)),
     "skips the input": lambda: Residual(4, nn.ReLU()),
+    "in place": lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2)),
     "branching": lambda: Branching(0.0),
     "branching, leaky": lambda: Branching(0.3),
 }
@@ -117,7 +118,7 @@ def test_carried_units_add_no_pattern():
     module = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), Residual(4, nn.ReLU(), 1), nn.ReLU(), nn.Linear(4, 1)).eval()
     net = ReLUNetwork.from_torch(module)
     pmf = pattern_pmf(module, Gaussian([0.1, 0.2], 1.0))
-    own = np.concatenate([net.patterns(np.random.default_rng(0).normal(size=(20000, 2)))], axis=1)
+    own = net.patterns(np.random.default_rng(0).normal(size=(20000, 2)))
     assert net.hidden_sizes == (4, 8, 4) and (own[:, :4] == own[:, 8:12]).all()
     assert pmf.p.sum() == pytest.approx(1, abs=1e-12)
 
@@ -166,7 +167,28 @@ def test_other_refusals():
         def forward(self, x):
             return x * x
 
+    class Inverse(nn.Module):
+        def forward(self, x):
+            return 1 / (x + 3)
+
+    class Stacked(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, x])
+
+    class Held(nn.Module):
+        def forward(self, x):
+            y = 2 * x
+            held = y
+            y += x
+            return y + held
+
+    with pytest.raises(ValueError, match="its trace by torch.fx is not the module"):
+        ReLUNetwork.from_torch(Held(), 2)
     with pytest.raises(ValueError, match="torch.fx cannot follow Wandering"):
         ReLUNetwork.from_torch(Wandering(), 2)
     with pytest.raises(ValueError, match="module: calls mul"):
         ReLUNetwork.from_torch(Product(), 2)
+    with pytest.raises(ValueError, match="module: calls truediv"):
+        ReLUNetwork.from_torch(Inverse(), 2)
+    with pytest.raises(ValueError, match="layer cat mixes the inputs of a batch"):
+        ReLUNetwork.from_torch(Stacked(), 2)

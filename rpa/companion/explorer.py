@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import ipywidgets
@@ -17,13 +16,13 @@ import numpy as np
 import torch
 from IPython.display import display
 from matplotlib.collections import LineCollection, PolyCollection
-from torch import nn
 
+from rpa.companion.fresh import Fresh
 from rpa.companion.report import ANALYTIC, MONTE_CARLO
 from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
 from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
-from rpa.patterns.regions import affine_pieces, planar_regions
+from rpa.patterns.regions import label, planar_regions, region_at
 from rpa.subjects import datasets, train
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ class Explorer:
         self.count = 0
         x, y = datasets.moons(1000, seed=seed)
         self.moons = {
-            f"mixture of the {name} moon": fit_mixture(x[y == label], COMPONENTS, seed)
-            for label, name in ((0, "blue"), (1, "orange"))
+            f"mixture of the {name} moon": fit_mixture(x[y == moon], COMPONENTS, seed)
+            for moon, name in ((0, "blue"), (1, "orange"))
         }
         self._make_controls(list(networks), noise)
         self._make_figure(x, y)
@@ -80,7 +79,7 @@ class Explorer:
         self.law = w.Dropdown(options=["one Gaussian", *self.moons], description="input")
         self.noise = w.FloatLogSlider(noise, min=-2, max=0, step=0.02, description="noise")
         self.network = w.Dropdown(options=[*networks, "fresh", "trained now"], description="network")
-        self.depth = w.IntSlider(2, 1, 4, description="hidden layers", **slider)
+        self.depth = w.IntSlider(2, 1, 4, description="layers", **slider)
         self.width = w.IntSlider(12, 2, 24, description="width", **slider)
         self.number = w.IntSlider(0, 0, 20, description="seed", **slider)
         self.shown = w.ToggleButtons(options=["distribution", "density"], description="output")
@@ -104,8 +103,8 @@ class Explorer:
             setattr(canvas, name, False)
         plane, pmf, output = self.axes
         self.regions = plane.add_collection(PolyCollection([], edgecolors="white", linewidths=0.5))
-        for label, colour in ((0, "#3f78b5"), (1, "#c9722b")):
-            plane.plot(*x[y == label][::4].T, ".", color=colour, markersize=1.5)
+        for moon, colour in ((0, "#3f78b5"), (1, "#c9722b")):
+            plane.plot(*x[y == moon][::4].T, ".", color=colour, markersize=1.5)
         self.ellipses = [plane.plot([], [], color="#222222", linewidth=0.9)[0] for _ in range(COMPONENTS)]
         self.handles = plane.plot([], [], "o", color="white", markeredgecolor="black", markersize=7)[0]
         plane.set(xlim=self.window[:2], ylim=self.window[2:], aspect="equal", title="drag the circles")
@@ -138,7 +137,7 @@ class Explorer:
         found = planar_regions(self.net, wide)
         corners = [found.vertices(i) for i in range(len(found.patterns))]
         self.regions.set_verts(corners)
-        self.keys, self.patterns = _keys(found.patterns), found.patterns
+        self.labels = [label(pattern) for pattern in found.patterns]
         self.redraw()
 
     @property
@@ -171,9 +170,9 @@ class Explorer:
         self.time.value = f"mean ({self.mean[0]:.2f}, {self.mean[1]:.2f}); {1000 * self.seconds:.0f} ms"
 
     def _draw_plane(self, inputs):
-        known = dict(zip(_keys(self.pmf.patterns), self.pmf.p))
-        self.p = np.array([known.get(key, 0.0) for key in self.keys])
-        shade = np.sqrt(self.p / self.p.max()) if self.p.max() else self.p
+        self.known = dict(zip(self.pmf.labels, self.pmf.p))
+        p = np.array([self.known.get(name, 0.0) for name in self.labels])
+        shade = np.sqrt(p / p.max()) if p.max() else p
         self.regions.set_facecolors(1 - 0.55 * (1 - plt.get_cmap("Blues")(shade)))
         circle = np.stack([f(np.linspace(0, 2 * np.pi, 80)) for f in (np.cos, np.sin)])
         parts = [part for _, part in components_of(inputs)]
@@ -190,8 +189,8 @@ class Explorer:
         self.stems.set_segments([[(i, 0), (i, height)] for i, height in enumerate(p)])
         seen = np.full(len(p), np.nan)
         if x is not None:
-            counted = Counter(_keys(self.net.patterns(x)))
-            seen = [counted[key] / len(x) for key in _keys(self.pmf.patterns[:STEMS])]
+            fresh = Fresh(np.packbits(self.net.patterns(x), axis=1))
+            seen = fresh.counts(self.pmf.patterns[:STEMS]) / fresh.n
         self.counts.set_data(np.arange(len(p)), seen)
         self.axes[1].set(ylim=(0, 1.08 * p.max()), title=f"{len(self.pmf)} patterns")
 
@@ -259,31 +258,16 @@ class Explorer:
 
     def _tell(self, place):
         """Under the figure: the pattern at this place, its probability, and f there as an affine function."""
-        (key,) = _keys(self.net.patterns(place[None]))
-        if key not in self.keys:
-            return
-        at = self.keys.index(key)
-        pattern = self.patterns[at]
-        _, _, (A,), (b,) = affine_pieces(self.net, pattern[None])
-        layers = np.split(pattern.astype(int), np.cumsum(self.net.hidden_sizes)[:-1])
+        region = region_at(self.net, place)
+        layers = np.split(region.pattern.astype(int), np.cumsum(self.net.hidden_sizes)[:-1])
         bits = " ".join("".join(map(str, layer)) for layer in layers)
-        affine = f"f(x) = {A[0, 0]:+.3f} x₁ {A[0, 1]:+.3f} x₂ {b[0]:+.3f}"
-        self.info.value = f"pattern <code>{bits}</code>, probability {self.p[at]:.3g}, {affine}"
-
-
-def _keys(patterns):
-    """A bytes object for each pattern (K, N)."""
-    packed = np.packbits(np.asarray(patterns, dtype=bool), axis=1)
-    return [row.tobytes() for row in packed]
+        affine = f"f(x) = {region.A[0, 0]:+.3f} x₁ {region.A[0, 1]:+.3f} x₂ {region.b[0]:+.3f}"
+        p = self.known.get(region.label, 0.0)
+        self.info.value = f"pattern <code>{bits}</code>, probability {p:.3g}, {affine}"
 
 
 def _fresh(hidden, seed):
     """A network 2-hidden-1 as it is before any training."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes, layers = [2, *hidden, 1], []
-    for a, b in zip(sizes[:-1], sizes[1:]):
-        linear = nn.Linear(a, b)
-        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu", generator=generator)
-        nn.init.normal_(linear.bias, std=0.5, generator=generator)
-        layers += [linear, nn.ReLU()]
-    return ReLUNetwork.from_torch(nn.Sequential(*layers[:-1]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ReLUNetwork.from_torch(train.architecture("-".join(map(str, [2, *hidden, 1]))))

@@ -53,10 +53,9 @@ def run(
     with _turn(build / "stage" / stem) as waited:
         if not (waited and _made_with(executed) == made_with):
             stage = _fresh_stage(build / "stage", stem)
-            start = time.perf_counter()
-            with ONE_AT_A_TIME:
+            with ONE_AT_A_TIME, patch.dict(os.environ, _environment(stage, profile)):
+                start = time.perf_counter()
                 _execute(notebook, stage, {"profile": profile} | (parameters or {}))
-            with patch.dict(os.environ, {"RPA_OUT": str(stage)}):
                 report.record_run(time.perf_counter() - start, stem=stem)
             _label(stage / executed.name, made_with)
             _hand_over(stem, stage, target, executed)
@@ -81,6 +80,17 @@ def threads() -> int:
     With one thread a record also depends neither on the number of cores nor on how many notebooks run at a time.
     """
     return int(os.environ.get("OMP_NUM_THREADS") or 1)
+
+
+def _environment(stage, profile):
+    """What a notebook's kernel, which takes its environment from this process, is told beyond it."""
+    return {
+        "RPA_OUT": str(stage),
+        "RPA_PROFILE": profile,
+        "OMP_NUM_THREADS": str(threads()),
+        "RPA_WORKERS": os.environ.get("RPA_WORKERS") or "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
 
 
 @contextmanager
@@ -171,27 +181,19 @@ def _execute_once(notebook, stage, parameters):
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    environment = {
-        "RPA_OUT": str(stage),
-        "RPA_PROFILE": parameters["profile"],
-        "OMP_NUM_THREADS": str(threads()),
-        "RPA_WORKERS": os.environ.get("RPA_WORKERS") or "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    }
     copy = stage / notebook.name
     bar = {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() else False
     try:
-        with patch.dict(os.environ, environment):  # the kernel takes its environment from this process
-            papermill.execute_notebook(
-                notebook,
-                copy,
-                parameters,
-                kernel_name="python3",
-                cwd=notebook.parent,
-                progress_bar=bar,
-                extra_arguments=["--IPKernelApp.log_level=50"],
-                execution_timeout=PATIENCE[parameters["profile"]],
-            )
+        papermill.execute_notebook(
+            notebook,
+            copy,
+            parameters,
+            kernel_name="python3",
+            cwd=notebook.parent,
+            progress_bar=bar,
+            extra_arguments=["--IPKernelApp.log_level=50"],
+            execution_timeout=PATIENCE[parameters["profile"]],
+        )
     except PapermillExecutionError as error:
         number = _cell_number(notebook, error.source)
         first_line = next((line for line in error.source.splitlines() if line.strip()), "")

@@ -27,6 +27,7 @@ import numpy as np
 import yaml
 
 from rpa import _files
+from rpa.companion.comparison import flatten
 from rpa.companion.report import load_records
 from rpa.companion.variant import RUNS, checked, parameters_of, run_variant, stem_of
 from rpa.parallel import pmap
@@ -101,18 +102,10 @@ def _tidy(cells, folders):
     for values, folder in zip(cells, folders):
         own = {name: value if np.isscalar(value) else json.dumps(value) for name, value in values.items()}
         for (_, record), entry in load_records(folder / "data" / "results").items():
-            errors = dict(_flat(entry.get("error", {})))
-            for place, number in _flat(entry["value"]):
+            errors = dict(flatten(entry.get("error", {})))
+            for place, number in flatten(entry["value"]):
                 rows.append({**own, "record": record, "entry": place, "value": number, "error": errors.get(place)})
     return pd.DataFrame(rows)
-
-
-def _flat(value, place=""):
-    """(place, number) of every number in nested lists and dicts; places are joined by dots."""
-    if isinstance(value, (dict, list)):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        return [found for key, part in pairs for found in _flat(part, f"{place}.{key}".strip("."))]
-    return [(place, value)] if isinstance(value, (bool, int, float)) else []
 
 
 def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:
