@@ -262,6 +262,8 @@ class Explorer:
         self._soon()
 
     def _drop(self, event):
+        if self.held is not None:
+            self._move(event)  # where it is let go, even if the last movements were not sent
         self.held = None
 
     def _soon(self):
