@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import contextmanager
 
 import matplotlib
@@ -20,7 +19,7 @@ from PIL import Image
 from rpa.companion.report import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "99_explore.ipynb"
-PATIENCE = 90_000  # milliseconds
+PATIENCE = 300_000  # milliseconds; a busy machine needs them
 # What JupyterLab says by itself in an empty folder.
 USUAL = ("Failed to load resource", "WebSocket", "GPU", "WebGL")
 
@@ -53,18 +52,23 @@ def served(command, folder):
     process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
-            assert process.poll() is None, (folder / "server.log").read_text()
-            try:
-                urllib.request.urlopen(address, timeout=5).read(1)
-                break
-            except OSError:
-                time.sleep(0.2)
+        _wait_until_it_listens(process, port, folder)
         yield address
     finally:
         process.terminate()
         process.wait()
         log.close()
+
+
+def _wait_until_it_listens(process, port, folder):
+    """Asks for no page: each that Voilà serves starts a kernel."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while True:
+        assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
 
 
 LAB = ["jupyterlab", "--no-browser", "--allow-root", "--port={port}", "--IdentityProvider.token=", "--LabApp.news_url="]
