@@ -13,13 +13,12 @@ from contextlib import contextmanager
 import matplotlib
 import numpy as np
 import pytest
-from helpers import browser
+from helpers import PATIENCE, browser
 from PIL import Image
 
 from rpa.companion.report import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "99_explore.ipynb"
-PATIENCE = 300_000  # milliseconds; a busy machine needs them
 # What JupyterLab says by itself in an empty folder.
 USUAL = ("Failed to load resource", "WebSocket", "GPU", "WebGL")
 
@@ -79,7 +78,6 @@ VOILA = ["voila", "99_explore.ipynb", "--no-browser", "--port={port}"]
 def test_every_control_changes_the_picture(command, place, explorer, tmp_path):
     with browser() as page, served(command, tmp_path) as address:
         heard: list[str] = []
-        page.set_default_timeout(PATIENCE)
         page.set_viewport_size({"width": 1500, "height": 1100})
         page.on("console", lambda message: message.type == "error" and heard.append(message.text))
         page.on("pageerror", lambda error: heard.append(str(error)))

@@ -87,7 +87,7 @@ def _exists(uri):
 
 def test_the_search_finds_a_word(report_folder, page):
     page.goto((report_folder / "search.html").as_uri() + "?q=orthant")
-    page.wait_for_selector("ul.search li", timeout=10_000)
+    page.wait_for_selector("ul.search li")
     found = page.eval_on_selector_all("ul.search li a", "links => links.map(a => a.href)")
     assert any("polytopes" in link for link in found) and any("12_probability_methods" in link for link in found)
 
