@@ -171,7 +171,7 @@ lint: $(ENV)
 	$(PYTHON) -m mypy
 
 test: lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: $(ENV)
 	$(PYTHON) -m pytest -m slow --durations=15

@@ -5,36 +5,43 @@ import os
 # Two cores and many small matrices: threads inside a library cost more than they give. Set before NumPy is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import pytest
-
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    """{stem: (folder, future of the finished process)}, as many at a time as there are cores."""
+def quick_run(tmp_path_factory):
+    """quick_run(stem): the folder of a notebook's quick run, made when it is first asked for.
+
+    Processes of pytest-xdist share the runs: a second one that asks waits for the first. A run that failed fails every
+    test that asks for it, with what it printed.
+    """
+    from filelock import FileLock
     from helpers import run_quick
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        folders = {path.stem: tmp_path_factory.mktemp(path.stem) for path in NOTEBOOKS}
-        yield {path.stem: (folders[path.stem], pool.submit(run_quick, path, folders[path.stem])) for path in NOTEBOOKS}
-        pool.shutdown(cancel_futures=True)
+    from rpa._files import ROOT
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(stem):
+        folder, outcome = shared / f"quick_{stem}", shared / f"quick_{stem}.outcome"
+        with FileLock(f"{folder}.lock"):
+            if not outcome.exists():
+                done = run_quick(ROOT / "notebooks" / f"{stem}.ipynb", folder)
+                outcome.write_text("" if done.returncode == 0 else f"{stem} failed\n{done.stdout}{done.stderr}")
+        assert outcome.read_text() == "", outcome.read_text()
+        return folder
+
+    return folder_of
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that wait for the notebooks come last."""
-    items.sort(key=_waits)
+    """Tests that run one notebook each come first; those that need runs of others, last."""
+    items.sort(key=_place)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _start(request):
-    """The notebooks, if any test waits for them, start before the first test."""
-    if any(map(_waits, request.session.items)):
-        request.getfixturevalue("runs")
-
-
-def _waits(item):
-    return "runs" in getattr(item, "fixturenames", ())
+def _place(item):
+    names = getattr(item, "fixturenames", ())
+    if "quick_run" not in names:
+        return 1
+    return 0 if "stem" in names else 2

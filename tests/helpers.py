@@ -15,6 +15,8 @@ from rpa.companion.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 
+PATIENCE = 300_000  # milliseconds for a page to do something; a busy machine needs them
+
 
 def random_network(sizes, seed, slope=0.0):
     rng = np.random.default_rng(seed)
@@ -62,5 +64,7 @@ def browser():
     quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=path, args=quiet)
-        yield chromium.new_page()
+        page = chromium.new_page()
+        page.set_default_timeout(PATIENCE)
+        yield page
         chromium.close()

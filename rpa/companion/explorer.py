@@ -1,7 +1,8 @@
 """A trained network on the two moons to play with: notebook 99, in JupyterLab or as a page (`make app`).
 
 `Explorer` keeps one figure and changes its artists, so that nothing flickers. The mouse drags three handles: the centre
-moves the mean, the ends of the axes pull the covariance ellipse. Everything blue is exact; red circles are samples.
+moves the mean, the ends of the axes pull the covariance ellipse. Blue is computed without samples, red circles are
+samples.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 
 from rpa.companion.fresh import Fresh
 from rpa.companion.report import ANALYTIC, MONTE_CARLO
+from rpa.companion.stage import Stage, held
 from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
 from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Explorer"]
 
-STEMS, POINTS, CIRCLES = 40, 400, 25  # patterns, places of the output law, and quantiles of the samples that are drawn
-WIDE = 8.0  # standard deviations of the output to either side; beyond, a Gaussian input leaves nothing to be seen
+STEMS, POINTS, CIRCLES = 40, 120, 30  # patterns, places of the output law, and quantiles of the samples that are drawn
+WIDE = 3.5  # standard deviations of the output to either side that are always in view
+TAIL = 5.0  # standard deviations to the left of the view, below which nothing is left to be seen
 REACH = 2.0  # standard deviations from the centre to the handles
 COMPONENTS = 2  # Gaussians fitted to a moon
 WAITS = 0.01  # seconds for further movements of the mouse to arrive before a picture is made
@@ -96,15 +99,19 @@ class Explorer:
 
     def _make_figure(self, x, y):
         with plt.ioff():
-            self.figure, self.axes = plt.subplots(1, 3, figsize=(9.6, 3.2), width_ratios=[1.25, 1, 1])
+            room = dict(left=0.045, right=0.985, bottom=0.16, top=0.9, wspace=0.22)
+            self.figure, self.axes = plt.subplots(1, 3, figsize=(9.6, 3.2), width_ratios=[1.25, 1, 1], gridspec_kw=room)
+        self.figure.set_layout_engine("none")
         canvas = self.figure.canvas
         canvas.syncing_data_url = False  # a picture made before the page is there would reach it as a broken one
         for name in ("header_visible", "footer_visible", "toolbar_visible", "resizable"):
             setattr(canvas, name, False)
         plane, pmf, output = self.axes
         self.regions = plane.add_collection(PolyCollection([], edgecolors="white", linewidths=0.5))
-        for moon, colour in ((0, "#3f78b5"), (1, "#c9722b")):
-            plane.plot(*x[y == moon][::4].T, ".", color=colour, markersize=1.5)
+        dots = [
+            plane.plot(*x[y == moon][::4].T, ".", color=colour, markersize=1.5)[0]
+            for moon, colour in ((0, "#3f78b5"), (1, "#c9722b"))
+        ]
         self.ellipses = [plane.plot([], [], color="#222222", linewidth=0.9)[0] for _ in range(COMPONENTS)]
         self.handles = plane.plot([], [], "o", color="white", markeredgecolor="black", markersize=7)[0]
         plane.set(xlim=self.window[:2], ylim=self.window[2:], aspect="equal", title="drag the circles")
@@ -114,6 +121,9 @@ class Explorer:
         pmf.set(xlim=(-1, STEMS), xlabel="pattern, the likeliest first")
         self.curve = output.plot([], [], color=ANALYTIC)[0]
         self.quantiles = output.plot([], [], "o", **circle)[0]
+        moving = [self.regions, *dots, *self.ellipses, self.handles, *plane.spines.values()]
+        moving += [self.stems, self.counts, pmf.title, self.curve, self.quantiles, output.title]
+        self.stage = Stage(self.figure, moving)
         for event, action in (
             ("button_press", self._press),
             ("motion_notify", self._move),
@@ -136,8 +146,10 @@ class Explorer:
         wide = Gaussian([(left + right) / 2, (low + high) / 2], [(right - left) ** 2, (high - low) ** 2])
         found = planar_regions(self.net, wide)
         corners = [found.vertices(i) for i in range(len(found.patterns))]
-        self.regions.set_verts(corners)
-        self.labels = [label(pattern) for pattern in found.patterns]
+        lowest, highest = [left, low], [right, high]
+        seen = [i for i, v in enumerate(corners) if (v.max(0) > lowest).all() and (v.min(0) < highest).all()]
+        self.regions.set_verts([corners[i] for i in seen])
+        self.labels = [label(found.patterns[i]) for i in seen]
         self.redraw()
 
     @property
@@ -165,7 +177,7 @@ class Explorer:
         self._draw_plane(inputs)
         self._draw_pmf(x)
         self._draw_output(x)
-        self.figure.canvas.draw()
+        self.stage.draw()
         self.seconds, self.count = time.perf_counter() - start, self.count + 1
         self.time.value = f"mean ({self.mean[0]:.2f}, {self.mean[1]:.2f}); {1000 * self.seconds:.0f} ms"
 
@@ -192,23 +204,28 @@ class Explorer:
             fresh = Fresh(np.packbits(self.net.patterns(x), axis=1))
             seen = fresh.counts(self.pmf.patterns[:STEMS]) / fresh.n
         self.counts.set_data(np.arange(len(p)), seen)
-        self.axes[1].set(ylim=(0, 1.08 * p.max()), title=f"{len(self.pmf)} patterns")
+        self.axes[1].set_title(f"{len(self.pmf)} patterns")
+        self.stage.limits(self.axes[1], ylim=held(self.axes[1].get_ylim(), 0.0, 1.05 * p.max(), 0.0, 0.3))
 
     def _draw_output(self, x):
         law, ax = self.pmf.output(), self.axes[2]
         middle, sd = law.mean[0], np.sqrt(law.cov[0, 0]) + 1e-9
-        grid = middle + sd * np.linspace(-WIDE, WIDE, POINTS)
-        density, (places, masses) = law.pdf(grid), law.atoms()
-        steps = (density[1:] + density[:-1]) * (grid[1] - grid[0]) / 2
-        below = np.concatenate([[0], np.cumsum(steps)]) + (np.asarray(places) <= grid[:, None]) @ np.asarray(masses)
+        view = held(ax.get_xlim(), middle - WIDE * sd, middle + WIDE * sd, 0.15, 0.15)
+        # Left of the view the density is integrated with wider steps.
+        grid = np.concatenate([view[0] - sd * np.linspace(TAIL, 0, POINTS // 5)[:-1], np.linspace(*view, POINTS)])
+        density = law.pdf(grid)
         cumulative = self.shown.value == "distribution"
-        self.curve.set_data(grid, below if cumulative else density)
-        self._draw_samples(x, grid, cumulative)
-        ax.set_xlim(middle - 4 * sd, middle + 4 * sd)
-        ax.set_ylim(0, 1.03 if cumulative else 1.08 * density.max() + 1e-9)
+        if cumulative:
+            self.curve.set_data(grid, _cumulated(law, grid, density))
+            top = (0.0, 1.03)
+        else:
+            self.curve.set_data(grid, density)
+            top = held(ax.get_ylim(), 0.0, 1.05 * density.max() + 1e-9, 0.0, 0.3)
+        self._draw_samples(x, view, cumulative)
         ax.set_title(f"output: mean {middle:.3f}, sd {sd:.3f}")
+        self.stage.limits(ax, xlim=view, ylim=top)
 
-    def _draw_samples(self, x, grid, cumulative):
+    def _draw_samples(self, x, view, cumulative):
         if x is None:
             self.quantiles.set_data([], [])
             return
@@ -217,7 +234,7 @@ class Explorer:
             share = (np.arange(CIRCLES) + 0.5) / CIRCLES
             self.quantiles.set_data(np.quantile(y, share), share)
         else:
-            heights, edges = np.histogram(y, grid[:: POINTS // (4 * CIRCLES)])
+            heights, edges = np.histogram(y, np.linspace(*view, CIRCLES + 1))
             self.quantiles.set_data((edges[1:] + edges[:-1]) / 2, heights / len(y) / np.diff(edges))
 
     # The mouse.
@@ -245,6 +262,8 @@ class Explorer:
         self._soon()
 
     def _drop(self, event):
+        if self.held is not None:
+            self._move(event)  # where it is let go, even if the last movements were not sent
         self.held = None
 
     def _soon(self):
@@ -271,3 +290,10 @@ def _fresh(hidden, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ReLUNetwork.from_torch(train.architecture("-".join(map(str, [2, *hidden, 1]))))
+
+
+def _cumulated(law, grid, density):
+    """P(f(x) <= y) on the grid: the density by the trapezoidal rule, and the atoms."""
+    places, masses = map(np.asarray, law.atoms())
+    steps = np.diff(grid) * (density[1:] + density[:-1]) / 2
+    return np.concatenate([[0], np.cumsum(steps)]) + (places <= grid[:, None]) @ masses

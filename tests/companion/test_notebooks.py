@@ -22,10 +22,8 @@ def _finite(value):
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_quick_profile_runs_and_records(stem, runs):
-    folder, future = runs[stem]
-    done = future.result()
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_quick_profile_runs_and_records(stem, quick_run):
+    folder = quick_run(stem)
     assert (folder / f"{stem}.ipynb").exists()
     source = (report.ROOT / "notebooks" / f"{stem}.ipynb").read_text()
     if "save_figure" in source:
@@ -43,9 +41,8 @@ def test_quick_profile_runs_and_records(stem, runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", STEMS)
-def test_two_runs_record_the_same_bytes(stem, runs, tmp_path):
-    folder, future = runs[stem]
-    assert future.result().returncode == 0
+def test_two_runs_record_the_same_bytes(stem, quick_run, tmp_path):
+    folder = quick_run(stem)
     assert run_quick(report.ROOT / "notebooks" / f"{stem}.ipynb", tmp_path).returncode == 0
     results = list((folder / "data" / "results").glob("*.json"))
     tables = [path for path in (folder / "figures").glob("*.csv") if not path.stem.endswith("_seconds")]
