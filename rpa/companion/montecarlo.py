@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binom, norm
 
 from rpa import _check
-from rpa.patterns.regions import jacobians
+from rpa.patterns.regions import singular_values
 from rpa.patterns.support import commonest, draw_packed
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def sampled_singular_values(net: ReLUNetwork, inputs: RandomInput, n: int, seed:
     """(values (U, r), frequencies (U,)): singular values of the Jacobian at n inputs, one row per pattern seen."""
     n, seed = _check.integer("n", n, 1), _check.integer("seed", seed)
     seen = commonest(draw_packed(net, inputs, n, seed), net.n_hidden)
-    return np.linalg.svd(jacobians(net, seen.patterns), compute_uv=False), np.exp(seen.log_q)
+    return singular_values(net, seen.patterns), np.exp(seen.log_q)
 
 
 def slope_by_images(truth: np.ndarray, found: np.ndarray, seed: int, resamples: int = 2000) -> tuple[float, float]:
