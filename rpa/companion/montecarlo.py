@@ -114,8 +114,14 @@ def step_gap(
         order = np.argsort(seen)
         picks = np.searchsorted(np.cumsum(frequencies[order]), np.linspace(0.01, 0.99, thresholds))
         t = seen[order][np.minimum(picks, len(seen) - 1)] * (1 + 1e-9)
-        analytic = ((column[:, None] <= t) * p[:, None]).sum(axis=0)
-        empirical = ((seen[:, None] <= t) * frequencies[:, None]).sum(axis=0)
+        analytic, empirical = _cdf(column, p, t), _cdf(seen, frequencies, t)
         stderr = np.sqrt(np.maximum(empirical * (1 - empirical), 1 / n) / n)
         worst = max(worst, np.max((np.abs(analytic - empirical) - allowed) / stderr))
     return worst
+
+
+def _cdf(values, p, t):
+    """Sum of the p (K,) whose values (K,) are at most t, for each t."""
+    order = np.argsort(values)
+    total = np.concatenate([[0.0], np.cumsum(p[order])])
+    return total[np.searchsorted(values[order], t, side="right")]
