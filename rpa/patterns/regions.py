@@ -137,7 +137,7 @@ def singular_values(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
     columns of Q are orthonormal. R^T has at most as many columns as W_1 has rows, however large d is.
     """
     patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
-    first = np.linalg.qr(net.weights[0].T, mode="r").T
+    first = np.asarray(np.linalg.qr(net.weights[0].T, mode="r")).T
     small = type(net)((first, *net.weights[1:]), net.biases, net.slope)
     values = np.zeros((len(patterns), min(net.output_dim, net.input_dim)))
     for start in range(0, len(patterns), CHUNK):
