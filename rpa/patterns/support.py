@@ -44,7 +44,7 @@ __all__ = [
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
 SPREAD = 0.01  # where a pass finds less mass than this, patterns beyond those asked for are not worth their time
 WIDENING = 16  # each pass of the search is so many times wider than the one before
-CHUNK = 1 << 12  # samples propagated at once: few enough to stay in the cache
+CHUNK = 1 << 11  # samples propagated at once: few enough to stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
