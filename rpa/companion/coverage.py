@@ -1,7 +1,6 @@
 """How much of the probability a set of patterns holds: the experiment behind P1's support tables.
 
 Every method proposes up to K patterns. Fresh samples, which no method has seen, say how much mass these patterns cover.
-The mass that `rpa.patterns.pmf` computes for them without samples must agree with that.
 """
 
 from __future__ import annotations
@@ -12,20 +11,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linprog
 
 from rpa import _check
 from rpa.companion.fresh import Fresh, checked_rows
-from rpa.companion.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian
 from rpa.parallel import pmap
-from rpa.patterns.pmf import pattern_pmf
-from rpa.patterns.pruning import activation_probabilities
-from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.support import (
     Support,
     best_first,
     commonest,
+    draw_around,
     draw_packed,
     draw_scaled,
     entropy_pruned,
@@ -40,18 +35,16 @@ if TYPE_CHECKING:
     from rpa.network import ReLUNetwork
 
 
+BLOCK = 5  # images around which the same samples are counted: what their patterns take in memory
+
 __all__ = [
     "Entry",
-    "activation_gap",
     "by_class",
     "cell_table",
     "compare",
     "efforts",
     "experiment",
-    "mass_gap",
     "neighbours",
-    "pruning_sweep",
-    "realizable",
     "time_table",
 ]
 
@@ -85,44 +78,52 @@ def by_class(labels: np.ndarray, per_class: int) -> np.ndarray:
 
 def compare(
     net: ReLUNetwork,
-    row: np.ndarray,
+    rows: np.ndarray,
     levels: Sequence[float],
     max_patterns: int,
     n_fresh: int,
     n_counted: Sequence[int],
     seed: Sequence[int],
-    timed: bool = True,
-) -> dict[float, dict[str, Entry]]:
-    """{sigma: {method: Entry}} for one image `row` (d,): "search", "pruned" (P1), and "counted_<n>" for each n of
-    `n_counted`, which keeps the `max_patterns` commonest patterns of n samples.
+    n_timed: int = 0,
+) -> list[dict[float, dict[str, Entry]]]:
+    """{sigma: {method: Entry}} for each image of `rows` (k, d): "search", "pruned" (P1), and "counted_<n>" for each n
+    of `n_counted`, which keeps the `max_patterns` commonest patterns of n samples.
 
-    One draw of fresh samples and one of counted samples, each with its own seed, serve all noise levels; a smaller
-    count takes the first samples of the larger one. timed: take the seconds of the counted methods too, by drawing for
-    each level and count alone, as a user would; otherwise they are NaN.
+    Counted samples are one draw of the noise for all images and noise levels; a smaller count takes the first samples
+    of the larger one. Fresh samples have a draw of their own for each image, which serves all noise levels. n_timed: of
+    how many images the counted methods are timed, by drawing for each level and count alone, as a user would; for the
+    others their seconds are NaN.
     """
     levels = [_check.positive("levels", sigma) for sigma in _listed("levels", levels)]
     n_counted = [_check.integer("n_counted", n, 1) for n in _listed("n_counted", n_counted)]
     seed = [_check.integer("seed", part) for part in _listed("seed", seed)]
-    first, second = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
-    least = min(levels)
-    inputs = {sigma: Gaussian(row, sigma**2) for sigma in levels}
-    scales = [sigma / least for sigma in levels]
-    fresh = draw_scaled(net, inputs[least], scales, n_fresh, first)
-    drawn = draw_scaled(net, inputs[least], scales, max(n_counted), second)
-    contests = {}
-    for sigma, unseen, packed in zip(levels, fresh, drawn):
-        judge, x = Fresh(unseen), inputs[sigma]
-        contest = {
-            "search": _timed(lambda: best_first(net, x, max_patterns=max_patterns, mass=1.0), judge),
-            "pruned": _timed(lambda: entropy_pruned(net, x, max_patterns=max_patterns, mass=1.0), judge),
-        }
-        for n in n_counted:
-            entry = _timed(lambda: commonest(packed[:n], net.n_hidden, max_patterns), judge)
-            seconds = _seconds(lambda: monte_carlo(net, x, n, second, max_patterns))[0] if timed else np.nan
-            contest[f"counted_{n}"] = replace(entry, seconds=seconds)
-        last = contest[list(contest)[-1]].support.patterns
-        contests[sigma] = {k: replace(e, apart=_apart(judge, e.support.patterns, last)) for k, e in contest.items()}
+    count_seed, *seeds = (int(s) for s in np.random.SeedSequence(seed).generate_state(1 + len(rows)))
+    noise, scales = [Gaussian(row, min(levels) ** 2) for row in rows], [sigma / min(levels) for sigma in levels]
+    counted = draw_around(net, noise[0], rows, scales, max(n_counted), count_seed)
+    contests: list[dict[float, dict[str, Entry]]] = [{} for _ in rows]
+    for k, own_seed in enumerate(seeds):
+        timing_seed = count_seed if k < n_timed else None
+        fresh = draw_scaled(net, noise[k], scales, n_fresh, own_seed)
+        for sigma, unseen, packed in zip(levels, fresh, counted[k]):
+            inputs, judge = Gaussian(rows[k], sigma**2), Fresh(unseen)
+            contests[k][sigma] = _contest(net, inputs, max_patterns, judge, packed, n_counted, timing_seed)
+        counted[k] = []
     return contests
+
+
+def _contest(net, inputs, max_patterns, judge, packed, n_counted, timing_seed):
+    """{method: Entry} of one image and noise level; packed: the samples that the counted methods may see."""
+    contest = {
+        "search": _timed(lambda: best_first(net, inputs, max_patterns=max_patterns, mass=1.0), judge),
+        "pruned": _timed(lambda: entropy_pruned(net, inputs, max_patterns=max_patterns, mass=1.0), judge),
+    }
+    for n in n_counted:
+        entry, seconds = _timed(lambda: commonest(packed[:n], net.n_hidden, max_patterns), judge), np.nan
+        if timing_seed is not None:
+            seconds = _seconds(lambda: monte_carlo(net, inputs, n, timing_seed, max_patterns))[0]
+        contest[f"counted_{n}"] = replace(entry, seconds=seconds)
+    last = contest[list(contest)[-1]].support.patterns
+    return {name: replace(entry, apart=_apart(judge, entry.support.patterns, last)) for name, entry in contest.items()}
 
 
 def _listed(name, values):
@@ -140,19 +141,15 @@ def _apart(fresh, first, second):
 
 
 def _seconds(method):
-    start = time.perf_counter()
+    """Seconds of processor time, which other processes disturb little, and the result."""
+    start = time.process_time()
     result = method()
-    return time.perf_counter() - start, result
+    return time.process_time() - start, result
 
 
 def _timed(method, fresh):
     seconds, support = _seconds(method)
     return Entry(support, np.cumsum(fresh.counts(support.patterns)) / fresh.n, seconds)
-
-
-def _quickest(method, fresh, repeat=3):
-    """The entry with the shortest of a few times: what the work costs when nothing disturbs it."""
-    return min((_timed(method, fresh) for _ in range(repeat)), key=lambda entry: entry.seconds)
 
 
 def experiment(
@@ -170,7 +167,7 @@ def experiment(
     """{(network, sigma): [contest of each image]}: `compare` for all networks, noise levels and images.
 
     nets: {name: ReLUNetwork}; rows (n, d): images; indices: which of them; levels: sigma of independent pixel noise;
-    n_timed: of how many images the counted methods are timed.
+    n_timed: of how many images the counted methods are timed. Images are taken `BLOCK` at a time.
     """
     if np.ndim(rows) != 2:
         raise ValueError(f"rows: expected shape (n, d), got {np.shape(rows)}")
@@ -181,15 +178,18 @@ def experiment(
     cells = [(name, sigma) for name in nets for sigma in levels]
     results: dict[tuple[str, float], list[dict[str, Entry]]] = {cell: [] for cell in cells}
     best_first(nets[cells[0][0]], Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
-    tasks = [(name, rows[index], [seed, int(index)], k < n_timed) for name in nets for k, index in enumerate(indices)]
+    blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
+    tasks = [(name, number, block) for name in nets for number, block in enumerate(blocks)]
 
     def contests(task):
-        name, row, own, timed = task
-        return compare(nets[name], row, levels, max_patterns, n_fresh, n_counted, own, timed)
+        name, number, block = task
+        timed = max(0, n_timed - BLOCK * number)
+        return compare(nets[name], rows[block], levels, max_patterns, n_fresh, n_counted, [seed, number], timed)
 
     for (name, *_), found in zip(tasks, pmap(contests, tasks)):
-        for sigma, contest in found.items():
-            results[name, sigma].append(contest)
+        for each in found:
+            for sigma, contest in each.items():
+                results[name, sigma].append(contest)
     return results
 
 
@@ -207,8 +207,8 @@ def efforts(
     sizes: patterns asked of the search; counts: samples drawn, of which the `max_patterns` commonest patterns count.
     """
     fresh = Fresh(draw_packed(net, inputs, n_fresh, seed))
-    search = [_quickest(lambda: best_first(net, inputs, max_patterns=k, mass=1.0), fresh) for k in sizes]
-    counted = [_quickest(lambda: monte_carlo(net, inputs, n, seed + 1, max_patterns), fresh) for n in counts]
+    search = [_timed(lambda: best_first(net, inputs, max_patterns=k, mass=1.0), fresh) for k in sizes]
+    counted = [_timed(lambda: monte_carlo(net, inputs, n, seed + 1, max_patterns), fresh) for n in counts]
     points = {"search": search, "counted": counted}
     return {name: np.array([(entry.seconds, entry.coverage) for entry in each]) for name, each in points.items()}
 
@@ -217,8 +217,8 @@ def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
     """A DataFrame with a row per (network, sigma) of `experiment`: patterns found, and coverages averaged over images.
 
     ratio: mean coverage of the search over that of the last counted method; ratio_error: its standard error, from the
-    samples that only one of them covers; worst_image: the smallest ratio of one image. A method that covers no
-    sample at all counts as covering one.
+    samples that only one of them covers; worst_image: the smallest ratio of one image, with its worst_error. A method
+    that covers no sample at all counts as covering one.
     """
     import pandas as pd
 
@@ -230,10 +230,12 @@ def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
         cell |= {name: float(np.mean([c[name].coverage for c in contests])) for name in contests[0]}
         rival = np.maximum([c[last].coverage for c in contests], 1 / n_fresh)
         ours = np.array([c["search"].coverage for c in contests])
-        apart = sum(c["search"].apart for c in contests)
+        apart = np.array([c["search"].apart for c in contests])
         cell["ratio"] = ours.mean() / rival.mean()
-        cell["ratio_error"] = np.sqrt(apart / n_fresh) / rival.sum()
-        cell["worst_image"] = (ours / rival).min()
+        cell["ratio_error"] = np.sqrt(apart.sum() / n_fresh) / rival.sum()
+        worst = (ours / rival).argmin()
+        cell["worst_image"] = ours[worst] / rival[worst]
+        cell["worst_error"] = np.sqrt(max(apart[worst], 1 / n_fresh) / n_fresh) / rival[worst]
         rows.append(cell)
     return pd.DataFrame(rows)
 
@@ -246,86 +248,6 @@ def time_table(results: dict) -> pd.DataFrame:
         return {name: float(np.nanmedian([c[name].seconds for c in contests])) for name in contests[0]}
 
     return pd.DataFrame([{"network": n, "sigma": s} | median(contests) for (n, s), contests in results.items()])
-
-
-def mass_gap(
-    net: ReLUNetwork, inputs: RandomInput, max_patterns: int, n_fresh: int, rtol: float, seed: int
-) -> dict[str, float]:
-    """Computed against sampled mass of the same patterns: dict(patterns, mass, error, coverage, gap).
-
-    gap: how far the coverage lies outside mass +- error, in standard errors of n_fresh samples (exact binomial tails).
-    """
-    pmf = pattern_pmf(net, inputs, max_patterns=max_patterns, mass=1.0, rtol=rtol, seed=seed)
-    coverage = Fresh(draw_packed(net, inputs, n_fresh, seed + 1)).coverage(pmf.patterns)
-    allowed = np.clip(coverage, pmf.covered - pmf.covered_error, pmf.covered + pmf.covered_error)
-    gap = float(binomial_sigmas(round(coverage * n_fresh), n_fresh, allowed))
-    return {"patterns": len(pmf), "mass": pmf.covered, "error": pmf.covered_error, "coverage": coverage, "gap": gap}
-
-
-def activation_gap(net: ReLUNetwork, inputs: Gaussian, n: int, seed: int) -> float:
-    """First-layer activation probabilities (P1's first algorithm) against n samples: largest gap in standard errors."""
-    if not isinstance(inputs, Gaussian):
-        raise ValueError(f"inputs: expected Gaussian, got {type(inputs).__name__}")
-    small = net.whitened(inputs)
-    log_on, _ = activation_probabilities(small.weights[0][None], small.biases[0][None])
-    bits = np.unpackbits(draw_packed(net, inputs, n, seed), axis=1, count=net.hidden_sizes[0])
-    return float(binomial_sigmas(bits.sum(axis=0, dtype=int), n, np.exp(log_on[0])).max())
-
-
-def pruning_sweep(
-    net: ReLUNetwork,
-    rows: np.ndarray,
-    sigma: float,
-    thresholds: Sequence[float],
-    max_patterns: int,
-    many: int,
-    n_many: int,
-    n_fresh: int,
-    seed: int,
-) -> pd.DataFrame:
-    """P1's pruning over its entropy threshold (bits): a row per threshold with the mean coverage over images rows (n,
-    d).
-
-    pruned: of `max_patterns` patterns; search: of as many of ours. For the first n_many images also many: of `many`
-    patterns; and best: of the `max_patterns` of these that a draw of n_fresh other samples shows most often. The last
-    one ranks patterns with all correlations of the units, so that what is still missing was lost by fixing units.
-    """
-    import pandas as pd
-
-    def cells(task):
-        k, row = task
-        inputs, found = Gaussian(row, sigma**2), []
-        fresh, other = (Fresh(draw_packed(net, inputs, n_fresh, seed + 2 * k + i)) for i in (0, 1))
-        search = fresh.coverage(best_first(net, inputs, max_patterns=max_patterns, mass=1.0).patterns)
-        for threshold in thresholds:
-            pruned = entropy_pruned(net, inputs, max_patterns=max_patterns, mass=1.0, threshold=threshold)
-            cell = {"threshold": threshold, "pruned": fresh.coverage(pruned.patterns), "search": search}
-            if k < n_many:
-                patterns = entropy_pruned(net, inputs, max_patterns=many, mass=1.0, threshold=threshold).patterns
-                best = np.argsort(-other.counts(patterns), kind="stable")[:max_patterns]
-                cell |= {"many": fresh.coverage(patterns), "best": fresh.coverage(patterns[best])}
-            found.append(cell)
-        return found
-
-    found = [cell for each in pmap(cells, enumerate(rows)) for cell in each]
-    return pd.DataFrame(found).groupby("threshold").mean().reset_index()
-
-
-def realizable(net: ReLUNetwork, inputs: Gaussian, patterns: np.ndarray) -> np.ndarray:
-    """Which of the patterns (K, N) hold on a region with an interior: bool (K,), one linear program each.
-
-    The largest ball that fits {z : H z <= h}, in units of the input's standard deviation, must have positive radius.
-    """
-    G, g, _, _ = affine_pieces(net.whitened(inputs), patterns)
-    H, h = halfspaces(patterns, G, g)
-    return np.array([_radius(rows, bound) > 1e-9 for rows, bound in zip(H, h)], dtype=bool)
-
-
-def _radius(H, h):
-    cost = np.append(np.zeros(H.shape[1]), -1.0)
-    limits = [(None, None)] * H.shape[1] + [(0, 1)]
-    solution = linprog(cost, A_ub=np.column_stack([H, np.linalg.norm(H, axis=1)]), b_ub=h, bounds=limits)
-    return solution.x[-1] if solution.status == 0 else 0.0
 
 
 def neighbours(patterns: np.ndarray, among: int = 200) -> tuple[int, int, int] | None:

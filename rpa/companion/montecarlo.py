@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binom, norm
 
 from rpa import _check
-from rpa.patterns.regions import jacobians
+from rpa.patterns.regions import singular_values
 from rpa.patterns.support import commonest, draw_packed
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def sampled_singular_values(net: ReLUNetwork, inputs: RandomInput, n: int, seed:
     """(values (U, r), frequencies (U,)): singular values of the Jacobian at n inputs, one row per pattern seen."""
     n, seed = _check.integer("n", n, 1), _check.integer("seed", seed)
     seen = commonest(draw_packed(net, inputs, n, seed), net.n_hidden)
-    return np.linalg.svd(jacobians(net, seen.patterns), compute_uv=False), np.exp(seen.log_q)
+    return singular_values(net, seen.patterns), np.exp(seen.log_q)
 
 
 def slope_by_images(truth: np.ndarray, found: np.ndarray, seed: int, resamples: int = 2000) -> tuple[float, float]:
@@ -114,8 +114,14 @@ def step_gap(
         order = np.argsort(seen)
         picks = np.searchsorted(np.cumsum(frequencies[order]), np.linspace(0.01, 0.99, thresholds))
         t = seen[order][np.minimum(picks, len(seen) - 1)] * (1 + 1e-9)
-        analytic = ((column[:, None] <= t) * p[:, None]).sum(axis=0)
-        empirical = ((seen[:, None] <= t) * frequencies[:, None]).sum(axis=0)
+        analytic, empirical = _cdf(column, p, t), _cdf(seen, frequencies, t)
         stderr = np.sqrt(np.maximum(empirical * (1 - empirical), 1 / n) / n)
         worst = max(worst, np.max((np.abs(analytic - empirical) - allowed) / stderr))
     return worst
+
+
+def _cdf(values, p, t):
+    """Sum of the p (K,) whose values (K,) are at most t, for each t."""
+    order = np.argsort(values)
+    total = np.concatenate([[0.0], np.cumsum(p[order])])
+    return total[np.searchsorted(values[order], t, side="right")]

@@ -18,7 +18,7 @@ from rpa.inputs import components_of
 from rpa.network import as_network
 from rpa.patterns.output_law import OutputMixture
 from rpa.patterns.pieces import exact_pieces, searched_pieces
-from rpa.patterns.regions import jacobians, label, region_of
+from rpa.patterns.regions import label, region_of, singular_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,7 @@ class PatternPMF:
 
     def singular_values(self) -> tuple[np.ndarray, np.ndarray]:
         """Singular values of the Jacobian of each pattern, (K, min(k, d)) falling, and the probabilities (K,)."""
-        return np.linalg.svd(jacobians(self.net, self.patterns), compute_uv=False), self.p
+        return singular_values(self.net, self.patterns), self.p
 
     def log_p_gradients(self) -> Any:
         """(d log p / d mean (K, d), d log p / d log s (K,)) where the noise x - mean is scaled by s, at s = 1.

@@ -35,7 +35,10 @@ __all__ = [
     "planar_regions",
     "region_at",
     "region_of",
+    "singular_values",
 ]
+
+CHUNK = 1 << 12  # Jacobians worked on at once: few megabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +128,22 @@ def jacobians(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
         product = (product * np.where(patterns[:, None, start:stop], 1.0, net.slope)) @ weight
         stop = start
     return product
+
+
+def singular_values(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
+    """Singular values of the Jacobian A of each pattern (K, N), falling: (K, min(k, d)).
+
+    With W_1 = R^T Q^T, a QR decomposition of W_1^T, they are those of the Jacobian with R^T in place of W_1, as the
+    columns of Q are orthonormal. R^T has at most as many columns as W_1 has rows, however large d is.
+    """
+    patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
+    first = np.asarray(np.linalg.qr(net.weights[0].T, mode="r")).T
+    small = type(net)((first, *net.weights[1:]), net.biases, net.slope)
+    values = np.zeros((len(patterns), min(net.output_dim, net.input_dim)))
+    for start in range(0, len(patterns), CHUNK):
+        found = np.linalg.svd(jacobians(small, patterns[start : start + CHUNK]), compute_uv=False)
+        values[start : start + CHUNK, : found.shape[1]] = found
+    return values
 
 
 def halfspaces(patterns: np.ndarray, G: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -171,18 +171,27 @@ def _extend(sites, units, parent, found, certain, matters):
 def _maps(layers, slope, bits, node, units):
     """Pre-activations as affine maps of the input, in the given nodes: of the sites' units, and of the current layer.
 
-    Returns rows (k, n, r), offset (k, n) of the sites, then rows (k, m, r), offset (k, m) of the layer after `bits`.
+    Returns rows (k, n, r), offset (k, n) of the sites, then rows (k, m, r), offset (k, m) of the layer after `bits`;
+    behind the last layer there is none, and of the last one only the sites' units are made.
     """
-    rows, offset = (part.expand(len(node), *part.shape) for part in layers[0])
-    site_rows, site_offset = [rows[:, :0]], [offset[:, :0]]
+    rows, offset = layers[0]
+    site_rows, site_offset = [], []
     for depth, part in enumerate(bits):
-        site_rows.append(rows[:, units[depth]])
-        site_offset.append(offset[:, units[depth]])
-        if depth + 1 < len(layers):
+        last = len(bits) == len(layers) == depth + 1
+        own = units[depth] if not last or depth == 0 else slice(None)
+        site_rows.append(rows[..., own, :].expand(len(node), -1, -1))
+        site_offset.append(offset[..., own].expand(len(node), -1))
+        if not last:
             weight, bias = layers[depth + 1]
+            if depth + 2 == len(bits) == len(layers):
+                weight, bias = weight[units[-1]], bias[units[-1]]
             gate = slope + (1 - slope) * part[node].to(rows.dtype)
-            rows, offset = weight @ (gate[:, :, None] * rows), (gate * offset) @ weight.T + bias
-    return torch.cat(site_rows, 1), torch.cat(site_offset, 1), rows, offset
+            live = (gate != 0).any(0)
+            gated = weight[:, live] * gate[:, None, live]
+            offset = (gated @ offset[..., live, None])[..., 0] + bias
+            rows = gated @ rows[..., live, :]
+    rows, offset = rows.expand(len(node), *rows.shape[-2:]), offset.expand(len(node), offset.shape[-1])
+    return torch.cat([rows[:, :0], *site_rows], 1), torch.cat([offset[:, :0], *site_offset], 1), rows, offset
 
 
 def _condition(rows, mean, tau, nu, others, offset):

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from rpa import _check
-from rpa.inputs import components_of
+from rpa.inputs import Gaussian, components_of
 from rpa.network import as_network
 from rpa.patterns import pruning, search
 
@@ -32,6 +33,7 @@ __all__ = [
     "Support",
     "best_first",
     "commonest",
+    "draw_around",
     "draw_packed",
     "draw_scaled",
     "entropy_pruned",
@@ -42,7 +44,7 @@ __all__ = [
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
 SPREAD = 0.01  # where a pass finds less mass than this, patterns beyond those asked for are not worth their time
 WIDENING = 16  # each pass of the search is so many times wider than the one before
-CHUNK = 1 << 12  # samples propagated at once: few enough to stay in the cache
+CHUNK = 1 << 11  # samples propagated at once: few enough to stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,27 +155,51 @@ def draw_scaled(net: ReLUNetwork, inputs: RandomInput, scales: Sequence[float], 
     scales = [_check.positive("scales", s) for s in scales]
     generator = torch.Generator().manual_seed(seed)
     shares = np.random.default_rng(seed).multinomial(n, [weight for weight, _ in components])
-    packed: list[list[np.ndarray]] = [[np.zeros((0, -(-net.n_hidden // 8)), dtype=np.uint8)] for _ in scales]
-    for share, (_, component) in zip(shares, components):
-        small = net.whitened(component)
-        layers = search.hidden_layers(small) if small.n_hidden else []
-        for start in range(0, share, CHUNK):
-            x = torch.randn(min(CHUNK, share - start), small.input_dim, generator=generator)
-            noise = x.to(layers[0][1].dtype) @ layers[0][0].T if layers else x
-            for part, scale in zip(packed, scales):
-                part.append(np.packbits(_bits(layers, small.slope, noise, scale), axis=1))
-    return [np.concatenate(part) for part in packed]
+    parts = [_drawn(net, c, c.mean[None], scales, m, generator)[0] for m, (_, c) in zip(shares, components)]
+    return [np.concatenate(part) for part in zip(*parts)]
 
 
-def _bits(layers, slope, noise, scale):
-    """Signs of all hidden units, bool (n, N); noise (n, m): the first layer without its bias, to be scaled."""
-    active = [torch.zeros(len(noise), 0, dtype=torch.bool)]
-    x = torch.add(layers[0][1], noise, alpha=scale) if layers else noise
+def draw_around(
+    net: ReLUNetwork, inputs: Gaussian, means: ArrayLike, scales: Sequence[float], n: int, seed: int
+) -> list[list[np.ndarray]]:
+    """`draw_scaled` around each of the means (k, d) instead of the mean of `inputs`: a list for each mean.
+
+    All means share the n draws, so what is counted around two of them is correlated.
+    """
+    net, _, n, _ = _checked(net, inputs, n, 1.0, "n")
+    if not isinstance(inputs, Gaussian):
+        raise ValueError(f"inputs: expected Gaussian, got {type(inputs).__name__}")
+    means, scales = _check.array("means", means, (None, net.input_dim)), [_check.positive("scales", s) for s in scales]
+    return _drawn(net, inputs, means, scales, n, torch.Generator().manual_seed(seed))
+
+
+def _drawn(net, gaussian, means, scales, n, generator):
+    """Packed patterns (n, bytes) for each mean and scale: [mean][scale]."""
+    nets = [net.whitened(Gaussian(mean, gaussian.cov_given)) for mean in means]
+    # The largest offset decides on the precision.
+    small = max(nets, key=lambda one: np.abs(one.biases[0]).max(initial=0.0))
+    layers = search.hidden_layers(small) if small.n_hidden else []
+    offsets = [torch.from_numpy(one.biases[0]).to(layers[0][1].dtype) for one in nets] if layers else [None] * len(nets)
+    packed = [[np.empty((n, -(-net.n_hidden // 8)), dtype=np.uint8) for _ in scales] for _ in nets]
+    for start in range(0, n, CHUNK):
+        x = torch.randn(min(CHUNK, n - start), small.input_dim, generator=generator)
+        noise = x.to(layers[0][1].dtype) @ layers[0][0].T if layers else x
+        for offset, parts in zip(offsets, packed):
+            for part, scale in zip(parts, scales):
+                part[start : start + len(x)] = np.packbits(_bits(layers, small.slope, noise, offset, scale), axis=1)
+    return packed
+
+
+def _bits(layers, slope, noise, offset, scale):
+    """Signs of all hidden units, bool (n, N): the first layer is offset + scale * noise, noise (n, m)."""
+    active = np.empty((len(noise), sum(len(bias) for _, bias in layers)), dtype=bool)
+    start, x = 0, torch.add(offset, noise, alpha=scale) if layers else noise
     for k, (weight, bias) in enumerate(layers):
         x = torch.addmm(bias, x, weight.T) if k else x
-        active.append(x > 0)
+        np.greater(x.numpy(), 0, out=active[:, start : start + len(bias)])
+        start += len(bias)
         x = torch.nn.functional.leaky_relu_(x, slope)
-    return torch.cat(active, 1).numpy()
+    return active
 
 
 def pattern_keys(packed: np.ndarray) -> np.ndarray:
@@ -191,9 +217,9 @@ def pattern_keys(packed: np.ndarray) -> np.ndarray:
 
 
 def _distinct(packed):
-    """Index of the first of each distinct row, and how often it occurs."""
+    """Index of one of each distinct row, and how often it occurs."""
     keys = pattern_keys(packed)
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     starts = np.flatnonzero(np.concatenate([[True], keys[order[1:]] != keys[order[:-1]]]))
     return order[starts], np.diff(np.append(starts, len(keys)))
 

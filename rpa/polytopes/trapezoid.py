@@ -154,10 +154,11 @@ class Sampler:
             spread = spreads[:, :, k, None]
             upper = (_tightest(upper, torch.amin) - centre).div_(spread) if sizes[1] else None
             lower = (_tightest(lower, torch.amax) - centre).div_(spread) if sizes[2] else None
-            log_w += _log_mass(lower, upper)
+            if sizes[1] or sizes[2]:
+                ends = _ends(lower, upper)
+                log_w += _log_mass(*ends[:4])
             if k < drawn:
-                below, above = (None if end is None else end[:, source] for end in (lower, upper))
-                x = _quantile(below, above, u[k])
+                x = _quantile(*ends, u[k], source) if sizes[1] or sizes[2] else torch.special.ndtri(u[k])
                 torch.addcmul(centre[:, source], x, spread[:, source], out=y[:, k])
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
@@ -175,51 +176,50 @@ def _limits(p, k, sign):
     return coef[:, :, :k] / scale[:, :, None], bound / scale
 
 
-def _log_mass(lower, upper):
-    """log P(lower < N(0, 1) < upper), -inf for an empty interval; None is no bound."""
-    if upper is None or lower is None:
+def _ends(lower, upper):
+    """The interval [lower, upper] as (a, b, Phi(a), Phi(b), flip); None is no bound, of which there is one at most.
+
+    Where it lies mostly above 0 it is mirrored, as Phi has no digits left there; flip says where.
+    """
+    if lower is None or upper is None:
         end = upper if lower is None else -lower
-        return _log_ndtr(end) if end is not None else 0.0
-    a, b, _ = _reflected(lower, upper)
-    log_p = (_ndtr(b) - _ndtr(a)).clamp_min_(0.0).log_()
-    deep = (b < DEEP) & (a < b)
-    if deep.any():
+        return None, end, None, _ndtr(end), lower is not None
+    flip = lower + upper > 0
+    a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+    return a, b, _ndtr(a), _ndtr(b), flip
+
+
+def _log_mass(a, b, at_a, at_b):
+    """log P(a < N(0, 1) < b), -inf for an empty interval; arguments of `_ends`."""
+    log_p = at_b.log() if a is None else (at_b - at_a).clamp_min_(0.0).log_()
+    if (b < DEEP).any():
+        deep = b < DEEP if a is None else (b < DEEP) & (a < b)
         log_b = torch.special.log_ndtr(b[deep])
-        log_p[deep] = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a[deep]) - log_b))
+        part = 0.0 if a is None else torch.log(-torch.expm1(torch.special.log_ndtr(a[deep]) - log_b))
+        log_p[deep] = log_b + part
     return log_p
 
 
-def _quantile(lower, upper, u):
-    """The point below which lies the fraction u of N(0, 1) on [lower, upper]; inside or at an end, even if empty."""
-    if upper is None:
-        return torch.special.ndtri(u) if lower is None else -_quantile(None, -lower, 1 - u)
-    if lower is None:
-        x, deep = torch.special.ndtri(u * _ndtr(upper)), upper < DEEP
+def _quantile(a, b, at_a, at_b, flip, u, source):
+    """The point below which lies the fraction u of N(0, 1) on an interval of `source`; in it or at an end, even if
+    empty.
+    """
+    b, at_b = b[:, source], at_b[:, source]
+    if a is None:
+        share = 1 - u if flip else u
+        x, deep = torch.special.ndtri(share * at_b), b < DEEP
         if deep.any():
-            x[deep] = _log_ndtri(torch.special.log_ndtr(upper[deep]) + u.expand_as(upper)[deep].log())
-        return x
-    a, b, flip = _reflected(lower, upper)
-    low, share = _ndtr(a), torch.where(flip, 1 - u, u)
-    x, deep = torch.special.ndtri(low + share * (_ndtr(b) - low)), b < DEEP
+            x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + share.expand_as(b)[deep].log())
+        return -x if flip else x
+    a, at_a, flip = a[:, source], at_a[:, source], flip[:, source]
+    share = torch.where(flip, 1 - u, u)
+    x, deep = torch.special.ndtri(at_a + share * (at_b - at_a)), b < DEEP
     if deep.any():
         log_b = torch.special.log_ndtr(b[deep])
         part = -torch.expm1((torch.special.log_ndtr(a[deep]) - log_b).clamp_max(0.0))
         x[deep] = _log_ndtri(log_b + torch.log1p((share[deep] - 1) * part))
     x = torch.minimum(torch.maximum(x, a), torch.maximum(a, b))
     return torch.where(flip, -x, x)
-
-
-def _reflected(lower, upper):
-    """The interval, mirrored where it lies mostly above 0, where Phi has no digits left; and where it was."""
-    flip = lower + upper > 0
-    return torch.where(flip, -upper, lower), torch.where(flip, -lower, upper), flip
-
-
-def _log_ndtr(x):
-    log_p, deep = _ndtr(x).log_(), x < DEEP
-    if deep.any():
-        log_p[deep] = torch.special.log_ndtr(x[deep])
-    return log_p
 
 
 def _ndtr(x):

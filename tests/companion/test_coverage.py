@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import random_gaussian, random_network
 
-from rpa.companion import coverage, coverage_plots
+from rpa.companion import coverage, coverage_plots, support_checks
 from rpa.companion.fresh import Fresh
 from rpa.companion.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
@@ -50,22 +50,22 @@ def test_contest_and_its_tables():
 
 
 def test_computed_mass_agrees_with_coverage():
-    found = coverage.mass_gap(NET, INPUTS, 60, 400_000, 1e-2, seed=0)
-    assert found["gap"] < 6
-    assert abs(found["mass"] - found["coverage"]) < found["error"] + 6 * np.sqrt(0.25 / 400_000)
+    for found in support_checks.mass_gap(NET, INPUTS, 60, 400_000, 1e-2, seed=0, scales=(0.3, 1.0)):
+        assert found["gap"] < 6
+        assert abs(found["mass"] - found["coverage"]) < found["error"] + 6 * np.sqrt(0.25 / 400_000)
 
 
 def test_activation_probabilities_agree_with_samples():
-    assert coverage.activation_gap(NET, INPUTS, 100_000, seed=0) < 6
+    assert 0 < support_checks.activation_gap(NET, INPUTS, 100_000, seed=0, scales=(0.3, 1.0)) < 6
 
 
 def test_realizable_patterns_are_those_that_inputs_show():
     inputs = Gaussian(np.zeros(2), 1.0)
     net = random_network([2, 6, 4, 1], 2)
     seen = np.unique(net.patterns(inputs.sample(200_000, 0)), axis=0)
-    assert coverage.realizable(net, inputs, seen).all()
+    assert support_checks.realizable(net, inputs, seen).all()
     every = np.array([[bool(i >> b & 1) for b in range(10)] for i in range(1024)])
-    exist = coverage.realizable(net, inputs, every)
+    exist = support_checks.realizable(net, inputs, every)
     keys = {bytes(p) for p in seen}
     assert {bytes(p) for p in every[exist]} >= keys
     assert exist.sum() < 100  # six lines cut the plane into at most 22 cells, each into at most 11
@@ -90,7 +90,8 @@ def test_a_flip_changes_the_map_by_rank_one_along_the_facet():
 
 def test_pruning_covers_more_with_a_lower_threshold_and_never_more_than_it_enumerates():
     rows = np.random.default_rng(0).standard_normal((2, 6))
-    table = coverage.pruning_sweep(NET, rows, 0.5, [0.9, 0.3, 0.01], 30, 300, 1, 20_000, seed=0)
+    searched = [best_first(NET, Gaussian(row, 0.25), max_patterns=30, mass=1.0) for row in rows]
+    table = support_checks.pruning_sweep(NET, rows, 0.5, [0.9, 0.3, 0.01], 30, 300, 1, 20_000, 0, searched)
     assert list(table.threshold) == [0.01, 0.3, 0.9]
     assert table.pruned.is_monotonic_decreasing and table.many.is_monotonic_decreasing
     assert (table.best <= table.many).all() and (table.search >= table.pruned - 0.01).all()

@@ -3,7 +3,7 @@ import pytest
 from helpers import random_gaussian, random_network
 from scipy.stats import norm
 
-from rpa.companion.montecarlo import binomial_sigmas, pattern_counts, slope_by_images
+from rpa.companion.montecarlo import binomial_sigmas, pattern_counts, slope_by_images, step_gap
 
 
 def test_sigmas_of_large_counts_are_the_normal_ones():
@@ -26,6 +26,22 @@ def test_counts_do_not_depend_on_how_patterns_are_listed():
     again, rest = pattern_counts(net, inputs, patterns[:-1][::-1], 30_000, 2, chunk=10_000)
     np.testing.assert_array_equal(again, counts[:-1][::-1])
     assert counts.sum() + other == 30_000 and rest == other + counts[-1]
+
+
+def test_step_gap_compares_distribution_functions_point_by_point():
+    rng, n = np.random.default_rng(0), 5000
+    values, p = rng.random((40, 2)), rng.dirichlet(np.ones(40))
+    counts = rng.multinomial(n, np.roll(p, 1))
+    seen, frequencies = values[counts > 0], counts[counts > 0] / n
+    worst = 0.0
+    for column, other in zip(values.T, seen.T):
+        for t in other:
+            empirical, below = frequencies[other <= t].sum(), frequencies[other < t].sum()
+            if empirical >= 0.01 and below < 0.99:
+                stderr = np.sqrt(max(empirical * (1 - empirical), 1 / n) / n)
+                worst = max(worst, abs(p[column <= t].sum() - empirical) / stderr)
+    assert step_gap(values, p, seen, frequencies, n, 0.0, thresholds=5000) == pytest.approx(worst, rel=1e-9)
+    assert step_gap(values, p, seen, frequencies, n, 1.0) == 0
 
 
 def test_bad_input_is_named():

@@ -7,7 +7,7 @@ from scipy.optimize import linprog
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
-from rpa.patterns.regions import affine_pieces, jacobians, planar_regions, region_at, region_of
+from rpa.patterns.regions import affine_pieces, jacobians, planar_regions, region_at, region_of, singular_values
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.3])
@@ -31,6 +31,14 @@ def test_label_reads_the_first_unit_as_the_most_significant_bit():
     assert region_of(net, [True, False, True, True]).label == 11
     wide = random_network((2, 80, 1), 0)
     assert region_of(wide, np.ones(80, dtype=bool)).label == 2**80 - 1
+
+
+@pytest.mark.parametrize("sizes", [[9, 4, 3, 6], [3, 8, 5, 2], [40, 7, 5, 4], [5, 3]])
+def test_singular_values_are_those_of_the_whole_jacobian(sizes):
+    net = random_network(sizes, 3)
+    patterns = np.random.default_rng(0).random((5000, net.n_hidden)) < 0.5
+    expected = np.linalg.svd(jacobians(net, patterns), compute_uv=False)
+    np.testing.assert_allclose(singular_values(net, patterns), expected, rtol=1e-12, atol=1e-13)
 
 
 def test_jacobians_are_the_pieces():

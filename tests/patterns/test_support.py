@@ -16,6 +16,7 @@ from rpa.patterns.regions import planar_regions
 from rpa.patterns.support import (
     Support,
     best_first,
+    draw_around,
     draw_packed,
     draw_scaled,
     entropy_pruned,
@@ -358,3 +359,14 @@ def test_one_draw_serves_all_noise_levels():
         # The same draws: only units within rounding of their threshold may differ.
         assert (packed != alone).any(axis=1).mean() < 1e-3
     assert not np.array_equal(shared[0], shared[2])
+
+
+def test_one_draw_serves_all_means():
+    net, means = random_network([6, 8, 5, 3], 1), np.random.default_rng(2).standard_normal((2, 6))
+    noise = Gaussian(np.zeros(6), np.diag([0.01, 0.02, 0.03, 0.01, 0.02, 0.03]))
+    for mean, parts in zip(means, draw_around(net, noise, means, (1.0, 3.0), 20_000, seed=4)):
+        for scale, packed in zip((1.0, 3.0), parts):
+            alone = draw_packed(net, Gaussian(mean, scale**2 * noise.cov), 20_000, seed=4)
+            assert (packed != alone).any(axis=1).mean() < 1e-3
+    with pytest.raises(ValueError, match="means: expected shape"):
+        draw_around(net, noise, means[0], (1.0,), 10, seed=0)
