@@ -222,37 +222,37 @@ def _linearized(y, inner, value, outer, shift, cov, rule):
     """Moments (b, k), (b, k, k) around one point; shift (b, *shape): the inputs minus the point."""
     var, full = noise(cov, shift)
     mu = y + shift.flatten(1) @ inner.T
+    # Inputs with common noise share what follows from it.
+    common = (var[:1] if var.stride(0) == 0 else var).flatten(1)
     if full is not None:
-        hidden = (inner @ full @ inner.T)[None]
+        variances = ((inner @ full) * inner).sum(1)
     else:
-        # Images with common noise share one hidden covariance.
-        common = var[:1] if var.stride(0) == 0 or len(var) == 1 else var
-        hidden = (inner * common.flatten(1)[:, None]) @ inner.T
-    variances = hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)
-    expected = relu.mean(mu, variances)
-    mean = value + (expected - torch.relu(y)) @ outer.T
-    return mean, _project(outer, mu, hidden, rule)
-
-
-def _project(outer, mu, hidden, rule):
-    """outer Cov[relu(y)] outer^T for y ~ N(mu, hidden); hidden (b or 1, m, m)."""
-    variances = hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)
+        variances = common @ (inner**2).T
+    variances = variances.expand_as(mu)
+    mean = value + (relu.mean(mu, variances) - torch.relu(y)) @ outer.T
     if rule in ADJOINT:
         gain = relu.gain(mu, variances) if rule == "linear" else torch.zeros_like(mu)
         rest = relu.variance(mu, variances) - gain**2 * variances
-        rows = outer * gain[:, None]
-        response = rows @ (hidden[0] if len(hidden) == 1 else hidden) @ rows.mT
-        return response + (outer * rest[:, None]) @ outer.T
-    hidden = hidden.expand(len(mu), *hidden.shape[1:])
+        response = _spread((outer * gain[:, None]) @ inner, common, full)
+        return mean, response + (outer * rest[:, None]) @ outer.T
+    hidden = _spread(inner, common, full).expand(len(mu), -1, -1)
+    return mean, outer @ _relu_covariance(mu, hidden, rule) @ outer.T
+
+
+def _spread(rows, var, full):
+    """rows Cov[noise] rows^T for rows (..., k, n): variances (b or 1, n), or a full covariance."""
+    return (rows * var[:, None]) @ rows.mT if full is None else (rows @ full @ rows.mT).reshape(-1, *[rows.shape[-2]] * 2)
+
+
+def _relu_covariance(mu, hidden, rule):
+    """Cov[relu(y)] (b, m, m) for y ~ N(mu, hidden)."""
     if rule == "exact":
-        inner = relu.covariance(mu, hidden)
-    elif rule == "zero_mean":
-        inner = relu.covariance_zero_mean(hidden)
-        gap = relu.variance(mu, variances) - inner.diagonal(dim1=-2, dim2=-1)
-        inner = inner + torch.diag_embed(gap)
-    else:
-        inner = relu.covariance_series(mu, hidden)
-    return outer @ inner @ outer.T
+        return relu.covariance(mu, hidden)
+    if rule == "series":
+        return relu.covariance_series(mu, hidden)
+    inner = relu.covariance_zero_mean(hidden)
+    variances = relu.variance(mu, hidden.diagonal(dim1=-2, dim2=-1))
+    return inner + torch.diag_embed(variances - inner.diagonal(dim1=-2, dim2=-1))
 
 
 def _adjoint(first, second, x, cov, rule, outputs):
