@@ -25,7 +25,7 @@ __all__ = ["Maximum", "clark", "combine", "excess", "maxima", "maximum", "pair",
 
 FAR = 1e30  # minus this is the mean of what lies outside the plane
 SOFTNESS = 0.01, 1.0  # between these it is sought: nine equal and independent Gaussians take 0.68
-ALIKE = 1e-5  # windows whose moments differ by less, in units of the largest deviation, are computed once
+ALIKE = 100  # roundings of the largest deviation by which the moments of windows that are computed once may differ
 CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
 CHUNK = 64  # windows whose cubature is done at once, to stay in cache
 BLOCK = 256  # windows whose shared inputs are looked for at once
@@ -187,20 +187,21 @@ def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     """
     _check_jointly(mean, cov)
     rows, squares = mean.reshape(-1, mean.shape[-1]).double(), cov.expand(*mean.shape, -1).flatten(0, -3).double()
-    first, back = _alike(rows, squares)
+    first, back = _alike(rows, squares, ALIKE * torch.finfo(mean.dtype).eps)
     found = _maximum(rows[first], squares[first], mean.dtype)
     return Maximum(*(part[back].unflatten(0, mean.shape[:-1]).to(mean.dtype) for part in found))
 
 
-def _alike(mean, cov):
+def _alike(mean, cov, allowed):
     """(first, back): one of each group of windows that are alike, and the group of every window.
 
-    On a flat background most windows are. With gradients every window stands for itself.
+    allowed: by how much, in units of the largest deviation. On a flat background most windows are alike. With gradients
+    every window stands for itself.
     """
     if mean.requires_grad or cov.requires_grad:
         return (torch.arange(len(mean)),) * 2
     scale = cov.diagonal(dim1=-2, dim2=-1).max().sqrt().clamp(min=TINY)
-    key = torch.cat([mean / scale, (cov / scale**2).flatten(1)], 1).div(ALIKE).round()
+    key = torch.cat([mean / scale, (cov / scale**2).flatten(1)], 1).div(allowed).round()
     groups, back = torch.unique(key, dim=0, return_inverse=True)
     first = torch.zeros(len(groups), dtype=back.dtype)
     return first.scatter_reduce(0, back, torch.arange(len(back)), "amin", include_self=False), back
