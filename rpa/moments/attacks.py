@@ -116,7 +116,7 @@ def margin(output: torch.Tensor, label: torch.Tensor, target: torch.Tensor | Non
 
 
 @torch.no_grad()
-def expected_output(net: nn.Module, x: torch.Tensor, noise: Noise, n: int, seed: int, chunk: int = 16384) -> Outcome:
+def expected_output(net: nn.Module, x: torch.Tensor, noise: Noise, n: int, seed: int, chunk: int = 1024) -> Outcome:
     """`Outcome` of n >= 2 draws of the noise for each image x (b, c, H, W), on the network itself."""
     net = _on_images(net)
     _classes(net, x)

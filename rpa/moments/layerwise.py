@@ -240,14 +240,18 @@ def _max_pool(state, layer, rule, max_dense):
     mean, none = top.mean.reshape(pooled), torch.zeros_like(top.mean).reshape(pooled)
     along = partial(_along, state, windows)
     if state.dense is not None:
-        response = _State(mean, dense=_cross(state, windows, along(top.gains), top.gains))
+        response = _State(mean, dense=_cross(windows, along(top.gains), top.gains))
     else:
         factor = along(top.gains)
         response = _State(mean, factor=None if factor is None else factor.unflatten(2, pooled[1:]), diag=none)
     if rule != "linear" and len(windows) <= max_dense and (state.dense is not None or state.factor is not None):
         directions = [(d, along(d)) for d in top.directions.unbind(-1)]
-        cross = lambda a, b: _cross(state, windows, directions[a][1], *directions[b])
-        response = _State(mean, dense=_densified(response).dense + pooling.second_order(top.curvatures, cross))
+        if state.dense is None:
+            bend = pooling.second_order_local(top.curvatures[0], torch.cat([rows for _, rows in directions]))[None]
+        else:
+            cross = lambda a, b: _cross(windows, directions[a][1], directions[b][0])
+            bend = pooling.second_order(top.curvatures, cross)
+        response = _State(mean, dense=_densified(response).dense + bend)
     # What neither term explains is each maximum's own; rounding and the cubature may leave a little less than nothing.
     rest = (top.var.reshape(pooled) - response.var).clamp(min=0)
     if response.dense is None:
@@ -258,15 +262,13 @@ def _max_pool(state, layer, rule, max_dense):
 def _along(state, windows, weights):
     """Covariance with all units, or the factor, of a combination of each window's members, weights (b, o, w)."""
     if state.dense is not None:
-        return pooling.combine(state.dense.expand(len(weights), -1, -1), windows, weights)
+        return pooling.combine(state.dense.mT.expand(len(weights), -1, -1), windows, weights)
     return None if state.factor is None else pooling.combine(state.factor.flatten(2), windows, weights)
 
 
-def _cross(state, windows, along, weights, other=None):
+def _cross(windows, along, weights):
     """Covariances (b, o, o) between two combinations of the windows' members: `_along` of one, weights of the other."""
-    if state.dense is not None:
-        return pooling.combine(along.mT, windows, weights)
-    return along.mT @ other
+    return pooling.combine(along.mT, windows, weights)
 
 
 def _window_covariance(state, windows):

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Maximum", "clark", "combine", "excess", "maxima", "maximum", "pair", "second_order",
-           "soft_maximum", "softness_of", "windows_of"]  # fmt: skip
+           "second_order_local", "soft_maximum", "softness_of", "windows_of"]  # fmt: skip
 
 FAR = 1e30  # minus this is the mean of what lies outside the plane
 SOFTNESS = 0.01, 1.0  # between these it is sought: nine equal and independent Gaussians take 0.68
+ALIKE = 100  # roundings of the largest deviation by which the moments of windows that are computed once may differ
+CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
+CHUNK = 64  # windows whose cubature is done at once, to stay in cache
+BLOCK = 256  # windows whose shared inputs are looked for at once
 TINY = 1e-30  # a variance that is zero in single precision, yet has a square root to divide by
 
 
@@ -182,16 +186,57 @@ def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     Hessian follows from Stein's lemma, E[grad^2 f(z)] = E[f(z) (z z^T - I)], in coordinates where the law is standard.
     """
     _check_jointly(mean, cov)
-    values, vectors = torch.linalg.eigh(cov.double())
+    rows, squares = mean.reshape(-1, mean.shape[-1]).double(), cov.expand(*mean.shape, -1).flatten(0, -3).double()
+    first, back = _alike(rows, squares, ALIKE * torch.finfo(mean.dtype).eps)
+    found = _maximum(rows[first], squares[first], mean.dtype)
+    return Maximum(*(part[back].unflatten(0, mean.shape[:-1]).to(mean.dtype) for part in found))
+
+
+def _alike(mean, cov, allowed):
+    """(first, back): one of each group of windows that are alike, and the group of every window.
+
+    allowed: by how much, in units of the largest deviation. On a flat background most windows are alike. With gradients
+    every window stands for itself.
+    """
+    if mean.requires_grad or cov.requires_grad:
+        return (torch.arange(len(mean)),) * 2
+    scale = cov.diagonal(dim1=-2, dim2=-1).max().sqrt().clamp(min=TINY)
+    key = torch.cat([mean / scale, (cov / scale**2).flatten(1)], 1).div(allowed).round()
+    groups, back = torch.unique(key, dim=0, return_inverse=True)
+    first = torch.zeros(len(groups), dtype=back.dtype)
+    return first.scatter_reduce(0, back, torch.arange(len(back)), "amin", include_self=False), back
+
+
+def _maximum(mean, cov, dtype):
+    """The fields of `Maximum` for mean (n, w), cov (n, w, w), float64: by cubature where the winner is not certain."""
+    winner = mean.argmax(-1, keepdim=True)
+    var = cov.diagonal(dim1=-2, dim2=-1)
+    row = cov.gather(-2, winner[..., None].expand(-1, 1, mean.shape[-1])).squeeze(-2)
+    spread = (var.gather(-1, winner) + var - 2 * row).clamp(min=0).sqrt()
+    open_ = (mean.gather(-1, winner) - mean < CERTAIN * spread).any(-1).nonzero().squeeze(1)
+    none = torch.zeros_like(cov)[..., 1:]
+    gains = functional.one_hot(winner.squeeze(-1), mean.shape[-1]).to(mean)
+    found = [mean.gather(-1, winner).squeeze(-1), var.gather(-1, winner).squeeze(-1), gains, none[:, 0], none]
+    if not len(open_):
+        return found
+    chunks = [_cubature(mean[part], cov[part], dtype) for part in open_.split(CHUNK)]
+    values = (torch.cat(column) for column in zip(*chunks))
+    return [part.index_copy(0, open_, value.to(part)) for part, value in zip(found, values)]
+
+
+def _cubature(mean, cov, dtype):
+    """The fields of `Maximum` for mean (n, w), cov (n, w, w), float64; the points in `dtype`."""
+    values, vectors = torch.linalg.eigh(cov)
     scale = torch.where(values > 1e-12 * values[..., -1:], values, 0.0).sqrt()
-    points = _normal_points(mean.shape[-1])
-    top, which = ((vectors * scale[..., None, :]) @ points + mean[..., None].double()).max(-2)
-    gains = torch.stack([(which == j).double().mean(-1) for j in range(mean.shape[-1])], -1)
+    points = _normal_points(mean.shape[-1]).to(dtype)
+    highest = mean.max(-1, keepdim=True).values
+    top, which = ((vectors * scale[..., None, :]).to(dtype) @ points + (mean - highest).to(dtype)[..., None]).max(-2)
+    gains = torch.stack([(which == j).sum(-1) for j in range(mean.shape[-1])], -1).double() / points.shape[1]
     var, centre = torch.var_mean(top, -1, correction=0)
     hessian = ((top - centre[..., None])[..., None, :] * points) @ points.T / points.shape[1]
-    curvatures, axes = torch.linalg.eigh(hessian)
+    curvatures, axes = torch.linalg.eigh(hessian.double())
     directions = vectors * torch.where(scale > 0, 1 / scale, 0.0)[..., None, :] @ axes
-    return Maximum(*(v.to(mean.dtype) for v in (centre, var, gains, curvatures[..., 1:], directions[..., 1:])))
+    return centre + highest.squeeze(-1), var, gains, curvatures[..., 1:], directions[..., 1:]
 
 
 @lru_cache
@@ -217,9 +262,35 @@ def second_order(curvatures: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def second_order_local(curvatures: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`second_order` where the members of a window respond to few of r independent inputs: rows (a, r, o) -> (o, o).
+
+    curvatures (o, a). Windows are taken in the order of their first input, in blocks; blocks that share no input are
+    uncorrelated.
+    """
+    used = (rows != 0).any(0)
+    order = used.byte().argmax(0).argsort(stable=True)
+    rows, curvatures, used = rows[..., order], curvatures[order].T, used[:, order]
+    parts = [slice(start, start + BLOCK) for start in range(0, len(order), BLOCK)]
+    inputs = [used[:, part].any(1) for part in parts]
+    total = rows.new_zeros(len(order), len(order))
+    for i, one in enumerate(parts):
+        for j in range(i, len(parts)):
+            shared = (inputs[i] & inputs[j]).nonzero().squeeze(1)
+            if len(shared):
+                other = parts[j]
+                left, right = (rows[:, shared, part].transpose(0, 1).flatten(1) for part in (one, other))
+                cross = (left.T @ right).square_().unflatten(0, (len(rows), -1)).unflatten(2, (len(rows), -1))
+                total[one, other] = torch.einsum("ai,aibj,bj->ij", curvatures[:, one], cross, curvatures[:, other]) / 2
+                total[other, one] = total[one, other].T
+    back = order.argsort()
+    return total[back[:, None], back]
+
+
 def combine(rows: torch.Tensor, windows: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
     """rows (b, r, n) -> (b, r, o): the members of each of the windows (o, w) weighted by its gains (b, o, w)."""
-    return sum(rows[:, :, windows[:, j]] * gains[:, None, :, j] for j in range(windows.shape[1]))
+    members = rows.mT.contiguous()  # whole rows are gathered several times faster than single numbers
+    return sum(members[:, windows[:, j]] * gains[..., j, None] for j in range(windows.shape[1])).mT
 
 
 def windows_of(layer: nn.Module, shape: torch.Size, pooled: torch.Size) -> torch.Tensor:

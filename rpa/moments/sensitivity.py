@@ -23,6 +23,7 @@ from math import factorial, prod, sqrt
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.stats import chi
 from torch import nn
 
@@ -40,43 +41,59 @@ _BATCH = 512  # images in one forward pass: larger batches leave the cache
 def noise_map(
     net: nn.Module | ReLUNetwork,
     x: torch.Tensor,
-    sigma: float,
+    sigma: ArrayLike,
     *,
     window: int = 1,
     method: str = "two-stage",
     order: int = 2,
     nodes: int = 5,
     seed: int = 0,
+    at: ArrayLike | None = None,
 ) -> torch.Tensor:
     """Variance of each output when N(0, sigma^2) is added to the pixels of one window, for every window.
 
     net: `nn.Sequential` in evaluation mode that takes (n, c, H, W), or rows if it begins with Linear, or a
     `ReLUNetwork`; x (c, H, W) or (H, W). A window is `window` x `window` pixels in all channels. Returns a torch tensor
     (k, H - window + 1, W - window + 1) in the precision of the network; entry [c, i, j] belongs to the window whose
-    first pixel is (i, j).
+    first pixel is (i, j). Several sigma (s,) share all Jacobians, and the result has a leading axis (s, ...). at: the
+    first pixels (p, 2) of the windows wanted, by default all; the result is then (k, p) in place of the map.
 
     method: "linear" takes k backward passes; "two-stage" the terms n = 1..order of the series, and memory for the first
     stage's Jacobian, (units) x (pixels); "lines" takes (nodes - 1) x (pixels of a window) forward passes per position,
     `nodes` odd, and a seed for the rotation of the frame (one pixel of one channel has but one line).
-    Raises ValueError for a wrong shape, a sigma that is not positive, a window that does not fit, an unknown method,
-    or a network without ReLU in a two-stage map.
+    Raises ValueError for a wrong shape, a sigma that is not positive, a window that does not fit or is outside the
+    image, an unknown method, or a network without ReLU in a two-stage map.
     """
     module, x = _module_and_image(net, x)
     seed = _check.integer("seed", seed)
-    sigma = _check.positive("sigma", sigma)
+    levels = [_check.positive("sigma", each) for each in np.atleast_1d(sigma)]
     window = _check.integer("window", window, 1)
     order = _check.integer("order", order, 1)
     if window > min(x.shape[1:]):
         raise ValueError(f"window: expected at most {min(x.shape[1:])} for an image {tuple(x.shape)}, got {window}")
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}; got {method!r}")
-    if method == "linear":
-        return sigma**2 * _window_sums(output_jacobian(module, x) ** 2, window)
-    if method == "two-stage":
-        return _two_stage(module, x, sigma, window, order)
     if _check.integer("nodes", nodes, 3) % 2 == 0:
         raise ValueError(f"nodes: expected an odd number, got {nodes}")
-    return _lines(module, x, sigma, window, nodes, seed)
+    size = [side - window + 1 for side in x.shape[1:]]
+    wanted = torch.arange(size[0] * size[1]) if at is None else _positions(at, size)
+    if method == "linear":
+        square = _window_sums(output_jacobian(module, x) ** 2, window).flatten(1)[:, wanted]
+        found = [each**2 * square for each in levels]
+    elif method == "two-stage":
+        found = _two_stage(module, x, levels, window, order, wanted)
+    else:
+        found = [_lines(module, x, each, window, nodes, seed, wanted) for each in levels]
+    maps = torch.stack(found) if at is not None else torch.stack(found).unflatten(2, size)
+    return maps if np.ndim(sigma) else maps[0]
+
+
+def _positions(at, size):
+    """Flat numbers of the windows whose first pixels are `at` (p, 2), among size[0] x size[1]."""
+    places = _check.array("at", at, (None, 2))
+    if (places != places.round()).any() or (places < 0).any() or (places >= size).any():
+        raise ValueError(f"at: expected first pixels (i, j) below {tuple(size)}, got {at!r}")
+    return torch.as_tensor(places @ [size[1], 1]).long()
 
 
 def output_jacobian(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -109,7 +126,7 @@ def _module_and_image(net, x):
 
 
 @torch.no_grad()
-def _two_stage(module, x, sigma, window, order):
+def _two_stage(module, x, levels, window, order, wanted):
     relus = [i for i, layer in enumerate(module) if isinstance(layer, nn.ReLU)]
     if not relus:
         raise ValueError("net: a two-stage map needs a ReLU, got none")
@@ -121,18 +138,22 @@ def _two_stage(module, x, sigma, window, order):
         jacobian = _first_jacobian(first, x)
     weight = output_jacobian(second, u.relu()).flatten(1)
 
-    scale = sigma * _window_sums(jacobian**2, window).flatten(1).sqrt()
     # A unit that does not see the window has scale 0 and adds nothing: 0 * c_n of anything finite.
-    alpha = u.reshape(-1, 1) / scale.where(scale > 0, 1.0)
-    direction = [j.flatten(1) * sigma / scale.where(scale > 0, 1.0) for j in _shifts(jacobian, window)]
+    unit = _window_sums(jacobian**2, window).flatten(1)[:, wanted].sqrt()
+    direction = [j.flatten(1)[:, wanted] / unit.where(unit > 0, 1.0) for j in _shifts(jacobian, window)]
+    return [_series(u.reshape(-1, 1), weight, sigma * unit, direction, order) for sigma in levels]
+
+
+def _series(u, weight, scale, direction, order):
+    """The module's series for Var, cut after `order` terms: (k, p), from s (m, p) and the entries of e (m, p) each."""
+    alpha = u / scale.where(scale > 0, 1.0)
     total = 0.0
     for n in range(1, order + 1):
         coefficient = scale * _coefficient(n, alpha)
         for index in combinations_with_replacement(range(len(direction)), n):
             repeats = factorial(n) / prod(factorial(index.count(i)) for i in set(index))
             total = total + repeats * (weight @ (coefficient * prod(direction[i] for i in index))) ** 2
-    size = [side - window + 1 for side in x.shape[1:]]
-    return total.reshape(-1, *size)
+    return total
 
 
 def _first_jacobian(first, x):
@@ -173,11 +194,10 @@ def _window_sums(images, window):
 
 
 @torch.no_grad()
-def _lines(module, x, sigma, window, nodes, seed):
-    size = [side - window + 1 for side in x.shape[1:]]
+def _lines(module, x, sigma, window, nodes, seed, wanted):
     numbers = torch.arange(x.numel()).reshape(1, *x.shape)
-    pixels = torch.stack([shift.flatten() for shift in _shifts(numbers, window)], 1)
-    positions, dim = pixels.shape
+    pixels = torch.stack([shift.flatten() for shift in _shifts(numbers, window)], 1)[wanted]
+    dim = pixels.shape[1]
     t = _radii(dim, nodes)
     weight, gram = (torch.as_tensor(a, dtype=x.dtype) for a in _hat_integrals(t, dim))
     frame = np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))[0]
@@ -192,7 +212,7 @@ def _lines(module, x, sigma, window, nodes, seed):
         mean = torch.einsum("j,pdjk->pk", weight[outer], outputs) / dim
         square = torch.einsum("pdik,ij,pdjk->pk", outputs, gram[outer][:, outer], outputs) / dim
         variances.append(square - mean**2)
-    return torch.cat(variances).T.reshape(-1, *size)
+    return torch.cat(variances).T
 
 
 def _radii(dim, nodes):

@@ -121,12 +121,12 @@ def two_stage(
 
     first is linearized at x, y ~ N(mu, J1 cov J1^T), and second at relu(mu), giving second(relu(mu)) + J2
     (E[relu(y)] - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead,
-    so that inputs share Jacobians. outputs: indices of the outputs wanted, default all. rule for Cov[relu(y)]:
-    "exact"; "series", its first four terms; "linear", its first term with exact variances; "diagonal", independent
-    units; "zero_mean", P2's theorem 2 off the diagonal, right for mu = 0 only. Jacobians are constants to autograd,
-    as they are almost everywhere.
+    so that inputs share Jacobians; equal inputs, given with several noise levels, share them anyway. outputs: indices
+    of the outputs wanted, default all. rule for Cov[relu(y)]: "exact"; "series", its first four terms; "linear", its
+    first term with exact variances; "diagonal", independent units; "zero_mean", P2's theorem 2 off the diagonal,
+    right for mu = 0 only. Jacobians are constants to autograd, as they are almost everywhere.
 
-    Cost: k + min(n, m) Jacobian products (n inputs, m units of y) per input or per point. With "linear" and
+    Cost: k + min(n, m) Jacobian products (n inputs, m units of y) per point or per different input. With "linear" and
     "diagonal" and one affine layer before the ReLU, or more than 4096 units there, 2 k products and no J1; then
     deeper `first` have their variances as in `two_stage_mean`. Raises ValueError for the other rules beyond 4096
     units.
@@ -141,8 +141,12 @@ def two_stage(
     affine = _is_affine(first)
     if rule in ADJOINT and full is None and points is None and (units > MAX_DENSE or affine):
         return _adjoint(first, second, x, cov, rule, outputs)
-    nearest = torch.arange(len(x)) if points is None else _nearest(x, points)
-    where, parts, order = x if points is None else points.to(x), [], []
+    if points is None:
+        rows, nearest = torch.unique(x.detach().flatten(1), dim=0, return_inverse=True)
+        points = rows.reshape(-1, *x.shape[1:])
+    else:
+        nearest = _nearest(x, points)
+    where, parts, order = points.to(x), [], []
     shared = inner_jacobian(first, where[:1].detach()) if affine else None
     for index in nearest.unique():
         members = (nearest == index).nonzero().squeeze(1)
@@ -222,37 +226,36 @@ def _linearized(y, inner, value, outer, shift, cov, rule):
     """Moments (b, k), (b, k, k) around one point; shift (b, *shape): the inputs minus the point."""
     var, full = noise(cov, shift)
     mu = y + shift.flatten(1) @ inner.T
-    if full is not None:
-        hidden = (inner @ full @ inner.T)[None]
-    else:
-        # Images with common noise share one hidden covariance.
-        common = var[:1] if var.stride(0) == 0 or len(var) == 1 else var
-        hidden = (inner * common.flatten(1)[:, None]) @ inner.T
-    variances = hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)
-    expected = relu.mean(mu, variances)
-    mean = value + (expected - torch.relu(y)) @ outer.T
-    return mean, _project(outer, mu, hidden, rule)
-
-
-def _project(outer, mu, hidden, rule):
-    """outer Cov[relu(y)] outer^T for y ~ N(mu, hidden); hidden (b or 1, m, m)."""
-    variances = hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)
+    # Inputs with common noise share what follows from it.
+    common = (var[:1] if var.stride(0) == 0 else var).flatten(1)
+    variances = common @ (inner**2).T if full is None else ((inner @ full) * inner).sum(1)
+    variances = variances.expand_as(mu)
+    mean = value + (relu.mean(mu, variances) - torch.relu(y)) @ outer.T
     if rule in ADJOINT:
         gain = relu.gain(mu, variances) if rule == "linear" else torch.zeros_like(mu)
         rest = relu.variance(mu, variances) - gain**2 * variances
-        rows = outer * gain[:, None]
-        response = rows @ (hidden[0] if len(hidden) == 1 else hidden) @ rows.mT
-        return response + (outer * rest[:, None]) @ outer.T
-    hidden = hidden.expand(len(mu), *hidden.shape[1:])
+        response = _spread((outer * gain[:, None]) @ inner, common, full)
+        return mean, response + (outer * rest[:, None]) @ outer.T
+    hidden = _spread(inner, common, full).expand(len(mu), -1, -1)
+    return mean, outer @ _relu_covariance(mu, hidden, rule) @ outer.T
+
+
+def _spread(rows, var, full):
+    """rows Cov[noise] rows^T for rows (..., k, n): variances (b or 1, n), or a full covariance."""
+    return (
+        (rows * var[:, None]) @ rows.mT if full is None else (rows @ full @ rows.mT).reshape(-1, *[rows.shape[-2]] * 2)
+    )
+
+
+def _relu_covariance(mu, hidden, rule):
+    """Cov[relu(y)] (b, m, m) for y ~ N(mu, hidden)."""
     if rule == "exact":
-        inner = relu.covariance(mu, hidden)
-    elif rule == "zero_mean":
-        inner = relu.covariance_zero_mean(hidden)
-        gap = relu.variance(mu, variances) - inner.diagonal(dim1=-2, dim2=-1)
-        inner = inner + torch.diag_embed(gap)
-    else:
-        inner = relu.covariance_series(mu, hidden)
-    return outer @ inner @ outer.T
+        return relu.covariance(mu, hidden)
+    if rule == "series":
+        return relu.covariance_series(mu, hidden)
+    inner = relu.covariance_zero_mean(hidden)
+    variances = relu.variance(mu, hidden.diagonal(dim1=-2, dim2=-1))
+    return inner + torch.diag_embed(variances - inner.diagonal(dim1=-2, dim2=-1))
 
 
 def _adjoint(first, second, x, cov, rule, outputs):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ClassProbabilities", "OutputMixture"]
 
 PAIRS_AT_ONCE = 20_000
-CLASS_BUDGET = 2**12  # points for a class's share of a region: a rare one need not be known to the same relative error
+SHARE_BUDGET = 2**12  # points for a share of a region: a rare one need not be known to the same relative error
 FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
 
 
@@ -168,9 +168,12 @@ class OutputMixture:
         piece, at = np.nonzero((low[:, None] <= grid) & (grid < high[:, None]) & ~flat[:, None])
         for k in _chunks(piece):
             i, j = piece[k], at[k]
-            bound = (grid[j] - b[i, output])[:, None]
-            log_p, rel = part.probabilities(np.concatenate([H[i], A[i, output, None]], 1), np.hstack([h[i], bound]))
-            yield j, np.exp(log_p), np.exp(log_p) * rel
+            extra, limits = A[i, output, None], (grid[j] - b[i, output])[:, None]
+            cut = np.concatenate([H[i], extra], 1), np.concatenate([h[i], limits], 1)
+            log_p, rel = part.probabilities(*cut, budget=SHARE_BUDGET)
+            # Where no point was found in a share that may not be empty, the smaller bound is the error.
+            bound = np.exp(np.minimum(_log_bound(extra, limits), part.log_p[rows][i]))
+            yield j, np.exp(log_p), np.where(np.isinf(rel), bound, np.exp(log_p) * np.where(np.isinf(rel), 0, rel))
 
     def _pdf_terms(self, part, block, grid, output):
         """Yields (index into grid, density, error) of each region that the level set f = y meets."""
@@ -234,7 +237,7 @@ def _class_masses(part, block, classes):
         error[c] += masses @ rel
         if len(shared):
             cut = np.concatenate([H[shared], extra[shared]], 1), np.concatenate([h[shared], limits[shared]], 1)
-            inside, rel = part.probabilities(*cut, budget=CLASS_BUDGET)
+            inside, rel = part.probabilities(*cut, budget=SHARE_BUDGET)
             unseen = np.isinf(rel)
             mass[c] += np.exp(inside).sum()
             error[c] += np.exp(inside[~unseen]) @ rel[~unseen]

@@ -20,7 +20,7 @@ from rpa.subjects import datasets, imagenet, references, train
 if TYPE_CHECKING:
     from rpa.subjects.imagenet import Subject
 
-__all__ = ["FEW", "SAMPLES", "digits", "jobs", "sample_missing"]
+__all__ = ["FEW", "SAMPLES", "digit_moments", "digits", "jobs", "sample_missing"]
 
 # Noise level -> samples of each of two referees, for the networks whose name begins with the key.
 SAMPLES = {
@@ -47,6 +47,13 @@ def digits(name: str, per_class: int = 10) -> Subject:
     others = np.setdiff1d(np.arange(200, 248), which)
     title, named = f"{name}, {len(which)} test digits", data.provenance
     return imagenet.Subject(name, title, net, images[which], images[others], (1.0,), key, named)
+
+
+def digit_moments(subject: Subject, sigma: float, n: int) -> list[np.ndarray]:
+    """[means, variances] (images, 10) of all scores of a network of `digits`, in the order of the classes."""
+    found = subject.reference(sigma, n, SEEDS["first"])
+    order = np.argsort(found.top, axis=1)
+    return [np.take_along_axis(part, order, 1).astype(float) for part in (found.mean, found.var)]
 
 
 def jobs(prefix: str = "") -> list[tuple[str, float, int, int]]:

@@ -164,11 +164,21 @@ def test_networks_come_as_arrays_and_images_with_channels(shallow):
         assert torch.allclose(one, noise_map(ReLUNetwork.from_torch(net), x, 0.5, method=method), rtol=1e-9)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_chosen_windows_and_several_levels_are_parts_of_the_maps(shallow, method):
+    net, x = shallow
+    maps = torch.stack([noise_map(net, x, sigma, window=2, method=method) for sigma in (0.1, 0.5)])
+    places = np.array([[3, 1], [0, 2]])
+    assert torch.allclose(noise_map(net, x, [0.1, 0.5], window=2, method=method), maps, rtol=1e-12)
+    found = noise_map(net, x, [0.1, 0.5], window=2, method=method, at=places)
+    assert torch.allclose(found, maps[:, :, places[:, 0], places[:, 1]], rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         {"sigma": 0.0}, {"sigma": math.nan}, {"window": 0}, {"window": 5}, {"method": "magic"}, {"order": 0},
-        {"nodes": 4},
+        {"nodes": 4}, {"at": [[5, 0]]}, {"at": [[0.5, 0]]}, {"at": [0, 1]},
         {"x": torch.zeros(3, 3)}, {"x": torch.full((5, 4), math.nan)}, {"net": nn.Linear(20, 1)},
         {"net": nn.Sequential(nn.Linear(20, 1)), "method": "two-stage"},
     ],

@@ -245,6 +245,42 @@ def test_max_pooling_keeps_what_neighbours_share():
     assert direct == pytest.approx(both, rel=1e-9)
 
 
+def test_maxima_of_many_windows_are_those_of_each_alone():
+    """Repeated windows, and windows with a certain winner, against the cubature of each."""
+    rng = np.random.default_rng(5)
+    factor = torch.tensor(rng.standard_normal((6, 4, 4)))
+    mean, cov = torch.tensor(rng.standard_normal((6, 4))), factor @ factor.mT
+    mean[1] = torch.tensor([90.0, 1, 2, 3])
+    found = pooling.maximum(mean.repeat(2, 1)[None], cov.repeat(2, 1, 1)[None])
+    for i in range(12):
+        alone = pooling._cubature(mean[i % 6, None], cov[i % 6, None], F64)
+        for ours, theirs in zip(found[:4], alone[:4]):
+            torch.testing.assert_close(ours[0, i], theirs[0], rtol=1e-9, atol=1e-9)
+    assert found.mean[0, 1] == 90 and found.gains[0, 1].tolist() == [1, 0, 0, 0]
+
+
+def test_windows_of_local_inputs_share_what_they_share():
+    """The blocks of `second_order_local` against `second_order` over all pairs of windows."""
+    rng = np.random.default_rng(6)
+    windows, inputs = 700, 300
+    place = rng.permutation(windows) * (inputs - 9) // windows
+    rows = torch.zeros(2, inputs, windows, dtype=F64)
+    for column, start in enumerate(place):
+        rows[:, start : start + 9, column] = torch.tensor(rng.standard_normal((2, 9)))
+    curvatures = torch.tensor(rng.standard_normal((windows, 2)))
+    expected = pooling.second_order(curvatures[None], lambda a, b: (rows[a].T @ rows[b])[None])[0]
+    found = pooling.second_order_local(curvatures, rows)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_noise_levels_of_one_input_share_its_jacobians():
+    first, second = two_stage.splits(convolutional())[1]
+    var = torch.tensor([0.1, 0.4], dtype=F64).repeat_interleave(2)[:, None, None, None].expand(-1, 1, 8, 8)
+    together = two_stage.two_stage(first, second, IMAGES.repeat(2, 1, 1, 1), var)
+    alone = [two_stage.two_stage(first, second, IMAGES, level) for level in (0.1, 0.4)]
+    close(together, two_stage.Moments(*(torch.cat(parts) for parts in zip(*alone))))
+
+
 def test_second_order_term_of_a_pair_of_maxima():
     """For w = 2 the expected Hessian is phi(a) / s (1, -1)(1, -1)^T, with a = E[x1 - x2] / s, s^2 = Var[x1 - x2]."""
     rng = np.random.default_rng(3)

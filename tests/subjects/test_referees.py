@@ -39,6 +39,9 @@ def test_a_missing_reference_is_sampled_and_kept(tmp_path, monkeypatch):
     assert path.read_bytes() == kept
     key = subject.key | {"sigma": 0.05, "n": 4, "seed": 1, "keep": 10, "protocol": 1}
     assert path == references.path_of(key, tmp_path)
+    assert subject.has_reference(0.05, 4, 1) and not subject.has_reference(0.05, 2, 1)
+    mean, _ = referees.digit_moments(subject, 0.05, 4)
+    assert (mean.argmax(1) == subject.reference(0.05, 4, 1).top[:, 0]).all()
     elsewhere = subject.reference(0.05, 2, 1, folder=tmp_path / "own")
     assert elsewhere.n == 2 and len(list((tmp_path / "own").iterdir())) == 1
     assert (
