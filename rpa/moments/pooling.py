@@ -87,30 +87,27 @@ def maxima(pool: nn.MaxPool2d, mean: torch.Tensor, var: torch.Tensor) -> tuple:
     return mean, var
 
 
-def soft_maximum(pool: nn.MaxPool2d, mean: torch.Tensor, factors: torch.Tensor, softness: torch.Tensor) -> tuple:
-    """Means of the maxima over the windows of an `nn.MaxPool2d`, and the flat position in its plane of each largest
-    mean.
+def soft_maximum(
+    pool: nn.MaxPool2d, mean: torch.Tensor, deviation: torch.Tensor, softness: torch.Tensor
+) -> torch.Tensor:
+    """Means of the maxima over the windows of an `nn.MaxPool2d`, units (b, c, h, w) Gaussian, correlated or not.
 
-    T + s log sum_i exp((mean_i - T) / s), T the largest mean and s = softness * sd: the expected maximum of Gumbel
-    variables, and close to that of Gaussians, correlated or not, at the softness that `softness_of` fits. mean (b, c,
-    h, w); sd is the product of the factors, each of that shape or broadcasting to it, in the middle of a window.
+    T + s log sum_i exp((mean_i - T) / s), T the largest mean and s = softness * deviation in the middle of a window:
+    the expected maximum of Gumbel variables, and close to that of Gaussians at the softness that `softness_of` fits.
+    deviation: of the shape of mean.
     """
-    options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-    top, where = functional.max_pool2d(mean, *options, return_indices=True)
+    top = pool(mean)
     down, along = _axes(pool, mean)
-    first, second = (
-        _middle(_middle(factor.expand(1, 1, 1, 1) if factor.ndim < 4 else factor, down), along) for factor in factors
-    )
-    sharpness = (softness * first * second + TINY).reciprocal_().expand_as(top)
+    sharpness = (softness * _middle(_middle(deviation, down), along) + TINY).reciprocal_()
     total: Any = 0.0
     for row in _members(mean, down, -FAR):
         for member in _members(row, along, -FAR):
             # Below -80 an exponential is lost beside 1, and its denormal numbers would cost most of the time.
             total = (member - top).mul_(sharpness).clamp_(min=-80.0).exp_().add_(total)
-    return total.log_().div_(sharpness).add_(top), where
+    return total.log_().div_(sharpness).add_(top)
 
 
-def softness_of(pool: nn.MaxPool2d, mean: torch.Tensor, factors: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def softness_of(pool: nn.MaxPool2d, mean: torch.Tensor, deviation: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The softness per channel (1, c, 1, 1) at which `soft_maximum` is right on average over images and places:
     target.
     """
@@ -119,7 +116,7 @@ def softness_of(pool: nn.MaxPool2d, mean: torch.Tensor, factors: torch.Tensor, t
     low, high = (torch.full_like(wanted, bound) for bound in SOFTNESS)
     for _ in range(10):
         middle = (low * high).sqrt()
-        enough = channel(soft_maximum(pool, mean, factors, middle)[0] - pool(mean)) > wanted
+        enough = channel(soft_maximum(pool, mean, deviation, middle) - pool(mean)) > wanted
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     return (low * high).sqrt()
 
@@ -143,10 +140,8 @@ def _members(plane, axis, fill):
 
 
 def _middle(plane, axis):
-    """The middle member of each window along an axis, or the plane itself where it does not vary along it."""
+    """The middle member of each window along an axis."""
     dim, kernel, stride, padding, count = axis
-    if plane.shape[dim] == 1:
-        return plane
     first, reach = kernel // 2 - padding, (count - 1) * stride + 1
     if first >= 0 and first + reach <= plane.shape[dim]:
         return plane[(slice(None),) * dim + (slice(first, first + reach, stride),)]
