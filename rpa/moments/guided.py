@@ -58,11 +58,18 @@ class Guide(NamedTuple):
 
 
 class _State(NamedTuple):
-    """One input: its means (1, *shape), variances (None behind a ReLU: not needed), copies (n, *shape)."""
+    """One input: its means, then its copies, (1 + n, *shape); the means' variances, None behind a ReLU: not needed."""
 
-    mean: torch.Tensor
+    both: torch.Tensor
     var: torch.Tensor | None
-    copies: torch.Tensor
+
+    @property
+    def mean(self):
+        return self.both[:1]
+
+    @property
+    def copies(self):
+        return self.both[1:]
 
 
 @torch.no_grad()
@@ -86,7 +93,7 @@ def moments(layers: Sequence[Layer], x: torch.Tensor, guide: Guide) -> tuple[tor
 
 def _start(image, places):
     # cos^2 and sin^2 of the three angles average 1/2, their products 0: the mean square is scale^2 at every place.
-    return _State(_fast(image), places.square().mean(0, keepdim=True), _fast(image + places))
+    return _State(_fast(torch.cat([image, image + places])), places.square().mean(0, keepdim=True))
 
 
 def _variance(state, before):
@@ -100,9 +107,12 @@ def _fast(t):
 
 def _step(layer, state, correction):
     if isinstance(layer.module, nn.ReLU):
-        return _State(_rectified(state.mean, state.var), None, torch.relu(state.copies))
+        both = torch.relu(state.both)
+        both[:1] = _rectified(state.mean, state.var)
+        return _State(both, None)
     state = _moved(layer, state, correction.softness)
-    return _varied(_pulled(state, correction.pull), correction)
+    _pull(state, correction.pull)
+    return _varied(state, correction)
 
 
 def _rectified(mean, var):
@@ -116,15 +126,15 @@ def _rectified(mean, var):
 
 def _moved(layer, state, softness):
     """Means and copies behind an affine or pooling layer; variances are not known yet."""
-    both = layer.module(torch.cat([state.mean, state.copies]))
-    mean, copies = both[:1], both[1:]
+    both = layer.module(state.both)
     if isinstance(layer.module, nn.MaxPool2d):
-        mean = pooling.soft_maximum(layer.module, state.mean, state.var.sqrt(), softness)
-    return _State(mean, None, copies)
+        both[:1] = pooling.soft_maximum(layer.module, state.mean, state.var.sqrt().expand_as(state.mean), softness)
+    return _State(both, None)
 
 
-def _pulled(state, pull):
-    return state._replace(mean=state.mean + pull * _away(state.copies, state.mean)) if pull else state
+def _pull(state, part):
+    if part:
+        state.mean.add_(part * _away(state.copies, state.mean))
 
 
 def _away(copies, mean):
@@ -145,11 +155,17 @@ def _varied(state, correction):
 
 def _squares(copies, mean):
     """Mean squares of the copies about the mean, averaged around each place: over all channels, and for each."""
-    power = (copies - mean).square_().mean(0, keepdim=True)
+    power = _mean_square(copies, mean)
     if power.ndim < 4:
         return power.mean(1, keepdim=True), power
-    around = functional.avg_pool2d(power, AROUND, 1, AROUND // 2, count_include_pad=False)
-    return around.mean(1, keepdim=True), around
+    for kernel in ((AROUND, 1), (1, AROUND)):
+        power = functional.avg_pool2d(power, kernel, 1, tuple(k // 2 for k in kernel), count_include_pad=False)
+    return power.mean(1, keepdim=True), power
+
+
+def _mean_square(copies, mean):
+    # Image by image: a mean along the first dimension is several times slower.
+    return sum((copy - mean).square_() for copy in copies.split(1)) / len(copies)
 
 
 @torch.no_grad()
@@ -185,22 +201,26 @@ def _fit(layers, states, truths, var):
             correction = Correction(known=_fast(var))
         elif not isinstance(layer.module, nn.ReLU):
             softness = _softness(layer.module, states, truths) if isinstance(layer.module, nn.MaxPool2d) else None
-            moved = [_moved(layer, state, softness) for state in states]
-            pull = _pull(moved, truths)
+            states = [_moved(layer, state, softness) for state in states]
+            part = _part(states, truths)
+            for state in states:
+                _pull(state, part)
             gates = after is not None and isinstance(after.module, nn.ReLU)
-            correction = Correction(pull, *_factors([_pulled(s, pull) for s in moved], truths, gates), softness)
-        states = [_step(layer, state, correction) for state in states]
+            correction = Correction(part, *_factors(states, truths, gates), softness)
+            states = [_varied(state, correction) for state in states]
+        if affine or correction is None:
+            states = [_step(layer, state, correction) for state in states]
         yield correction
 
 
 def _softness(pool, states, truths):
-    mean, var, _ = zip(*states[:SOFTENED])
-    deviation = torch.cat([v.expand_as(m) for m, v in zip(mean, var)]).sqrt()
+    mean = torch.cat([state.mean for state in states[:SOFTENED]])
+    deviation = torch.cat([state.var.expand_as(state.mean) for state in states[:SOFTENED]]).sqrt()
     target = torch.cat([truth.mean(0, keepdim=True) for truth in truths[:SOFTENED]])
-    return pooling.softness_of(pool, torch.cat(mean), deviation, target)
+    return pooling.softness_of(pool, mean, deviation, target)
 
 
-def _pull(states, truths):
+def _part(states, truths):
     away = torch.cat([_away(state.copies, state.mean) for state in states])
     true = torch.cat([_away(truth, state.mean) for truth, state in zip(truths, states)])
     power = away.square().sum()
@@ -209,7 +229,7 @@ def _pull(states, truths):
 
 def _factors(states, truths, gates):
     """Half of true over computed mean squares, (shared, own), per channel or unit; half of 1 where nothing varies."""
-    spread = [(truth - state.mean).square().mean(0, keepdim=True) for truth, state in zip(truths, states)]
+    spread = [_mean_square(truth, state.mean) for truth, state in zip(truths, states)]
     typical = sum(_plane_mean(part) for part in spread) / len(spread) + pooling.TINY
     totals = [0.0, 0.0, 0.0]
     for state, true in zip(states, spread):
@@ -235,7 +255,7 @@ def informed_mean(
         var = variances(x, scale)[:1]
         for image in x.split(1):
             noise = torch.as_tensor(scale) * torch.randn(pairs, *x.shape[1:], generator=generator, dtype=x.dtype)
-            state = _State(_fast(image), var, _fast(torch.cat([image + noise, image - noise])))
+            state = _State(_fast(torch.cat([image, image + noise, image - noise])), var)
             for layer, correction in zip(layers, guide.corrections):
                 if isinstance(layer.module, nn.ReLU):
                     state = _step(layer, state, correction)
