@@ -26,7 +26,7 @@ from torch.nn import functional
 from rpa import _check
 from rpa.moments import pooling
 from rpa.moments.layers import Layer, taken_by
-from rpa.moments.meanfield import relu_moments, variances
+from rpa.moments.meanfield import relu_mean, relu_moments, variances
 
 __all__ = ["Correction", "Guide", "fit", "informed_mean", "moments"]
 
@@ -108,20 +108,11 @@ def _fast(t):
 def _step(layer, state, correction):
     if isinstance(layer.module, nn.ReLU):
         both = torch.relu(state.both)
-        both[:1] = _rectified(state.mean, state.var)
+        both[:1] = relu_mean(state.mean, state.var)
         return _State(both, None)
     state = _moved(layer, state, correction.softness)
     _pull(state, correction.pull)
     return _varied(state, correction)
-
-
-def _rectified(mean, var):
-    """E[relu(x)] = mean P(x > 0) + sigma phi(mean / sigma)."""
-    sigma = (var + pooling.TINY).sqrt_().expand_as(mean)
-    # Beyond 8 sigma a tail is lost beside 1, and its denormal numbers would cost most of the time.
-    t = (mean / sigma).clamp_(-8.0, 8.0)
-    positive = torch.erfc(t * -math.sqrt(0.5)).mul_(mean)
-    return t.square_().mul_(-0.5).exp_().mul_(sigma).mul_(math.sqrt(2 / math.pi)).add_(positive).mul_(0.5)
 
 
 def _moved(layer, state, softness):

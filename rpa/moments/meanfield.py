@@ -9,6 +9,7 @@ Networks come as the list of layers that `rpa.moments.layers.prepare` makes of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 from rpa.moments import _checks, pooling
 from rpa.moments.layers import Layer, prepare, taken_by
 
-__all__ = ["moments", "prepare", "relu_moments", "two_stage_mean", "variances"]
+__all__ = ["moments", "prepare", "relu_mean", "relu_moments", "two_stage_mean", "variances"]
 
 
 def relu_moments(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,6 +45,18 @@ def _relu_moments(mean, var):
     return torch.addcmul(torch.relu(mean), sigma, e), spread
 
 
+def relu_mean(mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+    """E[relu(x)] = mean P(x > 0) + sigma phi(mean / sigma) for x ~ N(mean, var), as `relu_moments` but unchecked.
+
+    For the inner loop of large networks: finite tensors, var >= 0 that broadcasts to mean.
+    """
+    sigma = (var + pooling.TINY).sqrt_().expand_as(mean)
+    # Beyond 8 sigma a tail is lost beside 1, and its denormal numbers would cost most of the time.
+    t = (mean / sigma).clamp_(-8.0, 8.0)
+    positive = torch.erfc(t * -math.sqrt(0.5)).mul_(mean)
+    return t.square_().mul_(-0.5).exp_().mul_(sigma).mul_(math.sqrt(2 / math.pi)).add_(positive).mul_(0.5)
+
+
 def moments(layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(means, variances) (b, k) of the outputs for inputs x[i] + scale z, z standard normal: the diagonal rule.
 
@@ -66,43 +79,52 @@ def _independent(layer, mean, var):
 
 
 def two_stage_mean(
-    layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor, cut: int = 0, *, at: str = "mean"
-) -> torch.Tensor:
-    """P2's two-stage mean (b, k): linear up to ReLU number `cut`, that ReLU exact, then second(E[q]) for at="mean", or
-    for at="point" second(q) + J_second (E[q] - q) with q the noise-free activations. layers: `prepare(net,
-    pool_first=False)`.
+    layers: Sequence[Layer], x: torch.Tensor, scales: Sequence[float | torch.Tensor], cut: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """P2's two-stage means at several noise levels, linearized "at point" and "at mean": two tensors (levels, b, k).
 
-    Variances before the cut are those of the network linearized at x with uncorrelated units: exact for cut=0. One and
-    a half passes, or three and a half; a Jacobian-vector product, no Jacobian.
+    The network is linear up to ReLU number `cut`, and that ReLU exact, E[q]. At point the rest is second(q) + J (E[q] -
+    q), with q the noise-free activations and J the Jacobian there (P2); at mean it is second(E[q]). layers:
+    `prepare(net, pool_first=False)`; scales: standard deviations of the noise, as in `moments`.
+
+    Variances before the cut are those of the network linearized at x with uncorrelated units: exact for cut=0. All
+    levels share the noise-free pass; each adds two, one of them a Jacobian-vector product. No Jacobian is built.
     """
-    if at not in ("mean", "point"):
-        raise ValueError(f"at: expected 'mean' or 'point', got {at!r}")
     with taken_by(layers, x):
         relus = [i for i, layer in enumerate(layers) if isinstance(layer.module, nn.ReLU)]
         if not isinstance(cut, int) or not -len(relus) <= cut < len(relus):
             raise ValueError(f"cut: expected the number of one of {len(relus)} ReLUs, got {cut!r}")
-        mean, var = x, variances(x, scale)
-        for layer in layers[: relus[cut]]:
-            var = _linearized(layer, mean, var)
-            mean = layer.module(mean)
-        second = nn.Sequential(*[layer.module for layer in layers[relus[cut] + 1 :]])
-        expected, point = _relu_moments(mean, var)[0], torch.relu(mean)
-        if at == "mean":
-            return second(expected)
-        value, shift = torch.func.jvp(second, (point,), (expected - point,))
-        return value + shift
+        if not isinstance(scales, (list, tuple)) or not scales:
+            raise ValueError(f"scales: expected a list of at least one standard deviation, got {scales!r}")
+        point, mean = zip(*(_two_stage(layers, relus[cut], image, scales) for image in x.split(1)))
+        return torch.stack(point, 1), torch.stack(mean, 1)
 
 
-def _linearized(layer, mean, var):
-    """Variances after a layer linearized at `mean`."""
+def _two_stage(layers, cut, image, scales):
+    """(at point, at mean), each (levels, k), for one image (1, *shape)."""
+    point, var = image, torch.cat([variances(image, scale) for scale in scales])
+    for layer in layers[:cut]:
+        point, var = layer.module(point), _linearized(layer, point, var, layer.squared)
+    mean = relu_mean(point.expand_as(var), var)
+    point = torch.relu(point)
+    change = mean - point
+    for layer in layers[cut + 1 :]:
+        point, change = layer.module(point), _linearized(layer, point, change, layer.linear)
+        mean = layer.module(mean)
+    return point + change, mean
+
+
+def _linearized(layer, point, change, linear):
+    """Changes, or variances, (n, *shape) behind a layer linearized at point (1, *shape); linear: the map if affine."""
     if isinstance(layer.module, nn.ReLU):
-        return var * (mean > 0)
+        return change * (point > 0)
     if isinstance(layer.module, nn.MaxPool2d):
         pool = layer.module
         options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-        index = functional.max_pool2d(mean, *options, return_indices=True)[1]
-        return var.flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
-    return layer.squared(var)
+        index = functional.max_pool2d(point, *options, return_indices=True)[1]
+        index = index.expand(len(change), -1, -1, -1)
+        return change.flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
+    return linear(change)
 
 
 def variances(x: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
