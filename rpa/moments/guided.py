@@ -32,21 +32,21 @@ __all__ = ["Correction", "Guide", "fit", "informed_mean", "moments"]
 
 COPIES = 3
 AROUND = 5  # places across which squares are averaged
-SOFTENED = 4  # images on which the softness of maxima is sought
 
 
 class Correction(NamedTuple):
     """What `fit` found for one layer.
 
     pull: the part by which means go towards the copies' mean. shared, own: the constants per channel (1, channels, 1,
-    1) or unit (1, units) of the mean squares over all channels and over one. softness: of max pooling, see
-    `pooling.soft_maximum`. known: the variances (1, *shape) themselves, where units are affine in the input.
+    1) or unit (1, units) of the mean squares over all channels and over one. lift (1, channels, 1, 1): the part, 0 to
+    1, of what noise adds to maxima of independent units that it adds to these. known: the variances (1, *shape)
+    themselves, where units are affine in the input.
     """
 
     pull: float = 0.0
     shared: torch.Tensor | None = None
     own: torch.Tensor | None = None
-    softness: torch.Tensor | None = None
+    lift: torch.Tensor | None = None
     known: torch.Tensor | None = None
 
 
@@ -78,10 +78,8 @@ def moments(layers: Sequence[Layer], x: torch.Tensor, guide: Guide) -> tuple[tor
 
     layers: from `prepare`; guide: from `fit`. Without gradients. Raises ValueError for a guide to another network.
     """
-    if not isinstance(guide, Guide):
-        raise ValueError(f"guide: expected what `fit` returns, got {type(guide).__name__}")
     found = []
-    with taken_by(layers, x, guide.corrections):
+    with _taken_by(layers, x, guide):
         for image in x.split(1):
             state = _start(image, guide.places)
             for layer, correction in zip(layers, guide.corrections):
@@ -89,6 +87,15 @@ def moments(layers: Sequence[Layer], x: torch.Tensor, guide: Guide) -> tuple[tor
             found.append((state.mean, _variance(state, before)))
     mean, var = (torch.cat(part) for part in zip(*found))
     return mean, var
+
+
+def _taken_by(layers, x, guide):
+    if not isinstance(guide, Guide):
+        raise ValueError(f"guide: expected what `fit` returns, got {type(guide).__name__}")
+    if isinstance(x, torch.Tensor) and x.shape[1:] != guide.places.shape[1:]:
+        shapes = f"{tuple(guide.places.shape[1:])}, got {tuple(x.shape[1:])}"
+        raise ValueError(f"guide: made for inputs of shape {shapes}")
+    return taken_by(layers, x, guide.corrections)
 
 
 def _start(image, places):
@@ -110,17 +117,21 @@ def _step(layer, state, correction):
         both = torch.relu(state.both)
         both[:1] = relu_mean(state.mean, state.var)
         return _State(both, None)
-    state = _moved(layer, state, correction.softness)
+    state = _moved(layer, state, correction.lift)
     _pull(state, correction.pull)
     return _varied(state, correction)
 
 
-def _moved(layer, state, softness):
+def _moved(layer, state, lift):
     """Means and copies behind an affine or pooling layer; variances are not known yet."""
     both = layer.module(state.both)
     if isinstance(layer.module, nn.MaxPool2d):
-        both[:1] = pooling.soft_maximum(layer.module, state.mean, state.var.sqrt().expand_as(state.mean), softness)
+        both[:1] += lift * (_maxima(layer.module, state) - both[:1])
     return _State(both, None)
+
+
+def _maxima(pool, state):
+    return pooling.maxima(pool, state.mean, state.var.expand_as(state.mean))[0]
 
 
 def _pull(state, part):
@@ -167,7 +178,7 @@ def fit(layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor, s
     to x. One antithetic pair of noisy copies of each image is carried along as truth. The pull of a layer is the least
     squares slope of truth on the copies, both less the means and averaged over planes. Each of the two mean squares is
     scaled to the truth's over all images and places of a channel; before a ReLU places count by exp(-a^2 / 2), a = mean
-    / sigma, so that its mean feels an error. Max pooling gets the softness at which its means are right on average.
+    / sigma, so that its mean feels an error. What noise adds to maxima is right on average, channel by channel.
     """
     generator = torch.Generator().manual_seed(_check.integer("seed", seed))
     with taken_by(layers, x):
@@ -191,24 +202,25 @@ def _fit(layers, states, truths, var):
             var = layer.squared(var)
             correction = Correction(known=_fast(var))
         elif not isinstance(layer.module, nn.ReLU):
-            softness = _softness(layer.module, states, truths) if isinstance(layer.module, nn.MaxPool2d) else None
-            states = [_moved(layer, state, softness) for state in states]
+            lift = _lift(layer.module, states, truths) if isinstance(layer.module, nn.MaxPool2d) else None
+            states = [_moved(layer, state, lift) for state in states]
             part = _part(states, truths)
             for state in states:
                 _pull(state, part)
             gates = after is not None and isinstance(after.module, nn.ReLU)
-            correction = Correction(part, *_factors(states, truths, gates), softness)
+            correction = Correction(part, *_factors(states, truths, gates), lift)
             states = [_varied(state, correction) for state in states]
         if affine or correction is None:
             states = [_step(layer, state, correction) for state in states]
         yield correction
 
 
-def _softness(pool, states, truths):
-    mean = torch.cat([state.mean for state in states[:SOFTENED]])
-    deviation = torch.cat([state.var.expand_as(state.mean) for state in states[:SOFTENED]]).sqrt()
-    target = torch.cat([truth.mean(0, keepdim=True) for truth in truths[:SOFTENED]])
-    return pooling.softness_of(pool, mean, deviation, target)
+def _lift(pool, states, truths):
+    tops = [pool(state.mean) for state in states]
+    added = sum(_plane_mean(truth.mean(0, keepdim=True) - top) for truth, top in zip(truths, tops))
+    alone = sum(_plane_mean(_maxima(pool, state) - top) for state, top in zip(states, tops))
+    # Where noise adds next to nothing the ratio is that of two errors; beyond 0 and 1 it means nothing else.
+    return torch.where(alone > pooling.TINY, added / alone, 0.0).clamp(0, 1)
 
 
 def _part(states, truths):
@@ -242,7 +254,7 @@ def informed_mean(
     """
     pairs, generator = _check.integer("pairs", pairs, 1), torch.Generator().manual_seed(_check.integer("seed", seed))
     means = []
-    with taken_by(layers, x, guide.corrections):
+    with _taken_by(layers, x, guide):
         var = variances(x, scale)[:1]
         for image in x.split(1):
             noise = torch.as_tensor(scale) * torch.randn(pairs, *x.shape[1:], generator=generator, dtype=x.dtype)
@@ -251,7 +263,7 @@ def informed_mean(
                 if isinstance(layer.module, nn.ReLU):
                     state = _step(layer, state, correction)
                 else:
-                    state = _moved(layer, state, correction.softness)
+                    state = _moved(layer, state, correction.lift)
                     state = state._replace(var=state.copies.var(0, keepdim=True))
             means.append(state.mean)
     return torch.cat(means)
