@@ -32,6 +32,7 @@ __all__ = ["Correction", "Guide", "fit", "informed_mean", "moments"]
 
 COPIES = 3
 AROUND = 5  # places across which squares are averaged
+LIFTED = 1.5  # correlation adds no more to maxima than this times what independent units have
 
 
 class Correction(NamedTuple):
@@ -39,7 +40,7 @@ class Correction(NamedTuple):
 
     pull: the part by which means go towards the copies' mean. shared, own: the constants per channel (1, channels, 1,
     1) or unit (1, units) of the mean squares over all channels and over one. lift (1, channels, 1, 1): the part, 0 to
-    1, of what noise adds to maxima of independent units that it adds to these. known: the variances (1, *shape)
+    1.5, of what noise adds to maxima of independent units that it adds to these. known: the variances (1, *shape)
     themselves, where units are affine in the input.
     """
 
@@ -178,7 +179,7 @@ def fit(layers: Sequence[Layer], x: torch.Tensor, scale: float | torch.Tensor, s
     to x. One antithetic pair of noisy copies of each image is carried along as truth. The pull of a layer is the least
     squares slope of truth on the copies, both less the means and averaged over planes. Each of the two mean squares is
     scaled to the truth's over all images and places of a channel; before a ReLU places count by exp(-a^2 / 2), a = mean
-    / sigma, so that its mean feels an error. What noise adds to maxima is right on average, channel by channel.
+    / sigma, so that its mean feels an error. What noise adds to maxima is fitted channel by channel.
     """
     generator = torch.Generator().manual_seed(_check.integer("seed", seed))
     with taken_by(layers, x):
@@ -216,11 +217,15 @@ def _fit(layers, states, truths, var):
 
 
 def _lift(pool, states, truths):
-    tops = [pool(state.mean) for state in states]
-    added = sum(_plane_mean(truth.mean(0, keepdim=True) - top) for truth, top in zip(truths, tops))
-    alone = sum(_plane_mean(_maxima(pool, state) - top) for state, top in zip(states, tops))
-    # Where noise adds next to nothing the ratio is that of two errors; beyond 0 and 1 it means nothing else.
-    return torch.where(alone > pooling.TINY, added / alone, 0.0).clamp(0, 1)
+    """The slope, per channel, of what noise adds to maxima on what it adds to those of independent units."""
+    product, power = 0.0, pooling.TINY
+    for state, truth in zip(states, truths):
+        top = pool(state.mean)
+        alone = _maxima(pool, state) - top
+        product = product + _plane_mean(alone * (truth.mean(0, keepdim=True) - top))
+        power = power + _plane_mean(alone.square())
+    # Where noise adds next to nothing the slope is one of errors.
+    return (product / power).clamp(0, LIFTED)
 
 
 def _part(states, truths):
@@ -260,7 +265,7 @@ def informed_mean(
             noise = torch.as_tensor(scale) * torch.randn(pairs, *x.shape[1:], generator=generator, dtype=x.dtype)
             state = _State(_fast(torch.cat([image, image + noise, image - noise])), var)
             for layer, correction in zip(layers, guide.corrections):
-                if isinstance(layer.module, nn.ReLU):
+                if correction is None:
                     state = _step(layer, state, correction)
                 else:
                     state = _moved(layer, state, correction.lift)
