@@ -107,7 +107,7 @@ def test_the_input_is_left_as_it_is():
 
 
 def test_fit_is_seeded_and_finite():
-    layers, x = meanfield.prepare(deep_net()), torch.zeros(2, 3, 12, 12, dtype=torch.float64)
+    layers, x = meanfield.prepare(deep_net()), images(2)
     first, again, other = (guided.fit(layers, x, 0.5, seed) for seed in (1, 1, 2))
     factors = [
         [c.own for c in guide.corrections if c is not None and c.known is None] for guide in (first, again, other)
