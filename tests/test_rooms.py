@@ -17,7 +17,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FRONT = """Gaussian GaussianMixture fit_mixture ReLUNetwork Region region_of region_at planar_regions probability
 probabilities orthant best_first entropy_pruned pattern_pmf affine_relu_affine two_stage layerwise noise_map
 noise_attack""".split()
-IN_ROOMS = ["moments.relu", "moments.meanfield", "subjects.imagenet", "subjects.datasets", "companion.topk"]
+IN_ROOMS = [
+    "moments.relu",
+    "moments.meanfield",
+    "moments.guided",
+    "subjects.imagenet",
+    "subjects.datasets",
+    "companion.topk",
+]
 
 
 def _room(path):

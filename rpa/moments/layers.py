@@ -63,8 +63,8 @@ KNOWN = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d,
 def prepare(net: nn.Module, *, pool_first: bool = True) -> tuple[Layer, ...]:
     """The layers of a Sequential, AlexNet or SqueezeNet for the functions below; weights are shared with `net`.
 
-    pool_first: exchange a ReLU and the max pooling after it, for `moments` and `fit`; `two_stage_mean` leaves them in
-    order. Raises ValueError naming a layer without a rule.
+    pool_first: exchange a ReLU and the max pooling after it, for both `moments`; `two_stage_mean` leaves them in order.
+    Raises ValueError naming a layer without a rule.
     """
     modules.check_evaluable(net)
     flat = modules.unrolled(net, lambda fire: _Parallel(fire.expand1x1, fire.expand3x3))
@@ -77,7 +77,7 @@ def prepare(net: nn.Module, *, pool_first: bool = True) -> tuple[Layer, ...]:
 
 @contextmanager
 def taken_by(layers: Sequence[Layer], x: torch.Tensor, fitted: Sequence | None = None) -> Iterator[None]:
-    """A context in which x (b, *shape) goes through the layers, perhaps with what `rpa.moments.meanfield.fit` gave.
+    """A context in which x (b, *shape) goes through the layers, perhaps with what `rpa.moments.guided.fit` found.
 
     Raises ValueError for what is no list of layers, no batch, or no fit to both. Shapes are examined only after
     something failed, so that the check costs no pass.
@@ -89,7 +89,7 @@ def taken_by(layers: Sequence[Layer], x: torch.Tensor, fitted: Sequence | None =
         if len(fitted) != len(layers):
             raise ValueError(f"fitted: expected the corrections of {len(layers)} layers, got {len(fitted)}")
         pairs = enumerate(zip(layers, fitted))
-        wrong = [i for i, (a, b) in pairs if not isinstance(a.module, nn.ReLU) and not hasattr(b, "deviation")]
+        wrong = [i for i, (a, b) in pairs if not isinstance(a.module, nn.ReLU) and not hasattr(b, "pull")]
         if wrong:
             raise ValueError(f"fitted: expected a Correction for layer {wrong[0]}, got {fitted[wrong[0]]!r}")
     try:

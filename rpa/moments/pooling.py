@@ -2,14 +2,14 @@
 
 A maximum is not Gaussian. `clark` folds ReLU moments, max(a, b) = b + relu(a - b), in closed form; `maximum` is
 cubature, more accurate when variables are correlated; `maxima` is Clark's fold for all windows of a large layer at
-once, down their columns, then along the rows; `soft_maximum` is quicker still and takes correlated units.
+once, down their columns, then along the rows.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Maximum", "clark", "combine", "excess", "maxima", "maximum", "pair", "second_order",
-           "second_order_local", "soft_maximum", "softness_of", "windows_of"]  # fmt: skip
+           "second_order_local", "windows_of"]  # fmt: skip
 
 FAR = 1e30  # minus this is the mean of what lies outside the plane
-SOFTNESS = 0.01, 1.0  # between these it is sought: nine equal and independent Gaussians take 0.68
 ALIKE = 100  # roundings of the largest deviation by which the moments of windows that are computed once may differ
 CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
 CHUNK = 64  # windows whose cubature is done at once, to stay in cache
@@ -91,43 +90,6 @@ def maxima(pool: nn.MaxPool2d, mean: torch.Tensor, var: torch.Tensor) -> tuple:
     return mean, var
 
 
-def soft_maximum(pool: nn.MaxPool2d, mean: torch.Tensor, factors: torch.Tensor, softness: torch.Tensor) -> tuple:
-    """Means of the maxima over the windows of an `nn.MaxPool2d`, and the flat position in its plane of each largest
-    mean.
-
-    T + s log sum_i exp((mean_i - T) / s), T the largest mean and s = softness * sd: the expected maximum of Gumbel
-    variables, and close to that of Gaussians, correlated or not, at the softness that `softness_of` fits. mean (b, c,
-    h, w); sd is the product of the factors, each of that shape or broadcasting to it, in the middle of a window.
-    """
-    options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-    top, where = functional.max_pool2d(mean, *options, return_indices=True)
-    down, along = _axes(pool, mean)
-    first, second = (
-        _middle(_middle(factor.expand(1, 1, 1, 1) if factor.ndim < 4 else factor, down), along) for factor in factors
-    )
-    sharpness = (softness * first * second + TINY).reciprocal_().expand_as(top)
-    total: Any = 0.0
-    for row in _members(mean, down, -FAR):
-        for member in _members(row, along, -FAR):
-            # Below -80 an exponential is lost beside 1, and its denormal numbers would cost most of the time.
-            total = (member - top).mul_(sharpness).clamp_(min=-80.0).exp_().add_(total)
-    return total.log_().div_(sharpness).add_(top), where
-
-
-def softness_of(pool: nn.MaxPool2d, mean: torch.Tensor, factors: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The softness per channel (1, c, 1, 1) at which `soft_maximum` is right on average over images and places:
-    target.
-    """
-    channel = partial(torch.mean, dim=(0, 2, 3), keepdim=True)
-    wanted = channel(target - pool(mean))
-    low, high = (torch.full_like(wanted, bound) for bound in SOFTNESS)
-    for _ in range(10):
-        middle = (low * high).sqrt()
-        enough = channel(soft_maximum(pool, mean, factors, middle)[0] - pool(mean)) > wanted
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return (low * high).sqrt()
-
-
 def _axes(pool, mean):
     """(axis, kernel, stride, padding, windows) of a pooling layer, down and along planes (b, c, h, w)."""
     if pair(pool.dilation) != (1, 1):
@@ -144,17 +106,6 @@ def _members(plane, axis, fill):
     if padding or missing:
         plane = functional.pad(plane, [0, 0] * (3 - dim) + [padding, missing], value=fill)
     return [plane[(slice(None),) * dim + (slice(i, i + reach, stride),)] for i in range(kernel)]
-
-
-def _middle(plane, axis):
-    """The middle member of each window along an axis, or the plane itself where it does not vary along it."""
-    dim, kernel, stride, padding, count = axis
-    if plane.shape[dim] == 1:
-        return plane
-    first, reach = kernel // 2 - padding, (count - 1) * stride + 1
-    if first >= 0 and first + reach <= plane.shape[dim]:
-        return plane[(slice(None),) * dim + (slice(first, first + reach, stride),)]
-    return plane.index_select(dim, (torch.arange(count) * stride + first).clamp(0, plane.shape[dim] - 1))
 
 
 def _larger(a, var_a, b, var_b):

@@ -151,7 +151,7 @@ def photographs() -> datasets.ImageNetSample | None:
     return None
 
 
-def _on_photographs(name, title, net, n, official=False, calibration=24):
+def _on_photographs(name, title, net, n, official=False, calibration=12):
     sample = photographs()
     if sample is None:
         return None

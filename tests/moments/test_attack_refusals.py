@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rpa import noise_attack
-from rpa.moments import meanfield
+from rpa.moments import guided, meanfield
 from rpa.moments.attacks import Noise, expected_output, margin
 
 NAN, F64 = math.nan, torch.float64
@@ -19,7 +19,7 @@ NORMED = nn.Sequential(LAYERS[0], nn.BatchNorm2d(2), *LAYERS[1:]).double()
 ONE = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.ReLU()).double()
 NOISE = Noise(torch.zeros_like(IMAGES), torch.ones_like(IMAGES))
 PREPARED = meanfield.prepare(NET)
-FIT = meanfield.fit(PREPARED, IMAGES, 0.1, 0)
+GUIDE = guided.fit(PREPARED, IMAGES, 0.1, 0)
 SCORES = torch.tensor([[1.0, 2.0]])
 
 
@@ -66,18 +66,19 @@ CALLS = [
     (lambda: meanfield.moments(PREPARED, IMAGES.numpy(), 0.1), "x: expected a floating-point tensor"),
     (lambda: meanfield.moments(PREPARED, IMAGES[..., :5], 0.1), r"x: the network does not take .* \(1, 6, 5\)"),
     (lambda: meanfield.moments(PREPARED, IMAGES.float(), 0.1), "x: the network does not take inputs torch.float32"),
-    (lambda: meanfield.moments(PREPARED, IMAGES, 0.1, [None] * 4), "fitted: expected a Correction for layer 0"),
-    (lambda: meanfield.moments(PREPARED[:1], IMAGES[..., :5], 0.1, FIT[:1]), "fitted: made for another network or"),
+    (lambda: guided.moments(PREPARED, IMAGES, GUIDE._replace(corrections=[None] * 4)), "fitted: expected a Correction"),
+    (lambda: guided.moments(PREPARED, IMAGES[..., :5], GUIDE), r"guide: made for inputs of shape \(1, 6, 6\), got"),
+    (lambda: guided.moments(PREPARED, IMAGES, None), "guide: expected what `fit` returns, got NoneType"),
     (lambda: meanfield.relu_moments(torch.zeros(1), -torch.ones(1)), "var: expected numbers >= 0, got -1"),
     (lambda: meanfield.relu_moments(torch.zeros(2), torch.ones(3)), r"mean, var: expected one shape, got \(2,\)"),
-    (lambda: meanfield.fit(PREPARED, IMAGES, 0.1, "a"), "seed: expected an integer"),
-    (lambda: meanfield.fit(PREPARED, IMAGES[0], 0.1, 0), "x: the network does not take"),
-    (lambda: meanfield.fit(PREPARED, IMAGES, torch.ones(7), 0), "scale: expected a number or a tensor"),
-    (lambda: meanfield.informed_mean(PREPARED, IMAGES, 0.1, FIT, 0, 0), "pairs: expected an integer >= 1, got 0"),
-    (lambda: meanfield.informed_mean(PREPARED, IMAGES, 0.1, None, 4, 0), "fitted: expected the corrections of 4"),
-    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, 0.1, cut=0.5), "cut: expected the number of one of 1 ReLUs"),
-    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, 0.1, at="x"), "at: expected 'mean' or 'point', got 'x'"),
-    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES * NAN, 0.1), "x: expected finite"),
+    (lambda: guided.fit(PREPARED, IMAGES, 0.1, "a"), "seed: expected an integer"),
+    (lambda: guided.fit(PREPARED, IMAGES[0], 0.1, 0), "x: the network does not take"),
+    (lambda: guided.fit(PREPARED, IMAGES, torch.ones(7), 0), "scale: expected a number or a tensor"),
+    (lambda: guided.informed_mean(PREPARED, IMAGES, 0.1, GUIDE, 0, 0), "pairs: expected an integer >= 1, got 0"),
+    (lambda: guided.informed_mean(PREPARED, IMAGES, 0.1, None, 4, 0), "guide: expected what"),
+    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, [0.1], cut=0.5), "cut: expected the number of one of 1 ReLUs"),
+    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, 0.1), "scales: expected a list of at least one"),
+    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES * NAN, [0.1]), "x: expected finite"),
 ]  # fmt: skip
 
 
@@ -91,5 +92,5 @@ def test_refused(number):
 def test_weights_that_want_gradients_may_be_fitted():
     """The fit and what follows from it carry no gradients; the plain rule does."""
     assert all(weight.requires_grad for weight in NET.parameters())
-    assert not meanfield.moments(PREPARED, IMAGES, 0.1, FIT)[0].requires_grad
+    assert not guided.moments(PREPARED, IMAGES, GUIDE)[0].requires_grad
     assert meanfield.moments(PREPARED, IMAGES, 0.1)[0].requires_grad

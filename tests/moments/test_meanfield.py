@@ -75,8 +75,23 @@ def test_first_relu_is_exact():
     ours, var = meanfield.moments(layers, x, 0.7)
     assert ((ours[0] - mean).abs() / stderr.clamp(min=2e-4)).max() < 6
     assert torch.allclose(var[0], true_var, rtol=0.05, atol=1e-3)
-    for at in ("mean", "point"):
-        assert torch.allclose(meanfield.two_stage_mean(layers, x, 0.7, at=at), ours, rtol=1e-12, atol=1e-14)
+    for found in meanfield.two_stage_mean(layers, x, [0.1, 0.7]):
+        assert torch.allclose(found[1], ours, rtol=1e-12, atol=1e-14)
+
+
+def test_two_stage_means_are_those_of_torchs_jacobian_product():
+    net, x, scales = small_net(), torch.randn(3, 3, 9, 9, dtype=torch.float64), [0.2, 0.5]
+    second = net[5:]
+    ours = meanfield.two_stage_mean(meanfield.prepare(net, pool_first=False), x, scales, cut=1)
+    for level, scale in enumerate(scales):
+        mean, var = net[0](x), torch.nn.functional.conv2d(torch.full_like(x, scale**2), net[0].weight ** 2, padding=1)
+        kept, index = torch.nn.functional.max_pool2d(torch.relu(mean), 3, 2, ceil_mode=True, return_indices=True)
+        var = (var * (mean > 0)).flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
+        mean, var = net[3](kept), torch.nn.functional.conv2d(var, net[3].weight ** 2)
+        expected = relu.mean(mean, var)
+        value, shift = torch.func.jvp(second, (torch.relu(mean),), (expected - torch.relu(mean),))
+        assert torch.allclose(ours[0][level], value + shift, rtol=1e-10, atol=1e-12)
+        assert torch.allclose(ours[1][level], second(expected), rtol=1e-10, atol=1e-12)
 
 
 def test_diagonal_rule_is_that_of_layerwise():
@@ -125,92 +140,10 @@ def test_maxima_are_those_of_the_folded_windows(pool):
     assert (top[0].flatten() - reference).square().mean() < 0.01 * shift.square().mean()
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.5])
-def test_soft_maximum_learns_how_neighbours_correlate(correlation):
-    mean = 1.5 * torch.randn(400, 1, 3, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    cov = (1 - correlation) * torch.eye(9, dtype=torch.float64) + correlation
-    true = torch.stack([drawn_maxima(m, cov, 20_000).mean() for m in mean.flatten(1)]).reshape(400, 1, 1, 1)
-    pool, one = nn.MaxPool2d(3), (torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.ones(()))
-    softness = pooling.softness_of(pool, mean[:200], one, true[:200])
-    found, where = pooling.soft_maximum(pool, mean[200:], one, softness)
-    # An interpolation: what noise adds to a maximum is met to a tenth on windows it was not fitted to.
-    assert (found - true[200:]).square().mean() < 0.01 * (true - pool(mean))[200:].square().mean()
-    assert torch.equal(mean[200:].flatten(2).gather(2, where.flatten(2)), pool(mean[200:]).flatten(2))
-
-
-def test_soft_maximum_of_one_far_above_is_that_one():
-    mean, one = torch.zeros(1, 1, 2, 2, dtype=torch.float64), (torch.ones(()), torch.ones(()))
+def test_maximum_of_one_far_above_is_that_one():
+    mean = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     mean[0, 0, 1, 0] = 50.0
-    assert pooling.soft_maximum(nn.MaxPool2d(2), mean, one, torch.tensor(0.7))[0].item() == pytest.approx(50, rel=1e-12)
     assert pooling.maxima(nn.MaxPool2d(2), mean, torch.ones_like(mean))[0].item() == pytest.approx(50, rel=1e-12)
-
-
-def deep_net():
-    """Planes of 12 x 12 = 144 places, enough for the response, pooled to 36, too few; then vectors."""
-    torch.manual_seed(3)
-    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    layers += [nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 16), nn.ReLU(), nn.Linear(16, 4)]
-    net = nn.Sequential(*layers).double().requires_grad_(False)
-    for layer in (net[0], net[2]):
-        layer.weight.abs_()  # neighbours that share noise with one sign: far from uncorrelated
-    x = torch.rand(30, 3, 12, 12, dtype=torch.float64)
-    for layer in net:
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.bias.sub_(layer(x).transpose(0, 1).flatten(1).mean(1))  # units near their thresholds
-        x = layer(x)
-    return net
-
-
-def test_a_fit_beats_the_plain_rule_on_images_it_was_not_fitted_to():
-    net, layers = deep_net(), meanfield.prepare(deep_net())
-    images = torch.rand(36, 3, 12, 12, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    fitted = meanfield.fit(layers, images[4:], 0.3, seed=0)
-    assert [c is not None and c.independent for c in fitted] == [False] * 3 + [True, False] + [
-        True,
-        False,
-        True,
-        True,
-        False,
-        True,
-    ]
-    plain, ours = meanfield.moments(layers, images[:4], 0.3), meanfield.moments(layers, images[:4], 0.3, fitted)
-    truth = [sampled(net, x, 0.3, 10_000) for x in images[:4].split(1)]
-    mean, var = torch.stack([t[0] for t in truth]), torch.stack([t[2] for t in truth])
-    assert (ours[0] - mean).square().sum() < 0.5 * (plain[0] - mean).square().sum()
-    assert (ours[1] / var).log().abs().sum() < (plain[1] / var).log().abs().sum()
-
-
-def test_true_deviations_do_no_worse_than_fitted_ones():
-    net, layers = deep_net(), meanfield.prepare(deep_net())
-    images = torch.rand(28, 3, 12, 12, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    fitted = meanfield.fit(layers, images[4:], 0.3, seed=0)
-    truth = torch.stack([sampled(net, x, 0.3, 10_000)[0] for x in images[:4].split(1)])
-    informed = meanfield.informed_mean(layers, images[:4], 0.3, fitted, 1000, seed=5)
-    ours = meanfield.moments(layers, images[:4], 0.3, fitted)[0]
-    assert (informed - truth).square().sum() < (ours - truth).square().sum()
-
-
-def test_a_fit_needs_no_sample_where_units_are_affine():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).double().requires_grad_(False)
-    layers, x = meanfield.prepare(net), torch.randn(3, 3, 5, 5, dtype=torch.float64)
-    mean, var = meanfield.moments(layers, x, 0.4, meanfield.fit(layers, x, 0.4, seed=0))
-    exact = meanfield.moments(layers, x, 0.4)
-    assert torch.allclose(mean, exact[0]) and torch.allclose(var.expand_as(mean), exact[1])
-
-
-def test_the_input_is_left_as_it_is():
-    layers, x = meanfield.prepare(nn.Sequential(nn.ReLU(), *deep_net())), torch.randn(2, 3, 12, 12, dtype=torch.float64)
-    before = x.clone()
-    meanfield.moments(layers, x, 0.3, meanfield.fit(layers, x, 0.3, seed=0))
-    assert torch.equal(x, before)
-
-
-def test_fit_is_seeded_and_finite():
-    layers, x = meanfield.prepare(deep_net()), torch.zeros(2, 3, 12, 12, dtype=torch.float64)
-    first, again, other = (meanfield.fit(layers, x, 0.5, seed) for seed in (1, 1, 2))
-    ratios = [[c.deviation for c in found if c is not None] for found in (first, again, other)]
-    assert all(torch.equal(a, b) for a, b in zip(ratios[0], ratios[1])) and not torch.equal(ratios[0][1], ratios[2][1])
-    assert all(r.isfinite().all() and (r >= 0).all() for r in ratios[0])
 
 
 def test_errors_name_the_culprit():
@@ -219,7 +152,5 @@ def test_errors_name_the_culprit():
     layers = meanfield.prepare(small_net())
     with pytest.raises(ValueError, match="scale"):
         meanfield.moments(layers, torch.zeros(1, 3, 9, 9, dtype=torch.float64), -1.0)
-    with pytest.raises(ValueError, match="fitted: expected the corrections of 8 layers, got 1"):
-        meanfield.moments(layers, torch.zeros(1, 3, 9, 9, dtype=torch.float64), 1.0, (None,))
     with pytest.raises(ValueError, match="cut"):
-        meanfield.two_stage_mean(layers, torch.zeros(1, 3, 9, 9, dtype=torch.float64), 0.1, cut=7)
+        meanfield.two_stage_mean(layers, torch.zeros(1, 3, 9, 9, dtype=torch.float64), [0.1], cut=7)
