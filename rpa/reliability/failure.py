@@ -120,12 +120,16 @@ def _sampled(margin, proposals, method, rtol, budget, rng):
         if not np.isfinite(sampler.log_p):
             return estimated(sampler.log_p, np.inf, False, method), False
         error = float(np.hypot(np.sqrt(sampler.variance / n), sampler.alone))
-        even = sampler.variance < UNEVEN and n > FEWEST * (1 + sampler.variance) and sampler.greatest < 0.5 * max(error, rtol)
+        even = (
+            sampler.variance < UNEVEN
+            and n > FEWEST * (1 + sampler.variance)
+            and sampler.greatest < 0.5 * max(error, rtol)
+        )
         wanted = min(int(1.2 * sampler.variance / rtol**2) + 1, 4 * n)
         spare = budget - margin.evaluations
         if (even and error <= rtol) or sampler.variance > UNEVEN or wanted <= n or wanted - n > spare:
             return estimated(sampler.log_p, error, bool(even and error <= rtol), method), even
-    
+
 
 def _design_points(margin: Margin, found: list[Found]) -> tuple[DesignPoint, ...]:
     points = []

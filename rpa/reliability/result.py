@@ -74,7 +74,9 @@ def mixed(weights: Sequence[float], parts: Sequence[FailureProbability], rtol: f
     known = np.array([part.rel_error if np.isfinite(part.rel_error) else 1.0 for part in parts])
     error = float(np.sqrt(((share * known) ** 2).sum()))
     doubt = sum(s for s, part in zip(share, parts) if not part.converged)
-    result = estimated(log_p, error, bool(error <= rtol and doubt <= rtol), " + ".join(dict.fromkeys(p.method for p in parts)))
+    result = estimated(
+        log_p, error, bool(error <= rtol and doubt <= rtol), " + ".join(dict.fromkeys(p.method for p in parts))
+    )
     return result
 
 
