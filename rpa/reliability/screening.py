@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FirstOrder", "first_order"]
 
+WIDTHS = (0.0, 1.0, 4.0)  # standard deviations of the starts about the input, in its own
 STEPS = (1.0,) * 5 + (0.5,) * 4 + (0.25,) * 2  # the last ones settle between two regions
 BISECTIONS = 12
 FARTHEST = 1e3  # standard deviations; a rival further away counts as never taking over
@@ -47,25 +48,28 @@ class FirstOrder:
         return np.minimum(logsumexp(log_ndtr(-self.distance), axis=1), 0.0)
 
 
-def first_order(net: ReLUNetwork | nn.Module, x: ArrayLike, cov: ArrayLike, labels: ArrayLike) -> FirstOrder:
+def first_order(
+    net: ReLUNetwork | nn.Module, x: ArrayLike, cov: ArrayLike, labels: ArrayLike, *, seed: int = 0
+) -> FirstOrder:
     """Design points of all rival classes for inputs N(x_i, cov), i = 1..n, by Hasofer-Lind-Rackwitz-Fiessler steps.
 
     x (n, d); cov: variance, variances (d,) or covariance (d, d), the same for all; labels (n,): the right classes; the
-    network has k >= 2 outputs. The search follows one start per rival, at the input, and is deterministic: a distance
-    may be that of a point that is not the nearest. Raises ValueError for unfit arguments.
+    network has k >= 2 outputs. For each rival the search starts at the input and from draws of N(x_i, cov) and wider
+    laws, and keeps the nearest point; there may be nearer ones. Raises ValueError for unfit arguments.
 
     >>> from rpa import ReLUNetwork
     >>> net = ReLUNetwork([[[1.0], [-1.0]]], [[0.0, 0.0]])  # class 0 wins where x > 0
     >>> found = first_order(net, [[2.0], [-1.0]], 0.25, [0, 1])
     >>> found.distance.round(3)
-    array([[ inf, 4.   ],
-           [2.   ,  inf]])
+    array([[inf,  4.],
+           [ 2., inf]])
     """
     net = as_network(net)
     k = net.output_dim
     if k < 2:
         raise ValueError(f"net: expected two outputs or more, one per class, got {k}")
     x = _check.array("x", x, (None, net.input_dim))
+    seed = _check.integer("seed", seed)
     labels = np.array([_check.index("labels", int(label), k) for label in np.asarray(labels)])
     if len(labels) != len(x):
         raise ValueError(f"labels: expected {len(x)}, one per input, got {len(labels)}")
@@ -73,9 +77,12 @@ def first_order(net: ReLUNetwork | nn.Module, x: ArrayLike, cov: ArrayLike, labe
     places = _Places(inner, x @ net.weights[0].T, labels)
     distance = np.full((len(x), k), np.inf)
     which, rival = np.nonzero(np.arange(k) != labels[:, None])
-    for start in range(0, len(which), ROWS):
-        part = slice(start, start + ROWS)
-        distance[which[part], rival[part]] = places.distances(which[part], rival[part])
+    generator = torch.Generator().manual_seed(seed)
+    for first in range(0, len(which), ROWS):
+        i, c = which[first : first + ROWS], rival[first : first + ROWS]
+        for width in WIDTHS:
+            start = width * torch.randn(len(i), inner.input_dim, generator=generator, dtype=torch.float64)
+            distance[i, c] = np.minimum(distance[i, c], places.distances(start, i, c))
     return FirstOrder(distance)
 
 
@@ -98,11 +105,10 @@ class _Places:
         g = self.margin(z, which, rival)
         return g.detach(), torch.autograd.grad(g.sum(), z)[0]
 
-    def distances(self, which, rival):
-        """Distances (m,) of the points found for inputs `which` (m,) and rivals (m,)."""
+    def distances(self, z, which, rival):
+        """Distances (m,) of the points found from starts z (m, r) for inputs `which` (m,) and rivals (m,)."""
         which, rival = torch.from_numpy(which), torch.from_numpy(rival)
-        z = torch.zeros(len(which), self.factor.shape[1], dtype=torch.float64)
-        lost = self.margin(z, which, rival) >= 0
+        lost = self.margin(torch.zeros_like(z), which, rival) >= 0
         for size in STEPS:
             g, slope = self.gradient(z, which, rival)
             square = (slope**2).sum(1).clamp_min(1e-300)
