@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from rpa import _check
 from rpa.reliability.design import DesignPoint
-from rpa.reliability.importance import Found, Sampler, search
+from rpa.reliability.importance import Found, Sampler, lonely, search
 from rpa.reliability.margin import Margin, impossible, margins
 from rpa.reliability.proposal import Proposal
 from rpa.reliability.result import FailureProbability, complemented, estimated, mixed
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["failure_probability"]
 
 PILOT, FREQUENT = 1000, 0.1  # draws of the input; share of failures from which plain sampling serves
-SEARCHES = 4
+SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
 FIRST = 2000  # draws by importance sampling before its weights are judged
 UNEVEN = 50.0  # relative variance of the weights beyond which importance sampling is given up
 FEWEST = 100  # effective draws without which no error is believed
@@ -91,44 +91,60 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
         other = margin.complement()
         inner = _component(other, rtol, budget - margin.evaluations, rng)
         return replace(complemented(inner, rtol), n=margin.evaluations + inner.n)
-    searches = [search(margin, each) for each in rng.spawn(SEARCHES)]
-    found = [one for one in searches if one is not None]
-    result = _estimate(margin, share, found, rtol, budget, rng)
+    if share >= FREQUENT:
+        found, result = _searched(margin, rng), _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng)
+    else:
+        found, result = _rare(margin, rtol, budget, rng)
     return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
 
 
-def _estimate(margin, share, found, rtol, budget, rng):
-    prior = Proposal.prior(margin.dim)
-    if share >= FREQUENT:
-        return _sampled(margin, [prior], "sampling", rtol, budget, rng)[0]
-    if found:
+def _searched(margin, rng):
+    return [found for each in rng.spawn(SEARCHES) if (found := search(margin, each)) is not None]
+
+
+def _rare(margin, rtol, budget, rng):
+    """(what the searches found, result): searches are repeated while some failures are covered by one of them alone."""
+    found: list[Found] = []
+    for _ in range(ROUNDS):
+        found += _searched(margin, rng)
+        if not found:
+            return found, repeated(
+                margin, Proposal.prior(margin.dim), rtol, budget - margin.evaluations, rng, "splitting"
+            )[0]
         proposals = [one.proposal for one in found]
-        result, even = _sampled(margin, proposals, "importance sampling", rtol, budget, rng)
-        if even:
-            return result
-        return repeated(margin, Proposal.joined(proposals), rtol, budget - margin.evaluations, rng, "bridge")
-    return repeated(margin, prior, rtol, budget - margin.evaluations, rng, "splitting")
+        sampler = Sampler(margin, proposals, rng)
+        sampler.draw(FIRST)
+        if sampler.alone < rtol / 2 or margin.evaluations > budget / 4:
+            break
+    result = _sampled(margin, proposals, rtol, budget, rng)
+    if result is None:
+        result = _bridged(margin, proposals, rtol, budget - margin.evaluations, rng)
+    return found, result
 
 
-def _sampled(margin, proposals, method, rtol, budget, rng):
-    """(result, whether its weights are even enough to be believed)."""
-    sampler = Sampler(margin, proposals, rng)
+def _sampled(margin, proposals, rtol, budget, rng):
+    """The result of importance sampling (of plain sampling from the prior); None where its weights are too uneven."""
+    sampler, plain = Sampler(margin, proposals, rng), np.isinf(proposals[0].starts).all()
     wanted = FIRST
     while True:
         sampler.draw(wanted - len(sampler.log_w))
-        n = len(sampler.log_w)
-        if not np.isfinite(sampler.log_p):
-            return estimated(sampler.log_p, np.inf, False, method), False
-        error = float(np.hypot(np.sqrt(sampler.variance / n), sampler.alone))
-        even = (
-            sampler.variance < UNEVEN
-            and n > FEWEST * (1 + sampler.variance)
-            and sampler.greatest < 0.5 * max(error, rtol)
-        )
-        wanted = min(int(1.2 * sampler.variance / rtol**2) + 1, 4 * n)
-        spare = budget - margin.evaluations
-        if (even and error <= rtol) or sampler.variance > UNEVEN or wanted <= n or wanted - n > spare:
-            return estimated(sampler.log_p, error, bool(even and error <= rtol), method), even
+        n, variance = len(sampler.log_w), sampler.variance
+        error = float(np.hypot(np.sqrt(variance / n), 0.0 if plain else sampler.alone))
+        even = n > FEWEST * (1 + variance) and sampler.greatest < max(error, rtol) / 2
+        wanted = int(np.clip(1.2 * variance / rtol**2, 1.5 * n, 4 * n))
+        if variance > UNEVEN or (not even and wanted - n > budget - margin.evaluations):
+            return None
+        if (even and error <= rtol) or wanted - n > budget - margin.evaluations:
+            return estimated(sampler.log_p, error, error <= rtol, "sampling" if plain else "importance sampling")
+
+
+def _bridged(margin, proposals, rtol, budget, rng):
+    """The result of splitting from the proposals; what one search covers alone goes into the error here too."""
+    result, z = repeated(margin, Proposal.joined(proposals), rtol, budget, rng, "bridge")
+    if not np.isfinite(result.rel_error):
+        return result
+    error = float(np.hypot(result.rel_error, lonely(proposals, z, result.log_p)))
+    return estimated(result.log_p, error, result.converged and error <= rtol, "bridge")
 
 
 def _design_points(margin: Margin, found: list[Found]) -> tuple[DesignPoint, ...]:
