@@ -1,9 +1,10 @@
 """Design points: the most likely failing input of each rival class, and the directions that failures lie in.
 
 In whitened coordinates the most likely failing point is the one nearest to the origin. `nearest` finds it for each
-rival from several starts, by the step z -> (g' . z - g(z)) g' / |g'|^2 of Hasofer, Lind, Rackwitz and Fiessler, which is
-exact where g is affine. In many dimensions typical failures are far from it: N(0, I) across the direction moves a point by sqrt(r).
-`typical` therefore looks for the direction and distance at which the margin is zero on average over such moves.
+rival from several starts, by the step z -> (g' . z - g(z)) g' / |g'|^2 of Hasofer, Lind, Rackwitz and Fiessler, which
+is exact where g is affine. In many dimensions typical failures are far from it: N(0, I) across the direction moves a
+point by sqrt(r). `typical` therefore looks for the direction and distance at which the margin is zero on average over
+such moves.
 """
 
 from __future__ import annotations

@@ -72,8 +72,15 @@ def failure_probability(
     """
     rtol, budget = _check.positive("rtol", rtol), _check.integer("budget", budget, LEAST)
     seed = _check.integer("seed", seed)
-    event = {"label": label, "direction": direction, "threshold": threshold}
-    parts = margins(net, inputs, **event, input_shape=input_shape, device=device)
+    parts = margins(
+        net,
+        inputs,
+        label=label,
+        direction=direction,
+        threshold=threshold,
+        input_shape=input_shape,
+        device=device,
+    )
     rngs = np.random.default_rng(seed).spawn(len(parts))
     found = [_component(margin, rtol, budget // len(parts), rng) for (_, margin), rng in zip(parts, rngs)]
     result = mixed([weight for weight, _ in parts], found, rtol)

@@ -209,8 +209,15 @@ def splitting(
     """
     rtol, budget = _check.positive("rtol", rtol), _check.integer("budget", budget, RUNS * FIRST)
     seed = _check.integer("seed", seed)
-    event = {"label": label, "direction": direction, "threshold": threshold}
-    parts = margins(net, inputs, **event, input_shape=input_shape, device=device)
+    parts = margins(
+        net,
+        inputs,
+        label=label,
+        direction=direction,
+        threshold=threshold,
+        input_shape=input_shape,
+        device=device,
+    )
     rngs = np.random.default_rng(seed).spawn(len(parts))
     found = [
         repeated(margin, Proposal.prior(margin.dim), rtol, budget // len(parts), rng, "splitting")[0]
