@@ -1,9 +1,10 @@
 """Design points: the most likely failing input of each rival class, and the directions that failures lie in.
 
-In whitened coordinates the most likely failing point is the one nearest to the origin. `nearest` finds it for each rival
-from several starts, by the Hasofer-Lind-Rackwitz-Fiessler step z -> (g' . z - g(z)) g' / |g'|^2, which is exact where g
-is affine. In many dimensions typical failures are far from it: N(0, I) across the direction moves a point by sqrt(r).
-`typical` therefore looks for the direction and distance at which the margin is zero on average over such moves.
+In whitened coordinates the most likely failing point is the one nearest to the origin. `nearest` finds it for each
+rival from several starts, by the step z -> (g' . z - g(z)) g' / |g'|^2 of Hasofer, Lind, Rackwitz and Fiessler, which
+is exact where g is affine. In many dimensions typical failures are far from it: N(0, I) across the direction moves a
+point by sqrt(r). `typical` therefore looks for the direction and distance at which the margin is zero on average over
+such moves.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from scipy.special import log_ndtr
 from rpa.reliability.margin import Margin
 from rpa.reliability.proposal import Proposal
 
-__all__ = ["DesignPoint", "Directions", "ladder_proposal", "nearest", "typical"]
+__all__ = ["DesignPoint", "Directions", "distinct", "ladder_proposal", "nearest", "typical"]
 
 STEPS = (1.0,) * 6 + (0.5,) * 6 + (0.25,) * 4
+POLISHES, SHORTER = 6, (1.0, 0.5, 0.2, 0.05)
 BISECTIONS = 12
 NOISES, ROUNDS = 24, 8
 FARTHEST = 1e3  # standard deviations; a rival further away counts as never taking over
 ALIKE = 0.98  # cosine above which two directions count as one
-NEGLIGIBLE = 12.0  # natural log units below the nearest rival at which a direction is left out
+APART = 0.2  # difference of distance below which they do
+NEGLIGIBLE = 12.0  # natural log units below the nearest point at which another is left out
+MOST = 12  # design points with a direction of their own
 LADDER = np.arange(-5.0, 2.0)  # starts about the typical distance, in units of the failure set's depth
 
 
@@ -49,25 +53,47 @@ class Directions(NamedTuple):
 
 
 def nearest(margin: Margin, starts: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(points (m, r) on the failure set's boundary, which (m,)) from starts (m, r), those that reached it only."""
+    """(points (m, r) on the failure set's boundary, which (m,)) from starts (m, r), those that reached it only.
+
+    Steps from each start lead to the boundary; from there, and from starts that fail already, shorter failing points
+    are accepted alone, since steps may circle where pieces meet.
+    """
     z = starts
     for size in STEPS:
-        g, slope = margin.gradient(z, which)
-        square = (slope**2).sum(axis=1)
-        usable = square > 0
-        scale = np.where(usable, ((slope * z).sum(axis=1) - g) / np.where(usable, square, 1.0), 0.0)
-        scale = np.clip(scale, -FARTHEST / np.sqrt(np.where(usable, square, 1.0)), None)
-        z = np.where(usable[:, None], z + size * (scale[:, None] * slope - z), z)
+        z = z + size * (_aim(margin, z, which) - z)
+    z, which = _on_boundary(margin, np.concatenate([z, starts]), np.append(which, which))
+    for _ in range(POLISHES if len(z) else 0):
+        aim = _aim(margin, z, which)
+        for size in SHORTER:
+            closer = 1.01 * (z + size * (aim - z))
+            accepted = np.linalg.norm(closer, axis=1) < np.linalg.norm(z, axis=1)
+            accepted[accepted] = margin(closer[accepted]) >= 0
+            z = np.where(accepted[:, None], closer, z)
+    return _on_boundary(margin, z, which)
+
+
+def _aim(margin, z, which):
+    """Where the affine piece at z would have its point nearest to the origin; z itself where the margin is flat."""
+    g, slope = margin.gradient(z, which)
+    square = (slope**2).sum(axis=1, keepdims=True)
+    flat = square == 0
+    scale = ((slope * z).sum(axis=1) - g)[:, None] / np.where(flat, 1.0, square)
+    farthest = FARTHEST / np.sqrt(np.where(flat, 1.0, square))
+    return np.where(flat, z, np.clip(scale, -farthest, farthest) * slope)
+
+
+def _on_boundary(margin, z, which):
+    """Points moved along their rays to where failure sets in; those left out on whose rays it was not met."""
     length = np.linalg.norm(z, axis=1)
-    kept = np.isfinite(length) & (length > 0) & (length < FARTHEST)
+    kept = (length > 0) & (length < FARTHEST)
+    kept[kept] = margin(1.3 * z[kept]) >= 0
     direction, which = z[kept] / length[kept, None], which[kept]
     near, far = np.zeros(kept.sum()), 1.3 * length[kept]
-    reached = margin(direction * far[:, None]) >= 0
     for _ in range(BISECTIONS):
         middle = (near + far) / 2
         fails = margin(direction * middle[:, None]) >= 0
         near, far = np.where(fails, near, middle), np.where(fails, middle, far)
-    return (direction * far[:, None])[reached], which[reached]
+    return direction * far[:, None], which
 
 
 def typical(margin: Margin, points: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> Directions:
@@ -99,16 +125,28 @@ def ladder_proposal(found: Directions) -> Proposal:
     """A `Proposal` with a ladder of starts about the distance of each direction, and the whole space beside them.
 
     The depth of the failure set along a direction is the greater of 1 / distance, the depth of a Gaussian tail, and of
-    the spread of the distance.
+    the spread of the distance. Directions that are alike, at distances that are, count once.
     """
-    order = np.argsort(found.distance)
     kept: list[int] = []
-    for i in order:
-        close = log_ndtr(-found.distance[i]) > log_ndtr(-found.distance[order[0]]) - NEGLIGIBLE
-        if close and all(found.a[i] @ found.a[j] < ALIKE for j in kept):
+    for i in range(len(found.a)):
+        near = [j for j in kept if abs(found.distance[i] - found.distance[j]) < APART]
+        if all(found.a[i] @ found.a[j] < ALIKE for j in near):
             kept.append(i)
     ladders = []
     for i in kept:
         depth = max(1 / max(found.distance[i], 1.0), found.spread[i] / 1.5)
         ladders.append(np.append(found.distance[i] + depth * LADDER, -np.inf))
     return Proposal.ladders(found.a[kept], ladders)
+
+
+def distinct(points: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Indices of the points worth a direction of their own: not far behind the nearest, nor like a nearer one."""
+    kept: list[int] = []
+    length = np.linalg.norm(points, axis=1)
+    order = np.argsort(length)
+    close = log_ndtr(-length) > log_ndtr(-length[order[0]]) - NEGLIGIBLE
+    for i in order:
+        cosines = [points[i] @ points[j] / (length[i] * length[j]) for j in kept if which[j] == which[i]]
+        if close[i] and len(kept) < MOST and max(cosines, default=0.0) < ALIKE:
+            kept.append(int(i))
+    return np.array(kept)

@@ -1,7 +1,7 @@
 """The probability that a network fails under its random input, down to 1e-40 and below, with an honest error.
 
-`failure_probability` takes the cheapest way that works: the answer itself where the input decides nothing; plain
-sampling where failures are frequent; importance sampling from the design points of several independent searches where
+`failure_probability` takes the cheapest way that works: the exact answer where the input decides nothing, or where its
+rank is at most two; plain sampling where failures are frequent; importance sampling from the design points of several independent searches where
 its weights are even enough; else a bridge by splitting from those proposals, in independent runs.
 """
 
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import log_ndtr
 
 from rpa import _check
+from rpa.reliability.certified import failing_patterns
 from rpa.reliability.design import DesignPoint
-from rpa.reliability.importance import Found, Sampler, search
+from rpa.reliability.importance import Found, Sampler, lonely, search
 from rpa.reliability.margin import Margin, impossible, margins
 from rpa.reliability.proposal import Proposal
-from rpa.reliability.result import FailureProbability, complemented, estimated, mixed
+from rpa.reliability.result import FailureProbability, complemented, estimated, mixed, unseen
 from rpa.reliability.splitting import repeated
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["failure_probability"]
 
+PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviations within which
 PILOT, FREQUENT = 1000, 0.1  # draws of the input; share of failures from which plain sampling serves
-SEARCHES = 4
+SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
 FIRST = 2000  # draws by importance sampling before its weights are judged
 UNEVEN = 50.0  # relative variance of the weights beyond which importance sampling is given up
 FEWEST = 100  # effective draws without which no error is believed
@@ -66,19 +69,37 @@ def failure_probability(
     >>> from rpa import Gaussian, ReLUNetwork
     >>> net = ReLUNetwork([[[1.0, 0.0, 0.0]], [[1.0]]], [[0.0], [0.0]])  # f(x) = max(x_1, 0)
     >>> found = failure_probability(net, Gaussian([0.0, 0.0, 0.0], 1.0), direction=[1.0], threshold=8.0)
-    >>> from scipy.special import log_ndtr
-    >>> bool(abs(found.log_p - log_ndtr(-8.0)) < 3 * found.rel_error)
-    True
+    >>> round(found.log_p, 6), found.method, found.design_points[0].x.round(3)  # log Phi(-8)
+    (-35.013437, 'exact', array([8., 0., 0.]))
     """
     rtol, budget = _check.positive("rtol", rtol), _check.integer("budget", budget, LEAST)
     seed = _check.integer("seed", seed)
-    event = {"label": label, "direction": direction, "threshold": threshold}
-    parts = margins(net, inputs, **event, input_shape=input_shape, device=device)
+    parts = margins(
+        net,
+        inputs,
+        label=label,
+        direction=direction,
+        threshold=threshold,
+        input_shape=input_shape,
+        device=device,
+    )
     rngs = np.random.default_rng(seed).spawn(len(parts))
+    if all(margin.chain is not None and 0 < margin.dim <= PLANAR for _, margin in parts):
+        return _planar(net, inputs, parts, rngs[0], label=label, direction=direction, threshold=threshold)
     found = [_component(margin, rtol, budget // len(parts), rng) for (_, margin), rng in zip(parts, rngs)]
     result = mixed([weight for weight, _ in parts], found, rtol)
     points = _nearest([point for part in found for point in part.design_points])
     return replace(result, design_points=points, n=sum(part.n for part in found))
+
+
+def _planar(net, inputs, parts, rng, **event):
+    """The exact answer, from all affine pieces; where they carry nothing, nothing is closer than FAR."""
+    pieces = failing_patterns(net, inputs, **event)
+    result = estimated(pieces.log_total, pieces.total_error, True, "exact")
+    if pieces.log_total == -np.inf and not all(impossible(margin) for _, margin in parts):
+        result = unseen(float(log_ndtr(-FAR)), "exact")
+    points = [point for _, margin in parts for point in _design_points(margin, _searched(margin, rng))]
+    return replace(result, design_points=_nearest(points), n=sum(margin.evaluations for _, margin in parts))
 
 
 def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generator) -> FailureProbability:
@@ -91,44 +112,60 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
         other = margin.complement()
         inner = _component(other, rtol, budget - margin.evaluations, rng)
         return replace(complemented(inner, rtol), n=margin.evaluations + inner.n)
-    searches = [search(margin, each) for each in rng.spawn(SEARCHES)]
-    found = [one for one in searches if one is not None]
-    result = _estimate(margin, share, found, rtol, budget, rng)
+    if share >= FREQUENT:
+        found, result = _searched(margin, rng), _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng)
+    else:
+        found, result = _rare(margin, rtol, budget, rng)
     return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
 
 
-def _estimate(margin, share, found, rtol, budget, rng):
-    prior = Proposal.prior(margin.dim)
-    if share >= FREQUENT:
-        return _sampled(margin, [prior], "sampling", rtol, budget, rng)[0]
-    if found:
+def _searched(margin, rng):
+    return [found for each in rng.spawn(SEARCHES) if (found := search(margin, each)) is not None]
+
+
+def _rare(margin, rtol, budget, rng):
+    """(what the searches found, result): searches are repeated while some failures are covered by one of them alone."""
+    found: list[Found] = []
+    for _ in range(ROUNDS):
+        found += _searched(margin, rng)
+        if not found:
+            return found, repeated(
+                margin, Proposal.prior(margin.dim), rtol, budget - margin.evaluations, rng, "splitting"
+            )[0]
         proposals = [one.proposal for one in found]
-        result, even = _sampled(margin, proposals, "importance sampling", rtol, budget, rng)
-        if even:
-            return result
-        return repeated(margin, Proposal.joined(proposals), rtol, budget - margin.evaluations, rng, "bridge")
-    return repeated(margin, prior, rtol, budget - margin.evaluations, rng, "splitting")
+        sampler = Sampler(margin, proposals, rng)
+        sampler.draw(FIRST)
+        if sampler.alone < rtol / 2 or margin.evaluations > budget / 4:
+            break
+    result = _sampled(margin, proposals, rtol, budget, rng)
+    if result is None:
+        result = _bridged(margin, proposals, rtol, budget - margin.evaluations, rng)
+    return found, result
 
 
-def _sampled(margin, proposals, method, rtol, budget, rng):
-    """(result, whether its weights are even enough to be believed)."""
-    sampler = Sampler(margin, proposals, rng)
+def _sampled(margin, proposals, rtol, budget, rng):
+    """The result of importance sampling (of plain sampling from the prior); None where its weights are too uneven."""
+    sampler, plain = Sampler(margin, proposals, rng), np.isinf(proposals[0].starts).all()
     wanted = FIRST
     while True:
         sampler.draw(wanted - len(sampler.log_w))
-        n = len(sampler.log_w)
-        if not np.isfinite(sampler.log_p):
-            return estimated(sampler.log_p, np.inf, False, method), False
-        error = float(np.hypot(np.sqrt(sampler.variance / n), sampler.alone))
-        even = (
-            sampler.variance < UNEVEN
-            and n > FEWEST * (1 + sampler.variance)
-            and sampler.greatest < 0.5 * max(error, rtol)
-        )
-        wanted = min(int(1.2 * sampler.variance / rtol**2) + 1, 4 * n)
-        spare = budget - margin.evaluations
-        if (even and error <= rtol) or sampler.variance > UNEVEN or wanted <= n or wanted - n > spare:
-            return estimated(sampler.log_p, error, bool(even and error <= rtol), method), even
+        n, variance = len(sampler.log_w), sampler.variance
+        error = float(np.hypot(np.sqrt(variance / n), 0.0 if plain else sampler.alone))
+        even = n > FEWEST * (1 + variance) and sampler.greatest < max(error, rtol) / 2
+        wanted = int(np.clip(1.2 * variance / rtol**2, 1.5 * n, 4 * n))
+        if variance > UNEVEN or (not even and wanted - n > budget - margin.evaluations):
+            return None
+        if (even and error <= rtol) or wanted - n > budget - margin.evaluations:
+            return estimated(sampler.log_p, error, error <= rtol, "sampling" if plain else "importance sampling")
+
+
+def _bridged(margin, proposals, rtol, budget, rng):
+    """The result of splitting from the proposals; what one search covers alone goes into the error here too."""
+    result, z = repeated(margin, Proposal.joined(proposals), rtol, budget, rng, "bridge")
+    if not np.isfinite(result.rel_error):
+        return result
+    error = float(np.hypot(result.rel_error, lonely(proposals, z, result.log_p)))
+    return estimated(result.log_p, error, result.converged and error <= rtol, "bridge")
 
 
 def _design_points(margin: Margin, found: list[Found]) -> tuple[DesignPoint, ...]:

@@ -13,16 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from rpa.reliability.design import Directions, ladder_proposal, nearest, typical
+from rpa.reliability.design import Directions, distinct, ladder_proposal, nearest, typical
 from rpa.reliability.margin import Margin
 from rpa.reliability.proposal import Proposal
 from rpa.reliability.splitting import bridge
 
-__all__ = ["Found", "Sampler", "search"]
+__all__ = ["Found", "Sampler", "lonely", "search"]
 
 SCOUTS, SCOUT_MOVES, SCOUT_BUDGET = 100, 3, 20_000
-STARTS = 2  # starts near the origin, for each rival
-TYPICAL = 12  # design points, the nearest ones, from which typical directions are sought
+STARTS, SCOUTED = 2, 6  # starts near the origin for each rival, and scouts for each rival that leads
 PILOTS, PILOT = 2, 400  # rounds of fitting the shares, draws in each
 AT_ONCE = 4096
 COVERED = 1e3  # weights above this, relative to the mean, are those of a search that does not know the place
@@ -39,36 +38,22 @@ class Found(NamedTuple):
 def search(margin: Margin, rng: np.random.Generator) -> Found | None:
     """One search for failures; None where no failing point was met."""
     scouts = bridge(margin, Proposal.prior(margin.dim), SCOUTS, SCOUT_MOVES, rng, SCOUT_BUDGET)
-    which = np.repeat(margin.rivals, STARTS)
-    starts = 0.1 * rng.standard_normal((len(which), margin.dim))
-    if scouts.reached:
-        leading = margin.each(scouts.z).argmax(axis=1) * (not margin.flipped)
-        first = [np.flatnonzero(leading == rival)[:STARTS] for rival in np.unique(leading)]
-        chosen = np.concatenate(first)
-        starts, which = np.concatenate([starts, scouts.z[chosen]]), np.append(which, leading[chosen])
-    points, which = nearest(margin, starts, which)
+    leading = margin.each(scouts.z).argmax(axis=1) * (not margin.flipped)
+    chosen = np.concatenate([np.flatnonzero(leading == rival)[:SCOUTED] for rival in np.unique(leading)])
+    which = np.append(np.repeat(margin.rivals, STARTS), leading[chosen])
+    middle = 0.1 * rng.standard_normal((len(which) - len(chosen), margin.dim))
+    points, which = nearest(margin, np.concatenate([middle, scouts.z[chosen]]), which)
     if len(points) == 0:
         return None
-    sharp = _distinct(points, which)
+    sharp = distinct(points, which)
     found = typical(margin, points[sharp], which[sharp], rng)
     distance = np.linalg.norm(points[sharp], axis=1)
     both = Directions(
-        np.concatenate([found.a, points[sharp] / distance[:, None]]),
-        np.concatenate([found.distance, distance]),
-        np.concatenate([found.spread, np.zeros(len(sharp))]),
+        np.concatenate([points[sharp] / distance[:, None], found.a]),
+        np.concatenate([distance, found.distance]),
+        np.concatenate([np.zeros(len(sharp)), found.spread]),
     )
     return Found(_fitted(margin, ladder_proposal(both), rng), points, which)
-
-
-def _distinct(points, which):
-    """Indices of the nearest points, one of those that are alike."""
-    kept: list[int] = []
-    length = np.linalg.norm(points, axis=1)
-    for i in np.argsort(length):
-        alike = [j for j in kept if which[j] == which[i] and points[i] @ points[j] > 0.95 * length[i] * length[j]]
-        if not alike and len(kept) < TYPICAL:
-            kept.append(int(i))
-    return np.array(kept)
 
 
 def _fitted(margin, proposal, rng):
@@ -120,7 +105,20 @@ class Sampler:
 
     @property
     def alone(self) -> float:
-        """Share of the failure probability in places that one search covers and the others do not."""
-        covering = (self.own < self.log_p + np.log(COVERED)).sum(axis=1)
+        """Share of the failure probability in places that at most one search covers: see `lonely`."""
         share = np.exp(self.log_w[np.isfinite(self.log_w)] - logsumexp(self.log_w))
-        return float(share[covering <= 1].sum()) if len(self.proposals) > 1 else 0.0
+        return float(share[_covering(self.own, self.log_p) <= 1].sum())
+
+
+def lonely(proposals: list[Proposal], z: np.ndarray, log_p: float) -> float:
+    """Share of points z (n, r), drawn from the failure's law, that at most one of the searches' proposals covers.
+
+    As in Good and Turing's estimate, what was met once stands for what was not met.
+    """
+    own = np.stack([proposal.log_weight(z) for proposal in proposals], axis=1)
+    return float((_covering(own, log_p) <= 1).mean())
+
+
+def _covering(own, log_p):
+    """How many searches cover each point: those under whose proposal alone its weight would be ordinary."""
+    return (own < log_p + np.log(COVERED)).sum(axis=1)

@@ -1,9 +1,9 @@
 """Where to draw from when failures are rare: half-spaces of known probability, laid over the failure set.
 
-A component of a `Proposal` is N(0, I) restricted to a half-space {a . z > s}: along a the exact Gaussian tail, across it
-N(0, I). On a failure set that is a half-space the weight N(0, I) / proposal is constant. Each direction a has a ladder of
-starts s, from the whole space (s = -inf, which bounds the weights) to beyond the failure set; the shares of all
-components are fitted to weighted failing points.
+A component of a `Proposal` is N(0, I) restricted to a half-space {a . z > s}: along a the exact Gaussian tail, across
+it N(0, I). On a failure set that is a half-space the weight N(0, I) / proposal is constant. Each direction a has a
+ladder of starts s, from the whole space (s = -inf, which bounds the weights) to beyond the failure set; the shares of
+all components are fitted to weighted failing points.
 """
 
 from __future__ import annotations

@@ -146,8 +146,10 @@ def _evenness(log_w):
 
 def repeated(
     margin: Margin, proposal: Proposal, rtol: float, budget: int, rng: np.random.Generator, method: str
-) -> FailureProbability:
+) -> tuple[FailureProbability, np.ndarray]:
     """Rounds of independent runs, each of more particles, until their mean is known to rtol or the budget is spent.
+
+    Returns the result and the last particles z (n, r) of the runs of the last round.
 
     Runs count in proportion to their particles n_r: p = sum n_r p_r / sum n_r, with the variance
     sum n_r (p_r - p)^2 / ((R - 1) sum n_r), times Student's factor.
@@ -167,7 +169,7 @@ def repeated(
         wanted = sum(sizes) * ((result.rel_error / rtol) ** 2 * 1.1 - 1) / RUNS
         n = int(np.clip(wanted, n, left / (1.1 * RUNS * per_particle)) if np.isfinite(wanted) else 2 * n)
         if result.converged or n < FIRST or 1.1 * RUNS * n * per_particle > left:
-            return result
+            return result, np.concatenate([run.z for run in runs[-RUNS:]])
 
 
 def _mean(runs, sizes, n, rtol, method):
@@ -207,11 +209,18 @@ def splitting(
     """
     rtol, budget = _check.positive("rtol", rtol), _check.integer("budget", budget, RUNS * FIRST)
     seed = _check.integer("seed", seed)
-    event = {"label": label, "direction": direction, "threshold": threshold}
-    parts = margins(net, inputs, **event, input_shape=input_shape, device=device)
+    parts = margins(
+        net,
+        inputs,
+        label=label,
+        direction=direction,
+        threshold=threshold,
+        input_shape=input_shape,
+        device=device,
+    )
     rngs = np.random.default_rng(seed).spawn(len(parts))
     found = [
-        repeated(margin, Proposal.prior(margin.dim), rtol, budget // len(parts), rng, "splitting")
+        repeated(margin, Proposal.prior(margin.dim), rtol, budget // len(parts), rng, "splitting")[0]
         for (_, margin), rng in zip(parts, rngs)
     ]
     result = mixed([weight for weight, _ in parts], found, rtol)
