@@ -11,12 +11,13 @@ A network f with a Gaussian input x is a random affine function; its activation 
     probability, probabilities, orthant            Gaussian probability of polytopes, far tails too
     affine_relu_affine, two_stage, layerwise       P2: mean and covariance of f(x), exact or linearized
     noise_map, noise_attack                        which pixels matter; noise that changes the class
+    failure_probability                            how likely noise changes the class, down to 1e-40
 
 Rooms, each importing only from those above it:
 
     polytopes   Gaussian probability of polytopes       patterns    P1: regions, search, PMF, output law
     moments     P2: ReLU moments, deep networks         subjects    data sets, trained networks, references
-    companion   notebooks run, records, verdicts, plots
+    reliability failure probabilities in far tails      companion   notebooks run, records, verdicts, plots
 
 Every estimate carries its error, every stochastic call takes a seed, and arguments are never changed. Importing this
 package loads none of it: each name is fetched when it is first used.

@@ -5,6 +5,7 @@ from . import moments as moments
 from . import parallel as parallel
 from . import patterns as patterns
 from . import polytopes as polytopes
+from . import reliability as reliability
 from . import subjects as subjects
 from .inputs import Gaussian as Gaussian
 from .inputs import GaussianMixture as GaussianMixture
@@ -25,3 +26,4 @@ from .patterns.support import entropy_pruned as entropy_pruned
 from .polytopes.polytope import orthant as orthant
 from .polytopes.polytope import probabilities as probabilities
 from .polytopes.polytope import probability as probability
+from .reliability.failure import failure_probability as failure_probability

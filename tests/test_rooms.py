@@ -11,12 +11,12 @@ import rpa
 from rpa._files import ROOT
 
 # From the top down; a room may import from those of lower rank only, and from itself.
-RANKS = {"companion": 3, "patterns": 2, "moments": 2, "subjects": 2, "polytopes": 1, "": 0}
+RANKS = {"companion": 4, "reliability": 3, "patterns": 2, "moments": 2, "subjects": 2, "polytopes": 1, "": 0}
 PACKAGE = ROOT / "rpa"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FRONT = """Gaussian GaussianMixture fit_mixture ReLUNetwork Region region_of region_at planar_regions probability
 probabilities orthant best_first entropy_pruned pattern_pmf affine_relu_affine two_stage layerwise noise_map
-noise_attack""".split()
+noise_attack failure_probability""".split()
 IN_ROOMS = [
     "moments.relu",
     "moments.meanfield",

@@ -6,8 +6,8 @@ whoever checks: `comparison` judges a rerun, `claim` shows one claim's evidence,
 `site` and `bundle` publish. For whoever changes something: `variant` runs a notebook with other parameters, `sweep` a
 grid of them, `explorer` is notebook 99, drawn on a `stage`. The rest is what several notebooks share: `plots` and
 `coverage_plots`, the experiments `coverage` (P1's support tables, judged by `fresh` samples), `support_checks` (P1's
-algorithms one by one), `topk` (P2's table), `montecarlo` (sampling as the referee) and `known` (polytopes whose
-probability is known by another route).
+algorithms one by one), `topk` (P2's table), `failures` (with `failure_plots`), `montecarlo` (sampling as the referee)
+and `known` (polytopes whose probability is known by another route).
 """
 
 import lazy_loader
@@ -21,6 +21,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "coverage",
         "coverage_plots",
         "explorer",
+        "failure_plots",
+        "failures",
         "fresh",
         "known",
         "montecarlo",

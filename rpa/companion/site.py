@@ -18,11 +18,11 @@ from typing import Any
 
 from rpa._files import ROOT
 from rpa.companion.report import load_records
-from rpa.companion.verdicts import judge, load_claims, summary
+from rpa.companion.verdicts import apart, judge, load_claims, summary
 
 __all__ = ["build", "main", "sources"]
 
-ROOMS = ("polytopes", "patterns", "moments", "subjects", "companion")
+ROOMS = ("polytopes", "patterns", "moments", "reliability", "subjects", "companion")
 CLAIM_COLUMNS = ("paper", "where", "claim", "target", "ours", "measured on", "verdict")
 SETTINGS = {
     "project": "ReLU networks as random functions",
@@ -161,21 +161,27 @@ def _rows(records):
 
 
 def _claims(records):
-    rows = []
-    for row in _rows(records):
-        cell = records.get((row["stem"], row["id"]), {}).get("cell")
-        link = f"notebooks/{row['stem']}.html" + (f"#cell-{cell}" if cell else "")
-        kind = row["verdict"].partition(" (")[0].replace(" ", "-")
-        verdict = f'<a class="verdict-{kind}" href="{link}">{row["verdict"]}</a> {row["note"]}'
-        rows.append([row["paper"], row["where"], row["statement"], row["target"], row["ours"], row["on"], verdict])
+    papers, own = (_claim_rows(rows, records) for rows in apart(_rows(records)))
     reasons = [f"- {c['paper']}, {c['where']}: {c['explanation']}" for c in load_claims() if "explanation" in c]
-    words = [
+    lines = [
         "# What the papers claim, and what we find",
         "",
         "Each verdict leads to the cell that records the number.",
         "",
     ]
-    return "\n".join([*words, _table(CLAIM_COLUMNS, rows), "", "## Why a claim may not reproduce", "", *reasons])
+    lines += [_table(CLAIM_COLUMNS, papers), "", "## Beyond the papers", "", _table(CLAIM_COLUMNS, own), ""]
+    return "\n".join([*lines, "## Why a claim may not reproduce", "", *reasons])
+
+
+def _claim_rows(claims, records):
+    rows = []
+    for row in claims:
+        cell = records.get((row["stem"], row["id"]), {}).get("cell")
+        link = f"notebooks/{row['stem']}.html" + (f"#cell-{cell}" if cell else "")
+        kind = row["verdict"].partition(" (")[0].replace(" ", "-")
+        verdict = f'<a class="verdict-{kind}" href="{link}">{row["verdict"]}</a> {row["note"]}'
+        rows.append([row["paper"], row["where"], row["statement"], row["target"], row["ours"], row["on"], verdict])
+    return rows
 
 
 def _times(base):

@@ -1,4 +1,4 @@
-"""The papers' claims beside our numbers, with a verdict on each.
+"""The papers' claims, and our own beyond them, beside our numbers, with a verdict on each.
 
 `python -m rpa.companion.verdicts verify` prints the table and fails when a finished claim fails; `python -m
 rpa.companion.verdicts readme` writes it between the markers of README.md. A claim that does not reproduce and says why
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "BEYOND",
+    "apart",
     "compare",
     "flipping",
     "judge",
@@ -40,6 +42,7 @@ __all__ = [
 
 CRITERIA = ("value", "at_most", "at_least")
 KINDS = ("value", "agreement", "trend")
+BEYOND = "beyond the papers"  # the `paper` of our own claims
 # What a record's parameters say about the evidence: the keys that notebooks use.
 KINDS_OF_EVIDENCE = {
     "networks": ("network", "networks", "moons_network", "mnist_network"),
@@ -67,6 +70,8 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
         missing = {"id", "paper", "where", "statement", "kind", "stem", "status"} - set(claim)
         if missing:
             raise ValueError(f"claim {name!r}: expected the keys {sorted(missing)} too")
+        if claim["paper"] not in ("P1", "P2", BEYOND):
+            raise ValueError(f"claim {name!r}: expected the paper P1, P2 or {BEYOND!r}, got {claim['paper']!r}")
         if claim["kind"] not in KINDS or claim["status"] not in ("done", "pending"):
             raise ValueError(f"claim {name!r}: unknown kind {claim['kind']!r} or status {claim['status']!r}")
         given = [key for key in CRITERIA if key in claim]
@@ -211,29 +216,37 @@ def summary(rows: list[dict]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in Counter(r["verdict"] for r in rows).most_common())
 
 
+def apart(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The papers' claims (or rows), and our own beyond the papers."""
+    return [r for r in rows if r["paper"] != BEYOND], [r for r in rows if r["paper"] == BEYOND]
+
+
 def markdown_table(rows: list[dict], claims: list[dict]) -> str:
-    """The rows of `judge` as README.md shows them: a summary, the table, and why a claim does not reproduce.
+    """The rows of `judge` as README.md shows them: a summary, the table, our own claims apart from it, and why a claim
+    does not reproduce.
 
     It depends on targets.toml and the records alone, so the one committed stays right until they change.
     """
-    flips = flipping()
-    lines = [
-        f"{summary(rows)}.",
-        "",
-        "| paper | where | claim | target | ours | measured on | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        need = f": {r['note']}" if r["verdict"] == "not measured" else ""
-        mark = " †" if r["id"] in flips else ""
-        link = f"[{r['verdict']}](notebooks/{r['stem']}.ipynb){mark}{need}"
-        lines.append(
-            f"| {r['paper']} | {r['where']} | {r['statement']} | {r['target']} | {r['ours']} | {r['on']} | {link} |"
-        )
+    papers, own = apart(rows)
+    lines = [f"{summary(papers)}.", "", *_markdown_rows(papers)]
+    if own:
+        lines += ["", f"Beyond the papers, claims of our own: {summary(own)}.", "", *_markdown_rows(own)]
     lines += _robustness_words({r["id"] for r in rows})
     failed = {r["id"] for r in rows if r["verdict"] == "does not reproduce"}
     reasons = [f"- {c['paper']}, {c['where']}: {c['explanation']}" for c in claims if c["id"] in failed]
     return "\n".join(lines + (["", "Why a claim does not reproduce:", "", *reasons] if reasons else []))
+
+
+def _markdown_rows(rows):
+    flips = flipping()
+    lines = ["| paper | where | claim | target | ours | measured on | verdict |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        need = f": {r['note']}" if r["verdict"] == "not measured" else ""
+        mark = " †" if r["id"] in flips else ""
+        link = f"[{r['verdict']}](notebooks/{r['stem']}.ipynb){mark}{need}"
+        cells = [r["paper"].partition(" ")[0], r["where"], r["statement"], r["target"], r["ours"], r["on"], link]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _robustness_words(ids):
@@ -295,12 +308,15 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.action == "readme":
         write_readme(ROOT / "README.md", markdown_table(rows, claims), times())
         return 0
-    print(text_table(rows))
+    papers, own = apart(rows)
+    print(text_table(papers))
+    if own:
+        print(f"\nbeyond the papers, claims of our own\n\n{text_table(own)}")
     for claim, row in zip(claims, rows):
         if row["verdict"] == "does not reproduce":
             print(f"\n{claim['id']} does not reproduce: {claim['explanation']}")
     failed = [row["id"] for row in rows if row["verdict"] in ("fails", "no record")]
-    print(f"\n{len(rows)} claims: {summary(rows)}")
+    print(f"\n{len(papers)} claims of the papers: {summary(papers)}; {len(own)} of our own: {summary(own) or 'none'}")
     if failed:
         print(f"FAILED: {', '.join(failed)}")
     return int(chosen.action == "verify" and bool(failed))

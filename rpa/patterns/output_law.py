@@ -7,48 +7,22 @@ probability k - 1 more half-spaces. In the plane every one of these is exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import log_ndtr
 
 from rpa import _check
+from rpa.patterns import classes
 
 if TYPE_CHECKING:
     from rpa.patterns.pmf import PatternPMF
 
 
-__all__ = ["ClassProbabilities", "OutputMixture"]
+__all__ = ["OutputMixture"]
 
 PAIRS_AT_ONCE = 20_000
-SHARE_BUDGET = 2**12  # points for a share of a region: a rare one need not be known to the same relative error
 FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
-
-
-@dataclass(frozen=True, eq=False)
-class ClassProbabilities:
-    """P(argmax f(x) = c), shape (k,): estimate `p` within [`lower`, `upper`]; `error` is the larger distance to a
-    bound.
-
-    The bounds hold up to the numerical error, which they include: lower from the patterns found alone, upper as if all
-    uncovered mass went to the class.
-    """
-
-    p: np.ndarray
-    error: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-
-    def __array__(self, dtype=None, copy=None):
-        return np.array(self.p, dtype=dtype)
-
-    def __len__(self) -> int:
-        return len(self.p)
-
-    def __getitem__(self, index):
-        return self.p[index]
 
 
 class OutputMixture:
@@ -116,30 +90,17 @@ class OutputMixture:
             raise ValueError(
                 f"pmf: expected patterns that cover at least 0.001 for sampling, got {self.pmf.covered:.2g}"
             )
-        known = _keys(self.pmf.patterns)
         rng, kept, missing = np.random.default_rng(seed), [], n
         while missing > 0:
             x = self.pmf.inputs.sample(int(1.1 * missing / self.pmf.covered) + 10, rng.spawn(1)[0])
-            x = x[np.isin(_keys(self.pmf.net.patterns(x)), known)]
+            x = x[classes.among(self.pmf.net.patterns(x), self.pmf.patterns)]
             kept.append(x[:missing])
             missing -= len(kept[-1])
         return self.pmf.net(np.concatenate(kept)) if kept else np.zeros((0, self.pmf.net.output_dim))
 
-    def class_probabilities(self) -> ClassProbabilities:
-        """P(argmax f(x) = c) for c = 0..k-1, a `ClassProbabilities`; the first of equal outputs wins.
-
-        A network with one output is read as a logit: class 0 is f(x) <= 0, class 1 is f(x) > 0.
-        """
-        classes = max(self.pmf.net.output_dim, 2)
-        mass, error = np.zeros(classes), np.zeros(classes)
-        for part in self.pmf.pieces:
-            for block in part.blocks():
-                found, off = _class_masses(part, block, classes)
-                mass += part.weight * found
-                error += part.weight * off
-        lower, upper = np.maximum(mass - error, 0), np.minimum(mass + error + self.uncovered, 1)
-        p = np.clip(mass / self.pmf.covered, lower, upper)
-        return ClassProbabilities(p, np.maximum(p - lower, upper - p), lower, upper)
+    def class_probabilities(self, *, n: int = 100_000, seed: int = 0) -> classes.ClassProbabilities:
+        """P(argmax f(x) = c) for each class c: see `rpa.patterns.classes.class_probabilities`."""
+        return classes.class_probabilities(self.pmf, n=n, seed=seed)
 
     def _law(self, y, output, with_error, terms):
         k = self.pmf.net.output_dim
@@ -170,9 +131,9 @@ class OutputMixture:
             i, j = piece[k], at[k]
             extra, limits = A[i, output, None], (grid[j] - b[i, output])[:, None]
             cut = np.concatenate([H[i], extra], 1), np.concatenate([h[i], limits], 1)
-            log_p, rel = part.probabilities(*cut, budget=SHARE_BUDGET)
+            log_p, rel = part.probabilities(*cut, budget=classes.BUDGET)
             # Where no point was found in a share that may not be empty, the smaller bound is the error.
-            bound = np.exp(np.minimum(_log_bound(extra, limits), part.log_p[rows][i]))
+            bound = np.exp(np.minimum(classes.log_bound(extra, limits), part.log_p[rows][i]))
             yield j, np.exp(log_p), np.where(np.isinf(rel), bound, np.exp(log_p) * np.where(np.isinf(rel), 0, rel))
 
     def _pdf_terms(self, part, block, grid, output):
@@ -214,52 +175,6 @@ def _flat(A, output):
     return norms[:, output] <= FLAT * norms.max(initial=0.0)
 
 
-def _class_masses(part, block, classes):
-    """(mass, error), each (classes,): how much of a block of regions each class wins.
-
-    A class whose tightest half-space alone has next to no probability beside the region's is left out, its bound going
-    into the error; a region left with one class belongs to it, and needs no further probability. Where no point was
-    found in a share that may not be empty, the smaller bound goes into the error as well.
-    """
-    rows, H, h, A, b = block
-    if A.shape[1] == 1:
-        A, b = np.concatenate([np.zeros_like(A), A], axis=1), np.column_stack([np.zeros(len(b)), b])
-    log_p, rel_error = part.log_p[rows], part.rel_error[rows]
-    conditions = [_wins(A, b, c) for c in range(classes)]
-    bounds = np.stack([_log_bound(*each) for each in conditions], axis=1)
-    open_ = bounds > log_p[:, None] + np.log(1e-3 * part.rtol)
-    mass, error = np.zeros(classes), np.exp(np.where(open_, -np.inf, bounds)).sum(axis=0)
-    for c, (extra, limits) in enumerate(conditions):
-        sole = open_[:, c] & (open_.sum(axis=1) == 1)
-        shared = np.flatnonzero(open_[:, c] & ~sole)
-        masses, rel = np.exp(log_p[sole]), rel_error[sole]
-        mass[c] += masses.sum()
-        error[c] += masses @ rel
-        if len(shared):
-            cut = np.concatenate([H[shared], extra[shared]], 1), np.concatenate([h[shared], limits[shared]], 1)
-            inside, rel = part.probabilities(*cut, budget=SHARE_BUDGET)
-            unseen = np.isinf(rel)
-            mass[c] += np.exp(inside).sum()
-            error[c] += np.exp(inside[~unseen]) @ rel[~unseen]
-            error[c] += np.exp(np.minimum(bounds[shared, c], log_p[shared])[unseen]).sum()
-    return mass, error
-
-
-def _log_bound(rows, limits):
-    """Log of the least of P(row z <= limit) over the rows of each region, (K,)."""
-    norm = np.linalg.norm(rows, axis=2)
-    reach = np.divide(limits, norm, out=np.where(limits < 0, -np.inf, np.inf), where=norm > 0)
-    return log_ndtr(reach.min(axis=1))
-
-
-def _wins(A, b, c):
-    """Half-spaces (rows (K, k-1, r), limits (K, k-1)) on which output c is the argmax."""
-    others = np.delete(np.arange(A.shape[1]), c)
-    rows, limits = A[:, others] - A[:, [c]], b[:, [c]] - b[:, others]
-    tie_lost = (np.abs(rows).max(axis=2) == 0) & (limits == 0) & (others < c)
-    return rows, np.where(tie_lost, -1.0, limits)
-
-
 def _frame(direction):
     """(direction, basis (K, r, r-1)): an orthonormal basis of the complement, from the reflection of e_1 onto it."""
     sign = np.where(direction[:, 0] > 0, -1.0, 1.0)
@@ -271,8 +186,3 @@ def _frame(direction):
 
 def _chunks(items):
     return [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(items), PAIRS_AT_ONCE)]
-
-
-def _keys(patterns):
-    packed = np.packbits(patterns, axis=1)
-    return np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1])))[:, 0]

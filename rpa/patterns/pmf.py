@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 from rpa import _check
 from rpa.inputs import components_of
 from rpa.network import as_network
+from rpa.patterns.classes import class_probabilities
 from rpa.patterns.output_law import OutputMixture
 from rpa.patterns.pieces import exact_pieces, searched_pieces
 from rpa.patterns.regions import label, region_of, singular_values
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from rpa.inputs import RandomInput
     from rpa.network import ReLUNetwork
-    from rpa.patterns.output_law import ClassProbabilities
+    from rpa.patterns.classes import ClassProbabilities
     from rpa.patterns.regions import Region
 
 
@@ -117,9 +118,9 @@ class PatternPMF:
         to_mean = np.linalg.pinv(rows) @ first_weight
         return (mean @ to_mean)[at], (np.trace(second, axis1=1, axis2=2) - rows.shape[1])[at]
 
-    def class_probabilities(self) -> ClassProbabilities:
-        """P(argmax f(x) = c) for each class: see `OutputMixture.class_probabilities`."""
-        return self.output().class_probabilities()
+    def class_probabilities(self, *, n: int = 100_000, seed: int = 0) -> ClassProbabilities:
+        """P(argmax f(x) = c) for each class c: see `rpa.patterns.classes.class_probabilities`."""
+        return class_probabilities(self, n=n, seed=seed)
 
 
 def pattern_pmf(

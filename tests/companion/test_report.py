@@ -272,6 +272,7 @@ def test_a_claim_is_answered_by_its_own_notebook_only(tmp_path):
     "change, message",
     [
         ({"kind": "guess"}, "unknown kind"),
+        ({"paper": "P3"}, "expected the paper P1, P2 or"),
         ({"status": "finished"}, "status"),
         ({"stem": None}, "stem"),
         ({"at_least": 1}, "expected one of"),
@@ -334,6 +335,21 @@ def test_the_reasons_stand_below_the_table():
     table = verdicts.markdown_table([verdicts.judge(claims[0], {("01_x", "p1.a"): entry})], claims)
     assert table.startswith("1 does not reproduce.\n")
     assert "[does not reproduce](notebooks/01_x.ipynb)" in table and table.endswith("- P1, figure 1: because")
+
+
+def test_our_own_claims_stand_apart(capsys, monkeypatch):
+    claims = [CLAIM | {"at_most": 1.0}, CLAIM | {"id": "ours.a", "paper": verdicts.BEYOND, "at_most": 3.0}]
+    entry = {"value": 2, "profile": "full", "code": "0"}
+    records = {("01_x", "p1.a"): entry, ("01_x", "ours.a"): entry}
+    table = verdicts.markdown_table([verdicts.judge(claim, records) for claim in claims], claims)
+    first, second = table.split("\n\nBeyond the papers, claims of our own: 1 holds.\n\n")
+    assert first.startswith("1 fails.") and "| P1 |" in first and "| P1 |" not in second and "| beyond |" in second
+    monkeypatch.setattr(verdicts, "load_claims", lambda: claims)
+    monkeypatch.setattr(verdicts, "load_records", lambda folder: records)
+    assert verdicts.main(["show"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("p1.a") < shown.index("beyond the papers") < shown.index("ours.a")
+    assert "1 claims of the papers: 1 fails; 1 of our own: 1 holds" in shown
 
 
 def test_every_claim_of_both_papers_is_listed():

@@ -91,6 +91,43 @@ def test_class_probabilities_against_samples(case):
     )
 
 
+def test_what_was_not_found_is_filled_by_sampling():
+    """Half of the mass is not found: against 2 10^6 inputs, with the stated error, and within the certified bounds."""
+    net, inputs = random_network((6, 10, 8, 4), 5), random_gaussian(6, 3)
+    pmf = pattern_pmf(net, inputs, max_patterns=30, rtol=3e-3)
+    assert 0.2 < pmf.covered < 0.8
+    n = 2_000_000
+    truth = np.bincount(net(inputs.sample(n, 11)).argmax(1), minlength=4) / n
+    noise = np.sqrt(np.maximum(truth * (1 - truth), 1 / n) / n)
+    for seed in range(5):
+        classes = pmf.class_probabilities(seed=seed)
+        assert (np.abs(classes.p - truth) < 6 * np.hypot(classes.error, noise)).all()
+        assert (classes.error < 0.005).all() and abs(np.sum(classes) - 1) < 1e-12
+        assert (classes.lower <= classes.p).all() and (classes.p <= classes.upper).all()
+        assert (classes.lower < truth + 6 * noise).all() and (truth - 6 * noise < classes.upper).all()
+
+
+@pytest.mark.parametrize("search", ["best_first", "monte_carlo"])
+def test_filled_class_probabilities_equal_the_exact_ones_in_the_plane(search):
+    """A few regions and samples of the rest against all regions; a search by sampling has used other draws."""
+    net, inputs = random_network((2, 12, 8, 3), 9), random_mixture(2, 4)
+    exact = pattern_pmf(net, inputs).class_probabilities()
+    pmf = pattern_pmf(net, inputs, search=search, max_patterns=8)
+    assert pmf.uncovered > 0.05
+    filled = pmf.class_probabilities(seed=0)
+    assert (np.abs(filled.p - exact.p) < 6 * filled.error).all() and (filled.error > 1e-6).all()
+    np.testing.assert_array_equal(filled.p, pmf.class_probabilities(seed=0).p)
+
+
+def test_a_rest_that_no_draw_meets_is_all_error():
+    """All patterns but the rarest are found; none of ten inputs shows it."""
+    net = ReLUNetwork([[[1.0]], [[1.0], [0.0]]], [[3.0], [0.0, 1.0]])  # class 1 wins where relu(x + 3) < 1
+    pmf = pattern_pmf(net, Gaussian([0.0], 1.0), search="best_first", max_patterns=1)
+    classes = pmf.class_probabilities(n=10)
+    assert 0 < pmf.uncovered < 2e-3 and (classes.error >= pmf.uncovered).all()
+    assert (classes.lower <= classes.p).all() and (classes.p <= classes.upper).all()
+
+
 def test_atoms_where_the_network_is_constant():
     """relu(x1) + relu(x2): zero on a quarter of the plane, one-sided normal on the rest."""
     net = ReLUNetwork([np.eye(2), [[1.0, 1.0]]], [[0.0, 0.0], [2.0]])
@@ -154,6 +191,8 @@ def test_general_dimension_against_samples():
         (lambda law: law.cdf([[0.0]]), "y: expected shape"),
         (lambda law: law.pdf(np.nan), "y: expected finite"),
         (lambda law: law.sample(-1, 0), "n: expected an integer >= 0"),
+        (lambda law: law.class_probabilities(n=0), "n: expected an integer >= 1"),
+        (lambda law: law.class_probabilities(seed=-1), "seed: expected an integer >= 0"),
     ],
 )
 def test_bad_input_is_named(call, message):

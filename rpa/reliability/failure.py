@@ -1,0 +1,185 @@
+"""The probability that a network fails under its random input, down to 1e-40 and below, with an honest error.
+
+`failure_probability` takes the cheapest way that works: the exact answer where the input decides nothing, or where its
+rank is at most two; plain sampling where failures are frequent; importance sampling from the design points of several independent searches where
+its weights are even enough; else a bridge by splitting from those proposals, in independent runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import log_ndtr
+
+from rpa import _check
+from rpa.reliability.certified import failing_patterns
+from rpa.reliability.design import DesignPoint
+from rpa.reliability.importance import Found, Sampler, lonely, search
+from rpa.reliability.margin import Margin, impossible, margins
+from rpa.reliability.proposal import Proposal
+from rpa.reliability.result import FailureProbability, complemented, estimated, mixed, unseen
+from rpa.reliability.splitting import repeated
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rpa.inputs import RandomInput
+    from rpa.network import ReLUNetwork
+
+
+__all__ = ["failure_probability"]
+
+PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviations within which
+PILOT, FREQUENT = 1000, 0.1  # draws of the input; share of failures from which plain sampling serves
+SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
+FIRST = 2000  # draws by importance sampling before its weights are judged
+UNEVEN = 50.0  # relative variance of the weights beyond which importance sampling is given up
+FEWEST = 100  # effective draws without which no error is believed
+LEAST = 20_000  # the smallest budget: searches and first draws
+
+
+def failure_probability(
+    net: ReLUNetwork | nn.Module,
+    inputs: RandomInput,
+    *,
+    label: int | None = None,
+    direction: ArrayLike | None = None,
+    threshold: float | None = None,
+    rtol: float = 0.05,
+    seed: int = 0,
+    budget: int = 1_000_000,
+    input_shape: tuple[int, ...] | None = None,
+    device: str | None = None,
+) -> FailureProbability:
+    """P(argmax f(x) != label), or P(direction . f(x) >= threshold), for x ~ inputs, as a `FailureProbability`.
+
+    net: a `ReLUNetwork`, or any torch module in evaluation mode that takes (n, *input_shape) (rows (n, d) by default).
+    inputs: a Gaussian or a GaussianMixture of dimension d, whatever its covariance. label: the right class, by default
+    that of the mean; the first of equal outputs wins, and one output is a logit (class 0 is f <= 0). direction (k,) and
+    threshold come together, instead of a label. rtol: standard error asked for, relative to p. budget: evaluations of
+    the network that may be spent, a gradient counting as three. device: where the network is evaluated.
+
+    Design points (Hasofer & Lind 1974; Rackwitz & Fiessler 1978) guide importance sampling; where its weights are too
+    uneven, splitting (Au & Beck 2001) bridges from its proposal to the failure set. The answer depends on the seed and
+    the arguments alone. Raises ValueError for unfit arguments.
+
+    >>> from rpa import Gaussian, ReLUNetwork
+    >>> net = ReLUNetwork([[[1.0, 0.0, 0.0]], [[1.0]]], [[0.0], [0.0]])  # f(x) = max(x_1, 0)
+    >>> found = failure_probability(net, Gaussian([0.0, 0.0, 0.0], 1.0), direction=[1.0], threshold=8.0)
+    >>> round(found.log_p, 6), found.method, found.design_points[0].x.round(3)  # log Phi(-8)
+    (-35.013437, 'exact', array([8., 0., 0.]))
+    """
+    rtol, budget = _check.positive("rtol", rtol), _check.integer("budget", budget, LEAST)
+    seed = _check.integer("seed", seed)
+    parts = margins(
+        net,
+        inputs,
+        label=label,
+        direction=direction,
+        threshold=threshold,
+        input_shape=input_shape,
+        device=device,
+    )
+    rngs = np.random.default_rng(seed).spawn(len(parts))
+    if all(margin.chain is not None and 0 < margin.dim <= PLANAR for _, margin in parts):
+        return _planar(net, inputs, parts, rngs[0], label=label, direction=direction, threshold=threshold)
+    found = [_component(margin, rtol, budget // len(parts), rng) for (_, margin), rng in zip(parts, rngs)]
+    result = mixed([weight for weight, _ in parts], found, rtol)
+    points = _nearest([point for part in found for point in part.design_points])
+    return replace(result, design_points=points, n=sum(part.n for part in found))
+
+
+def _planar(net, inputs, parts, rng, **event):
+    """The exact answer, from all affine pieces; where they carry nothing, nothing is closer than FAR."""
+    pieces = failing_patterns(net, inputs, **event)
+    result = estimated(pieces.log_total, pieces.total_error, True, "exact")
+    if pieces.log_total == -np.inf and not all(impossible(margin) for _, margin in parts):
+        result = unseen(float(log_ndtr(-FAR)), "exact")
+    points = [point for _, margin in parts for point in _design_points(margin, _searched(margin, rng))]
+    return replace(result, design_points=_nearest(points), n=sum(margin.evaluations for _, margin in parts))
+
+
+def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generator) -> FailureProbability:
+    """The answer for one Gaussian."""
+    if margin.dim == 0 or impossible(margin):
+        fails = margin.dim == 0 and margin(np.zeros((1, 0)))[0] >= 0
+        return replace(estimated(0.0 if fails else -np.inf, 0.0, True, "exact"), n=margin.evaluations)
+    share = (margin(rng.standard_normal((PILOT, margin.dim))) >= 0).mean()
+    if share > 1 - FREQUENT and not margin.flipped:
+        other = margin.complement()
+        inner = _component(other, rtol, budget - margin.evaluations, rng)
+        return replace(complemented(inner, rtol), n=margin.evaluations + inner.n)
+    if share >= FREQUENT:
+        found, result = _searched(margin, rng), _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng)
+    else:
+        found, result = _rare(margin, rtol, budget, rng)
+    return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
+
+
+def _searched(margin, rng):
+    return [found for each in rng.spawn(SEARCHES) if (found := search(margin, each)) is not None]
+
+
+def _rare(margin, rtol, budget, rng):
+    """(what the searches found, result): searches are repeated while some failures are covered by one of them alone."""
+    found: list[Found] = []
+    for _ in range(ROUNDS):
+        found += _searched(margin, rng)
+        if not found:
+            return found, repeated(
+                margin, Proposal.prior(margin.dim), rtol, budget - margin.evaluations, rng, "splitting"
+            )[0]
+        proposals = [one.proposal for one in found]
+        sampler = Sampler(margin, proposals, rng)
+        sampler.draw(FIRST)
+        if sampler.alone < rtol / 2 or margin.evaluations > budget / 4:
+            break
+    result = _sampled(margin, proposals, rtol, budget, rng)
+    if result is None:
+        result = _bridged(margin, proposals, rtol, budget - margin.evaluations, rng)
+    return found, result
+
+
+def _sampled(margin, proposals, rtol, budget, rng):
+    """The result of importance sampling (of plain sampling from the prior); None where its weights are too uneven."""
+    sampler, plain = Sampler(margin, proposals, rng), np.isinf(proposals[0].starts).all()
+    wanted = FIRST
+    while True:
+        sampler.draw(wanted - len(sampler.log_w))
+        n, variance = len(sampler.log_w), sampler.variance
+        error = float(np.hypot(np.sqrt(variance / n), 0.0 if plain else sampler.alone))
+        even = n > FEWEST * (1 + variance) and sampler.greatest < max(error, rtol) / 2
+        wanted = int(np.clip(1.2 * variance / rtol**2, 1.5 * n, 4 * n))
+        if variance > UNEVEN or (not even and wanted - n > budget - margin.evaluations):
+            return None
+        if (even and error <= rtol) or wanted - n > budget - margin.evaluations:
+            return estimated(sampler.log_p, error, error <= rtol, "sampling" if plain else "importance sampling")
+
+
+def _bridged(margin, proposals, rtol, budget, rng):
+    """The result of splitting from the proposals; what one search covers alone goes into the error here too."""
+    result, z = repeated(margin, Proposal.joined(proposals), rtol, budget, rng, "bridge")
+    if not np.isfinite(result.rel_error):
+        return result
+    error = float(np.hypot(result.rel_error, lonely(proposals, z, result.log_p)))
+    return estimated(result.log_p, error, result.converged and error <= rtol, "bridge")
+
+
+def _design_points(margin: Margin, found: list[Found]) -> tuple[DesignPoint, ...]:
+    points = []
+    for one in found:
+        for z, which in zip(one.points, one.which):
+            rival = 0 if margin.flipped else int(margin.event.rivals[which])
+            points.append(DesignPoint(margin.to_input(z[None])[0], float(np.linalg.norm(z)), rival))
+    return _nearest(points)
+
+
+def _nearest(points: list[DesignPoint]) -> tuple[DesignPoint, ...]:
+    """The nearest point of each rival, nearest first."""
+    found: dict[int, DesignPoint] = {}
+    for point in sorted(points, key=lambda point: point.distance):
+        found.setdefault(point.rival, point)
+    return tuple(found.values())

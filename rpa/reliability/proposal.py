@@ -1,0 +1,93 @@
+"""Where to draw from when failures are rare: half-spaces of known probability, laid over the failure set.
+
+A component of a `Proposal` is N(0, I) restricted to a half-space {a . z > s}: along a the exact Gaussian tail, across
+it N(0, I). On a failure set that is a half-space the weight N(0, I) / proposal is constant. Each direction a has a
+ladder of starts s, from the whole space (s = -inf, which bounds the weights) to beyond the failure set; the shares of
+all components are fitted to weighted failing points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.special import log_ndtr, logsumexp, ndtri_exp
+
+__all__ = ["Proposal"]
+
+FLOOR = 0.1  # part of the shares that is spread evenly, whatever the fit says
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """sum_k exp(log_share[k]) N(z; 0, I) 1[a_k . z > starts[k]] / Phi(-starts[k]), with a_k = directions[owner[k]].
+
+    directions (J, r) of norm 1; owner, starts, log_share (K,), starts rising within each owner.
+    """
+
+    directions: np.ndarray
+    owner: np.ndarray
+    starts: np.ndarray
+    log_share: np.ndarray
+
+    @classmethod
+    def prior(cls, dim: int) -> Proposal:
+        """N(0, I) itself."""
+        return cls(np.zeros((1, dim)), np.array([0]), np.array([-np.inf]), np.array([0.0]))
+
+    @classmethod
+    def ladders(cls, directions: np.ndarray, ladders: Sequence[np.ndarray]) -> Proposal:
+        """Equal shares for the starts of each direction: ladders[j] are those of directions[j] (J, r)."""
+        owner = np.concatenate([np.full(len(starts), j) for j, starts in enumerate(ladders)])
+        starts = np.concatenate([np.sort(starts) for starts in ladders])
+        return cls(directions, owner, starts, np.full(len(owner), -np.log(len(owner))))
+
+    @classmethod
+    def joined(cls, proposals: Sequence[Proposal]) -> Proposal:
+        """The mixture of several proposals in equal parts."""
+        first = np.cumsum([0, *(len(q.directions) for q in proposals)])
+        return cls(
+            np.concatenate([q.directions for q in proposals]),
+            np.concatenate([q.owner + start for q, start in zip(proposals, first)]),
+            np.concatenate([q.starts for q in proposals]),
+            np.concatenate([q.log_share for q in proposals]) - np.log(len(proposals)),
+        )
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(component (n,), v (n, r)): `place` turns standard normal v into a draw."""
+        component = rng.choice(len(self.starts), n, p=np.exp(self.log_share - logsumexp(self.log_share)))
+        return component, rng.standard_normal((n, self.directions.shape[1]))
+
+    def place(self, component: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """z (n, r): v moved along its component's direction, so that N(0, 1) becomes the tail beyond the start."""
+        a = self.directions[self.owner[component]]
+        along = np.einsum("ij,ij->i", v, a)
+        tail = -ndtri_exp(log_ndtr(-along) + log_ndtr(-self.starts[component]))
+        return v + (tail - along)[:, None] * a
+
+    def log_weight(self, z: np.ndarray) -> np.ndarray:
+        """log(N(z; 0, I) / proposal(z)), (n,); infinite outside every half-space."""
+        along = z @ self.directions.T
+        heights = [steps[np.searchsorted(starts, along[:, j])] for j, (starts, steps) in enumerate(self._steps)]
+        return -logsumexp(np.stack(heights), axis=0)
+
+    def fitted(self, z: np.ndarray, log_weight: np.ndarray) -> Proposal:
+        """Shares moved to where weighted failing points z (n, r) lie: one step of cross-entropy (EM), with a floor."""
+        along = z @ self.directions.T
+        inside = along[:, self.owner] > self.starts
+        terms = np.where(inside, self.log_share - log_ndtr(-self.starts), -np.inf)
+        parts = np.exp(terms - logsumexp(terms, axis=1, keepdims=True))
+        share = np.exp(log_weight - logsumexp(log_weight)) @ parts
+        return replace(self, log_share=np.log((1 - FLOOR) * share / share.sum() + FLOOR / len(share)))
+
+    @cached_property
+    def _steps(self):
+        """For each direction its starts, and the log of proposal / N(0, I) between them, a rising step function."""
+        found = []
+        for j in range(len(self.directions)):
+            mine = self.owner == j
+            heights = np.logaddexp.accumulate(self.log_share[mine] - log_ndtr(-self.starts[mine]))
+            found.append((self.starts[mine], np.append(-np.inf, heights)))
+        return found

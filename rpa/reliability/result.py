@@ -1,0 +1,85 @@
+"""What a failure probability comes with: its error, its bounds, and whether to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+
+from rpa.reliability.design import DesignPoint
+
+__all__ = ["FailureProbability", "complemented", "estimated", "mixed", "unseen"]
+
+
+@dataclass(frozen=True, eq=False)
+class FailureProbability:
+    """P(failure), in natural logs, since it may be far below 1e-300.
+
+    log_p: its logarithm; rel_error: standard error of p relative to p; lower, upper: logarithms of an interval that
+    holds p in 99 of 100 cases, from p / (1 + rel_error)^3 to p (1 + rel_error)^3. design_points: the nearest failing
+    input of each rival that was found, nearest first. n: evaluations of the network. method: "exact", "sampling",
+    "importance sampling", "splitting" or "bridge" (splitting that starts from the proposal), "complement of" these
+    where failure is nearly certain, joined by " + " for a mixture.
+
+    converged: whether rel_error is at most the rtol asked for and its own diagnostics support it. Where no failure was
+    found and none is excluded, log_p and upper are the logarithm of an upper bound's estimate, rel_error is infinite,
+    lower is -inf and converged False. log_p is -inf only where failure is impossible.
+    """
+
+    log_p: float
+    rel_error: float
+    lower: float
+    upper: float
+    design_points: tuple[DesignPoint, ...]
+    n: int
+    converged: bool
+    method: str
+
+    @property
+    def p(self) -> float:
+        """The probability itself; 0 where it underflows, `log_p` does not."""
+        return float(np.exp(self.log_p))
+
+
+def estimated(log_p: float, rel_error: float, converged: bool, method: str) -> FailureProbability:
+    """A result with the interval that its error gives; without points and evaluations."""
+    reach = 3 * float(np.log1p(rel_error))
+    return FailureProbability(log_p, rel_error, log_p - reach, min(log_p + reach, 0.0), (), 0, converged, method)
+
+
+def unseen(log_upper: float, method: str) -> FailureProbability:
+    """No failure was found: all that is known is a bound from above."""
+    return FailureProbability(log_upper, np.inf, -np.inf, log_upper, (), 0, False, method)
+
+
+def complemented(other: FailureProbability, rtol: float) -> FailureProbability:
+    """1 - p of a result: log p = log(1 - q), with the error q rel_error(q) / p."""
+    log_p, lower, upper = (float(_log_one_less(bound)) for bound in (other.log_p, other.upper, other.lower))
+    error = np.exp(other.log_p - log_p) * (other.rel_error if np.isfinite(other.rel_error) else 1.0)
+    converged = bool(error <= rtol)
+    return FailureProbability(log_p, float(error), lower, upper, (), 0, converged, f"complement of {other.method}")
+
+
+def mixed(weights: Sequence[float], parts: Sequence[FailureProbability], rtol: float) -> FailureProbability:
+    """The result for a mixture of inputs with these weights; errors are those of independent parts."""
+    if len(parts) == 1:
+        return parts[0]
+    log_terms = np.log(weights) + [part.log_p for part in parts]
+    log_p = float(logsumexp(log_terms))
+    if log_p == -np.inf:
+        return parts[0]
+    share = np.exp(log_terms - log_p)
+    known = np.array([part.rel_error if np.isfinite(part.rel_error) else 1.0 for part in parts])
+    error = float(np.sqrt(((share * known) ** 2).sum()))
+    doubt = sum(s for s, part in zip(share, parts) if not part.converged)
+    result = estimated(
+        log_p, error, bool(error <= rtol and doubt <= rtol), " + ".join(dict.fromkeys(p.method for p in parts))
+    )
+    return result
+
+
+def _log_one_less(log_q):
+    """log(1 - q) from log q <= 0, to full accuracy."""
+    return np.log1p(-np.exp(log_q)) if log_q < -0.69 else np.log(-np.expm1(log_q)) if log_q < 0 else -np.inf

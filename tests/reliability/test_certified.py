@@ -1,0 +1,130 @@
+import mpmath
+import numpy as np
+import pytest
+from helpers import assert_binomial, random_gaussian, random_mixture, random_network
+from scipy.optimize import brentq
+
+from rpa.inputs import Gaussian
+from rpa.network import ReLUNetwork
+from rpa.reliability.certified import failing_patterns
+from rpa.reliability.failure import failure_probability
+
+PLANE = Gaussian([0.0, 0.0], 1.0)
+
+
+@pytest.mark.parametrize("inputs", [random_gaussian(2, 3), random_mixture(2, 1)], ids=["gaussian", "mixture"])
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_every_rival_of_the_plane_against_samples(inputs, outputs):
+    net, n, classes = random_network((2, 12, 8, outputs), 7), 300_000, max(outputs, 2)
+    f = net(inputs.sample(n, 1))
+    counts = np.bincount(f.argmax(1) if outputs > 1 else (f[:, 0] > 0).astype(int), minlength=classes)
+    for label in range(classes):
+        found = failing_patterns(net, inputs, label=label)
+        shares = [np.exp(found.log_p[found.rival == c]).sum() for c in range(classes)]
+        assert found.exact and shares[label] == 0 and found.total_error < 1e-9
+        assert_binomial(np.delete(counts, label), n, np.delete(shares, label))
+
+
+@pytest.mark.parametrize("distance", [6.0, 9.0, 13.0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_plane_far_out_against_sampling_beyond_a_circle(seed, distance):
+    """|z|^2 / 2 is exponential: all failures lie beyond the circle, P(|z| > distance) = exp(-distance^2 / 2)."""
+    net, n, rng = random_network((2, 12, 12, 1), seed), 400_000, np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi, n)
+    ray = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    threshold = net(distance * ray).max()
+    assert net(distance * np.sqrt(rng.uniform(0, 1, (n, 1))) * ray).max() < threshold
+    fails = net(np.sqrt(distance**2 + 2 * rng.standard_exponential((n, 1))) * ray)[:, 0] >= threshold
+    found = failing_patterns(net, PLANE, direction=[1.0], threshold=threshold)
+    assert fails.sum() > 1000
+    assert_binomial(fails.sum(), n, np.exp(found.log_total + distance**2 / 2))
+
+
+def test_a_line_far_out_against_mpmath():
+    """Rank one: f along x = mean + t (1, 1, 1), its crossings by root finding, their masses with 50 digits."""
+    net, mean, threshold = random_network((3, 8, 8, 1), 2), np.array([0.1, 0.2, 0.3]), 16.0
+    found = failing_patterns(net, Gaussian(mean, np.ones((3, 3))), direction=[1.0], threshold=threshold)
+
+    def above(t):
+        return net((mean + t)[None])[0, 0] - threshold
+
+    grid = np.linspace(-60, 60, 24_001)
+    values = np.array([net(mean + grid[:, None])[:, 0] - threshold]).ravel()
+    at = [brentq(above, grid[i], grid[i + 1], xtol=1e-14) for i in np.flatnonzero(values[:-1] * values[1:] < 0)]
+    ends = [*([-np.inf] if values[0] > 0 else []), *at, *([np.inf] if values[-1] > 0 else [])]
+    with mpmath.workdps(50):
+        mass = sum(mpmath.ncdf(-a) - mpmath.ncdf(-b) for a, b in zip(ends[::2], ends[1::2]))
+        expected = float(mpmath.log(mass))
+    assert found.exact and found.log_total < -80
+    assert abs(found.log_total - expected) < 1e-10 * abs(expected)
+
+
+def test_pieces_of_many_dimensions_against_samples():
+    net, inputs, n = random_network((6, 10, 8, 4), 5), random_gaussian(6, 3), 1_000_000
+    found = failing_patterns(net, inputs, label=2, max_patterns=40)
+    x = inputs.sample(n, 4)
+    winner, patterns = net(x).argmax(1), net.patterns(x)
+    counts = [
+        np.count_nonzero((winner == c) & (patterns == p).all(1)) for c, p in zip(found.rival[:10], found.patterns[:10])
+    ]
+    sampled = np.array(counts) / n
+    error = np.hypot(np.sqrt(sampled / n), found.rel_error[:10] * sampled)
+    assert not found.exact and len(found) == 40 and 2 not in found.rival
+    assert (np.abs(np.exp(found.log_p[:10]) - sampled) < 6 * error).all()
+    assert np.exp(found.log_lower) < (winner != 2).mean()
+
+
+def test_the_bound_is_below_the_failure_probability_and_near_it_far_out():
+    net, inputs = random_network((5, 6, 5, 1), 3), Gaussian(np.zeros(5), 1.0)
+    event = {"direction": [1.0], "threshold": 40.0}
+    found, whole = failing_patterns(net, inputs, **event), failure_probability(net, inputs, **event, rtol=0.02)
+    assert whole.log_p < np.log(1e-9) and whole.converged
+    assert found.log_lower < whole.upper and found.log_total > whole.log_p - 0.2
+    table = found.to_frame(whole.log_p)
+    assert (np.diff(table.log_p) <= 0).all() and table.share.sum() < 1 + 6 * whole.rel_error
+    assert abs(found.to_frame().share.sum() - 1) < 1e-12
+    np.testing.assert_array_equal(found.log_p, failing_patterns(net, inputs, **event).log_p)
+
+
+def test_a_mixture_of_many_dimensions_adds_its_components():
+    net, inputs = random_network((5, 6, 5, 3), 3), random_mixture(5, 2)
+    found = failing_patterns(net, inputs, label=0, max_patterns=60)
+    x = inputs.sample(300_000, 0)
+    p = (net(x).argmax(1) != 0).mean()
+    assert len(found) <= 60 and 0.3 * p < np.exp(found.log_total) < p + 6 * np.sqrt(0.25 / len(x))
+
+
+def test_an_input_that_does_not_vary_fails_or_does_not():
+    net = random_network((4, 6, 3), 0)
+    winner = int(net(np.ones((1, 4))).argmax())
+    still = Gaussian(np.ones(4), 0.0)
+    assert failing_patterns(net, still, label=winner).log_total == -np.inf
+    assert failing_patterns(net, still, label=(winner + 1) % 3).log_total == pytest.approx(0.0, abs=1e-12)
+
+
+def test_equal_outputs_belong_to_the_first_class():
+    net = ReLUNetwork([np.eye(2), np.ones((3, 2))], [[0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert failing_patterns(net, PLANE, label=0).log_total == -np.inf
+    found = failing_patterns(net, PLANE, label=2)
+    assert set(found.rival) == {0} and found.log_total == pytest.approx(0.0, abs=1e-12)
+
+
+def test_nothing_found_is_an_empty_bound():
+    net = ReLUNetwork([np.eye(3), np.zeros((2, 3))], [np.zeros(3), [1.0, 0.0]])
+    found = failing_patterns(net, Gaussian(np.zeros(3), 1.0), label=0)
+    assert len(found) == 0 and found.log_lower == -np.inf and not found.exact
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"label": 3}, "label: expected an index below 3"),
+        ({"direction": [1.0, 0.0, 0.0]}, "direction, threshold: expected both"),
+        ({"label": 0, "max_patterns": 0}, "max_patterns: expected an integer >= 1"),
+        ({"label": 0, "rtol": 2.0}, "rtol: expected a number in"),
+        ({"label": 0, "seed": -1}, "seed: expected an integer >= 0"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        failing_patterns(random_network((3, 4, 3), 0), Gaussian(np.zeros(3), 1.0), **options)
