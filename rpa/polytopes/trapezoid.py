@@ -158,7 +158,7 @@ class Sampler:
                 ends = _ends(lower, upper)
                 log_w += _log_mass(*ends[:4])
             if k < drawn:
-                x = _quantile(*ends, u[k], source) if sizes[1] or sizes[2] else torch.special.ndtri(u[k])
+                x = _quantile(ends, u[k], source) if sizes[1] or sizes[2] else torch.special.ndtri(u[k])
                 torch.addcmul(centre[:, source], x, spread[:, source], out=y[:, k])
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
@@ -200,10 +200,11 @@ def _log_mass(a, b, at_a, at_b):
     return log_p
 
 
-def _quantile(a, b, at_a, at_b, flip, u, source):
+def _quantile(ends, u, source):
     """The point below which lies the fraction u of N(0, 1) on an interval of `source`; in it or at an end, even if
-    empty.
+    empty. ends: of `_ends`.
     """
+    a, b, at_a, at_b, flip = ends
     b, at_b = b[:, source], at_b[:, source]
     if a is None:
         share = 1 - u if flip else u
