@@ -35,8 +35,10 @@ JOBS := $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
 export PYTHONPATH := $(CURDIR)
-# Cores that are left when as many notebooks run as may: each shares its images among so many processes.
-export RPA_WORKERS ?= $(shell expr $(CORES) / $(JOBS))
+# Processes among which a notebook shares its images: the cores that are left when as many notebooks run as may, all of
+# them for one notebook alone. Elsewhere (references, sweeps, robustness) work is spread over all cores at once.
+results: export RPA_WORKERS ?= $(shell expr $(CORES) / $(JOBS))
+run claim: export RPA_WORKERS ?= $(CORES)
 
 .PHONY: help env data weights references figures quick results reproduce compare claim verify run runs sweep robustness report bundle bench lint test test-slow lab app clean
 .DEFAULT_GOAL := help
