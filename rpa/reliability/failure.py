@@ -1,8 +1,9 @@
 """The probability that a network fails under its random input, down to 1e-40 and below, with an honest error.
 
 `failure_probability` takes the cheapest way that works: the exact answer where the input decides nothing, or where its
-rank is at most two; plain sampling where failures are frequent; importance sampling from the design points of several independent searches where
-its weights are even enough; else a bridge by splitting from those proposals, in independent runs.
+rank is at most two; plain sampling where failures are frequent; importance sampling from the design points of several
+independent searches where its weights are even enough; else a bridge by splitting from those proposals, in independent
+runs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 from scipy.special import log_ndtr
 
 from rpa import _check
@@ -34,6 +36,7 @@ __all__ = ["failure_probability"]
 
 PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviations within which
 PILOT, FREQUENT = 1000, 0.1  # draws of the input; share of failures from which plain sampling serves
+CONTRADICTED = 1e-4  # probability of as many failures in the pilot, below which no result is believed
 SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
 FIRST = 2000  # draws by importance sampling before its weights are judged
 UNEVEN = 50.0  # relative variance of the weights beyond which importance sampling is given up
@@ -116,6 +119,8 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
         found, result = _searched(margin, rng), _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng)
     else:
         found, result = _rare(margin, rtol, budget, rng)
+        believed = result.converged and stats.binom.sf(share * PILOT - 1, PILOT, result.p) > CONTRADICTED
+        result = replace(result, converged=bool(believed))
     return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
 
 
