@@ -19,7 +19,7 @@ from scipy.special import log_ndtr
 from rpa import _check
 from rpa.reliability.certified import failing_patterns
 from rpa.reliability.design import DesignPoint
-from rpa.reliability.importance import Found, Sampler, lonely, search
+from rpa.reliability.importance import SCOUT_BUDGET, Found, Sampler, lonely, search
 from rpa.reliability.margin import Margin, impossible, margins
 from rpa.reliability.proposal import Proposal
 from rpa.reliability.result import FailureProbability, complemented, estimated, mixed, unseen
@@ -101,7 +101,7 @@ def _planar(net, inputs, parts, rng, **event):
     result = estimated(pieces.log_total, pieces.total_error, True, "exact")
     if pieces.log_total == -np.inf and not all(impossible(margin) for _, margin in parts):
         result = unseen(float(log_ndtr(-FAR)), "exact")
-    points = [point for _, margin in parts for point in _design_points(margin, _searched(margin, rng))]
+    points = [point for _, margin in parts for point in _design_points(margin, _searched(margin, rng, LEAST))]
     return replace(result, design_points=_nearest(points), n=sum(margin.evaluations for _, margin in parts))
 
 
@@ -116,7 +116,10 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
         inner = _component(other, rtol, budget - margin.evaluations, rng)
         return replace(complemented(inner, rtol), n=margin.evaluations + inner.n)
     if share >= FREQUENT:
-        found, result = _searched(margin, rng), _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng)
+        found, result = (
+            _searched(margin, rng, budget),
+            _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng),
+        )
     else:
         found, result = _rare(margin, rtol, budget, rng)
         believed = result.converged and stats.binom.sf(share * PILOT - 1, PILOT, result.p) > CONTRADICTED
@@ -124,15 +127,16 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
     return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
 
 
-def _searched(margin, rng):
-    return [found for each in rng.spawn(SEARCHES) if (found := search(margin, each)) is not None]
+def _searched(margin, rng, budget):
+    scouts = min(SCOUT_BUDGET, budget // (8 * SEARCHES))
+    return [found for each in rng.spawn(SEARCHES) if (found := search(margin, each, scouts)) is not None]
 
 
 def _rare(margin, rtol, budget, rng):
     """(what the searches found, result): searches are repeated while some failures are covered by one of them alone."""
     found: list[Found] = []
     for _ in range(ROUNDS):
-        found += _searched(margin, rng)
+        found += _searched(margin, rng, budget)
         if not found:
             return found, repeated(
                 margin, Proposal.prior(margin.dim), rtol, budget - margin.evaluations, rng, "splitting"
