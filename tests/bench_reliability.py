@@ -1,4 +1,4 @@
-"""Failure probabilities against splitting and plain sampling: evaluations of the network at equal error, and seconds."""
+"""Failure probabilities against splitting and plain sampling: evaluations at equal error, and seconds."""
 
 import numpy as np
 from bench import seconds, table
