@@ -86,9 +86,11 @@ def _on_boundary(margin, z, which):
     """Points moved along their rays to where failure sets in; those left out on whose rays it was not met."""
     length = np.linalg.norm(z, axis=1)
     kept = (length > 0) & (length < FARTHEST)
-    kept[kept] = margin(1.3 * z[kept]) >= 0
+    here, beyond = np.zeros(len(z), dtype=bool), np.zeros(len(z), dtype=bool)
+    here[kept], beyond[kept] = margin(z[kept]) >= 0, margin(1.3 * z[kept]) >= 0
+    kept = here | beyond
     direction, which = z[kept] / length[kept, None], which[kept]
-    near, far = np.zeros(kept.sum()), 1.3 * length[kept]
+    near, far = np.zeros(kept.sum()), np.where(here, 1.0, 1.3)[kept] * length[kept]
     for _ in range(BISECTIONS):
         middle = (near + far) / 2
         fails = margin(direction * middle[:, None]) >= 0

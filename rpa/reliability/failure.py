@@ -1,8 +1,9 @@
 """The probability that a network fails under its random input, down to 1e-40 and below, with an honest error.
 
 `failure_probability` takes the cheapest way that works: the exact answer where the input decides nothing, or where its
-rank is at most two; plain sampling where failures are frequent; importance sampling from the design points of several independent searches where
-its weights are even enough; else a bridge by splitting from those proposals, in independent runs.
+rank is at most two; plain sampling where failures are frequent; importance sampling from the design points of several
+independent searches where its weights are even enough; else a bridge by splitting from those proposals, in independent
+runs.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 from scipy.special import log_ndtr
 
 from rpa import _check
 from rpa.reliability.certified import failing_patterns
 from rpa.reliability.design import DesignPoint
-from rpa.reliability.importance import Found, Sampler, lonely, search
+from rpa.reliability.importance import SCOUT_BUDGET, Found, Sampler, lonely, search
 from rpa.reliability.margin import Margin, impossible, margins
 from rpa.reliability.proposal import Proposal
 from rpa.reliability.result import FailureProbability, complemented, estimated, mixed, unseen
@@ -34,6 +36,7 @@ __all__ = ["failure_probability"]
 
 PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviations within which
 PILOT, FREQUENT = 1000, 0.1  # draws of the input; share of failures from which plain sampling serves
+CONTRADICTED = 1e-4  # probability of as many failures in the pilot, below which no result is believed
 SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
 FIRST = 2000  # draws by importance sampling before its weights are judged
 UNEVEN = 50.0  # relative variance of the weights beyond which importance sampling is given up
@@ -98,7 +101,7 @@ def _planar(net, inputs, parts, rng, **event):
     result = estimated(pieces.log_total, pieces.total_error, True, "exact")
     if pieces.log_total == -np.inf and not all(impossible(margin) for _, margin in parts):
         result = unseen(float(log_ndtr(-FAR)), "exact")
-    points = [point for _, margin in parts for point in _design_points(margin, _searched(margin, rng))]
+    points = [point for _, margin in parts for point in _design_points(margin, _searched(margin, rng, LEAST))]
     return replace(result, design_points=_nearest(points), n=sum(margin.evaluations for _, margin in parts))
 
 
@@ -113,21 +116,27 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
         inner = _component(other, rtol, budget - margin.evaluations, rng)
         return replace(complemented(inner, rtol), n=margin.evaluations + inner.n)
     if share >= FREQUENT:
-        found, result = _searched(margin, rng), _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng)
+        found, result = (
+            _searched(margin, rng, budget),
+            _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng),
+        )
     else:
         found, result = _rare(margin, rtol, budget, rng)
+        believed = result.converged and stats.binom.sf(share * PILOT - 1, PILOT, result.p) > CONTRADICTED
+        result = replace(result, converged=bool(believed))
     return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
 
 
-def _searched(margin, rng):
-    return [found for each in rng.spawn(SEARCHES) if (found := search(margin, each)) is not None]
+def _searched(margin, rng, budget):
+    scouts = min(SCOUT_BUDGET, budget // (8 * SEARCHES))
+    return [found for each in rng.spawn(SEARCHES) if (found := search(margin, each, scouts)) is not None]
 
 
 def _rare(margin, rtol, budget, rng):
     """(what the searches found, result): searches are repeated while some failures are covered by one of them alone."""
     found: list[Found] = []
     for _ in range(ROUNDS):
-        found += _searched(margin, rng)
+        found += _searched(margin, rng, budget)
         if not found:
             return found, repeated(
                 margin, Proposal.prior(margin.dim), rtol, budget - margin.evaluations, rng, "splitting"

@@ -35,9 +35,9 @@ class Found(NamedTuple):
     which: np.ndarray
 
 
-def search(margin: Margin, rng: np.random.Generator) -> Found | None:
-    """One search for failures; None where no failing point was met."""
-    scouts = bridge(margin, Proposal.prior(margin.dim), SCOUTS, SCOUT_MOVES, rng, SCOUT_BUDGET)
+def search(margin: Margin, rng: np.random.Generator, budget: int = SCOUT_BUDGET) -> Found | None:
+    """One search for failures, its scouts at `budget` evaluations; None where no failing point was met."""
+    scouts = bridge(margin, Proposal.prior(margin.dim), SCOUTS, SCOUT_MOVES, rng, budget)
     leading = margin.each(scouts.z).argmax(axis=1) * (not margin.flipped)
     chosen = np.concatenate([np.flatnonzero(leading == rival)[:SCOUTED] for rival in np.unique(leading)])
     which = np.append(np.repeat(margin.rivals, STARTS), leading[chosen])

@@ -203,7 +203,7 @@ def _of_chain(chain: ReLUNetwork, gaussian: Gaussian, event: Event, device: str 
 
 def _of_module(module: Any, gaussian: Gaussian, event: Event, device: str | None) -> Margin:
     factor = gaussian.times_factor(np.eye(gaussian.dim)) if gaussian.cov_given.ndim == 2 else None
-    scale = np.sqrt(gaussian.cov_given)
+    scale = np.sqrt(gaussian.cov_given) if factor is None else 1.0
     like = module.like
     mean = torch.as_tensor(gaussian.mean, dtype=like.dtype, device=like.device)
     moved = torch.as_tensor(scale if factor is None else factor.T, dtype=like.dtype, device=like.device)

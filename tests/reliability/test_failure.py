@@ -2,22 +2,148 @@
 
 import numpy as np
 import pytest
+import torch
+from helpers import random_gaussian, random_network
 from scipy.special import log_ndtr
+from torch import nn
 
-from rpa.inputs import Gaussian
+from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
+from rpa.reliability import failure
+from rpa.reliability.certified import failing_patterns
 from rpa.reliability.failure import failure_probability
 
-
-def _half_space(dim, bias=0.0):
-    """f(x) = (x_1 + bias, 0), as a network with one hidden pair."""
-    first = np.zeros((2, dim))
-    first[:, 0] = 1.0, -1.0
-    return ReLUNetwork([first, np.array([[1.0, -1.0], [0.0, 0.0]])], [np.zeros(2), np.array([bias, 0.0])])
+UP = {"direction": [1.0], "threshold": 2.0}
 
 
-@pytest.mark.parametrize("distance", [0.5, 3.0, 9.0, 20.0])
+def _line(dim, bias=0.0, sign=1.0):
+    """f(x) = sign (x_1 + bias), on three hidden units, so that no exact answer for the plane is at hand."""
+    first = np.eye(3, dim)
+    first[1, 0], first[2, 0] = -1.0, 0.0
+    first[2, 1:] = 1.0
+    first[1, 1] = 0.0
+    return ReLUNetwork(
+        [np.vstack([first, np.eye(dim)[2:]]), np.concatenate([[[sign, -sign]], np.zeros((1, dim - 1))], axis=1)],
+        [np.zeros(dim + 1), np.array([sign * bias])],
+    )
+
+
+@pytest.mark.parametrize("distance", [0.5, 3.0, 9.0, 30.0])
 def test_a_half_space(distance):
-    found = failure_probability(_half_space(5, distance), Gaussian(np.zeros(5), 1.0), label=0)
+    found = failure_probability(_line(5), Gaussian(np.zeros(5), 1.0), direction=[1.0], threshold=distance)
     assert found.converged and found.rel_error <= 0.05
     assert abs(found.log_p - log_ndtr(-distance)) < 3 * found.rel_error
+    assert found.lower <= log_ndtr(-distance) <= found.upper
+    assert abs(found.design_points[0].distance - distance) < 0.01 * distance
+    np.testing.assert_allclose(found.design_points[0].x[0], distance, rtol=0.01)
+
+
+def test_two_half_spaces_far_apart_are_both_found():
+    net = ReLUNetwork([np.concatenate([np.eye(4), -np.eye(4)]), np.eye(1, 8) + np.eye(1, 8, 4)], [np.zeros(8), [0.0]])
+    found = failure_probability(net, Gaussian(np.zeros(4), 1.0), direction=[1.0], threshold=8.0)  # |x_1| >= 8
+    assert found.converged and abs(found.log_p - np.log(2) - log_ndtr(-8.0)) < 3 * found.rel_error
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sampling_agrees_with_the_exact_answer_in_the_plane(seed, monkeypatch):
+    net, inputs = random_network([2, 12, 12, 1], seed), Gaussian(np.zeros(2), 1.0)
+    circle = 4.5 * np.array([[np.cos(t), np.sin(t)] for t in np.linspace(0, 2 * np.pi, 100)])
+    event = {"direction": [1.0], "threshold": net(circle).max()}
+    exact = failure_probability(net, inputs, **event)
+    assert exact.method == "exact" and exact.log_p == failing_patterns(net, inputs, **event).log_total
+    monkeypatch.setattr(failure, "PLANAR", 0)
+    found = failure_probability(net, inputs, **event, rtol=0.1, seed=seed)
+    assert found.method != "exact" and abs(found.log_p - exact.log_p) < 3 * np.log1p(found.rel_error)
+
+
+def test_a_wrong_label_is_nearly_certain_to_fail():
+    found = failure_probability(_line(4, 9.0), Gaussian(np.zeros(4), 1.0), label=0)  # fails where x_1 > -9
+    survival = log_ndtr(-9.0)
+    assert found.converged and found.method.startswith("complement")
+    assert abs(found.log_p + np.exp(survival)) < 3 * found.rel_error < np.exp(survival)
+
+
+def test_frequent_failures_are_sampled():
+    found = failure_probability(_line(4), Gaussian(np.zeros(4), 1.0), direction=[1.0], threshold=0.3)
+    assert found.method == "sampling" and found.converged
+    assert abs(found.log_p - log_ndtr(-0.3)) < 3 * found.rel_error
+
+
+def test_without_noise_the_answer_is_certain():
+    net = _line(4)
+    for mean, log_p in ((3.0, 0.0), (1.0, -np.inf)):
+        found = failure_probability(net, Gaussian([mean, 0, 0, 0], 0.0), **UP)
+        assert (found.log_p, found.rel_error, found.converged, found.method) == (log_p, 0.0, True, "exact")
+
+
+def test_a_singular_covariance_is_that_of_its_subspace():
+    direction = np.array([1.0, 1.0, 0.0, 0.0])
+    cov = np.outer(direction, direction) + np.diag([0.0, 0.0, 1.0, 1.0])
+    found = failure_probability(_line(4), Gaussian(np.zeros(4), cov), direction=[1.0], threshold=6.0)
+    assert found.converged and abs(found.log_p - log_ndtr(-6.0)) < 3 * max(found.rel_error, 1e-9)
+
+
+def test_a_dead_network_cannot_fail_and_an_unreachable_threshold_neither():
+    dead = ReLUNetwork([-np.zeros((3, 4)), np.ones((2, 3))], [-np.ones(3), np.array([1.0, 0.0])])
+    below = ReLUNetwork([np.eye(4), -np.ones((1, 4))], [np.zeros(4), np.zeros(1)])  # never above 0
+    for net, event in ((dead, {"label": 0}), (below, UP)):
+        found = failure_probability(net, Gaussian(np.zeros(4), 1.0), **event)
+        assert (found.log_p, found.upper, found.converged, found.method) == (-np.inf, -np.inf, True, "exact")
+    assert failure_probability(dead, Gaussian(np.zeros(4), 1.0), label=1).log_p == 0.0
+
+
+def test_a_failure_that_is_never_met_leaves_a_bound_and_says_so():
+    module = nn.Sequential(nn.Linear(4, 1), nn.Tanh())  # never reaches 2, which nothing here proves
+    found = failure_probability(module.eval(), Gaussian(np.zeros(4), 1.0), **UP, budget=20_000)
+    assert not found.converged and found.rel_error == np.inf and found.lower == -np.inf
+    assert -np.inf < found.log_p == found.upper < 0 and found.design_points == ()
+
+
+def test_a_mixture_adds_up_its_components():
+    parts = [Gaussian(np.full(4, m) * np.eye(4)[0], 1.0) for m in (0.0, 1.0)]
+    found = failure_probability(_line(4), GaussianMixture([0.3, 0.7], parts), direction=[1.0], threshold=7.0)
+    exact = np.logaddexp(np.log(0.3) + log_ndtr(-7.0), np.log(0.7) + log_ndtr(-6.0))
+    assert found.converged and abs(found.log_p - exact) < 3 * found.rel_error
+
+
+def test_a_module_and_its_network_agree_and_arguments_stay():
+    net, inputs = random_network([6, 8, 8, 3], 5), random_gaussian(6, 5)
+    module = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Flatten(), net.to_torch()).eval()
+    before = [p.clone() for p in module.parameters()]
+    results = [
+        failure_probability(f, inputs, direction=[1, 0, 0], threshold=4.0, rtol=0.1, seed=1) for f in (net, module)
+    ]
+    assert abs(results[0].log_p - results[1].log_p) < 3 * np.hypot(*(r.rel_error for r in results))
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters()))
+
+
+def test_the_answer_depends_on_the_seed_alone():
+    net, inputs = random_network([6, 8, 8, 3], 6), random_gaussian(6, 6)
+    a, b, c = (failure_probability(net, inputs, seed=seed) for seed in (1, 1, 2))
+    assert a.log_p == b.log_p != c.log_p
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"label": 3}, "label"),
+        ({"label": 0.5}, "label"),
+        ({"label": 0, "direction": [1, 0, 0], "threshold": 1.0}, "label"),
+        ({"direction": [1, 0, 0]}, "direction, threshold"),
+        ({"direction": [1, 0], "threshold": 1.0}, "direction"),
+        ({"direction": [0, 0, 0], "threshold": 1.0}, "direction"),
+        ({"direction": [1, 0, 0], "threshold": np.nan}, "threshold"),
+        ({"rtol": 0.0}, "rtol"),
+        ({"budget": 10}, "budget"),
+        ({"seed": -1}, "seed"),
+        ({"device": "nowhere"}, "device"),
+        ({"inputs": Gaussian(np.zeros(5), 1.0)}, "inputs"),
+        ({"inputs": "noise"}, "inputs"),
+        ({"net": "net"}, "net"),
+        ({"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))}, "net"),
+    ],
+)
+def test_refusals(change, name):
+    arguments = {"net": random_network([4, 5, 3], 0), "inputs": Gaussian(np.zeros(4), 1.0)} | change
+    with pytest.raises(ValueError, match=f"^{name}:"):
+        failure_probability(**arguments)
