@@ -26,18 +26,19 @@ SIGHT = -6  # log10 p at which a million samples see one failure
 def curve_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
     """p against sigma, a line per network and image with error bars, and red circles where sampling saw failures.
 
-    table: columns network, image, sigma, log10_p, rel_error, converged, count, n_sampled. Where a result has not
-    converged its mark is hollow.
+    table: columns network, image, sigma, log10_p, rel_error, converged, count, n_sampled. A mark is hollow where the
+    result has not converged, and a triangle where it is no more than an upper bound.
     """
-    for style, (name, of_network) in zip(STYLES, table.groupby("network", sort=False)):
+    bound = ~np.isfinite(table.rel_error)
+    for style, (name, of_network) in zip(STYLES, table[~bound].groupby("network", sort=False)):
         for k, (_, part) in enumerate(of_network.groupby("image", sort=False)):
             p = 10.0**part.log10_p
             ax.plot(part.sigma, p, style, color=ANALYTIC, linewidth=1.0, label=name if k == 0 else None)
-            error = p * part.rel_error.where(np.isfinite(part.rel_error), 0.0)
-            ax.errorbar(part.sigma, p, error, fmt="none", ecolor=ANALYTIC, elinewidth=1.0)
-            for sure, fill in ((True, ANALYTIC), (False, "w")):
-                kept = part.converged == sure
-                ax.plot(part.sigma[kept], p[kept], "o", color=ANALYTIC, markerfacecolor=fill, markersize=2.5)
+            ax.errorbar(part.sigma, p, p * part.rel_error, fmt="none", ecolor=ANALYTIC, elinewidth=1.0)
+    kinds = {"o": (table.converged, ANALYTIC), "o ": (~table.converged & ~bound, "w"), "v": (bound, "w")}
+    for marker, (kept, fill) in kinds.items():
+        mark = {"marker": marker.strip(), "color": ANALYTIC, "markerfacecolor": fill, "markersize": 3}
+        ax.plot(table.sigma[kept], 10.0 ** table.log10_p[kept], linestyle="none", **mark)
     seen = table[table["count"] > 0]
     share = seen["count"] / seen.n_sampled
     ax.plot(seen.sigma, share, "o", color=MONTE_CARLO, fillstyle="none", markersize=6, markeredgewidth=0.9)
@@ -60,7 +61,7 @@ def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black") -> N
 def failure_row(
     axes: Sequence[Axes], network: str, image: np.ndarray, result: FailureProbability, names: Sequence[str]
 ) -> None:
-    """The image that a network sees, and its most likely failing image for each rival class, nearest first."""
+    """The image that a network sees, and its most likely failing image for each rival class, with its distance."""
     picture(axes[0], image, network.replace("_", "\n"))
     for ax in axes[1:]:
         ax.set_axis_off()
