@@ -27,7 +27,7 @@ RESULTS = $(BUILD)/$(1).ipynb $(OUT)figures/$(1).png $(OUT)data/results/$(1).jso
 MODULES := $(shell find rpa -name '*.py*' -not -path '*/__pycache__/*')
 WEIGHTS := $(wildcard data/weights/*)
 # The longest run first, so that none of them runs alone at the end.
-LONGEST := $(filter %/03_mnist_support.ipynb %/04_fashion_mnist_support.ipynb %/08_alexnet_topk.ipynb,$(EXECUTED))
+LONGEST := $(foreach n,08 13 07 03 04 09,$(filter $(BUILD)/$(n)_%,$(EXECUTED)))
 
 # Notebooks at a time: one per core up to four (each takes up to 2 GB), unless make -jN says otherwise.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
@@ -51,7 +51,7 @@ help:
 	@echo '  make data       fetch and check the data sets (or say which stand-ins are used)'
 	@echo '                  (DATA=imagenet: photographs, AlexNet and SqueezeNet too, 400 MB)'
 	@echo '  make weights    train the small networks of data/weights again, from their seeds'
-	@echo '  make references sample the Monte Carlo references that data/references lacks (two hours for all, on 2 cores)'
+	@echo '  make references sample the Monte Carlo references that data/references lacks (an hour and a half for all, on 2 cores)'
 	@echo 'Results'
 	@echo '  make figures    run every notebook whose inputs changed; write figures/, data/results/, the table in README.md'
 	@echo '                  (as many at a time as there are cores, at most 4; make -j1 figures: one by one)'
