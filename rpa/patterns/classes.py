@@ -153,7 +153,7 @@ def _class_masses(part, block, classes):
     return mass, error
 
 
-def log_bound(rows, limits):
+def log_bound(rows: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """Log of the least of P(row z <= limit) over the rows of each region, (K,)."""
     norm = np.linalg.norm(rows, axis=2)
     reach = np.divide(limits, norm, out=np.where(limits < 0, -np.inf, np.inf), where=norm > 0)

@@ -100,7 +100,7 @@ def _planar(net, inputs, parts, rng, **event):
     pieces = failing_patterns(net, inputs, **event)
     result = estimated(pieces.log_total, pieces.total_error, True, "exact")
     if pieces.log_total == -np.inf and not all(impossible(margin) for _, margin in parts):
-        result = unseen(float(log_ndtr(-FAR)), "exact")
+        result = unseen(-np.inf, float(log_ndtr(-FAR)), "exact")
     points = [point for _, margin in parts for point in _design_points(margin, _searched(margin, rng, LEAST))]
     return replace(result, design_points=_nearest(points), n=sum(margin.evaluations for _, margin in parts))
 

@@ -21,7 +21,8 @@ from rpa.reliability.splitting import bridge
 __all__ = ["Found", "Sampler", "lonely", "search"]
 
 SCOUTS, SCOUT_MOVES, SCOUT_BUDGET = 100, 3, 20_000
-STARTS, SCOUTED = 2, 6  # starts near the origin for each rival, and scouts for each rival that leads
+WIDTHS = (0.1, 1.0, 4.0)  # standard deviations of the starts about the origin, one of each for each rival
+SCOUTED = 6  # scouts for each rival that leads
 PILOTS, PILOT = 2, 400  # rounds of fitting the shares, draws in each
 AT_ONCE = 4096
 COVERED = 1e3  # weights above this, relative to the mean, are those of a search that does not know the place
@@ -40,9 +41,11 @@ def search(margin: Margin, rng: np.random.Generator, budget: int = SCOUT_BUDGET)
     scouts = bridge(margin, Proposal.prior(margin.dim), SCOUTS, SCOUT_MOVES, rng, budget)
     leading = margin.each(scouts.z).argmax(axis=1) * (not margin.flipped)
     chosen = np.concatenate([np.flatnonzero(leading == rival)[:SCOUTED] for rival in np.unique(leading)])
-    which = np.append(np.repeat(margin.rivals, STARTS), leading[chosen])
-    middle = 0.1 * rng.standard_normal((len(which) - len(chosen), margin.dim))
-    points, which = nearest(margin, np.concatenate([middle, scouts.z[chosen]]), which)
+    about = np.repeat(WIDTHS, len(margin.rivals))[:, None] * rng.standard_normal(
+        (len(WIDTHS) * len(margin.rivals), margin.dim)
+    )
+    which = np.append(np.tile(margin.rivals, len(WIDTHS)), leading[chosen])
+    points, which = nearest(margin, np.concatenate([about, scouts.z[chosen]]), which)
     if len(points) == 0:
         return None
     sharp = distinct(points, which)

@@ -24,8 +24,9 @@ class FailureProbability:
     where failure is nearly certain, joined by " + " for a mixture.
 
     converged: whether rel_error is at most the rtol asked for and its own diagnostics support it. Where no failure was
-    found and none is excluded, log_p and upper are the logarithm of an upper bound's estimate, rel_error is infinite,
-    lower is -inf and converged False. log_p is -inf only where failure is impossible.
+    found and none is excluded, log_p is that of the highest level reached, a guess of which no digit is known;
+    rel_error is infinite, lower -inf, converged False, and upper is what plain draws without a failure allow. log_p is
+    -inf only where failure is impossible, or where a certified upper bound is all there is.
     """
 
     log_p: float
@@ -49,9 +50,9 @@ def estimated(log_p: float, rel_error: float, converged: bool, method: str) -> F
     return FailureProbability(log_p, rel_error, log_p - reach, min(log_p + reach, 0.0), (), 0, converged, method)
 
 
-def unseen(log_upper: float, method: str) -> FailureProbability:
-    """No failure was found: all that is known is a bound from above."""
-    return FailureProbability(log_upper, np.inf, -np.inf, log_upper, (), 0, False, method)
+def unseen(log_p: float, log_upper: float, method: str) -> FailureProbability:
+    """No failure was found: log_p is a guess, and all that is known is a bound from above."""
+    return FailureProbability(min(log_p, log_upper), np.inf, -np.inf, log_upper, (), 0, False, method)
 
 
 def complemented(other: FailureProbability, rtol: float) -> FailureProbability:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FirstOrder", "first_order"]
 
-WIDTHS = (0.0, 1.0, 4.0)  # standard deviations of the starts about the input, in its own
+WIDTHS = (0.0, 1.0, 1.0, 4.0, 4.0, 8.0)  # standard deviations of the starts about the input, in its own
 STEPS = (1.0,) * 5 + (0.5,) * 4 + (0.25,) * 2  # the last ones settle between two regions
 BISECTIONS = 12
 FARTHEST = 1e3  # standard deviations; a rival further away counts as never taking over

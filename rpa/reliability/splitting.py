@@ -45,7 +45,7 @@ LOOSE = 0.7  # relative deviation of single runs beyond which their mean is not 
 class Run:
     """One run: log of the failure probability; the final particles z (n, r) with their margins (n,).
 
-    reached: whether they fail. If not, log_p is that of the highest level reached, an upper bound's estimate.
+    reached: whether they fail. If not, log_p is that of the highest level reached.
     """
 
     log_p: float
@@ -156,14 +156,14 @@ def repeated(
     """
     runs: list[Run] = []
     sizes: list[int] = []
-    n, start, result = FIRST, margin.evaluations, unseen(0.0, method)
+    n, start, plain = FIRST, margin.evaluations, bool(np.isinf(proposal.starts).all())
     while True:
         before = margin.evaluations
         for each in rng.spawn(RUNS):
             left = (start + budget - margin.evaluations) / (RUNS - len(runs) % RUNS)
             runs.append(bridge(margin, proposal, n, MOVES, each, left))
             sizes.append(n)
-        result = _mean(runs, np.array(sizes), n, rtol, method)
+        result = _mean(runs, np.array(sizes), n, rtol, method, plain)
         per_particle = (margin.evaluations - before) / (RUNS * n)
         left = start + budget - margin.evaluations
         wanted = sum(sizes) * ((result.rel_error / rtol) ** 2 * 1.1 - 1) / RUNS
@@ -172,10 +172,12 @@ def repeated(
             return result, np.concatenate([run.z for run in runs[-RUNS:]])
 
 
-def _mean(runs, sizes, n, rtol, method):
+def _mean(runs, sizes, n, rtol, method, plain):
     reached = np.array([run.reached for run in runs])
     if not reached.any():
-        return unseen(float(logsumexp([run.log_p for run in runs]) - np.log(len(runs))), method)
+        # No failure among m draws of the input: in 99 of 100 cases p is below -log(0.01) / m.
+        log_upper = float(np.log(-np.log(0.01) / sizes.sum())) if plain else 0.0
+        return unseen(float(logsumexp([run.log_p for run in runs]) - np.log(len(runs))), log_upper, method)
     log_p = np.where(reached, [run.log_p for run in runs], -np.inf)
     mean = float(logsumexp(log_p, b=sizes) - np.log(sizes.sum()))
     deviation = np.exp(log_p - mean) - 1
