@@ -20,6 +20,7 @@ __all__ = ["curve_panel", "failure_row", "picture", "ranking_panel"]
 
 STYLES = ("-", "--", ":")
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+NARROW = 4.0  # below this ratio of its ends an axis has a tick at every tenth instead
 SIGHT = -6  # log10 p at which a million samples see one failure
 
 
@@ -45,7 +46,8 @@ def curve_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
     ax.set(xscale="log", yscale="log", title=title, xlabel=r"noise $\sigma$")
     low, high = table.sigma.min(), table.sigma.max()
     ax.set_xlim(low / 1.15, high * 1.15)
-    ticks = [tick for tick in TICKS if low / 1.15 <= tick <= high * 1.15]
+    candidates = TICKS if high > NARROW * low else np.arange(1, 10) / 10
+    ticks = [tick for tick in candidates if low / 1.15 <= tick <= high * 1.15]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set_xticks([], minor=True)
 
@@ -62,7 +64,7 @@ def failure_row(
     axes: Sequence[Axes], network: str, image: np.ndarray, result: FailureProbability, names: Sequence[str]
 ) -> None:
     """The image that a network sees, and its most likely failing image for each rival class, with its distance."""
-    picture(axes[0], image, network.replace("_", "\n"))
+    picture(axes[0], image, network.replace("_", "\n").replace("784-", "784-\n"))
     for ax in axes[1:]:
         ax.set_axis_off()
     for ax, point in zip(axes[1:], result.design_points):

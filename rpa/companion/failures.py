@@ -63,8 +63,9 @@ def curve(
 
 
 def row(result: FailureProbability, **names: Any) -> dict:
-    """A result as a row of the notebook's tables."""
-    numbers = {"log10_p": result.log_p / np.log(10), "rel_error": result.rel_error, "evaluations": result.n}
+    """A result as a row of the notebook's tables; where no digit of p is known its upper bound stands for it."""
+    log_p = result.log_p if np.isfinite(result.rel_error) else result.upper
+    numbers = {"log10_p": log_p / np.log(10), "rel_error": result.rel_error, "evaluations": result.n}
     return names | numbers | {"method": result.method, "converged": result.converged}
 
 
