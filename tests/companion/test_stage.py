@@ -9,7 +9,7 @@ from rpa.companion.stage import Stage, held
 
 @pytest.fixture
 def stage():
-    figure, axes = plt.subplots(figsize=(2, 2))
+    figure, axes = plt.subplots(figsize=(2, 2), layout="none")  # whatever style an earlier test has set
     line = axes.plot([0, 1], [0, 1])[0]
     yield Stage(figure, [line, axes.title])
     plt.close(figure)
