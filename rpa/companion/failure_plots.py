@@ -38,8 +38,8 @@ def curve_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
             ax.errorbar(part.sigma, p, p * part.rel_error, fmt="none", ecolor=ANALYTIC, elinewidth=1.0)
     kinds = {"o": (table.converged, ANALYTIC), "o ": (~table.converged & ~bound, "w"), "v": (bound, "w")}
     for marker, (kept, fill) in kinds.items():
-        mark = {"marker": marker.strip(), "color": ANALYTIC, "markerfacecolor": fill, "markersize": 3}
-        ax.plot(table.sigma[kept], 10.0 ** table.log10_p[kept], linestyle="none", **mark)
+        x, p = table.sigma[kept], 10.0 ** table.log10_p[kept]
+        ax.plot(x, p, marker.strip(), color=ANALYTIC, markerfacecolor=fill, markersize=3)
     seen = table[table["count"] > 0]
     share = seen["count"] / seen.n_sampled
     ax.plot(seen.sigma, share, "o", color=MONTE_CARLO, fillstyle="none", markersize=6, markeredgewidth=0.9)
