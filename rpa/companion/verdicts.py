@@ -316,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
         if row["verdict"] == "does not reproduce":
             print(f"\n{claim['id']} does not reproduce: {claim['explanation']}")
     failed = [row["id"] for row in rows if row["verdict"] in ("fails", "no record")]
-    print(f"\n{len(papers)} claims of the papers: {summary(papers)}; {len(own)} of our own: {summary(own) or 'none'}")
+    print(f"\n{len(papers)} claims: {summary(papers)}" + (f"; {len(own)} of our own: {summary(own)}" if own else ""))
     if failed:
         print(f"FAILED: {', '.join(failed)}")
     return int(chosen.action == "verify" and bool(failed))
