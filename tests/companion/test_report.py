@@ -349,7 +349,7 @@ def test_our_own_claims_stand_apart(capsys, monkeypatch):
     assert verdicts.main(["show"]) == 0
     shown = capsys.readouterr().out
     assert shown.index("p1.a") < shown.index("beyond the papers") < shown.index("ours.a")
-    assert "1 claims of the papers: 1 fails; 1 of our own: 1 holds" in shown
+    assert "1 claims: 1 fails; 1 of our own: 1 holds" in shown
 
 
 def test_every_claim_of_both_papers_is_listed():
