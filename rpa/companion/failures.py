@@ -1,7 +1,7 @@
 """The experiment of notebook 13: failure probabilities against noise, their referees, and what each costs.
 
 `curve` asks for P(class changes) at noise levels that reach from frequent to unseen failures, `sampled` and
-`rpa.reliability.splitting` check it, `gaps` counts the distances in errors, `costs` compares at equal error.
+`rpa.reliability.splitting` check it, `sampled_gap` counts the distance in errors, `costs` compares at equal error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHUNK = 20_000
 
 
 def right_images(net: ReLUNetwork | nn.Module, x: np.ndarray, labels: np.ndarray, n: int) -> list[int]:
-    """The first n of the leading 1,000 images that the network gets right; x as the network takes it."""
+    """The first n of the leading 1,000 images that the network gets right; x (m, ...) as it takes them, labels (m,)."""
     import torch
 
     from rpa.network import ReLUNetwork
@@ -45,7 +45,10 @@ def right_images(net: ReLUNetwork | nn.Module, x: np.ndarray, labels: np.ndarray
 
 
 def levels_for(net: ReLUNetwork, image: np.ndarray, label: int, targets: Sequence[float]) -> np.ndarray:
-    """Standard deviations at which the nearest rival alone has the probabilities `targets`, to first order."""
+    """Standard deviations (m,) at which the nearest rival alone has the probabilities `targets` (m,), to first order.
+
+    image (d,); P(nearest rival) = Phi(-distance / sigma), the distance being that of its design point.
+    """
     distance = first_order(net, image[None], 1.0, [label]).distance.min()
     return distance / -ndtri(_check.array("targets", targets, (None,)))
 

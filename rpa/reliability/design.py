@@ -9,6 +9,7 @@ such moves.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,17 @@ from scipy.special import log_ndtr
 from rpa.reliability.margin import Margin
 from rpa.reliability.proposal import Proposal
 
-__all__ = ["DesignPoint", "Directions", "distinct", "ladder_proposal", "nearest", "typical"]
+__all__ = [
+    "DesignPoint",
+    "Directions",
+    "aim",
+    "distinct",
+    "entered",
+    "ladder_proposal",
+    "nearest",
+    "nearest_of_each",
+    "typical",
+]
 
 STEPS = (1.0,) * 6 + (0.5,) * 6 + (0.25,) * 4
 POLISHES, SHORTER = 6, (1.0, 0.5, 0.2, 0.05)
@@ -60,21 +71,23 @@ def nearest(margin: Margin, starts: np.ndarray, which: np.ndarray) -> tuple[np.n
     """
     z = starts
     for size in STEPS:
-        z = z + size * (_aim(margin, z, which) - z)
+        z = z + size * (aim(*margin.gradient(z, which), z) - z)
     z, which = _on_boundary(margin, np.concatenate([z, starts]), np.append(which, which))
     for _ in range(POLISHES if len(z) else 0):
-        aim = _aim(margin, z, which)
+        towards = aim(*margin.gradient(z, which), z)
         for size in SHORTER:
-            closer = 1.01 * (z + size * (aim - z))
+            closer = 1.01 * (z + size * (towards - z))
             accepted = np.linalg.norm(closer, axis=1) < np.linalg.norm(z, axis=1)
             accepted[accepted] = margin(closer[accepted]) >= 0
             z = np.where(accepted[:, None], closer, z)
     return _on_boundary(margin, z, which)
 
 
-def _aim(margin, z, which):
-    """Where the affine piece at z would have its point nearest to the origin; z itself where the margin is flat."""
-    g, slope = margin.gradient(z, which)
+def aim(g: np.ndarray, slope: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Where the affine pieces at points z (m, r) have margin 0 nearest to the origin; z itself where they are flat.
+
+    g (m,), slope (m, r): margin and gradient there. The step of Hasofer & Lind (1974) and Rackwitz & Fiessler (1978).
+    """
     square = (slope**2).sum(axis=1, keepdims=True)
     flat = square == 0
     scale = ((slope * z).sum(axis=1) - g)[:, None] / np.where(flat, 1.0, square)
@@ -90,12 +103,29 @@ def _on_boundary(margin, z, which):
     here[kept], beyond[kept] = margin(z[kept]) >= 0, margin(1.3 * z[kept]) >= 0
     kept = here | beyond
     direction, which = z[kept] / length[kept, None], which[kept]
-    near, far = np.zeros(kept.sum()), np.where(here, 1.0, 1.3)[kept] * length[kept]
+    far = entered(lambda points: margin(points) >= 0, direction, np.where(here, 1.0, 1.3)[kept] * length[kept])
+    return direction * far[:, None], which
+
+
+def entered(fails: Callable[[np.ndarray], np.ndarray], direction: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """Distances (m,) at which failure sets in along rays `direction` (m, r), by bisection from the failing ones `far`.
+
+    fails: for points (m, r), one on each ray, whether they fail (m,).
+    """
+    near = np.zeros(len(far))
     for _ in range(BISECTIONS):
         middle = (near + far) / 2
-        fails = margin(direction * middle[:, None]) >= 0
-        near, far = np.where(fails, near, middle), np.where(fails, middle, far)
-    return direction * far[:, None], which
+        failing = fails(direction * middle[:, None])
+        near, far = np.where(failing, near, middle), np.where(failing, middle, far)
+    return far
+
+
+def nearest_of_each(points: Iterable[DesignPoint]) -> tuple[DesignPoint, ...]:
+    """The nearest point of each rival, nearest first."""
+    found: dict[int, DesignPoint] = {}
+    for point in sorted(points, key=lambda point: point.distance):
+        found.setdefault(point.rival, point)
+    return tuple(found.values())
 
 
 def typical(margin: Margin, points: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> Directions:

@@ -18,11 +18,11 @@ from scipy.special import log_ndtr
 
 from rpa import _check
 from rpa.reliability.certified import failing_patterns
-from rpa.reliability.design import DesignPoint
+from rpa.reliability.design import DesignPoint, nearest_of_each
 from rpa.reliability.importance import SCOUT_BUDGET, Found, Sampler, lonely, search
 from rpa.reliability.margin import Margin, impossible, margins
 from rpa.reliability.proposal import Proposal
-from rpa.reliability.result import FailureProbability, complemented, estimated, mixed, unseen
+from rpa.reliability.result import FailureProbability, complemented, estimated, over_components, unseen
 from rpa.reliability.splitting import repeated
 
 if TYPE_CHECKING:
@@ -86,23 +86,20 @@ def failure_probability(
         input_shape=input_shape,
         device=device,
     )
-    rngs = np.random.default_rng(seed).spawn(len(parts))
     if all(margin.chain is not None and 0 < margin.dim <= PLANAR for _, margin in parts):
-        return _planar(net, inputs, parts, rngs[0], label=label, direction=direction, threshold=threshold)
-    found = [_component(margin, rtol, budget // len(parts), rng) for (_, margin), rng in zip(parts, rngs)]
-    result = mixed([weight for weight, _ in parts], found, rtol)
-    points = _nearest([point for part in found for point in part.design_points])
-    return replace(result, design_points=points, n=sum(part.n for part in found))
+        return _planar(net, inputs, parts, seed, label=label, direction=direction, threshold=threshold)
+    return over_components(parts, _component, rtol, budget, seed)
 
 
-def _planar(net, inputs, parts, rng, **event):
+def _planar(net, inputs, parts, seed, **event):
     """The exact answer, from all affine pieces; where they carry nothing, nothing is closer than FAR."""
     pieces = failing_patterns(net, inputs, **event)
     result = estimated(pieces.log_total, pieces.total_error, True, "exact")
     if pieces.log_total == -np.inf and not all(impossible(margin) for _, margin in parts):
         result = unseen(-np.inf, float(log_ndtr(-FAR)), "exact")
+    (rng,) = np.random.default_rng(seed).spawn(1)
     points = [point for _, margin in parts for point in _design_points(margin, _searched(margin, rng, LEAST))]
-    return replace(result, design_points=_nearest(points), n=sum(margin.evaluations for _, margin in parts))
+    return replace(result, design_points=nearest_of_each(points), n=sum(margin.evaluations for _, margin in parts))
 
 
 def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generator) -> FailureProbability:
@@ -183,12 +180,4 @@ def _design_points(margin: Margin, found: list[Found]) -> tuple[DesignPoint, ...
         for z, which in zip(one.points, one.which):
             rival = 0 if margin.flipped else int(margin.event.rivals[which])
             points.append(DesignPoint(margin.to_input(z[None])[0], float(np.linalg.norm(z)), rival))
-    return _nearest(points)
-
-
-def _nearest(points: list[DesignPoint]) -> tuple[DesignPoint, ...]:
-    """The nearest point of each rival, nearest first."""
-    found: dict[int, DesignPoint] = {}
-    for point in sorted(points, key=lambda point: point.distance):
-        found.setdefault(point.rival, point)
-    return tuple(found.values())
+    return nearest_of_each(points)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import logsumexp
 
-from rpa.reliability.design import DesignPoint
+from rpa.reliability.design import DesignPoint, nearest_of_each
+from rpa.reliability.margin import Margin
 
-__all__ = ["FailureProbability", "complemented", "estimated", "mixed", "unseen"]
+__all__ = ["FailureProbability", "complemented", "estimated", "mixed", "over_components", "unseen"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,10 @@ def complemented(other: FailureProbability, rtol: float) -> FailureProbability:
 
 
 def mixed(weights: Sequence[float], parts: Sequence[FailureProbability], rtol: float) -> FailureProbability:
-    """The result for a mixture of inputs with these weights; errors are those of independent parts."""
+    """The result for a mixture of inputs with these weights; errors are those of independent parts.
+
+    Its interval is the sum of the parts' intervals, so that it holds what a part in which no failure was met allows.
+    """
     if len(parts) == 1:
         return parts[0]
     log_terms = np.log(weights) + [part.log_p for part in parts]
@@ -72,13 +76,34 @@ def mixed(weights: Sequence[float], parts: Sequence[FailureProbability], rtol: f
     if log_p == -np.inf:
         return parts[0]
     share = np.exp(log_terms - log_p)
-    known = np.array([part.rel_error if np.isfinite(part.rel_error) else 1.0 for part in parts])
-    error = float(np.sqrt(((share * known) ** 2).sum()))
+    uppers = np.log(weights) + [part.upper for part in parts]
+    # Where a part's failures were not met, its upper bound is its error.
+    errors = [
+        s * p.rel_error if np.isfinite(p.rel_error) else np.exp(u - log_p) for s, p, u in zip(share, parts, uppers)
+    ]
+    error = float(np.linalg.norm(errors))
     doubt = sum(s for s, part in zip(share, parts) if not part.converged)
-    result = estimated(
-        log_p, error, bool(error <= rtol and doubt <= rtol), " + ".join(dict.fromkeys(p.method for p in parts))
+    method = " + ".join(dict.fromkeys(part.method for part in parts))
+    return replace(
+        estimated(log_p, error, bool(error <= rtol and doubt <= rtol), method),
+        lower=float(logsumexp(np.log(weights) + [part.lower for part in parts])),
+        upper=min(float(logsumexp(uppers)), 0.0),
+        design_points=nearest_of_each(point for part in parts for point in part.design_points),
+        n=sum(part.n for part in parts),
     )
-    return result
+
+
+def over_components(
+    parts: Sequence[tuple[float, Margin]],
+    estimate: Callable[[Margin, float, int, np.random.Generator], FailureProbability],
+    rtol: float,
+    budget: int,
+    seed: int,
+) -> FailureProbability:
+    """`mixed` of estimate(margin, rtol, budget, rng) for each (weight, margin): equal budgets, streams of their own."""
+    rngs = np.random.default_rng(seed).spawn(len(parts))
+    found = [estimate(margin, rtol, budget // len(parts), rng) for (_, margin), rng in zip(parts, rngs)]
+    return mixed([weight for weight, _ in parts], found, rtol)
 
 
 def _log_one_less(log_q):

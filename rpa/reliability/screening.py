@@ -18,6 +18,7 @@ from scipy.special import log_ndtr, logsumexp
 from rpa import _check
 from rpa.inputs import Gaussian
 from rpa.network import as_network
+from rpa.reliability.design import FARTHEST, aim, entered
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,8 +30,6 @@ __all__ = ["FirstOrder", "first_order"]
 
 WIDTHS = (0.0, 1.0, 1.0, 4.0, 4.0, 8.0)  # standard deviations of the starts about the input, in its own
 STEPS = (1.0,) * 5 + (0.5,) * 4 + (0.25,) * 2  # the last ones settle between two regions
-BISECTIONS = 12
-FARTHEST = 1e3  # standard deviations; a rival further away counts as never taking over
 ROWS = 16_384  # pairs of an input and a rival that are worked on at once
 
 
@@ -77,11 +76,11 @@ def first_order(
     places = _Places(inner, x @ net.weights[0].T, labels)
     distance = np.full((len(x), k), np.inf)
     which, rival = np.nonzero(np.arange(k) != labels[:, None])
-    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
     for first in range(0, len(which), ROWS):
         i, c = which[first : first + ROWS], rival[first : first + ROWS]
         for width in WIDTHS:
-            start = width * torch.randn(len(i), inner.input_dim, generator=generator, dtype=torch.float64)
+            start = width * rng.standard_normal((len(i), inner.input_dim))
             distance[i, c] = np.minimum(distance[i, c], places.distances(start, i, c))
     return FirstOrder(distance)
 
@@ -94,33 +93,24 @@ class _Places:
         first, *self.rest = inner.to_torch().requires_grad_(False)
         self.factor, self.bias = first.weight, first.bias
 
-    def margin(self, z, which, rival):
+    def _margin(self, z, which, rival):
         f = z @ self.factor.T + self.bias + self.shift[which]
         for layer in self.rest:
             f = layer(f)
         return (f.gather(1, rival[:, None]) - f.gather(1, self.labels[which, None]))[:, 0]
 
-    def gradient(self, z, which, rival):
-        z = z.clone().requires_grad_(True)
-        g = self.margin(z, which, rival)
-        return g.detach(), torch.autograd.grad(g.sum(), z)[0]
-
     def distances(self, z, which, rival):
         """Distances (m,) of the points found from starts z (m, r) for inputs `which` (m,) and rivals (m,)."""
-        which, rival = torch.from_numpy(which), torch.from_numpy(rival)
-        lost = self.margin(torch.zeros_like(z), which, rival) >= 0
+        pairs = torch.from_numpy(which), torch.from_numpy(rival)
+        fails = lambda points: self._margin(torch.from_numpy(points), *pairs).numpy() >= 0
         for size in STEPS:
-            g, slope = self.gradient(z, which, rival)
-            square = (slope**2).sum(1).clamp_min(1e-300)
-            scale = (((slope * z).sum(1) - g) / square).clamp_min(-FARTHEST / square.sqrt())
-            z = z + size * (scale[:, None] * slope - z)
-        length = z.norm(dim=1)
-        ray = z / length.clamp_min(1e-300)[:, None]
-        near, far = torch.zeros_like(length), 1.3 * length
-        reached = self.margin(ray * far[:, None], which, rival) >= 0
-        for _ in range(BISECTIONS):
-            middle = (near + far) / 2
-            beyond = self.margin(ray * middle[:, None], which, rival) >= 0
-            near, far = torch.where(beyond, near, middle), torch.where(beyond, middle, far)
-        found = torch.where(reached & (far < FARTHEST), far, torch.inf)
-        return torch.where(lost, 0.0, found).numpy()
+            free = torch.from_numpy(z).requires_grad_(True)
+            g = self._margin(free, *pairs)
+            (slope,) = torch.autograd.grad(g.sum(), free)
+            z = z + size * (aim(g.detach().numpy(), slope.numpy(), z) - z)
+        length = np.linalg.norm(z, axis=1)
+        ray = z / np.maximum(length, np.finfo(float).tiny)[:, None]
+        reached = fails(1.3 * z)
+        far = entered(fails, ray, 1.3 * length)
+        found = np.where(reached & (far < FARTHEST), far, np.inf)
+        return np.where(fails(np.zeros_like(z)), 0.0, found)

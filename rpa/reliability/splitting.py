@@ -22,7 +22,7 @@ from scipy.special import logsumexp
 from rpa import _check
 from rpa.reliability.margin import Margin, margins
 from rpa.reliability.proposal import Proposal
-from rpa.reliability.result import FailureProbability, estimated, mixed, unseen
+from rpa.reliability.result import FailureProbability, estimated, over_components, unseen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -220,10 +220,9 @@ def splitting(
         input_shape=input_shape,
         device=device,
     )
-    rngs = np.random.default_rng(seed).spawn(len(parts))
-    found = [
-        repeated(margin, Proposal.prior(margin.dim), rtol, budget // len(parts), rng, "splitting")[0]
-        for (_, margin), rng in zip(parts, rngs)
-    ]
-    result = mixed([weight for weight, _ in parts], found, rtol)
-    return replace(result, n=sum(margin.evaluations for _, margin in parts))
+    return over_components(parts, _from_the_prior, rtol, budget, seed)
+
+
+def _from_the_prior(margin, rtol, budget, rng):
+    result, _ = repeated(margin, Proposal.prior(margin.dim), rtol, budget, rng, "splitting")
+    return replace(result, n=margin.evaluations)
