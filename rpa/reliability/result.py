@@ -75,22 +75,21 @@ def mixed(weights: Sequence[float], parts: Sequence[FailureProbability], rtol: f
     log_p = float(logsumexp(log_terms))
     if log_p == -np.inf:
         return parts[0]
-    share = np.exp(log_terms - log_p)
-    uppers = np.log(weights) + [part.upper for part in parts]
+    share, uppers = np.exp(log_terms - log_p), np.log(weights) + [part.upper for part in parts]
     # Where a part's failures were not met, its upper bound is its error.
     errors = [
         s * p.rel_error if np.isfinite(p.rel_error) else np.exp(u - log_p) for s, p, u in zip(share, parts, uppers)
     ]
-    error = float(np.linalg.norm(errors))
-    doubt = sum(s for s, part in zip(share, parts) if not part.converged)
-    method = " + ".join(dict.fromkeys(part.method for part in parts))
-    return replace(
-        estimated(log_p, error, bool(error <= rtol and doubt <= rtol), method),
-        lower=float(logsumexp(np.log(weights) + [part.lower for part in parts])),
-        upper=min(float(logsumexp(uppers)), 0.0),
-        design_points=nearest_of_each(point for part in parts for point in part.design_points),
-        n=sum(part.n for part in parts),
-    )
+    error, doubt = float(np.linalg.norm(errors)), sum(s for s, part in zip(share, parts) if not part.converged)
+    method, upper = " + ".join(dict.fromkeys(part.method for part in parts)), min(float(logsumexp(uppers)), 0.0)
+    if not any(np.isfinite(part.rel_error) for part in parts):
+        result = unseen(log_p, upper, method)
+    else:
+        lower = float(logsumexp(np.log(weights) + [part.lower for part in parts]))
+        found = estimated(log_p, error, bool(error <= rtol and doubt <= rtol), method)
+        result = replace(found, lower=lower, upper=upper)
+    points = nearest_of_each(point for part in parts for point in part.design_points)
+    return replace(result, design_points=points, n=sum(part.n for part in parts))
 
 
 def over_components(
