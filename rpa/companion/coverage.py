@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from rpa.network import ReLUNetwork
 
 
-BLOCK = 5  # images around which the same samples are counted: what their patterns take in memory
-
 __all__ = [
     "Entry",
     "by_class",
@@ -47,6 +45,8 @@ __all__ = [
     "neighbours",
     "time_table",
 ]
+
+BLOCK = 5  # images around which the same samples are counted: what their patterns take in memory
 
 
 @dataclass(frozen=True, eq=False)

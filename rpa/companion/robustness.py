@@ -1,8 +1,8 @@
 """Do the verdicts hang on a seed, or on the number of threads? `python -m rpa.companion.robustness` tells.
 
-Every notebook's quick profile is run with five seeds, with one thread and with two, into build/robustness. What comes
-out is committed: data/results/robustness.csv, a row for each claim, with the spread of its number over the seeds and
-how many of the runs met the criterion. A claim that some runs meet and others miss *flips*; README marks it.
+The quick profile of every notebook with a claim is run with five seeds, with one thread and with two, into
+build/robustness. What comes out is committed: data/results/robustness.csv, a row for each claim, with the spread of
+its number over the seeds and how many of the runs met the criterion. A claim that some runs meet and others miss *flips*; README marks it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FOLDER = ROOT / "build" / "robustness"
 
 def run_all(folder: Path = FOLDER) -> None:
     """Run what is missing, as many notebooks at a time as there are cores; it can be stopped and goes on."""
-    stems = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+    stems = sorted({claim["stem"] for claim in load_claims()})
     jobs = [(stem, seed, threads, folder) for seed, threads, stem in product(SEEDS, THREADS, stems)]
     pmap(_run, jobs, progress="quick runs")
 

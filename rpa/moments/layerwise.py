@@ -160,7 +160,10 @@ def linear_part(layer: nn.Module, x: torch.Tensor, power: int = 1) -> torch.Tens
         return functional.linear(x, layer.weight**power)
     if isinstance(layer, nn.Conv2d):
         pad = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
-        return functional.conv2d(x, layer.weight**power, None, layer.stride, pad, layer.dilation, layer.groups)
+        options = (layer.stride, pad, layer.dilation, layer.groups)
+        # In this memory layout many rows take half the time; the result has the usual one.
+        x = x.contiguous(memory_format=torch.channels_last) if len(x) > 1 else x
+        return functional.conv2d(x, layer.weight**power, None, *options).contiguous()
     if not isinstance(layer, (nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
         raise ValueError(f"net: expected only affine layers and ReLU or MaxPool2d here, got {type(layer).__name__}")
     if pooling.pair(getattr(layer, "padding", 0)) != (0, 0):
@@ -232,19 +235,20 @@ def _rest(mean, variance, factor):
 def _max_pool(state, layer, rule, max_dense):
     pooled = layer(state.mean).shape
     windows = pooling.windows_of(layer, state.mean.shape, pooled)
-    inside = state.mean.flatten(1)[:, windows], _window_covariance(state, windows)
+    members = _members(state)
+    inside = state.mean.flatten(1)[:, windows], _window_covariance(state, windows, members)
     if rule == "diagonal":
         mean, variance, _ = pooling.clark(*inside)
         return _State(mean.reshape(pooled), diag=variance.reshape(pooled))
     top = pooling.maximum(*inside)
     mean, none = top.mean.reshape(pooled), torch.zeros_like(top.mean).reshape(pooled)
-    along = partial(_along, state, windows)
+    along = partial(_along, members, windows)
     if state.dense is not None:
         response = _State(mean, dense=_cross(windows, along(top.gains), top.gains))
     else:
         factor = along(top.gains)
-        response = _State(mean, factor=None if factor is None else factor.unflatten(2, pooled[1:]), diag=none)
-    if rule != "linear" and len(windows) <= max_dense and (state.dense is not None or state.factor is not None):
+        response = _State(mean, factor=None if factor is None else factor.mT.unflatten(2, pooled[1:]), diag=none)
+    if rule != "linear" and len(windows) <= max_dense and members is not None:
         directions = [(d, along(d)) for d in top.directions.unbind(-1)]
         if state.dense is None:
             bend = pooling.second_order_local(top.curvatures[0], torch.cat([rows for _, rows in directions]))[None]
@@ -259,25 +263,28 @@ def _max_pool(state, layer, rule, max_dense):
     return replace(response, dense=response.dense + torch.diag_embed(rest.flatten(1)))
 
 
-def _along(state, windows, weights):
-    """Covariance with all units, or the factor, of a combination of each window's members, weights (b, o, w)."""
-    if state.dense is not None:
-        return pooling.combine(state.dense.mT.expand(len(weights), -1, -1), windows, weights)
-    return None if state.factor is None else pooling.combine(state.factor.flatten(2), windows, weights)
+def _members(state):
+    """The covariance (b, n, n) or the factor (b, n, r), a row for each unit: whole rows are gathered quickly."""
+    return state.dense if state.factor is None else state.factor.flatten(2).mT.contiguous()
+
+
+def _along(members, windows, weights):
+    """Covariance with all units (b, o, n), or the factor, of a combination of each window's members (b, o, w)."""
+    return None if members is None else pooling.combine(members.expand(len(weights), -1, -1), windows, weights)
 
 
 def _cross(windows, along, weights):
     """Covariances (b, o, o) between two combinations of the windows' members: `_along` of one, weights of the other."""
-    return pooling.combine(along.mT, windows, weights)
+    return pooling.combine(along.mT, windows, weights).mT
 
 
-def _window_covariance(state, windows):
+def _window_covariance(state, windows, members):
     """Covariances (b, o, w, w) within each window (o, w) of flat positions."""
     first, second = windows[:, :, None], windows[:, None, :]
     if state.dense is not None:
         return state.dense[:, first, second]
     cov = state.diag.flatten(1)[:, windows][..., None] * (first == second)
-    if state.factor is not None:
-        members = state.factor.flatten(2)[:, :, windows].permute(0, 2, 3, 1)
-        cov = cov + members @ members.mT
+    if members is not None:
+        inside = members[:, windows]
+        cov = cov + inside @ inside.mT
     return cov

@@ -214,34 +214,37 @@ def second_order(curvatures: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:
 
 
 def second_order_local(curvatures: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """`second_order` where the members of a window respond to few of r independent inputs: rows (a, r, o) -> (o, o).
+    """`second_order` where the members of a window respond to few of r independent inputs: rows (a, o, r) -> (o, o).
 
     curvatures (o, a). Windows are taken in the order of their first input, in blocks; blocks that share no input are
     uncorrelated.
     """
     used = (rows != 0).any(0)
-    order = used.byte().argmax(0).argsort(stable=True)
-    rows, curvatures, used = rows[..., order], curvatures[order].T, used[:, order]
+    order = used.byte().argmax(1).argsort(stable=True)
+    rows, curvatures, used = rows[:, order], curvatures[order].T, used[order]
     parts = [slice(start, start + BLOCK) for start in range(0, len(order), BLOCK)]
-    inputs = [used[:, part].any(1) for part in parts]
+    inputs = [used[part].any(0) for part in parts]
     total = rows.new_zeros(len(order), len(order))
     for i, one in enumerate(parts):
         for j in range(i, len(parts)):
             shared = (inputs[i] & inputs[j]).nonzero().squeeze(1)
             if len(shared):
                 other = parts[j]
-                left, right = (rows[:, shared, part].transpose(0, 1).flatten(1) for part in (one, other))
-                cross = (left.T @ right).square_().unflatten(0, (len(rows), -1)).unflatten(2, (len(rows), -1))
+                left, right = (rows[:, part][..., shared].flatten(0, 1) for part in (one, other))
+                cross = (left @ right.T).square_().unflatten(0, (len(rows), -1)).unflatten(2, (len(rows), -1))
                 total[one, other] = torch.einsum("ai,aibj,bj->ij", curvatures[:, one], cross, curvatures[:, other]) / 2
                 total[other, one] = total[one, other].T
     back = order.argsort()
     return total[back[:, None], back]
 
 
-def combine(rows: torch.Tensor, windows: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
-    """rows (b, r, n) -> (b, r, o): the members of each of the windows (o, w) weighted by its gains (b, o, w)."""
-    members = rows.mT.contiguous()  # whole rows are gathered several times faster than single numbers
-    return sum(members[:, windows[:, j]] * gains[..., j, None] for j in range(windows.shape[1])).mT
+def combine(members: torch.Tensor, windows: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
+    """members (b, n, r) -> (b, o, r): the rows of those in each window (o, w) weighted by its gains (b, o, w)."""
+    first, *others = (members[:, windows[:, j]] for j in range(windows.shape[1]))
+    total = first * gains[..., 0, None]
+    for j, other in enumerate(others, 1):
+        total = total.addcmul(other, gains[..., j, None])
+    return total
 
 
 def windows_of(layer: nn.Module, shape: torch.Size, pooled: torch.Size) -> torch.Tensor:

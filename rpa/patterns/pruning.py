@@ -85,20 +85,32 @@ def _next_layer(weight, bias, rows, offset, likely, gate, parent, keep):
 
     rows (P, n, r), offset (P, n), likely (P, n): of the parents, with the gates that their likeliest child has; gate
     (K, n), parent (K,): of the children. Only units that some child flips make a difference to the likeliest child, and
-    they are few. Nodes are taken in chunks that stay in the cache; rows are kept only when a later layer needs them.
+    they are few. Nodes are taken in chunks that stay in the cache. Where no later layer needs the rows, of those only
+    the lengths matter: they are turned into the span of the units that are flipped, and one direction for the rest.
     """
     change = gate - likely[parent]
     flipped = np.flatnonzero(change.any(axis=0))
     base, narrow = weight @ (likely[:, :, None] * rows), np.ascontiguousarray(weight[:, flipped])
+    moving = rows[:, flipped]
+    if not keep and len(flipped) + 1 < rows.shape[2]:
+        base, moving = _turned(base, moving)
     after = (gate * offset[parent]) @ weight.T + bias
     parts, step = [], max(1, CHUNK // max(1, base[0].size))
     for start in range(0, len(gate), step):
         at = slice(start, start + step)
         own = parent[at]
-        inner = base[own] + (narrow * change[at, None, flipped]) @ rows[own][:, flipped]
+        inner = base[own] + (narrow * change[at, None, flipped]) @ moving[own]
         parts.append((inner if keep else inner[:, :0], *activation_probabilities(inner, after[at])))
     inner, log_on, log_off = (np.concatenate(part) for part in zip(*parts))
     return inner, after, log_on, log_off
+
+
+def _turned(base, moving):
+    """base (P, m, r) and moving (P, f, r) in f + 1 coordinates, in which base + C moving has the lengths it had."""
+    span = np.linalg.qr(moving.transpose(0, 2, 1))[0]
+    within = base @ span
+    rest = np.linalg.norm(base - within @ span.transpose(0, 2, 1), axis=2, keepdims=True)
+    return np.concatenate([within, rest], axis=2), np.pad(moving @ span, ((0, 0), (0, 0), (0, 1)))
 
 
 def _branch(parent, patterns, log_q, column, log_on, log_off, fixed, limit):

@@ -269,7 +269,7 @@ def test_windows_of_local_inputs_share_what_they_share():
         rows[:, start : start + 9, column] = torch.tensor(rng.standard_normal((2, 9)))
     curvatures = torch.tensor(rng.standard_normal((windows, 2)))
     expected = pooling.second_order(curvatures[None], lambda a, b: (rows[a].T @ rows[b])[None])[0]
-    found = pooling.second_order_local(curvatures, rows)
+    found = pooling.second_order_local(curvatures, rows.mT)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -288,8 +288,8 @@ def test_second_order_term_of_a_pair_of_maxima():
     cov = torch.tensor(factor @ factor.T)
     windows = torch.tensor([[0, 1], [2, 3]])
     top = pooling.maximum(mean, torch.stack([cov[:2, :2], cov[2:, 2:]])[None])
-    rows = pooling.combine(cov[None], windows, top.directions[..., 0])
-    found = pooling.second_order(top.curvatures, lambda a, b: pooling.combine(rows.mT, windows, top.directions[..., 0]))
+    along = lambda members: pooling.combine(members, windows, top.directions[..., 0])
+    found = pooling.second_order(top.curvatures, lambda a, b: along(along(cov[None]).mT))
     u = torch.tensor([[1.0, -1, 0, 0], [0, 0, 1, -1]], dtype=F64)
     spread = (u @ cov @ u.T).diagonal().sqrt()
     a = (mean[0, :, 0] - mean[0, :, 1]) / spread
