@@ -167,8 +167,13 @@ def _squares(copies, mean):
 
 
 def _mean_square(copies, mean):
-    # Image by image: a mean along the first dimension is several times slower.
-    return sum((copy - mean).square_() for copy in copies.split(1)) / len(copies)
+    # Image by image and in place: a mean along the first dimension is several times slower.
+    first, *others = copies.split(1)
+    total = (first - mean).square_()
+    for copy in others:
+        away = copy - mean
+        total.addcmul_(away, away)
+    return total.div_(len(copies))
 
 
 @torch.no_grad()
