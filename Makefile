@@ -27,7 +27,7 @@ RESULTS = $(BUILD)/$(1).ipynb $(OUT)figures/$(1).png $(OUT)data/results/$(1).jso
 MODULES := $(shell find rpa -name '*.py*' -not -path '*/__pycache__/*')
 WEIGHTS := $(wildcard data/weights/*)
 # The longest run first, so that none of them runs alone at the end.
-LONGEST := $(foreach n,08 13 07 03 04 09,$(filter $(BUILD)/$(n)_%,$(EXECUTED)))
+LONGEST := $(foreach n,08 03 04 07 13 09 05,$(filter $(BUILD)/$(n)_%,$(EXECUTED)))
 
 # Notebooks at a time: one per core up to four (each takes up to 2 GB), unless make -jN says otherwise.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
