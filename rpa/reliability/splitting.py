@@ -160,7 +160,8 @@ def repeated(
     while True:
         before = margin.evaluations
         for each in rng.spawn(RUNS):
-            left = (start + budget - margin.evaluations) / (RUNS - len(runs) % RUNS)
+            # Up to twice its equal share of what is left: a run that is cut short counts as none that fails.
+            left = 2 * (start + budget - margin.evaluations) / (RUNS - len(runs) % RUNS + 1)
             runs.append(bridge(margin, proposal, n, MOVES, each, left))
             sizes.append(n)
         result = _mean(runs, np.array(sizes), n, rtol, method, plain)
