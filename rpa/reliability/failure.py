@@ -39,9 +39,9 @@ PILOT, FREQUENT = 1000, 0.1  # draws of the input; share of failures from which 
 CONTRADICTED = 1e-4  # probability of as many failures in the pilot, below which no result is believed
 SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
 FIRST = 2000  # draws by importance sampling before its weights are judged
-PATIENCE = 0.05  # share of the budget that is drawn before importance sampling is given up
-UNEVEN = 100.0  # relative variance of the weights beyond which a bridge needs fewer evaluations
-FEWEST = 100  # effective draws without which no error is believed
+PATIENCE = 0.02  # share of the budget that is drawn before importance sampling is given up
+UNEVEN = 100.0  # relative variance of the weights beyond which, if a few weights carry it, a bridge does better
+FEWEST = 400  # effective draws without which no error is believed: enough for 5 %
 LEAST = 20_000  # the smallest budget: searches and first draws
 
 
@@ -161,13 +161,15 @@ def _sampled(margin, proposals, rtol, budget, rng):
         error = float(np.hypot(noise, 0.0 if plain else sampler.alone))
         even = n > FEWEST * (1 + variance) and sampler.greatest < max(error, rtol) / 2
         found = estimated(sampler.log_p, error, even and error <= rtol, "sampling" if plain else "importance sampling")
-        total, left = 1.2 * variance / rtol**2, budget - margin.evaluations
-        wanted = int(np.clip(total, 1.5 * n, 4 * n))
         if found.converged or (even and noise < rtol / 2):  # more draws would not lessen what one search covers alone
             return found
-        if wanted - n > left or (total - n > left and n > PATIENCE * budget):
-            uneven = not even or variance > UNEVEN
-            return None if uneven and (left > budget / 2 or sampler.log_p == -np.inf) else found
+        left = budget - margin.evaluations
+        total = max(1.2 * variance / rtol**2, FEWEST * (1 + variance))
+        wanted = int(np.clip(total, 1.5 * n, 4 * n))
+        heavy = variance > UNEVEN and sampler.greatest > noise / 3
+        if wanted - n > left or (n > PATIENCE * budget and (heavy or total - n > left)):
+            bridge = (heavy or not even) and left > budget / 2
+            return None if bridge or sampler.log_p == -np.inf else found
 
 
 def _bridged(margin, proposals, rtol, budget, rng):

@@ -26,7 +26,7 @@ STARTS = 27  # of all these at least, one of each width for each rival or more
 SCOUTED = 6  # scouts for each rival that leads
 PILOTS, PILOT = 2, 400  # rounds of fitting the shares, draws in each
 AT_ONCE = 4096
-COVERED = 1e3  # weights above this, relative to the mean, are those of a search that does not know the place
+COVERED = 1e3  # a weight above this, relative to the mean and to the least of all searches, is one that knows nothing
 
 
 class Found(NamedTuple):
@@ -111,7 +111,9 @@ class Sampler:
 
     @property
     def greatest(self) -> float:
-        """Share of the greatest weight."""
+        """Share of the greatest weight; 1 where nothing failed."""
+        if self.log_p == -np.inf:
+            return 1.0
         return float(np.exp(self.log_w.max() - logsumexp(self.log_w)))
 
     @property
@@ -131,5 +133,8 @@ def lonely(proposals: list[Proposal], z: np.ndarray, log_p: float) -> float:
 
 
 def _covering(own, log_p):
-    """How many searches cover each point: those under whose proposal alone its weight would be ordinary."""
-    return (own < log_p + np.log(COVERED)).sum(axis=1)
+    """How many searches cover each point: those under whose proposal alone its weight is ordinary, or near the least.
+
+    In many dimensions weights vary greatly within a place that all searches know: a place is lonely by comparison.
+    """
+    return (own < np.log(COVERED) + np.maximum(log_p, own.min(axis=1, keepdims=True))).sum(axis=1)
