@@ -38,6 +38,7 @@ REACHED = 0.2  # share of failing particles at which the levels end
 EVENNESS = 0.6  # effective share of the particles after a power of the weights
 ACCEPTED = 0.3  # moves accepted, at which delta is held
 RUNS, FIRST, MOVES = 8, 250, 6  # independent runs in each round, particles of each in the first one, steps a stage
+ROOM = 1.5  # evaluations set aside for a round, relative to those of the last: more particles may need more stages
 LOOSE = 0.7  # relative deviation of single runs beyond which their mean is not believed
 
 
@@ -168,8 +169,8 @@ def repeated(
         per_particle = (margin.evaluations - before) / (RUNS * n)
         left = start + budget - margin.evaluations
         wanted = sum(sizes) * ((result.rel_error / rtol) ** 2 * 1.1 - 1) / RUNS
-        n = int(np.clip(wanted, n, left / (1.1 * RUNS * per_particle)) if np.isfinite(wanted) else 2 * n)
-        if result.converged or n < FIRST or 1.1 * RUNS * n * per_particle > left:
+        n = int(np.clip(wanted, n, left / (ROOM * RUNS * per_particle)) if np.isfinite(wanted) else 2 * n)
+        if result.converged or n < FIRST or ROOM * RUNS * n * per_particle > left:
             return result, np.concatenate([run.z for run in runs[-RUNS:]])
 
 
