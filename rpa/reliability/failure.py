@@ -38,9 +38,10 @@ PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviatio
 PILOT, FREQUENT = 1000, 0.1  # draws of the input; share of failures from which plain sampling serves
 CONTRADICTED = 1e-4  # probability of as many failures in the pilot, below which no result is believed
 SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
-FIRST = 2000  # draws by importance sampling before its weights are judged
-UNEVEN = 50.0  # relative variance of the weights beyond which importance sampling is given up
-FEWEST = 100  # effective draws without which no error is believed
+FIRST = 4000  # draws by importance sampling before its weights are judged
+PATIENCE = 0.02  # share of the budget that is drawn before importance sampling is given up
+UNEVEN = 100.0  # relative variance of the weights beyond which, if a few weights carry it, a bridge does better
+FEWEST = 400  # effective draws without which no error is believed: enough for 5 %
 LEAST = 20_000  # the smallest budget: searches and first draws
 
 
@@ -150,19 +151,25 @@ def _rare(margin, rtol, budget, rng):
 
 
 def _sampled(margin, proposals, rtol, budget, rng):
-    """The result of importance sampling (of plain sampling from the prior); None where its weights are too uneven."""
+    """The result of importance sampling (of plain sampling from the prior); None where a bridge should do better."""
     sampler, plain = Sampler(margin, proposals, rng), np.isinf(proposals[0].starts).all()
     wanted = FIRST
     while True:
         sampler.draw(wanted - len(sampler.log_w))
         n, variance = len(sampler.log_w), sampler.variance
-        error = float(np.hypot(np.sqrt(variance / n), 0.0 if plain else sampler.alone))
+        noise = float(np.sqrt(variance / n))
+        error = float(np.hypot(noise, 0.0 if plain else sampler.alone))
         even = n > FEWEST * (1 + variance) and sampler.greatest < max(error, rtol) / 2
-        wanted = int(np.clip(1.2 * variance / rtol**2, 1.5 * n, 4 * n))
-        if variance > UNEVEN or (not even and wanted - n > budget - margin.evaluations):
-            return None
-        if (even and error <= rtol) or wanted - n > budget - margin.evaluations:
-            return estimated(sampler.log_p, error, error <= rtol, "sampling" if plain else "importance sampling")
+        found = estimated(sampler.log_p, error, even and error <= rtol, "sampling" if plain else "importance sampling")
+        if found.converged or (even and noise < rtol / 2):  # more draws would not lessen what one search covers alone
+            return found
+        left = budget - margin.evaluations
+        total = max(1.2 * variance / rtol**2, FEWEST * (1 + variance))
+        wanted = int(np.clip(total, 1.5 * n, 4 * n))
+        heavy = variance > UNEVEN and sampler.greatest > noise / 3
+        if wanted - n > left or (n > PATIENCE * budget and (heavy or total - n > left)):
+            bridge = (heavy or not even) and left > budget / 2
+            return None if bridge or sampler.log_p == -np.inf else found
 
 
 def _bridged(margin, proposals, rtol, budget, rng):

@@ -21,11 +21,12 @@ from rpa.reliability.splitting import bridge
 __all__ = ["Found", "Sampler", "lonely", "search"]
 
 SCOUTS, SCOUT_MOVES, SCOUT_BUDGET = 100, 3, 20_000
-WIDTHS = (0.1, 1.0, 4.0)  # standard deviations of the starts about the origin, one of each for each rival
+WIDTHS = (0.1, 1.0, 4.0)  # standard deviations of starts about the origin; others are as far out as the scouts
+STARTS = 27  # of all these at least, one of each width for each rival or more
 SCOUTED = 6  # scouts for each rival that leads
 PILOTS, PILOT = 2, 400  # rounds of fitting the shares, draws in each
 AT_ONCE = 4096
-COVERED = 1e3  # weights above this, relative to the mean, are those of a search that does not know the place
+COVERED = 1e3  # a weight above this, relative to the mean and to the least of all searches, is one that knows nothing
 
 
 class Found(NamedTuple):
@@ -40,12 +41,12 @@ def search(margin: Margin, rng: np.random.Generator, budget: int = SCOUT_BUDGET)
     """One search for failures, its scouts at `budget` evaluations; None where no failing point was met."""
     scouts = bridge(margin, Proposal.prior(margin.dim), SCOUTS, SCOUT_MOVES, rng, budget)
     leading = margin.each(scouts.z).argmax(axis=1) * (not margin.flipped)
-    chosen = np.concatenate([np.flatnonzero(leading == rival)[:SCOUTED] for rival in np.unique(leading)])
-    about = np.repeat(WIDTHS, len(margin.rivals))[:, None] * rng.standard_normal(
-        (len(WIDTHS) * len(margin.rivals), margin.dim)
-    )
-    which = np.append(np.tile(margin.rivals, len(WIDTHS)), leading[chosen])
-    points, which = nearest(margin, np.concatenate([about, scouts.z[chosen]]), which)
+    chosen = np.concatenate([_spread(np.flatnonzero(leading == rival)) for rival in np.unique(leading)])
+    widths = np.append(WIDTHS, np.sqrt((scouts.z**2).mean()))
+    copies = -(-STARTS // (len(widths) * len(margin.rivals)))
+    about = rng.standard_normal((len(widths), copies * len(margin.rivals), margin.dim)) * widths[:, None, None]
+    which = np.append(np.tile(margin.rivals, copies * len(widths)), leading[chosen])
+    points, which = nearest(margin, np.concatenate([about.reshape(-1, margin.dim), scouts.z[chosen]]), which)
     if len(points) == 0:
         return None
     sharp = distinct(points, which)
@@ -57,6 +58,11 @@ def search(margin: Margin, rng: np.random.Generator, budget: int = SCOUT_BUDGET)
         np.concatenate([np.zeros(len(sharp)), found.spread]),
     )
     return Found(_fitted(margin, ladder_proposal(both), rng), points, which)
+
+
+def _spread(scouts):
+    """SCOUTED of these indices, from end to end: neighbours descend from the same particle."""
+    return scouts[np.linspace(0, len(scouts) - 1, min(SCOUTED, len(scouts))).astype(int)]
 
 
 def _fitted(margin, proposal, rng):
@@ -98,12 +104,16 @@ class Sampler:
 
     @property
     def variance(self) -> float:
-        """Variance of one weight relative to the squared mean."""
+        """Variance of one weight relative to the squared mean; infinite where nothing failed."""
+        if self.log_p == -np.inf:
+            return np.inf
         return float(len(self.log_w) * np.exp(logsumexp(2 * self.log_w) - 2 * logsumexp(self.log_w)) - 1)
 
     @property
     def greatest(self) -> float:
-        """Share of the greatest weight."""
+        """Share of the greatest weight; 1 where nothing failed."""
+        if self.log_p == -np.inf:
+            return 1.0
         return float(np.exp(self.log_w.max() - logsumexp(self.log_w)))
 
     @property
@@ -123,5 +133,8 @@ def lonely(proposals: list[Proposal], z: np.ndarray, log_p: float) -> float:
 
 
 def _covering(own, log_p):
-    """How many searches cover each point: those under whose proposal alone its weight would be ordinary."""
-    return (own < log_p + np.log(COVERED)).sum(axis=1)
+    """How many searches cover each point: those under whose proposal alone its weight is ordinary, or near the least.
+
+    In many dimensions weights vary greatly within a place that all searches know: a place is lonely by comparison.
+    """
+    return (own < np.log(COVERED) + np.maximum(log_p, own.min(axis=1, keepdims=True))).sum(axis=1)

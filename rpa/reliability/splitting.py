@@ -38,6 +38,7 @@ REACHED = 0.2  # share of failing particles at which the levels end
 EVENNESS = 0.6  # effective share of the particles after a power of the weights
 ACCEPTED = 0.3  # moves accepted, at which delta is held
 RUNS, FIRST, MOVES = 8, 250, 6  # independent runs in each round, particles of each in the first one, steps a stage
+ROOM = 1.5  # evaluations set aside for a round, relative to those of the last: more particles may need more stages
 LOOSE = 0.7  # relative deviation of single runs beyond which their mean is not believed
 
 
@@ -160,15 +161,16 @@ def repeated(
     while True:
         before = margin.evaluations
         for each in rng.spawn(RUNS):
-            left = (start + budget - margin.evaluations) / (RUNS - len(runs) % RUNS)
+            # Up to twice its equal share of what is left: a run that is cut short counts as none that fails.
+            left = 2 * (start + budget - margin.evaluations) / (RUNS - len(runs) % RUNS + 1)
             runs.append(bridge(margin, proposal, n, MOVES, each, left))
             sizes.append(n)
         result = _mean(runs, np.array(sizes), n, rtol, method, plain)
         per_particle = (margin.evaluations - before) / (RUNS * n)
         left = start + budget - margin.evaluations
         wanted = sum(sizes) * ((result.rel_error / rtol) ** 2 * 1.1 - 1) / RUNS
-        n = int(np.clip(wanted, n, left / (1.1 * RUNS * per_particle)) if np.isfinite(wanted) else 2 * n)
-        if result.converged or n < FIRST or 1.1 * RUNS * n * per_particle > left:
+        n = int(np.clip(wanted, n, left / (ROOM * RUNS * per_particle)) if np.isfinite(wanted) else 2 * n)
+        if result.converged or n < FIRST or ROOM * RUNS * n * per_particle > left:
             return result, np.concatenate([run.z for run in runs[-RUNS:]])
 
 
