@@ -2,7 +2,8 @@
 
 The quick profile of every notebook with a claim is run with five seeds, with one thread and with two, into
 build/robustness. What comes out is committed: data/results/robustness.csv, a row for each claim, with the spread of
-its number over the seeds and how many of the runs met the criterion. A claim that some runs meet and others miss *flips*; README marks it.
+its number over the seeds and how many of the runs met the criterion. A claim that some runs meet and others miss
+*flips*; README marks it.
 """
 
 from __future__ import annotations

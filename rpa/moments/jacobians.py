@@ -4,18 +4,19 @@
 `jacobian_at`, and products from `pushed` (forwards, one pass for many rows) and `pull_back` (backwards).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from rpa.moments.layerwise import linear_part
+from rpa.moments.layerwise import NONLINEAR, linear_part
 from rpa.moments.modules import as_sequential
 
 __all__ = ["inner_jacobian", "jacobian_at", "pull_back", "pushed"]
 
 PRODUCTS = 256  # vector-Jacobian products computed at once
+KEPT = 1 << 26  # numbers that many inputs may share
 
 
 def pushed(module: nn.Module, x: torch.Tensor, rows: torch.Tensor, power: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,14 +37,28 @@ def pushed(module: nn.Module, x: torch.Tensor, rows: torch.Tensor, power: int = 
     return x, rows
 
 
-def inner_jacobian(first: nn.Module, z: torch.Tensor) -> torch.Tensor:
-    """The Jacobian (m, n) of `first` at one input z (1, ...): by columns, or by rows where those are far fewer."""
-    with torch.no_grad():
-        n, m = z.numel(), first(z).numel()
-        if n > 2 * m:
-            return jacobian_at(first, z)[1]
-        unit = torch.eye(n, dtype=z.dtype).reshape(n, *z.shape[1:])
-        return torch.cat([pushed(first, z, part)[1].flatten(1) for part in unit.split(PRODUCTS)]).T
+@torch.no_grad()
+def inner_jacobian(first: nn.Module, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function of one input z (1, ...), of the shape of `like`: the Jacobian (m, n) of `first` at z.
+
+    By columns, or by rows where those are far fewer. Columns go through the affine layers at the front once for all z,
+    unless what comes out of these is too large to be kept.
+    """
+    n, m = like.numel(), first(like).numel()
+    if n > 2 * m:
+        return lambda z: jacobian_at(first, z)[1]
+    layers = list(as_sequential(first))
+    front = next((i for i, layer in enumerate(layers) if isinstance(layer, NONLINEAR)), len(layers))
+    front = front if n * nn.Sequential(*layers[:front])(like).numel() <= KEPT else 0
+    start, rest = nn.Sequential(*layers[:front]), nn.Sequential(*layers[front:])
+    unit = torch.eye(n, dtype=like.dtype).reshape(n, *like.shape[1:])
+    parts = [pushed(start, like, part)[1] for part in unit.split(PRODUCTS)]
+
+    @torch.no_grad()
+    def jacobian(z):
+        return torch.cat([pushed(rest, start(z), part)[1].flatten(1) for part in parts]).T
+
+    return jacobian
 
 
 def jacobian_at(

@@ -147,10 +147,10 @@ def two_stage(
     else:
         nearest = _nearest(x, points)
     where, parts, order = points.to(x), [], []
-    shared = inner_jacobian(first, where[:1].detach()) if affine else None
+    jacobian = inner_jacobian(first, where[:1].detach())
     for index in nearest.unique():
         members = (nearest == index).nonzero().squeeze(1)
-        y, inner, value, outer = _stages(first, second, where[index : index + 1].detach(), shared, outputs)
+        y, inner, value, outer = _stages(first, second, where[index : index + 1].detach(), jacobian, outputs)
         parts.append(
             _linearized(y, inner, value, outer, x[members] - where[index].detach(), _part(cov, x, members), rule)
         )
@@ -194,7 +194,7 @@ def _local_moments(first, x, cov):
         return pushed(first, x, var, 2)
     if not _is_affine(first):
         raise ValueError("cov: a full covariance needs one affine layer before the ReLU here; see two_stage")
-    mu, jacobian = first(x), inner_jacobian(first, x[:1])
+    mu, jacobian = first(x), inner_jacobian(first, x[:1])(x[:1])
     return mu, ((jacobian @ full) * jacobian).sum(1).expand(len(x), -1).reshape(mu.shape)
 
 
@@ -212,14 +212,12 @@ def _part(cov, x, members):
 
 
 def _stages(first, second, z, jacobian, outputs):
-    """(y, J1, second(relu(y)), J2) at the input z (1, ...); J1 is passed in where `first` is affine."""
+    """(y, J1, second(relu(y)), J2) at the input z (1, ...)."""
     with torch.no_grad():
         y = first(z)
-    if jacobian is None:
-        jacobian = inner_jacobian(first, z)
     value, outer = jacobian_at(second, torch.relu(y), outputs)
     value = value.flatten()
-    return y.flatten(), jacobian, value if outputs is None else value[outputs], outer
+    return y.flatten(), jacobian(z), value if outputs is None else value[outputs], outer
 
 
 def _linearized(y, inner, value, outer, shift, cov, rule):
