@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["failure_probability"]
 
 PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviations within which
-PILOT, FREQUENT = 1000, 0.1  # draws of the input; share of failures from which plain sampling serves
+PILOT = 1000  # draws of the input, to begin with
+FREQUENT, USUAL = 0.005, 0.9  # shares of failures from which plain sampling may serve, successes are rare
+CHEAP = 50_000  # draws that plain sampling may need where it serves: fewer than the searches take
 CONTRADICTED = 1e-4  # probability of as many failures in the pilot, below which no result is believed
 SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
 FIRST = 4000  # draws by importance sampling before its weights are judged
@@ -109,11 +111,11 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
         fails = margin.dim == 0 and margin(np.zeros((1, 0)))[0] >= 0
         return replace(estimated(0.0 if fails else -np.inf, 0.0, True, "exact"), n=margin.evaluations)
     share = (margin(rng.standard_normal((PILOT, margin.dim))) >= 0).mean()
-    if share > 1 - FREQUENT and not margin.flipped:
+    if share > USUAL and not margin.flipped:
         other = margin.complement()
         inner = _component(other, rtol, budget - margin.evaluations, rng)
         return replace(complemented(inner, rtol), n=margin.evaluations + inner.n)
-    if share >= FREQUENT:
+    if share >= max(FREQUENT, 1 / (1 + CHEAP * rtol**2)):
         found, result = (
             _searched(margin, rng, budget),
             _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng),
@@ -159,7 +161,7 @@ def _sampled(margin, proposals, rtol, budget, rng):
         n, variance = len(sampler.log_w), sampler.variance
         noise = float(np.sqrt(variance / n))
         error = float(np.hypot(noise, 0.0 if plain else sampler.alone))
-        even = n > FEWEST * (1 + variance) and sampler.greatest < max(error, rtol) / 2
+        even = n > FEWEST * (1 + variance) and sampler.greatest < error / 2
         found = estimated(sampler.log_p, error, even and error <= rtol, "sampling" if plain else "importance sampling")
         if found.converged or (even and noise < rtol / 2):  # more draws would not lessen what one search covers alone
             return found
