@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from rpa.patterns.support import Support
 
 
-__all__ = ["activation_gap", "mass_gap", "pruning_sweep", "realizable"]
+__all__ = ["activation_gap", "mass_gap", "mass_table", "pruning_sweep", "realizable"]
 
 
 def mass_gap(
@@ -41,18 +42,50 @@ def mass_gap(
 ) -> list[dict[str, float]]:
     """Computed against sampled mass of the same patterns: dict(patterns, mass, error, coverage, gap) for each scale.
 
-    The noise of `inputs` is multiplied by the scale; all scales share n_fresh samples. gap: how far the coverage lies
-    outside mass +- error, in standard errors of the samples (exact binomial tails).
+    The noise of `inputs` is multiplied by the scale; all scales share n_fresh samples. gap: |mass - coverage| in
+    standard errors of both, that of a share with one success and one failure added, so that it is never 0.
     """
     found = []
     for scale, packed in zip(scales, draw_scaled(net, inputs, scales, n_fresh, seed + 1)):
         pmf = pattern_pmf(net, _scaled(inputs, scale), max_patterns=max_patterns, mass=1.0, rtol=rtol, seed=seed)
         coverage = Fresh(packed).coverage(pmf.patterns)
-        allowed = np.clip(coverage, pmf.covered - pmf.covered_error, pmf.covered + pmf.covered_error)
-        gap = float(binomial_sigmas(round(coverage * n_fresh), n_fresh, allowed))
+        share = (coverage * n_fresh + 1) / (n_fresh + 2)
+        error = np.hypot(pmf.covered_error, np.sqrt(share * (1 - share) / n_fresh))
+        gap = float(abs(coverage - pmf.covered) / error)
         row = {"patterns": len(pmf), "mass": pmf.covered, "error": pmf.covered_error, "coverage": coverage, "gap": gap}
         found.append(row)
     return found
+
+
+def mass_table(
+    nets: dict[str, ReLUNetwork],
+    rows: np.ndarray,
+    indices: Sequence[int],
+    levels: Sequence[float],
+    *,
+    max_patterns: int,
+    n_fresh: int,
+    rtol: float,
+    seed: int,
+) -> pd.DataFrame:
+    """`mass_gap` over images: a row for each network and noise level, the means over the images and the largest gap.
+
+    nets: {name: ReLUNetwork}; rows (n, d): images; indices: which of them; levels: sigma of independent pixel noise.
+    """
+    import pandas as pd
+
+    lowest = min(levels)
+    scales = [sigma / lowest for sigma in levels]
+
+    def cells(task):
+        name, index = task
+        inputs = Gaussian(rows[index], lowest**2)
+        found = mass_gap(nets[name], inputs, max_patterns, n_fresh, rtol, seed + int(index), scales)
+        return [{"network": name, "sigma": sigma} | row for sigma, row in zip(levels, found)]
+
+    found = [cell for each in pmap(cells, product(nets, indices)) for cell in each]
+    over_images = dict.fromkeys(("patterns", "mass", "error", "coverage"), "mean") | {"gap": "max"}
+    return pd.DataFrame(found).groupby(["network", "sigma"]).agg(over_images).reset_index()
 
 
 def _scaled(inputs, scale):

@@ -55,6 +55,17 @@ def test_computed_mass_agrees_with_coverage():
         assert abs(found["mass"] - found["coverage"]) < found["error"] + 6 * np.sqrt(0.25 / 400_000)
 
 
+def test_the_table_of_masses_has_the_means_over_images_and_the_largest_gap():
+    rows, levels = np.random.default_rng(5).standard_normal((2, NET.input_dim)), [0.3, 0.6]
+    setting = dict(max_patterns=30, n_fresh=20_000, rtol=1e-2, seed=3)
+    table = support_checks.mass_table({"a": NET}, rows, [1, 0], levels, **setting)
+    alone = [support_checks.mass_gap(NET, Gaussian(rows[k], 0.09), 30, 20_000, 1e-2, 3 + k, (1.0, 2.0)) for k in (0, 1)]
+    assert table.sigma.tolist() == levels
+    for cell, each in zip(table.itertuples(), zip(*alone)):
+        assert cell.gap == max(row["gap"] for row in each) < 6
+        assert cell.mass == pytest.approx(np.mean([row["mass"] for row in each]))
+
+
 def test_activation_probabilities_agree_with_samples():
     assert 0 < support_checks.activation_gap(NET, INPUTS, 100_000, seed=0, scales=(0.3, 1.0)) < 6
 
