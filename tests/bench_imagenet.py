@@ -24,7 +24,7 @@ def rows(name):
     methods = {
         "guided": lambda: guided.moments(layers, image, guide),
         "layerwise, independent": lambda: meanfield.moments(layers, image, 0.1),
-        "two-stage, first ReLU, both means": lambda: meanfield.two_stage_mean(ordered, image, [0.1]),
+        "two-stage, first ReLU": lambda: meanfield.two_stage_mean(ordered, image, [0.1]),
     }
     for label, method in methods.items():
         taken = seconds(method, 9)

@@ -74,29 +74,33 @@ def scores_at(classes: ArrayLike, top: ArrayLike, scores: ArrayLike) -> np.ndarr
 
 
 def samples_worth(
-    found: ArrayLike, first: ArrayLike, second: ArrayLike, n: int, seed: int
+    found: ArrayLike, first: ArrayLike, second: ArrayLike, n: ArrayLike, seed: int
 ) -> tuple[float, float, float]:
     """(worth, low, high): how many samples err as much in the order of the leading classes as the scores `found`.
 
-    found, first, second: (b, k) scores of the same classes, the latter by referees of n independent samples each. The
-    error of an order is that of the scores' differences, so each row's common shift is taken off. With e^2 the mean
-    square error of `found` and v that of a referee, known from the two, worth = n v / e^2, at most n: more the referees
-    cannot see. The interval (95 %) resamples rows; rows with NaN are left out.
+    found, first, second: (b, k) scores of the same classes, the latter by referees of n (or, row by row, n (b,))
+    independent samples each. The error of an order is that of the scores' differences, so each row's common shift is
+    taken off. With e^2 the mean square error of `found` and v that of a referee, known from the two, worth = n v / e^2
+    (in sums over rows), at most what n v / v is: more the referees cannot see. The interval (95 %) resamples rows; rows
+    with NaN are left out.
     """
-    n, seed = _check.integer("n", n, 1), _check.integer("seed", seed)
+    seed = _check.integer("seed", seed)
     found, first, second = (np.asarray(a, dtype=float) for a in (found, first, second))
     if found.ndim != 2 or found.shape != first.shape or found.shape != second.shape:
         raise ValueError(f"found, first, second: expected one shape, got {found.shape}, {first.shape}, {second.shape}")
+    n = np.asarray(n, dtype=float)
+    if n.shape not in ((), (len(found),)) or not (n >= 1).all():
+        raise ValueError(f"n: expected numbers >= 1, one or {len(found)} of them, got {n}")
     square = lambda a: ((a - a.mean(1, keepdims=True)) ** 2).sum(1)
     noise, error = square(first - second) / 2, square(found - (first + second) / 2)
     kept = np.isfinite(noise + error)
-    noise, error = noise[kept], error[kept]
+    noise, error, single = noise[kept], error[kept], (n * noise)[kept]
     if len(noise) == 0:
         raise ValueError("found, first, second: expected at least one row without NaN")
-    worth = lambda noise, error: n * noise / np.maximum(error - noise / 2, noise)
+    worth = lambda single, noise, error: single / np.maximum(error - noise / 2, noise)
     drawn = np.random.default_rng(seed).multinomial(len(noise), np.full(len(noise), 1 / len(noise)), RESAMPLES)
-    low, high = np.quantile(worth(drawn @ noise, drawn @ error), [0.025, 0.975])
-    return float(worth(noise.sum(), error.sum())), float(low), float(high)
+    low, high = np.quantile(worth(drawn @ single, drawn @ noise, drawn @ error), [0.025, 0.975])
+    return float(worth(single.sum(), noise.sum(), error.sum())), float(low), float(high)
 
 
 def reached_until(sigmas: ArrayLike, hits: ArrayLike, asked: ArrayLike, seed: int) -> tuple[float, float, float]:

@@ -80,15 +80,15 @@ def _independent(layer, mean, var):
 
 def two_stage_mean(
     layers: Sequence[Layer], x: torch.Tensor, scales: Sequence[float | torch.Tensor], cut: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """P2's two-stage means at several noise levels, linearized "at point" and "at mean": two tensors (levels, b, k).
+) -> torch.Tensor:
+    """P2's two-stage means at several noise levels (levels, b, k).
 
-    The network is linear up to ReLU number `cut`, and that ReLU exact, E[q]. At point the rest is second(q) + J (E[q] -
-    q), with q the noise-free activations and J the Jacobian there (P2); at mean it is second(E[q]). layers:
-    `prepare(net, pool_first=False)`; scales: standard deviations of the noise, as in `moments`.
+    The network is linear up to ReLU number `cut`, and that ReLU exact, E[q]. The rest is second(q) + J (E[q] - q), with
+    q the noise-free activations and J the Jacobian there. layers: `prepare(net, pool_first=False)`; scales: standard
+    deviations of the noise, as in `moments`.
 
     Variances before the cut are those of the network linearized at x with uncorrelated units: exact for cut=0. All
-    levels share the noise-free pass; each adds two, one of them a Jacobian-vector product. No Jacobian is built.
+    levels share the noise-free pass; each adds one, a Jacobian-vector product. No Jacobian is built.
     """
     with taken_by(layers, x):
         relus = [i for i, layer in enumerate(layers) if isinstance(layer.module, nn.ReLU)]
@@ -96,12 +96,11 @@ def two_stage_mean(
             raise ValueError(f"cut: expected the number of one of {len(relus)} ReLUs, got {cut!r}")
         if not isinstance(scales, (list, tuple)) or not scales:
             raise ValueError(f"scales: expected a list of at least one standard deviation, got {scales!r}")
-        point, mean = zip(*(_two_stage(layers, relus[cut], image, scales) for image in x.split(1)))
-        return torch.stack(point, 1), torch.stack(mean, 1)
+        return torch.stack([_two_stage(layers, relus[cut], image, scales) for image in x.split(1)], 1)
 
 
 def _two_stage(layers, cut, image, scales):
-    """(at point, at mean), each (levels, k), for one image (1, *shape)."""
+    """Means (levels, k) for one image (1, *shape)."""
     point, var = image, torch.cat([variances(image, scale) for scale in scales])
     for layer in layers[:cut]:
         point, var = layer.module(point), _linearized(layer, point, var, layer.squared)
@@ -110,8 +109,7 @@ def _two_stage(layers, cut, image, scales):
     change = mean - point
     for layer in layers[cut + 1 :]:
         point, change = layer.module(point), _linearized(layer, point, change, layer.linear)
-        mean = layer.module(mean)
-    return point + change, mean
+    return point + change
 
 
 def _linearized(layer, point, change, linear):

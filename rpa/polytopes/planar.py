@@ -264,9 +264,18 @@ def log_probability(H: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarra
         polygons = square(len(pending), radius)
         for i in range(H.shape[1]):
             nowhere = [0.0, 1.0, 2 * radius]
-            polygons = clip(polygons, np.where(dead[pending, i, None], nowhere, lines[pending, i]))
+            polygons = _clipped(polygons, np.where(dead[pending, i, None], nowhere, lines[pending, i]))
         found, error, rho = polygon_log_mass(polygons)
         settled = np.isfinite(found) & (rho < radius * 2 / 3)
         log_p[pending[settled]], rel_error[pending[settled]] = found[settled], error[settled]
         pending = pending[~settled]
+        if not len(pending):
+            break
     return log_p, rel_error
+
+
+def _clipped(polygons, lines):
+    """`clip`, which most lines of a region spare: those that leave all its polygons whole."""
+    d = signed_distances(polygons, lines)
+    whole = ~(polygons.used & (d >= 0)).any()
+    return polygons if whole else clip(polygons, lines, d)

@@ -56,24 +56,27 @@ class Subject:
         seed: int,
         progress: Callable[[int, int], object] | None = None,
         folder: Path = BUILD / "references",
+        most: int | None = None,
     ) -> references.Reference:
-        """The `Reference` for this noise, sample size and seed: that of data/references, else that of `folder`, else
-        sampled now, image by image, and kept in `folder`.
+        """The `Reference` for this noise, these sample sizes and seed: that of data/references, else that of `folder`,
+        else sampled now, image by image, and kept in `folder`. n, most: as in `rpa.subjects.references.estimate`.
         """
-        key = self._key(sigma, n, seed)
-        if self.has_reference(sigma, n, seed):
+        key = self._key(sigma, n, seed, most)
+        if references.path_of(key, references.FOLDER).exists():
             folder = references.FOLDER
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
         partial = BUILD / "partial" / references.path_of(key, folder).name
-        make = lambda: references.estimate(net, self.x, self.scale(sigma), n, seed, progress=progress, partial=partial)
+        options = {"most": most, "progress": progress, "partial": partial}
+        make = lambda: references.estimate(net, self.x, self.scale(sigma), n, seed, **options)
         return references.load_or_make(key, make, folder)
 
     def has_reference(self, sigma: float, n: int, seed: int) -> bool:
         """Whether data/references has the reference for this noise, sample size and seed."""
         return references.path_of(self._key(sigma, n, seed), references.FOLDER).exists()
 
-    def _key(self, sigma, n, seed):
-        return self.key | {"sigma": sigma, "n": n, "seed": seed, "keep": 10, "protocol": 1}
+    def _key(self, sigma, n, seed, most=None):
+        sizes = {"n": n} if most is None else {"n": n, "most": most}
+        return self.key | {"sigma": sigma, "seed": seed, "keep": 10, "protocol": 1} | sizes
 
 
 def squeezenet(n: int = 100) -> Subject | None:

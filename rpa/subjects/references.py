@@ -3,7 +3,8 @@
 A reference holds the leading outputs of each input and their moments under Gaussian noise. It is made of antithetic
 pairs x + e, x - e. The part of the output that is odd in the noise cancels in the mean of a pair, so the mean is
 several times as accurate as from as many single samples. Two references with different seeds share no random number;
-their agreement is the most that any method can be expected to reach.
+their agreement is the most that any method can be expected to reach. Where the order of an input's leading outputs hangs
+on a few of them being nearly equal, sampling goes on for that input alone.
 """
 
 from __future__ import annotations
@@ -29,23 +30,25 @@ if TYPE_CHECKING:
 __all__ = ["Reference", "estimate", "fingerprint", "load_or_make", "path_of"]
 
 FOLDER = ROOT / "data" / "references"
-PARTS = ("top", "mean", "var", "stderr")
+PARTS = ("top", "mean", "var", "stderr", "n")
+LEADING, CLEAR = 5, 3.0  # outputs whose order is wanted; standard errors between neighbours that settle it
 SAVED_EVERY = 10.0  # seconds of work that a stopped call may lose
 IN_CACHE = 2**17  # numbers
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The `keep` largest means of each of b inputs, best first, from n samples each; all arrays are (b, keep).
+    """The `keep` largest means of each of b inputs, best first; all arrays are (b, keep), n is (b,).
 
-    top: output numbers; mean, var: moments of those outputs; stderr: standard error of the mean, infinite for one pair.
+    top: output numbers; mean, var: moments of those outputs; stderr: standard error of the mean, infinite for one pair;
+    n: samples of each input.
     """
 
     top: np.ndarray
     mean: np.ndarray
     var: np.ndarray
     stderr: np.ndarray
-    n: int
+    n: np.ndarray
 
 
 def estimate(
@@ -55,6 +58,7 @@ def estimate(
     n: int,
     seed: int,
     *,
+    most: int | None = None,
     keep: int = 10,
     chunk: int | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -62,14 +66,19 @@ def estimate(
 ) -> Reference:
     """`Reference` of net(x[i] + scale z), z standard normal, from n samples (n/2 antithetic pairs) per input.
 
-    x (b, *shape); scale: a number or a tensor that broadcasts to an input; chunk: pairs evaluated at once, by default
+    x (b, *shape); scale: a number or a tensor that broadcasts to an input; most: inputs whose five leading means are
+    less than 3 standard errors apart, from each other or from the sixth, get twice the samples, again and again, up to
+    this number (default: n, the same for all); chunk: pairs evaluated at once, by default
     so few that they stay in the processor's cache (SqueezeNet: 1.6 times faster than 16); progress(i, b) is called
     after each input. partial: a file for the inputs done so far; a call that was stopped goes on from it, and it is
-    deleted at the end. Input i has its own random stream (seed, i). Raises ValueError for an odd n or n < 2.
+    deleted at the end. Input i has its own random stream (seed, i). Raises ValueError for an odd n or n < 2 and for
+    `most` below n.
     """
     n = _check.integer("n", n, 2)
-    if n % 2:
-        raise ValueError(f"n: expected an even number, antithetic pairs, got {n}")
+    most = n if most is None else _check.integer("most", most, n)
+    for name, value in {"n": n, "most": most}.items():
+        if value % 2:
+            raise ValueError(f"{name}: expected an even number, antithetic pairs, got {value}")
     keep, seed = _check.integer("keep", keep, 1), _check.integer("seed", seed)
     _check_batch(net, x, scale)
     chunk = max(2, IN_CACHE // x[0].numel()) if chunk is None else _check.integer("chunk", chunk, 1)
@@ -78,7 +87,7 @@ def estimate(
     with torch.inference_mode():
         for i in range(len(rows), len(x)):
             generator = torch.Generator().manual_seed(_stream(seed, i))
-            rows.append(_one(net, x[i : i + 1], scale, n // 2, generator, keep, chunk, layout))
+            rows.append(_one(net, x[i : i + 1], scale, (n // 2, most // 2), generator, keep, chunk, layout))
             if progress:
                 progress(i + 1, len(x))
             if partial and time.monotonic() - saved > SAVED_EVERY:
@@ -86,8 +95,7 @@ def estimate(
                 saved = time.monotonic()
     if partial:
         Path(partial).unlink(missing_ok=True)
-    top, mean, var, stderr = (np.stack(part) for part in zip(*rows))
-    return Reference(top, mean, var, stderr, n)
+    return Reference(*map(np.stack, zip(*rows)))
 
 
 def _check_batch(net, x, scale):
@@ -107,33 +115,49 @@ def _check_batch(net, x, scale):
 
 
 def _rows_of(partial):
-    """The inputs that a stopped call had done: a list of (top, mean, var, stderr)."""
+    """The inputs that a stopped call had done: a list of the PARTS of each."""
     if partial is None or not Path(partial).is_file():
         return []
     with np.load(partial, allow_pickle=False) as stored:
-        return list(zip(*(stored[name] for name in PARTS)))
+        return list(zip(*(stored[name] for name in PARTS))) if set(PARTS) <= set(stored.files) else []
 
 
 def _one(net, x, scale, pairs, generator, keep, chunk, layout):
-    """(top, mean, var, stderr) of one input (1, *shape); sums are taken about the noise-free output."""
+    """The PARTS of one input (1, *shape) from (least, most) pairs; sums are taken about the noise-free output."""
     try:
         centre, sums = net(x.contiguous(memory_format=layout)).double(), 0.0
     except RuntimeError as error:
         kind, reason = f"{x.dtype} of shape {tuple(x.shape[1:])}", str(error).splitlines()[0]
         raise ValueError(f"x: the network does not take inputs {kind}: {reason}") from error
-    for start in range(0, pairs, chunk):
-        noise = scale * torch.randn(min(chunk, pairs - start), *x.shape[1:], generator=generator, dtype=x.dtype)
-        y = net(torch.cat([x + noise, x - noise]).contiguous(memory_format=layout)).double() - centre
-        if not y.isfinite().all():
-            raise ValueError("net: returned NaN or infinite values")
-        plus, minus = y.chunk(2)
-        middle = (plus + minus) / 2
-        sums = sums + torch.stack([middle.sum(0), (middle**2).sum(0), ((plus**2 + minus**2) / 2).sum(0)])
+    done, (wanted, most) = 0, pairs
+    while True:
+        for start in range(done, wanted, chunk):
+            noise = scale * torch.randn(min(chunk, wanted - start), *x.shape[1:], generator=generator, dtype=x.dtype)
+            y = net(torch.cat([x + noise, x - noise]).contiguous(memory_format=layout)).double() - centre
+            if not y.isfinite().all():
+                raise ValueError("net: returned NaN or infinite values")
+            plus, minus = y.chunk(2)
+            middle = (plus + minus) / 2
+            sums = sums + torch.stack([middle.sum(0), (middle**2).sum(0), ((plus**2 + minus**2) / 2).sum(0)])
+        found, done = _moments(centre[0], sums, wanted, keep), wanted
+        if done == most or _settled(*found[1::2]):
+            return *found, np.int32(2 * done)
+        wanted = min(2 * done, most)
+
+
+def _moments(centre, sums, pairs, keep):
+    """(top, mean, var, stderr) of the `keep` largest means."""
     shift, squares, power = sums / pairs
     stderr = (squares - shift**2).clamp(min=0).div(pairs - 1).sqrt() if pairs > 1 else torch.full_like(shift, torch.inf)
-    mean, var = centre[0] + shift, (power - shift**2) * (2 * pairs) / (2 * pairs - 1)
+    mean, var = centre + shift, (power - shift**2) * (2 * pairs) / (2 * pairs - 1)
     top = mean.topk(min(keep, len(mean))).indices
     return top.numpy(), *(part[top].float().numpy() for part in (mean, var, stderr))
+
+
+def _settled(mean, stderr):
+    """Whether the leading means are clear of each other and of the next one."""
+    gaps, errors = -np.diff(mean[: LEADING + 1]), np.hypot(stderr[:-1], stderr[1:])[:LEADING]
+    return bool((gaps > CLEAR * errors).all())
 
 
 def _stream(seed, i):
@@ -171,9 +195,9 @@ def load_or_make(key: dict, make: Callable[[], Reference], folder: str | Path = 
     if path.is_file():
         with np.load(path, allow_pickle=False) as stored:
             if json.loads(str(stored["key"])) == json.loads(json.dumps(key)):
-                top, mean, var, stderr = (stored[name] for name in PARTS)
-                return Reference(top, mean, var, stderr, int(stored["n"]))
+                top, mean, var, stderr, n = (stored[name] for name in PARTS)
+                return Reference(top, mean, var, stderr, np.broadcast_to(n, len(top)))
     made = make()
-    parts = {"mean": made.mean, "var": made.var, "stderr": made.stderr, "n": made.n}
-    _files.save_arrays(path, key=np.array(json.dumps(key)), top=made.top.astype(np.int16), **parts)
+    parts = vars(made) | {"top": made.top.astype(np.int16)}
+    _files.save_arrays(path, key=np.array(json.dumps(key)), **parts)
     return made

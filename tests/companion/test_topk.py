@@ -53,6 +53,16 @@ def test_a_method_with_the_error_of_m_samples_is_worth_m():
     assert topk.samples_worth(truth, first, second, n, 0)[0] == n
 
 
+def test_referees_may_have_more_samples_of_some_rows():
+    rng, truth = np.random.default_rng(3), np.sort(np.random.default_rng(1).standard_normal((4000, 5)))
+    n = np.where(np.arange(len(truth)) % 5, 64, 1024)
+    first, second = (truth + rng.standard_normal(truth.shape) / np.sqrt(n[:, None]) for _ in range(2))
+    found = truth + rng.standard_normal(truth.shape) / np.sqrt(8)
+    assert abs(topk.samples_worth(found, first, second, n, 0)[0] / 8 - 1) < 0.1
+    with pytest.raises(ValueError, match="n: .*4000"):
+        topk.samples_worth(found, first, second, n[:-1], 0)
+
+
 def test_rows_with_an_unknown_score_are_left_out():
     rng = np.random.default_rng(2)
     first, second, found = (rng.standard_normal((50, 5)) for _ in range(3))

@@ -6,6 +6,13 @@ from torch import nn
 from rpa.subjects import references
 
 
+class Square(nn.Module):
+    """x + x^2 / 10 elementwise: the square does not cancel in a pair."""
+
+    def forward(self, x):
+        return x + x**2 / 10
+
+
 @pytest.fixture
 def net():
     torch.manual_seed(0)
@@ -61,6 +68,20 @@ def test_a_stopped_call_goes_on_where_it_was(net, tmp_path, monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(vars(resumed).values(), vars(whole).values()))
 
 
+def test_inputs_of_open_order_get_more_samples():
+    """Two outputs a hair apart, and five that are far from each other."""
+    x, net = torch.stack([torch.tensor([9.0, 8, 7, 6, 5, 4]), torch.tensor([9.0, 8, 7, 6.001, 6, 4])]), Square()
+    few, more = (
+        references.estimate(net, x, 0.5, 64, 3, keep=6),
+        references.estimate(net, x, 0.5, 64, 3, keep=6, most=200),
+    )
+    assert more.n.tolist() == [64, 200] and few.n.tolist() == [64, 64]
+    assert np.array_equal(few.mean[0], more.mean[0]) and more.stderr[1].mean() < few.stderr[1].mean()
+    whole = references.estimate(net, x[1:], 0.5, 200, 3, keep=6)
+    alone = references.estimate(net, x[1:], 0.5, 64, 3, keep=6, most=200)
+    assert alone.n.tolist() == [200] and np.allclose(alone.mean, whole.mean) and np.allclose(alone.stderr, whole.stderr)
+
+
 def test_one_pair_has_no_error_of_its_own(net):
     made = references.estimate(net, torch.zeros(1, 3, 2, 2), 1.0, 2, 0)
     assert np.isinf(made.stderr).all() and np.isfinite(made.mean).all()
@@ -75,7 +96,7 @@ def test_kept_files_are_found_by_their_whole_key(net, tmp_path):
 
     key = {"network": "small", "weights": references.fingerprint(net), "sigma": 1.0, "seed": 0}
     first, second = (references.load_or_make(key, make, tmp_path) for _ in range(2))
-    assert len(calls) == 1 and second.n == 8
+    assert len(calls) == 1 and (second.n == 8).all()
     assert all(np.array_equal(a, b) for a, b in zip(vars(first).values(), vars(second).values()))
     references.load_or_make(key | {"seed": 1}, make, tmp_path)
     assert len(calls) == 2 and len(list(tmp_path.iterdir())) == 2
@@ -96,5 +117,8 @@ def test_bad_arguments_are_named(net):
         references.estimate(net, torch.zeros(1, 12), 1.0, 7, 0)
     with pytest.raises(ValueError, match="n: "):
         references.estimate(net, torch.zeros(1, 12), 1.0, 0, 0)
+    for most in (6, 9):
+        with pytest.raises(ValueError, match="most: "):
+            references.estimate(net, torch.zeros(1, 12), 1.0, 8, 0, most=most)
     with pytest.raises(ValueError, match="net: .*NaN"):
         references.estimate(net, torch.full((1, 12), torch.nan), 1.0, 8, 0)
