@@ -182,7 +182,7 @@ def _execute(notebook, stage, parameters):
 
 def _execute_once(notebook, stage, parameters):
     # A grammar of web addresses, which notebooks' schemas can do without: it takes two thirds of papermill's import.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
     from papermill.exceptions import PapermillExecutionError
 

@@ -59,7 +59,8 @@ def uncertain(h: np.ndarray, log_budget: np.ndarray) -> tuple[np.ndarray, np.nda
 def groups(kept: np.ndarray, dim: int) -> Any:
     """[(indices, rows)]: polytopes of a similar number of kept rows, to be padded to the same number.
 
-    In the plane a row costs so little that all make one group. A group is small enough for its arrays of rows x dim numbers to stay below 32 MiB each.
+    In the plane a row costs so little that all make one group. A group is small enough for its arrays of rows x dim
+    numbers to stay below 32 MiB each.
     """
     number = kept.sum(axis=1)
     size = np.where(number > 4, -(-number // 4) * 4, number) if dim > 2 else np.full_like(number, number.max(initial=0))

@@ -66,8 +66,11 @@ class Subject:
             folder = references.FOLDER
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
         partial = BUILD / "partial" / references.path_of(key, folder).name
-        options = {"most": most, "progress": progress, "partial": partial}
-        make = lambda: references.estimate(net, self.x, self.scale(sigma), n, seed, **options)
+
+        def make() -> references.Reference:
+            scale = self.scale(sigma)
+            return references.estimate(net, self.x, scale, n, seed, most=most, progress=progress, partial=partial)
+
         return references.load_or_make(key, make, folder)
 
     def has_reference(self, sigma: float, n: int, seed: int) -> bool:

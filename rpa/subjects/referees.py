@@ -59,16 +59,15 @@ def digit_moments(subject: Subject, sigma: float, n: int) -> list[np.ndarray]:
 
 
 def jobs(prefix: str = "") -> list[tuple[str, float, int, int, int | None]]:
-    """(network, sigma, samples, seed, most samples) of every reference of the networks at hand whose name begins with `prefix`."""
+    """(network, sigma, samples, seed, most samples) of every reference of networks named `prefix`..."""
     found = []
     for name, levels in SAMPLES.items():
         for network in [each for each in DIGITS if each.startswith(name)] or [name]:
             if not network.startswith(prefix):
                 continue
             seeds = (SEEDS["first"],) if network in DIGITS else (SEEDS["first"], SEEDS["second"])
-            found += [
-                (network, sigma, n, seed, MOST.get((network, sigma))) for sigma, n in levels.items() for seed in seeds
-            ]
+            for sigma, n in levels.items():
+                found += [(network, sigma, n, seed, MOST.get((network, sigma))) for seed in seeds]
             if network not in DIGITS:
                 found += [(network, sigma, n, SEEDS["few"], None) for sigma in levels for n in FEW]
     return found

@@ -3,8 +3,8 @@
 A reference holds the leading outputs of each input and their moments under Gaussian noise. It is made of antithetic
 pairs x + e, x - e. The part of the output that is odd in the noise cancels in the mean of a pair, so the mean is
 several times as accurate as from as many single samples. Two references with different seeds share no random number;
-their agreement is the most that any method can be expected to reach. Where the order of an input's leading outputs hangs
-on a few of them being nearly equal, sampling goes on for that input alone.
+their agreement is the most that any method can be expected to reach. Where leading outputs of an input are nearly
+equal, sampling can go on for that input alone.
 """
 
 from __future__ import annotations

@@ -71,10 +71,7 @@ def test_a_stopped_call_goes_on_where_it_was(net, tmp_path, monkeypatch):
 def test_inputs_of_open_order_get_more_samples():
     """Two outputs a hair apart, and five that are far from each other."""
     x, net = torch.stack([torch.tensor([9.0, 8, 7, 6, 5, 4]), torch.tensor([9.0, 8, 7, 6.001, 6, 4])]), Square()
-    few, more = (
-        references.estimate(net, x, 0.5, 64, 3, keep=6),
-        references.estimate(net, x, 0.5, 64, 3, keep=6, most=200),
-    )
+    few, more = (references.estimate(net, x, 0.5, 64, 3, keep=6, most=most) for most in (None, 200))
     assert more.n.tolist() == [64, 200] and few.n.tolist() == [64, 64]
     assert np.array_equal(few.mean[0], more.mean[0]) and more.stderr[1].mean() < few.stderr[1].mean()
     whole = references.estimate(net, x[1:], 0.5, 200, 3, keep=6)
