@@ -61,11 +61,8 @@ class _Particles:
     def __init__(self, margin: Margin, proposal: Proposal, n: int, rng: np.random.Generator):
         self.margin, self.proposal, self.rng, self.delta = margin, proposal, rng, 0.5
         self.component, self.v = proposal.draw(n, rng)
-        self.z, self.g, self.log_w = self._at(self.component, self.v)
-
-    def _at(self, component, v):
-        z = self.proposal.place(component, v)
-        return z, self.margin(z), self.proposal.log_weight(z)
+        self.z = proposal.place(self.component, self.v)
+        self.g, self.log_w = margin(self.z), proposal.log_weight(self.z)
 
     def redraw(self, log_w):
         """Systematic resampling in proportion to exp(log_w)."""
@@ -78,9 +75,11 @@ class _Particles:
     def move(self, level, power):
         """One step that leaves proposal x weight^power, restricted to g >= level, as it is."""
         v = np.sqrt(1 - self.delta**2) * self.v + self.delta * self.rng.standard_normal(self.v.shape)
-        z, g, log_w = self._at(self.component, v)
-        uniform = np.log(self.rng.random(len(v)))
-        accepted = (g >= level) & (uniform < power * (log_w - self.log_w))
+        z = self.proposal.place(self.component, v)
+        log_w, g = self.proposal.log_weight(z), np.full(len(v), -np.inf)
+        accepted = np.log(self.rng.random(len(v))) < power * (log_w - self.log_w)
+        g[accepted] = self.margin(z[accepted])  # the network last: where the weight refuses, it is not asked
+        accepted &= g >= level
         for old, new in ((self.v, v), (self.z, z), (self.g, g), (self.log_w, log_w)):
             old[accepted] = new[accepted]
         self.delta = float(np.clip(self.delta * np.exp(accepted.mean() - ACCEPTED), 0.01, 0.95))
