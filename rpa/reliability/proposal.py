@@ -17,7 +17,7 @@ from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
 __all__ = ["Proposal"]
 
-FLOOR = 0.1  # part of the shares that is spread evenly, whatever the fit says
+FLOOR, EVEN = 0.1, 3.0  # part of the shares that is spread evenly, whatever the fit says; draws that weigh as much
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,16 @@ class Proposal:
         tail = -ndtri_exp(log_ndtr(-along) + log_ndtr(-self.starts[component]))
         return v + (tail - along)[:, None] * a
 
+    def placed(self, z: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(component (n,), v (n, r)) behind draws z (n, r): each component by its part in the density there."""
+        along = z @ self.directions.T
+        terms = np.where(along[:, self.owner] > self.starts, self.log_share - log_ndtr(-self.starts), -np.inf)
+        component = (terms - np.log(rng.standard_exponential(terms.shape))).argmax(axis=1)
+        a = self.directions[self.owner[component]]
+        along = along[np.arange(len(z)), self.owner[component]]
+        before = -ndtri_exp(log_ndtr(-along) - log_ndtr(-self.starts[component]))
+        return component, z + (before - along)[:, None] * a
+
     def log_weight(self, z: np.ndarray) -> np.ndarray:
         """log(N(z; 0, I) / proposal(z)), (n,); infinite outside every half-space."""
         along = z @ self.directions.T
@@ -74,13 +84,17 @@ class Proposal:
         return -logsumexp(np.stack(heights), axis=0)
 
     def fitted(self, z: np.ndarray, log_weight: np.ndarray) -> Proposal:
-        """Shares moved to where weighted failing points z (n, r) lie: one step of cross-entropy (EM), with a floor."""
+        """Shares moved to where weighted failing points z (n, r) lie: one step of cross-entropy (EM), with a floor.
+
+        The fewer draws the weights are worth, the higher the floor: EVEN / (EVEN + effective draws).
+        """
         along = z @ self.directions.T
         inside = along[:, self.owner] > self.starts
         terms = np.where(inside, self.log_share - log_ndtr(-self.starts), -np.inf)
         parts = np.exp(terms - logsumexp(terms, axis=1, keepdims=True))
-        share = np.exp(log_weight - logsumexp(log_weight)) @ parts
-        return replace(self, log_share=np.log((1 - FLOOR) * share / share.sum() + FLOOR / len(share)))
+        weight = np.exp(log_weight - logsumexp(log_weight))
+        share, floor = weight @ parts, max(FLOOR, EVEN / (EVEN + 1 / (weight**2).sum()))
+        return replace(self, log_share=np.log((1 - floor) * share / share.sum() + floor / len(share)))
 
     @cached_property
     def _steps(self):

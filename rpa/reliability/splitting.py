@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "bridge", "repeated", "splitting"]
 
+DRAWN = 4  # draws of the proposal for each particle
 KEPT = 0.25  # share of the particles above the next level
 REACHED = 0.2  # share of failing particles at which the levels end
 EVENNESS = 0.6  # effective share of the particles after a power of the weights
@@ -64,16 +65,18 @@ class _Particles:
         self.z = proposal.place(self.component, self.v)
         self.g, self.log_w = margin(self.z), proposal.log_weight(self.z)
 
-    def redraw(self, log_w):
-        """Systematic resampling in proportion to exp(log_w)."""
+    def redraw(self, log_w, n):
+        """Systematic resampling of n in proportion to exp(log_w)."""
         share = np.cumsum(np.exp(log_w - logsumexp(log_w)))
-        at = (self.rng.random() + np.arange(len(share))) / len(share) * share[-1]
+        at = (self.rng.random() + np.arange(n)) / n * share[-1]
         index = np.searchsorted(share, at)
         self.component, self.v, self.z = self.component[index], self.v[index], self.z[index]
         self.g, self.log_w = self.g[index], self.log_w[index]
 
     def move(self, level, power):
         """One step that leaves proposal x weight^power, restricted to g >= level, as it is."""
+        if len(self.proposal.starts) > 1:
+            self.component, self.v = self.proposal.placed(self.z, self.rng)
         v = np.sqrt(1 - self.delta**2) * self.v + self.delta * self.rng.standard_normal(self.v.shape)
         z = self.proposal.place(self.component, v)
         log_w, g = self.proposal.log_weight(z), np.full(len(v), -np.inf)
@@ -88,12 +91,15 @@ class _Particles:
 def bridge(
     margin: Margin, proposal: Proposal, n: int, moves: int, rng: np.random.Generator, budget: float = np.inf
 ) -> Run:
-    """One run from n particles, with `moves` steps a stage; it ends early after `budget` evaluations of the margin."""
-    particles = _Particles(margin, proposal, n, rng)
-    log_p, spent = 0.0, n
+    """One run of n particles, with `moves` steps a stage; it ends early after `budget` evaluations of the margin.
+
+    They are chosen among DRAWN n draws, which cost less than moves and meet what is rare in the proposal.
+    """
+    particles = _Particles(margin, proposal, DRAWN * n, rng)
+    log_p, spent = 0.0, DRAWN * n
     for level, power, log_w in _stages(particles):
-        log_p += float(logsumexp(log_w) - np.log(n))
-        particles.redraw(log_w)
+        log_p += float(logsumexp(log_w) - np.log(len(log_w)))
+        particles.redraw(log_w, n)
         if power == 1.0:
             return Run(log_p, True, particles.z, particles.g)
         if spent + n * moves > budget:
@@ -177,7 +183,7 @@ def _mean(runs, sizes, n, rtol, method, plain):
     reached = np.array([run.reached for run in runs])
     if not reached.any():
         # No failure among m draws of the input: in 99 of 100 cases p is below -log(0.01) / m.
-        log_upper = float(np.log(-np.log(0.01) / sizes.sum())) if plain else 0.0
+        log_upper = float(np.log(-np.log(0.01) / (DRAWN * sizes.sum()))) if plain else 0.0
         return unseen(float(logsumexp([run.log_p for run in runs]) - np.log(len(runs))), log_upper, method)
     log_p = np.where(reached, [run.log_p for run in runs], -np.inf)
     mean = float(logsumexp(log_p, b=sizes) - np.log(sizes.sum()))
