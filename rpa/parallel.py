@@ -65,8 +65,8 @@ def pmap(
 def tmap(f: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """[f(x) for x in items], in order, on threads of this process: for torch's operations, which run side by side.
 
-    As many threads as `pmap` has workers, but one in each of its workers; torch itself has one thread in each. Split the
-    work into the same items whatever the number of threads, then no number depends on it.
+    As many threads as `pmap` has workers, but one in each of its workers; torch itself has one thread in each. Split
+    the work into the same items whatever the number of threads, then no number depends on it.
 
     >>> tmap(abs, [-1, 2, -3])
     [1, 2, 3]

@@ -37,7 +37,7 @@ __all__ = ["failure_probability"]
 PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviations within which
 PILOT = 1000  # draws of the input, to begin with
 FREQUENT, USUAL = 0.005, 0.9  # shares of failures from which plain sampling may serve, successes are rare
-CHEAP = 50_000  # draws that plain sampling may need where it serves: fewer than the searches take
+CHEAP = 50_000  # draws that plain sampling may need where it serves: fewer than several searches take
 CONTRADICTED = 1e-4  # probability of as many failures in the pilot, below which no result is believed
 SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
 FIRST = 4000  # draws by importance sampling before its weights are judged
@@ -117,7 +117,7 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
         return replace(complemented(inner, rtol), n=margin.evaluations + inner.n)
     if share >= max(FREQUENT, 1 / (1 + CHEAP * rtol**2)):
         found, result = (
-            _searched(margin, rng, budget),
+            _searched(margin, rng, budget, 1),
             _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng),
         )
     else:
@@ -127,9 +127,9 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
     return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
 
 
-def _searched(margin, rng, budget):
+def _searched(margin, rng, budget, searches=SEARCHES):
     scouts = min(SCOUT_BUDGET, budget // (8 * SEARCHES))
-    return [found for each in rng.spawn(SEARCHES) if (found := search(margin, each, scouts)) is not None]
+    return [found for each in rng.spawn(searches) if (found := search(margin, each, scouts)) is not None]
 
 
 def _rare(margin, rtol, budget, rng):

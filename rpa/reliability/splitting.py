@@ -162,7 +162,8 @@ def repeated(
     """
     runs: list[Run] = []
     sizes: list[int] = []
-    n, start, plain = FIRST, margin.evaluations, bool(np.isinf(proposal.starts).all())
+    start, plain = margin.evaluations, bool(np.isinf(proposal.starts).all())
+    n = FIRST if plain else 2 * FIRST  # weights are uneven where a bridge is needed, and few particles miss the rare ones
     while True:
         before = margin.evaluations
         for each in rng.spawn(RUNS):
