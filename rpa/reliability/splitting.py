@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "bridge", "repeated", "splitting"]
 
-DRAWN = 4  # draws of the proposal for each particle
+DRAWN = 4  # draws for each particle of a proposal with several components
 KEPT = 0.25  # share of the particles above the next level
 REACHED = 0.2  # share of failing particles at which the levels end
 EVENNESS = 0.6  # effective share of the particles after a power of the weights
@@ -93,10 +93,11 @@ def bridge(
 ) -> Run:
     """One run of n particles, with `moves` steps a stage; it ends early after `budget` evaluations of the margin.
 
-    They are chosen among DRAWN n draws, which cost less than moves and meet what is rare in the proposal.
+    From a proposal with weights they are chosen among DRAWN n draws: those cost less than moves, and meet what is rare.
     """
-    particles = _Particles(margin, proposal, DRAWN * n, rng)
-    log_p, spent = 0.0, DRAWN * n
+    drawn = DRAWN * n if len(proposal.starts) > 1 else n
+    particles = _Particles(margin, proposal, drawn, rng)
+    log_p, spent = 0.0, drawn
     for level, power, log_w in _stages(particles):
         log_p += float(logsumexp(log_w) - np.log(len(log_w)))
         particles.redraw(log_w, n)
@@ -163,7 +164,7 @@ def repeated(
     runs: list[Run] = []
     sizes: list[int] = []
     start, plain = margin.evaluations, bool(np.isinf(proposal.starts).all())
-    n = FIRST if plain else 2 * FIRST  # weights are uneven where a bridge is needed, and few particles miss the rare ones
+    n = FIRST if plain else 2 * FIRST  # a bridge is needed where weights are uneven: few particles miss rare ones
     while True:
         before = margin.evaluations
         for each in rng.spawn(RUNS):
@@ -184,7 +185,7 @@ def _mean(runs, sizes, n, rtol, method, plain):
     reached = np.array([run.reached for run in runs])
     if not reached.any():
         # No failure among m draws of the input: in 99 of 100 cases p is below -log(0.01) / m.
-        log_upper = float(np.log(-np.log(0.01) / (DRAWN * sizes.sum()))) if plain else 0.0
+        log_upper = float(np.log(-np.log(0.01) / sizes.sum())) if plain else 0.0
         return unseen(float(logsumexp([run.log_p for run in runs]) - np.log(len(runs))), log_upper, method)
     log_p = np.where(reached, [run.log_p for run in runs], -np.inf)
     mean = float(logsumexp(log_p, b=sizes) - np.log(sizes.sum()))
