@@ -11,15 +11,20 @@ nothing else changes:
 
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextvars import ContextVar
+from functools import cache
+from threading import Barrier
 from typing import Any
 
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from tqdm.auto import tqdm
 
-__all__ = ["pmap"]
+__all__ = ["pmap", "tmap"]
 
 DEATHS = 3  # workers that may die (killed, out of memory) before a call gives up
+SHARING = ContextVar("SHARING", default=False)  # whether this is one of several workers of `pmap`
 
 
 def pmap(
@@ -37,13 +42,13 @@ def pmap(
     [1, 2, 3]
     """
     items = list(items)
-    n_jobs = int(os.environ.get("RPA_WORKERS") or -1) if n_jobs is None else n_jobs
+    n_jobs = _workers() if n_jobs is None else n_jobs
     done: dict[int, Any] = {}
     with tqdm(desc=progress, total=len(items), disable=progress is None) as bar:
         for deaths in range(DEATHS + 1):
             missing = [i for i in range(len(items)) if i not in done]
             try:
-                tasks = (delayed(_guarded)(f, i, items[i]) for i in missing)
+                tasks = (delayed(_guarded)(f, i, items[i], n_jobs != 1) for i in missing)
                 for i, value, error in Parallel(n_jobs, return_as="generator_unordered")(tasks):
                     if error is not None:
                         reason = f"{type(error).__name__}: {error}"
@@ -57,12 +62,48 @@ def pmap(
     raise AssertionError("unreachable")
 
 
-def _guarded(f, i, item):
+def tmap(f: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """[f(x) for x in items], in order, on threads of this process: for torch's operations, which run side by side.
+
+    As many threads as `pmap` has workers, but one in each of its workers; torch itself has one thread in each. Split
+    the work into the same items whatever the number of threads, then no number depends on it.
+
+    >>> tmap(abs, [-1, 2, -3])
+    [1, 2, 3]
+    """
+    items = list(items)
+    if len(items) < 2:
+        return [f(x) for x in items]
+    n = 1 if SHARING.get() else _workers()
+    return list(_threads(n if n > 0 else cpu_count(), os.getpid()).map(f, items))
+
+
+def _workers():
+    return int(os.environ.get("RPA_WORKERS") or -1)
+
+
+@cache
+def _threads(n, process):
+    """n threads of this process (a fork has none of them), in which torch has one thread each."""
+    import torch
+
+    before, all_here = torch.get_num_threads(), Barrier(n)
+    pool = ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))
+    for started in [pool.submit(all_here.wait) for _ in range(n)]:
+        started.result()
+    torch.set_num_threads(before)  # threads that others start later take the last number set
+    return pool
+
+
+def _guarded(f, i, item, sharing):
     """(i, value, None), or (i, None, exception): every worker and backend returns exceptions the same way."""
+    before = SHARING.set(sharing)
     try:
         return i, f(item), None
     except Exception as error:
         return i, None, error
+    finally:
+        SHARING.reset(before)
 
 
 def _short(item):

@@ -1,10 +1,13 @@
 import os
 import signal
+import threading
+import time
 
 import joblib
 import pytest
+import torch
 
-from rpa.parallel import pmap
+from rpa.parallel import pmap, tmap
 
 
 def _square(x):
@@ -31,6 +34,16 @@ def _where(x):
     from distributed import get_worker
 
     return x, get_worker().name
+
+
+def _threads(_=None):
+    """Names of the threads that twenty items of `tmap` meet, with torch's threads in each."""
+
+    def met(_):
+        time.sleep(0.01)
+        return threading.current_thread().name, torch.get_num_threads()
+
+    return set(tmap(met, range(20)))
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
@@ -62,6 +75,20 @@ def test_the_environment_may_say_how_many_workers(monkeypatch):
     monkeypatch.setenv("RPA_WORKERS", "1")
     assert pmap(lambda x: os.getpid(), [1, 2]) == [os.getpid()] * 2
     assert os.getpid() not in pmap(lambda x: os.getpid(), [1, 2], n_jobs=2)
+
+
+def test_threads_as_many_as_workers_and_one_within_each(monkeypatch):
+    assert tmap(_square, range(20)) == [x * x for x in range(20)]
+    assert tmap(_square, []) == []
+    with pytest.raises(ZeroDivisionError):
+        tmap(_invert, [1, 0])
+    before = torch.get_num_threads()
+    for workers in (1, 2):
+        monkeypatch.setenv("RPA_WORKERS", str(workers))
+        met = _threads()
+        assert len(met) == workers and {threads for _, threads in met} == {1}
+    assert torch.get_num_threads() == before
+    assert all(len(met) == 1 for met in pmap(_threads, range(2), n_jobs=2))
 
 
 def test_progress_goes_to_stderr(capsys):

@@ -37,13 +37,13 @@ __all__ = ["failure_probability"]
 PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviations within which
 PILOT = 1000  # draws of the input, to begin with
 FREQUENT, USUAL = 0.005, 0.9  # shares of failures from which plain sampling may serve, successes are rare
-CHEAP = 50_000  # draws that plain sampling may need where it serves: fewer than the searches take
+CHEAP = 50_000  # draws that plain sampling may need where it serves: fewer than several searches take
 CONTRADICTED = 1e-4  # probability of as many failures in the pilot, below which no result is believed
 SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
 FIRST = 4000  # draws by importance sampling before its weights are judged
 PATIENCE = 0.02  # share of the budget that is drawn before importance sampling is given up
 UNEVEN = 100.0  # relative variance of the weights beyond which, if a few weights carry it, a bridge does better
-FEWEST = 400  # effective draws without which no error is believed: enough for 5 %
+FEWEST, COUNTED = 400, 50  # effective draws, failures in plain sampling, without which no error is believed
 LEAST = 20_000  # the smallest budget: searches and first draws
 
 
@@ -117,7 +117,7 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
         return replace(complemented(inner, rtol), n=margin.evaluations + inner.n)
     if share >= max(FREQUENT, 1 / (1 + CHEAP * rtol**2)):
         found, result = (
-            _searched(margin, rng, budget),
+            _searched(margin, rng, budget, 1),
             _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng),
         )
     else:
@@ -127,9 +127,9 @@ def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generato
     return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
 
 
-def _searched(margin, rng, budget):
+def _searched(margin, rng, budget, searches=SEARCHES):
     scouts = min(SCOUT_BUDGET, budget // (8 * SEARCHES))
-    return [found for each in rng.spawn(SEARCHES) if (found := search(margin, each, scouts)) is not None]
+    return [found for each in rng.spawn(searches) if (found := search(margin, each, scouts)) is not None]
 
 
 def _rare(margin, rtol, budget, rng):
@@ -155,18 +155,18 @@ def _rare(margin, rtol, budget, rng):
 def _sampled(margin, proposals, rtol, budget, rng):
     """The result of importance sampling (of plain sampling from the prior); None where a bridge should do better."""
     sampler, plain = Sampler(margin, proposals, rng), np.isinf(proposals[0].starts).all()
-    wanted = FIRST
+    wanted, fewest = FIRST, COUNTED if plain else FEWEST
     while True:
         sampler.draw(wanted - len(sampler.log_w))
         n, variance = len(sampler.log_w), sampler.variance
         noise = float(np.sqrt(variance / n))
         error = float(np.hypot(noise, 0.0 if plain else sampler.alone))
-        even = n > FEWEST * (1 + variance) and sampler.greatest < error / 2
+        even = n > fewest * (1 + variance) and sampler.greatest < error / 2
         found = estimated(sampler.log_p, error, even and error <= rtol, "sampling" if plain else "importance sampling")
         if found.converged or (even and noise < rtol / 2):  # more draws would not lessen what one search covers alone
             return found
         left = budget - margin.evaluations
-        total = max(1.2 * variance / rtol**2, FEWEST * (1 + variance))
+        total = max(1.2 * variance / rtol**2, fewest * (1 + variance))
         wanted = int(np.clip(total, 1.5 * n, 4 * n))
         heavy = variance > UNEVEN and sampler.greatest > noise / 3
         if wanted - n > left or (n > PATIENCE * budget and (heavy or total - n > left)):

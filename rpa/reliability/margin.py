@@ -22,6 +22,7 @@ from rpa import _check
 from rpa.inputs import components_of
 from rpa.moments.modules import check_evaluable
 from rpa.network import ReLUNetwork
+from rpa.parallel import tmap
 
 if TYPE_CHECKING:
     from rpa.inputs import Gaussian, RandomInput
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "Margin", "as_chain", "impossible", "margins"]
 
-ROWS = {torch.float64: 4096, torch.float32: 256}  # inputs evaluated at once: small networks, convolutions
+ROWS = {torch.float64: 4096, torch.float32: 64}  # inputs evaluated at once: small networks, convolutions
 BELOW = -np.finfo(float).tiny
 
 
@@ -82,8 +83,7 @@ class Margin:
 
     def each(self, z: np.ndarray) -> np.ndarray:
         """The margin of each rival, (n, q), whether flipped or not."""
-        with torch.inference_mode():
-            found = [self._each(part).double().numpy(force=True) for part in self._parts(z)]
+        found = tmap(self._evaluated, self._parts(z))
         each = np.concatenate(found) if found else np.zeros((0, len(self.event.rows)))
         if not np.isfinite(each).all():
             raise ValueError("net: returned NaN or infinite values")
@@ -105,29 +105,29 @@ class Margin:
 
     def gradient(self, z: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(margin of one rival (n,), its gradient (n, dim)) at z (n, dim); which (n,): the rival of each point."""
-        values, slopes, start = [], [], 0
-        for part in self._parts(z):
-            part = part.clone().requires_grad_(True)
-            each = self._each(part)
-            if self.flipped:
-                g = -each.amax(dim=1)
-            else:
-                index = torch.as_tensor(which[start : start + len(part)], device=each.device)
-                g = each.gather(1, index[:, None])[:, 0]
-            (slope,) = torch.autograd.grad(g.sum(), part)
-            values.append(g.detach().double().numpy(force=True))
-            slopes.append(slope.double().numpy(force=True))
-            start += len(part)
-        self.evaluations += 3 * start  # a backward pass costs about two forward ones
+        values, slopes = zip(*tmap(self._sloped, zip(self._parts(z), self._parts(which, torch.int64))))
+        self.evaluations += 3 * len(z)  # a backward pass costs about two forward ones
         return np.concatenate(values), np.concatenate(slopes)
 
     def complement(self) -> Margin:
         """The margin of the complement: it is >= 0 where this one is not."""
         return replace(self, flipped=not self.flipped, evaluations=0)
 
-    def _parts(self, z):
-        rows = torch.as_tensor(z, dtype=self.like.dtype, device=self.like.device)
-        return rows.split(ROWS.get(rows.dtype, 256)) if len(rows) else []
+    def _parts(self, z, dtype=None):
+        rows = torch.as_tensor(z, dtype=dtype or self.like.dtype, device=self.like.device)
+        return rows.split(ROWS.get(self.like.dtype, 256)) if len(rows) else []
+
+    def _evaluated(self, z):
+        with torch.inference_mode():
+            return self._each(z).double().numpy(force=True)
+
+    def _sloped(self, z_and_which):
+        z, which = z_and_which
+        z = z.clone().requires_grad_(True)
+        each = self._each(z)
+        g = -each.amax(dim=1) if self.flipped else each.gather(1, which[:, None])[:, 0]
+        (slope,) = torch.autograd.grad(g.sum(), z)
+        return g.detach().double().numpy(force=True), slope.double().numpy(force=True)
 
     def _each(self, z):
         f = self.forward(z).flatten(1)

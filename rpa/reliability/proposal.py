@@ -17,14 +17,14 @@ from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
 __all__ = ["Proposal"]
 
-FLOOR = 0.1  # part of the shares that is spread evenly, whatever the fit says
+FLOOR, EVEN = 0.1, 3.0  # part of the shares that is spread evenly, whatever the fit says; draws that weigh as much
 
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
     """sum_k exp(log_share[k]) N(z; 0, I) 1[a_k . z > starts[k]] / Phi(-starts[k]), with a_k = directions[owner[k]].
 
-    directions (J, r) of norm 1; owner, starts, log_share (K,), starts rising within each owner.
+    directions (J, r) of norm 1; owner, starts, log_share (K,), owners rising and starts within each owner.
     """
 
     directions: np.ndarray
@@ -67,20 +67,43 @@ class Proposal:
         tail = -ndtri_exp(log_ndtr(-along) + log_ndtr(-self.starts[component]))
         return v + (tail - along)[:, None] * a
 
+    def placed(self, z: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(component (n,), v (n, r)) behind draws z (n, r): each component by its part in the density there."""
+        along = z @ self.directions.T
+        heights, rows = self._heights(along), np.arange(len(z))
+        owner = (heights - np.log(rng.standard_exponential(heights.shape))).argmax(axis=0)
+        height = heights[owner, rows] + np.log(rng.random(len(z)))
+        component, first = np.empty(len(z), dtype=int), np.searchsorted(self.owner, owner)
+        for j in np.unique(owner):
+            mine = owner == j
+            component[mine] = first[mine] + np.searchsorted(self._steps[j][1][1:], height[mine])
+        along = along[rows, owner]
+        before = -ndtri_exp(log_ndtr(-along) - log_ndtr(-self.starts[component]))
+        return component, z + (before - along)[:, None] * self.directions[owner]
+
     def log_weight(self, z: np.ndarray) -> np.ndarray:
         """log(N(z; 0, I) / proposal(z)), (n,); infinite outside every half-space."""
-        along = z @ self.directions.T
-        heights = [steps[np.searchsorted(starts, along[:, j])] for j, (starts, steps) in enumerate(self._steps)]
-        return -logsumexp(np.stack(heights), axis=0)
+        heights = self._heights(z @ self.directions.T)
+        top = heights.max(axis=0)
+        inside = np.exp(heights - np.where(top > -np.inf, top, 0.0)).sum(axis=0)
+        return -top - np.log(np.maximum(inside, 1.0))  # scipy's logsumexp takes longer for few points than the network
 
     def fitted(self, z: np.ndarray, log_weight: np.ndarray) -> Proposal:
-        """Shares moved to where weighted failing points z (n, r) lie: one step of cross-entropy (EM), with a floor."""
+        """Shares moved to where weighted failing points z (n, r) lie: one step of cross-entropy (EM), with a floor.
+
+        The fewer draws the weights are worth, the higher the floor: EVEN / (EVEN + effective draws).
+        """
         along = z @ self.directions.T
         inside = along[:, self.owner] > self.starts
         terms = np.where(inside, self.log_share - log_ndtr(-self.starts), -np.inf)
         parts = np.exp(terms - logsumexp(terms, axis=1, keepdims=True))
-        share = np.exp(log_weight - logsumexp(log_weight)) @ parts
-        return replace(self, log_share=np.log((1 - FLOOR) * share / share.sum() + FLOOR / len(share)))
+        weight = np.exp(log_weight - logsumexp(log_weight))
+        share, floor = weight @ parts, max(FLOOR, EVEN / (EVEN + 1 / (weight**2).sum()))
+        return replace(self, log_share=np.log((1 - floor) * share / share.sum() + floor / len(share)))
+
+    def _heights(self, along):
+        """Logs of proposal / N(0, I) that each direction adds, (J, n), at points along[i] = a . z_i (n, J)."""
+        return np.stack([steps[np.searchsorted(starts, along[:, j])] for j, (starts, steps) in enumerate(self._steps)])
 
     @cached_property
     def _steps(self):

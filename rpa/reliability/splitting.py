@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "bridge", "repeated", "splitting"]
 
+DRAWN = 4  # draws for each particle of a proposal with several components
 KEPT = 0.25  # share of the particles above the next level
 REACHED = 0.2  # share of failing particles at which the levels end
 EVENNESS = 0.6  # effective share of the particles after a power of the weights
@@ -61,26 +62,27 @@ class _Particles:
     def __init__(self, margin: Margin, proposal: Proposal, n: int, rng: np.random.Generator):
         self.margin, self.proposal, self.rng, self.delta = margin, proposal, rng, 0.5
         self.component, self.v = proposal.draw(n, rng)
-        self.z, self.g, self.log_w = self._at(self.component, self.v)
+        self.z = proposal.place(self.component, self.v)
+        self.g, self.log_w = margin(self.z), proposal.log_weight(self.z)
 
-    def _at(self, component, v):
-        z = self.proposal.place(component, v)
-        return z, self.margin(z), self.proposal.log_weight(z)
-
-    def redraw(self, log_w):
-        """Systematic resampling in proportion to exp(log_w)."""
+    def redraw(self, log_w, n):
+        """Systematic resampling of n in proportion to exp(log_w)."""
         share = np.cumsum(np.exp(log_w - logsumexp(log_w)))
-        at = (self.rng.random() + np.arange(len(share))) / len(share) * share[-1]
+        at = (self.rng.random() + np.arange(n)) / n * share[-1]
         index = np.searchsorted(share, at)
         self.component, self.v, self.z = self.component[index], self.v[index], self.z[index]
         self.g, self.log_w = self.g[index], self.log_w[index]
 
     def move(self, level, power):
         """One step that leaves proposal x weight^power, restricted to g >= level, as it is."""
+        if len(self.proposal.starts) > 1:
+            self.component, self.v = self.proposal.placed(self.z, self.rng)
         v = np.sqrt(1 - self.delta**2) * self.v + self.delta * self.rng.standard_normal(self.v.shape)
-        z, g, log_w = self._at(self.component, v)
-        uniform = np.log(self.rng.random(len(v)))
-        accepted = (g >= level) & (uniform < power * (log_w - self.log_w))
+        z = self.proposal.place(self.component, v)
+        log_w, g = self.proposal.log_weight(z), np.full(len(v), -np.inf)
+        accepted = np.log(self.rng.random(len(v))) < power * (log_w - self.log_w)
+        g[accepted] = self.margin(z[accepted])  # the network last: where the weight refuses, it is not asked
+        accepted &= g >= level
         for old, new in ((self.v, v), (self.z, z), (self.g, g), (self.log_w, log_w)):
             old[accepted] = new[accepted]
         self.delta = float(np.clip(self.delta * np.exp(accepted.mean() - ACCEPTED), 0.01, 0.95))
@@ -89,12 +91,16 @@ class _Particles:
 def bridge(
     margin: Margin, proposal: Proposal, n: int, moves: int, rng: np.random.Generator, budget: float = np.inf
 ) -> Run:
-    """One run from n particles, with `moves` steps a stage; it ends early after `budget` evaluations of the margin."""
-    particles = _Particles(margin, proposal, n, rng)
-    log_p, spent = 0.0, n
+    """One run of n particles, with `moves` steps a stage; it ends early after `budget` evaluations of the margin.
+
+    From a proposal with weights they are chosen among DRAWN n draws: those cost less than moves, and meet what is rare.
+    """
+    drawn = DRAWN * n if len(proposal.starts) > 1 else n
+    particles = _Particles(margin, proposal, drawn, rng)
+    log_p, spent = 0.0, drawn
     for level, power, log_w in _stages(particles):
-        log_p += float(logsumexp(log_w) - np.log(n))
-        particles.redraw(log_w)
+        log_p += float(logsumexp(log_w) - np.log(len(log_w)))
+        particles.redraw(log_w, n)
         if power == 1.0:
             return Run(log_p, True, particles.z, particles.g)
         if spent + n * moves > budget:
@@ -157,7 +163,8 @@ def repeated(
     """
     runs: list[Run] = []
     sizes: list[int] = []
-    n, start, plain = FIRST, margin.evaluations, bool(np.isinf(proposal.starts).all())
+    start, plain = margin.evaluations, bool(np.isinf(proposal.starts).all())
+    n = FIRST if plain else 2 * FIRST  # a bridge is needed where weights are uneven: few particles miss rare ones
     while True:
         before = margin.evaluations
         for each in rng.spawn(RUNS):

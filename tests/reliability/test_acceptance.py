@@ -100,20 +100,20 @@ def test_fully_connected_networks_against_samples_and_splitting(layers):
 
 
 def test_lenet_with_relus():
-    """A budget that takes a minute: what it does not suffice for says so, and replicates that converge agree."""
+    """Down to 1e-13 on a budget of a minute on two cores: replicates agree, and what was not reached says so."""
     net, reached = train.load_module("lenet_relu_mnist"), set()
     for image, sigma in [*((image, 0.3) for image in range(5)), (0, 0.25), (0, 0.21)]:
         inputs, runs = Gaussian(_image(image), sigma**2), []
         for seed in range(2):
-            options = {"rtol": 0.15, "seed": seed, "input_shape": (1, 28, 28), "budget": 400_000}
+            options = {"rtol": 0.15, "seed": seed, "input_shape": (1, 28, 28), "budget": 600_000}
             run, seconds = _timed(failure_probability, net, inputs, **options)
             print(f"image {image}, sigma {sigma}: 1e{run.log_p / np.log(10):.2f}, {seconds:.0f} s, {run.converged}")
             runs.append(run)
         assert all(run.rel_error <= 0.15 for run in runs if run.converged)
         if all(run.converged for run in runs):
             assert _gap(runs[0], runs[1].log_p, runs[1].rel_error) <= 3
-            reached.add(image)
-    assert len(reached) >= 3
+            reached.add((image, sigma))
+    assert len(reached) >= 4
 
 
 def test_stated_errors_hold_against_ten_times_longer_runs():

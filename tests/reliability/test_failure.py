@@ -12,6 +12,8 @@ from rpa.network import ReLUNetwork
 from rpa.reliability import failure
 from rpa.reliability.certified import failing_patterns
 from rpa.reliability.failure import failure_probability
+from rpa.reliability.margin import margins
+from rpa.reliability.proposal import Proposal
 
 UP = {"direction": [1.0], "threshold": 2.0}
 
@@ -69,6 +71,15 @@ def test_frequent_failures_are_sampled():
     assert abs(found.log_p - log_ndtr(-0.3)) < 3 * found.rel_error
 
 
+def test_a_few_dozen_failures_of_plain_sampling_are_enough_for_their_error():
+    net, inputs, gaps = _line(4), Gaussian(np.zeros(4), 1.0), []
+    for seed in range(100):
+        found = failure_probability(net, inputs, direction=[1.0], threshold=2.2, rtol=0.15, seed=seed)
+        assert found.method == "sampling" and found.converged and found.rel_error <= 0.15
+        gaps.append(abs(1 - np.exp(log_ndtr(-2.2) - found.log_p)) / found.rel_error)
+    assert np.mean(np.array(gaps) <= 3) >= 0.97 and np.median(gaps) < 1
+
+
 def test_without_noise_the_answer_is_certain():
     net = _line(4)
     for mean, log_p in ((3.0, 0.0), (1.0, -np.inf)):
@@ -114,6 +125,33 @@ def test_a_module_and_its_network_agree_and_arguments_stay():
     assert all(result.converged for result in results)
     assert abs(results[0].log_p - results[1].log_p) < 3 * np.hypot(*(r.rel_error for r in results))
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters()))
+
+
+def test_margins_and_gradients_do_not_depend_on_the_number_of_threads(monkeypatch):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)).eval()
+    ((_, margin),) = margins(module, Gaussian(np.zeros(64), 1.0), input_shape=(1, 8, 8))
+    z, which = np.random.default_rng(0).standard_normal((1000, 64)), np.arange(1000) % 2
+    results = []
+    for workers in ("1", "2"):
+        monkeypatch.setenv("RPA_WORKERS", workers)
+        results.append((margin(z), *margin.gradient(z, which)))
+    assert all(np.array_equal(a, b) for a, b in zip(*results))
+    assert margin.evaluations == 8000
+    pieces = [margin.gradient(z[i : i + 1], which[i : i + 1]) for i in range(0, 1000, 97)]
+    np.testing.assert_allclose(results[0][2][::97], np.concatenate([slope for _, slope in pieces]), atol=1e-5)
+
+
+def test_draws_are_traced_back_to_the_components_that_may_have_made_them():
+    ladders = [np.array([-np.inf, 1.0, 2.0]), np.array([-np.inf, 1.5])]
+    proposal, rng = Proposal.ladders(np.eye(2, 3), ladders), np.random.default_rng(0)
+    component, v = proposal.draw(20_000, rng)
+    z = proposal.place(component, v)
+    other, back = proposal.placed(z, rng)
+    np.testing.assert_allclose(proposal.place(other, back), z, atol=1e-12)
+    counts = np.bincount(other, minlength=5)
+    assert np.abs(counts - 4000).max() < 6 * np.sqrt(4000)
+    assert np.abs(back.mean(0)).max() < 6 / np.sqrt(20_000) and np.abs(back.var(0) - 1).max() < 6 * np.sqrt(2 / 20_000)
 
 
 def test_the_answer_depends_on_the_seed_alone():
