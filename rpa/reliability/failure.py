@@ -44,6 +44,7 @@ FIRST = 4000  # draws by importance sampling before its weights are judged
 PATIENCE = 0.02  # share of the budget that is drawn before importance sampling is given up
 UNEVEN = 100.0  # relative variance of the weights beyond which, if a few weights carry it, a bridge does better
 FEWEST, COUNTED = 400, 50  # effective draws, failures in plain sampling, without which no error is believed
+LIKE_IT = 4  # a weight that carries half of the error stands for as many like it that were not drawn
 LEAST = 20_000  # the smallest budget: searches and first draws
 
 
@@ -161,16 +162,20 @@ def _sampled(margin, proposals, rtol, budget, rng):
         n, variance = len(sampler.log_w), sampler.variance
         noise = float(np.sqrt(variance / n))
         error = float(np.hypot(noise, 0.0 if plain else sampler.alone))
-        even = n > fewest * (1 + variance) and sampler.greatest < error / 2
-        found = estimated(sampler.log_p, error, even and error <= rtol, "sampling" if plain else "importance sampling")
-        if found.converged or (even and noise < rtol / 2):  # more draws would not lessen what one search covers alone
+        enough, even = n > fewest * (1 + variance), sampler.greatest < error / 2
+        error = error if even else max(error, LIKE_IT * sampler.greatest)
+        found = estimated(
+            sampler.log_p, error, enough and error <= rtol, "sampling" if plain else "importance sampling"
+        )
+        # More draws would not lessen what one search covers alone.
+        if found.converged or (enough and even and noise < rtol / 2):
             return found
         left = budget - margin.evaluations
         total = max(1.2 * variance / rtol**2, fewest * (1 + variance))
         wanted = int(np.clip(total, 1.5 * n, 4 * n))
         heavy = variance > UNEVEN and sampler.greatest > noise / 3
         if wanted - n > left or (n > PATIENCE * budget and (heavy or total - n > left)):
-            bridge = (heavy or not even) and left > budget / 2
+            bridge = (heavy or not (enough and even)) and left > budget / 2
             return None if bridge or sampler.log_p == -np.inf else found
 
 
