@@ -137,20 +137,20 @@ def _class_masses(part, block, classes):
     bounds = np.stack([log_bound(*each) for each in conditions], axis=1)
     open_ = bounds > log_p[:, None] + np.log(1e-3 * part.rtol)
     mass, error = np.zeros(classes), np.exp(np.where(open_, -np.inf, bounds)).sum(axis=0)
-    for c, (extra, limits) in enumerate(conditions):
-        sole = open_[:, c] & (open_.sum(axis=1) == 1)
-        shared = np.flatnonzero(open_[:, c] & ~sole)
-        masses, rel = np.exp(log_p[sole]), rel_error[sole]
-        mass[c] += masses.sum()
-        error[c] += masses @ rel
-        if len(shared):
-            cut = np.concatenate([H[shared], extra[shared]], 1), np.concatenate([h[shared], limits[shared]], 1)
-            inside, rel = part.probabilities(*cut, budget=BUDGET)
-            unseen = np.isinf(rel)
-            mass[c] += np.exp(inside).sum()
-            error[c] += np.exp(inside[~unseen]) @ rel[~unseen]
-            error[c] += np.exp(np.minimum(bounds[shared, c], log_p[shared])[unseen]).sum()
-    return mass, error
+    sole = open_.sum(axis=1) == 1
+    masses = np.where(open_[sole], np.exp(log_p[sole])[:, None], 0.0)
+    mass += masses.sum(axis=0)
+    error += rel_error[sole] @ masses
+    # All shares of all classes in one call.
+    region, winner = np.nonzero(open_ & ~sole[:, None])
+    if len(region) == 0:
+        return mass, error
+    extra, limits = (np.stack(parts, axis=1)[region, winner] for parts in zip(*conditions))
+    cut = np.concatenate([H[region], extra], 1), np.concatenate([h[region], limits], 1)
+    inside, rel = part.probabilities(*cut, budget=BUDGET)
+    bound = np.minimum(bounds[region, winner], log_p[region])
+    off = np.exp(np.where(np.isinf(rel), bound, inside)) * np.where(np.isinf(rel), 1.0, rel)
+    return mass + np.bincount(winner, np.exp(inside), classes), error + np.bincount(winner, off, classes)
 
 
 def log_bound(rows: np.ndarray, limits: np.ndarray) -> np.ndarray:
