@@ -81,8 +81,8 @@ def samples_worth(
     found, first, second: (b, k) scores of the same classes, the latter by referees of n (or, row by row, n (b,))
     independent samples each. The error of an order is that of the scores' differences, so each row's common shift is
     taken off. With e^2 the mean square error of `found` and v that of a referee, known from the two, worth = n v / e^2
-    (in sums over rows), at most what n v / v is: more the referees cannot see. The interval (95 %) resamples rows; rows
-    with NaN are left out.
+    (sums over rows), at most the n of the referees: more they cannot see. The interval (95 %) resamples rows; rows with
+    NaN are left out. Raises ValueError for unfit shapes or n.
     """
     seed = _check.integer("seed", seed)
     found, first, second = (np.asarray(a, dtype=float) for a in (found, first, second))

@@ -136,11 +136,9 @@ def _class_masses(part, block, classes):
     conditions = [wins(A, b, c) for c in range(classes)]
     bounds = np.stack([log_bound(*each) for each in conditions], axis=1)
     open_ = bounds > log_p[:, None] + np.log(1e-3 * part.rtol)
-    mass, error = np.zeros(classes), np.exp(np.where(open_, -np.inf, bounds)).sum(axis=0)
     sole = open_.sum(axis=1) == 1
     masses = np.where(open_[sole], np.exp(log_p[sole])[:, None], 0.0)
-    mass += masses.sum(axis=0)
-    error += rel_error[sole] @ masses
+    mass, error = masses.sum(axis=0), np.exp(np.where(open_, -np.inf, bounds)).sum(axis=0) + rel_error[sole] @ masses
     # All shares of all classes in one call.
     region, winner = np.nonzero(open_ & ~sole[:, None])
     if len(region) == 0:

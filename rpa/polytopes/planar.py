@@ -79,10 +79,13 @@ def signed_distances(polygons, lines):
 def clip(polygons: Polygons, lines: np.ndarray, distances: np.ndarray | None = None) -> Polygons:
     """The part of each polygon with a z <= c, for lines (P, 3) = (a, c) of unit normal (Sutherland-Hodgman).
 
-    A polygon that only touches the half-plane becomes empty.
+    A polygon that only touches the half-plane becomes empty. Most lines of a region leave all polygons as they are.
     """
     d = signed_distances(polygons, lines) if distances is None else distances
-    used, start, end = polygons.used, polygons.vertices, polygons.next_vertices
+    used = polygons.used
+    if not (used & (d >= 0)).any():
+        return polygons
+    start, end = polygons.vertices, polygons.next_vertices
     following = _next(d, polygons.counts)
     keep = used & (d <= 0)
     cross = used & (d * following < 0)
@@ -264,7 +267,7 @@ def log_probability(H: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarra
         polygons = square(len(pending), radius)
         for i in range(H.shape[1]):
             nowhere = [0.0, 1.0, 2 * radius]
-            polygons = _clipped(polygons, np.where(dead[pending, i, None], nowhere, lines[pending, i]))
+            polygons = clip(polygons, np.where(dead[pending, i, None], nowhere, lines[pending, i]))
         found, error, rho = polygon_log_mass(polygons)
         settled = np.isfinite(found) & (rho < radius * 2 / 3)
         log_p[pending[settled]], rel_error[pending[settled]] = found[settled], error[settled]
@@ -272,10 +275,3 @@ def log_probability(H: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarra
         if not len(pending):
             break
     return log_p, rel_error
-
-
-def _clipped(polygons, lines):
-    """`clip`, which most lines of a region spare: those that leave all its polygons whole."""
-    d = signed_distances(polygons, lines)
-    whole = ~(polygons.used & (d >= 0)).any()
-    return polygons if whole else clip(polygons, lines, d)

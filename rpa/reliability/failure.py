@@ -44,7 +44,7 @@ FIRST = 4000  # draws by importance sampling before its weights are judged
 PATIENCE = 0.02  # share of the budget that is drawn before importance sampling is given up
 UNEVEN = 100.0  # relative variance of the weights beyond which, if a few weights carry it, a bridge does better
 FEWEST, COUNTED = 400, 50  # effective draws, failures in plain sampling, without which no error is believed
-LIKE_IT = 4  # a weight that carries half of the error stands for as many like it that were not drawn
+STANDS_FOR = 4  # weights like it, most of them not drawn: one that carries half of the error
 LEAST = 20_000  # the smallest budget: searches and first draws
 
 
@@ -163,7 +163,7 @@ def _sampled(margin, proposals, rtol, budget, rng):
         noise = float(np.sqrt(variance / n))
         error = float(np.hypot(noise, 0.0 if plain else sampler.alone))
         enough, even = n > fewest * (1 + variance), sampler.greatest < error / 2
-        error = error if even else max(error, LIKE_IT * sampler.greatest)
+        error = error if even else max(error, STANDS_FOR * sampler.greatest)
         found = estimated(
             sampler.log_p, error, enough and error <= rtol, "sampling" if plain else "importance sampling"
         )

@@ -62,7 +62,7 @@ class Subject:
         else sampled now, image by image, and kept in `folder`. n, most: as in `rpa.subjects.references.estimate`.
         """
         key = self._key(sigma, n, seed, most)
-        if references.path_of(key, references.FOLDER).exists():
+        if self.has_reference(sigma, n, seed, most):
             folder = references.FOLDER
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
         partial = BUILD / "partial" / references.path_of(key, folder).name
@@ -73,9 +73,9 @@ class Subject:
 
         return references.load_or_make(key, make, folder)
 
-    def has_reference(self, sigma: float, n: int, seed: int) -> bool:
-        """Whether data/references has the reference for this noise, sample size and seed."""
-        return references.path_of(self._key(sigma, n, seed), references.FOLDER).exists()
+    def has_reference(self, sigma: float, n: int, seed: int, most: int | None = None) -> bool:
+        """Whether data/references has the reference for this noise, these sample sizes and seed."""
+        return references.path_of(self._key(sigma, n, seed, most), references.FOLDER).exists()
 
     def _key(self, sigma, n, seed, most=None):
         sizes = {"n": n} if most is None else {"n": n, "most": most}

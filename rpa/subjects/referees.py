@@ -59,7 +59,10 @@ def digit_moments(subject: Subject, sigma: float, n: int) -> list[np.ndarray]:
 
 
 def jobs(prefix: str = "") -> list[tuple[str, float, int, int, int | None]]:
-    """(network, sigma, samples, seed, most samples) of every reference of networks named `prefix`..."""
+    """(network, sigma, samples, seed, most samples) of every reference that is wanted of the networks at hand.
+
+    prefix: of the names of the networks that count.
+    """
     found = []
     for name, levels in SAMPLES.items():
         for network in [each for each in DIGITS if each.startswith(name)] or [name]:

@@ -139,10 +139,10 @@ def _one(net, x, scale, pairs, generator, keep, chunk, layout):
             plus, minus = y.chunk(2)
             middle = (plus + minus) / 2
             sums = sums + torch.stack([middle.sum(0), (middle**2).sum(0), ((plus**2 + minus**2) / 2).sum(0)])
-        found, done = _moments(centre[0], sums, wanted, keep), wanted
-        if done == most or _settled(*found[1::2]):
-            return *found, np.int32(2 * done)
-        wanted = min(2 * done, most)
+        top, mean, var, stderr = _moments(centre[0], sums, wanted, keep)
+        if wanted == most or _settled(mean, stderr):
+            return top, mean, var, stderr, np.int32(2 * wanted)
+        done, wanted = wanted, min(2 * wanted, most)
 
 
 def _moments(centre, sums, pairs, keep):
