@@ -36,6 +36,9 @@ CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 JOBS := $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
+# What runs many notebooks: its kernels are forks of one process that has imported the packages.
+WARM := $(PYTHON) -m rpa.companion.kernels
+
 export PYTHONPATH := $(CURDIR)
 # Processes among which a notebook shares its images: the cores that are left when as many notebooks run as may, all of
 # them for one notebook alone. Elsewhere (references, sweeps, robustness) work is spread over all cores at once.
@@ -124,7 +127,7 @@ build/code/depends.mk: $(NOTEBOOKS) $(MODULES) | $(ENV)
 results: $(LONGEST) $(EXECUTED) $(FIGURES) $(RECORDS)
 
 figures: $(ENV)
-	@$(MAKE) --no-print-directory $(PARALLEL) results
+	@$(WARM) $(MAKE) --no-print-directory $(PARALLEL) results
 ifeq ($(PROFILE),full)
 	@$(PYTHON) -m rpa.companion.verdicts readme
 endif
@@ -136,7 +139,7 @@ quick:
 # A rerun goes on where an earlier one was stopped, unless that had the other profile.
 reproduce: $(ENV)
 	@[ "$$(cat build/rerun/profile 2>/dev/null)" = $(PROFILE) ] || { rm -rf build/rerun; mkdir -p build/rerun; echo $(PROFILE) > build/rerun/profile; }
-	@$(MAKE) --no-print-directory $(PARALLEL) results RERUN=1
+	@$(WARM) $(MAKE) --no-print-directory $(PARALLEL) results RERUN=1
 	@$(PYTHON) -m rpa.companion.comparison
 
 compare: $(ENV)
@@ -149,14 +152,14 @@ verify: $(ENV)
 	@$(PYTHON) -m rpa.companion.verdicts verify --profile $(PROFILE)
 
 report: $(ENV)
-	@$(MAKE) --no-print-directory $(PARALLEL) results
+	@$(WARM) $(MAKE) --no-print-directory $(PARALLEL) results
 	@$(PYTHON) -m rpa.companion.site --profile $(PROFILE)
 
 run: $(ENV)
 	@$(PYTHON) -m rpa.companion.variant $(or $(NB),$(error NB: expected a notebook, as in make run NB=01_moons_noise)) "$(P)" --profile $(PROFILE)
 
 sweep: $(ENV)
-	@$(PYTHON) -m rpa.companion.sweep $(or $(NB),$(error NB: expected a notebook, as in make sweep NB=01_moons_noise)) \
+	@$(WARM) $(PYTHON) -m rpa.companion.sweep $(or $(NB),$(error NB: expected a notebook, as in make sweep NB=01_moons_noise)) \
 	  $(or $(GRID),$(error GRID: expected a YAML file, as in make sweep GRID=grid.yaml)) --profile $(PROFILE) \
 	  $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(PLOT),--plot '$(PLOT)')
 
@@ -164,7 +167,7 @@ runs: $(ENV)
 	@$(PYTHON) -m rpa.companion.variant
 
 robustness: $(ENV)
-	@$(PYTHON) -m rpa.companion.robustness
+	@$(WARM) $(PYTHON) -m rpa.companion.robustness
 
 bundle: $(ENV)
 	@$(PYTHON) -m rpa.companion.bundle
@@ -175,10 +178,10 @@ lint: $(ENV)
 	$(PYTHON) -m mypy
 
 test: lint
-	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal
+	$(WARM) $(PYTHON) -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: $(ENV)
-	$(PYTHON) -m pytest -m slow --durations=15
+	$(WARM) $(PYTHON) -m pytest -m slow --durations=15
 
 # Other packages to measure against, which nothing else needs.
 PEERS := $(ENV:installed=peers)

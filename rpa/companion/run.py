@@ -18,19 +18,16 @@ from pathlib import Path
 from unittest.mock import patch
 
 from rpa._files import ROOT
-from rpa.companion import report
+from rpa.companion import kernels, report
 from rpa.companion.provenance import code_version
 
-__all__ = ["is_current", "run", "threads"]
+__all__ = ["is_current", "run"]
 
 # Seconds that a cell may take. Rarely a kernel loses a message and waits for ever: then the notebook is run once more.
 PATIENCE = {"quick": 300, "full": 3600}
 FOLDERS = ("figures", "data/results", "data/results/timings")
 # A kernel takes the environment of its process: threads of one process (of a dask worker, say) run one after another.
 ONE_AT_A_TIME = threading.Lock()
-# Arrays of some megabytes come and go. glibc keeps their pages when told to: asking the system for them again takes a
-# tenth of a notebook's time. Other C libraries do not look at these variables.
-KEEP_PAGES = {f"MALLOC_{name}_": str(size) for name, size in (("MMAP_THRESHOLD", 2**29), ("TRIM_THRESHOLD", 2**30))}
 
 
 def run(
@@ -74,23 +71,11 @@ def _label_of(stem, profile, parameters):
     return {"profile": profile, "code": code_version(stem)} | ({"parameters": parameters} if parameters else {})
 
 
-def threads() -> int:
-    """Threads for a notebook's kernel: OMP_NUM_THREADS if set, else one.
-
-    Cores go to notebooks first, of which Make runs as many as there are cores, then to `rpa.parallel.pmap`
-    in each (RPA_WORKERS workers, else one; Make divides the cores that are left). Two threads that work on small arrays
-    beside another busy process wait for each other most of the time, up to thirty times longer than one thread takes.
-    With one thread a record also depends neither on the number of cores nor on how many notebooks run at a time.
-    """
-    return int(os.environ.get("OMP_NUM_THREADS") or 1)
-
-
 def _environment(stage, profile):
     """What a notebook's kernel, which takes its environment from this process, is told beyond it."""
-    return KEEP_PAGES | {
+    return kernels.for_libraries() | {
         "RPA_OUT": str(stage),
         "RPA_PROFILE": profile,
-        "OMP_NUM_THREADS": str(threads()),
         "RPA_WORKERS": os.environ.get("RPA_WORKERS") or "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
@@ -194,6 +179,7 @@ def _execute_once(notebook, stage, parameters):
             copy,
             parameters,
             kernel_name="python3",
+            kernel_manager_class=kernels.manager_class(),
             cwd=notebook.parent,
             progress_bar=bar,
             extra_arguments=["--IPKernelApp.log_level=50"],

@@ -195,10 +195,9 @@ def _bits(layers, slope, noise, offset, scale):
     active = np.empty((len(noise), sum(len(bias) for _, bias in layers)), dtype=bool)
     start, x = 0, torch.add(offset, noise, alpha=scale) if layers else noise
     for k, (weight, bias) in enumerate(layers):
-        x = torch.addmm(bias, x, weight.T) if k else x
+        x = torch.addmm(bias, torch.nn.functional.leaky_relu_(x, slope) if slope else x.relu_(), weight.T) if k else x
         np.greater(x.numpy(), 0, out=active[:, start : start + len(bias)])
         start += len(bias)
-        x = torch.nn.functional.leaky_relu_(x, slope)
     return active
 
 

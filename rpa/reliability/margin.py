@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Event", "Margin", "as_chain", "impossible", "margins"]
 
 ROWS = {torch.float64: 4096, torch.float32: 64}  # inputs evaluated at once: small networks, convolutions
+ACCELERATED = 2048  # the same on an accelerator, which one call keeps busy only if it is large
 BELOW = -np.finfo(float).tiny
 
 
@@ -83,7 +85,8 @@ class Margin:
 
     def each(self, z: np.ndarray) -> np.ndarray:
         """The margin of each rival, (n, q), whether flipped or not."""
-        found = tmap(self._evaluated, self._parts(z))
+        with self._accurate():
+            found = tmap(self._evaluated, self._parts(z))
         each = np.concatenate(found) if found else np.zeros((0, len(self.event.rows)))
         if not np.isfinite(each).all():
             raise ValueError("net: returned NaN or infinite values")
@@ -105,7 +108,8 @@ class Margin:
 
     def gradient(self, z: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(margin of one rival (n,), its gradient (n, dim)) at z (n, dim); which (n,): the rival of each point."""
-        values, slopes = zip(*tmap(self._sloped, zip(self._parts(z), self._parts(which, torch.int64))))
+        with self._accurate():
+            values, slopes = zip(*tmap(self._sloped, zip(self._parts(z), self._parts(which, torch.int64))))
         self.evaluations += 3 * len(z)  # a backward pass costs about two forward ones
         return np.concatenate(values), np.concatenate(slopes)
 
@@ -113,9 +117,19 @@ class Margin:
         """The margin of the complement: it is >= 0 where this one is not."""
         return replace(self, flipped=not self.flipped, evaluations=0)
 
+    @property
+    def _on_cpu(self):
+        return self.like.device.type == "cpu"
+
+    def _accurate(self):
+        """Convolutions in full float32, and the same from call to call: cuDNN's own choice is TF32, 10 bits."""
+        if self._on_cpu:
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+
     def _parts(self, z, dtype=None):
         rows = torch.as_tensor(z, dtype=dtype or self.like.dtype, device=self.like.device)
-        return rows.split(ROWS.get(self.like.dtype, 256)) if len(rows) else []
+        return rows.split(ROWS.get(self.like.dtype, 256) if self._on_cpu else ACCELERATED) if len(rows) else []
 
     def _evaluated(self, z):
         with torch.inference_mode():

@@ -49,7 +49,7 @@ def _create(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
     rooms = [
         f"rpa/companion/{module}.py"
-        for module in ("__init__", "claim", "comparison", "provenance", "report", "verdicts", "run")
+        for module in ("__init__", "claim", "comparison", "kernels", "provenance", "report", "verdicts", "run")
     ]
     for name in ["Makefile", "figures/rpa.mplstyle", "rpa/__init__.py", "rpa/__init__.pyi", "rpa/_files.py", *rooms]:
         shutil.copy(ROOT / name, tmp_path / name)
@@ -256,12 +256,12 @@ def test_a_rerun_that_is_stopped_touches_nothing_committed(committed, how):
 
 
 def test_a_notebook_has_one_thread_unless_told_otherwise(monkeypatch):
-    from rpa.companion import run
+    from rpa.companion import kernels
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert run.threads() == 1
+    assert kernels.threads() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert run.threads() == 3
+    assert kernels.threads() == 3
 
 
 def test_files_of_another_name_are_refused(project):

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from helpers import run_quick
 
-from rpa.companion import report, verdicts
+from rpa.companion import kernels, report, verdicts
 
 NOTEBOOKS = sorted((report.ROOT / "notebooks").glob("[0-9]*.ipynb"))
 STEMS = [path.stem for path in NOTEBOOKS]
@@ -41,8 +41,10 @@ def test_quick_profile_runs_and_records(stem, quick_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", STEMS)
-def test_two_runs_record_the_same_bytes(stem, quick_run, tmp_path):
+def test_two_runs_record_the_same_bytes(stem, quick_run, tmp_path, monkeypatch):
+    """Of which the second one has an ordinary kernel, also under `make test`, where kernels are forks."""
     folder = quick_run(stem)
+    monkeypatch.delenv(kernels.SERVER, raising=False)
     assert run_quick(report.ROOT / "notebooks" / f"{stem}.ipynb", tmp_path).returncode == 0
     results = list((folder / "data" / "results").glob("*.json"))
     tables = [path for path in (folder / "figures").glob("*.csv") if not path.stem.endswith("_seconds")]
