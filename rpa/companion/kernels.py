@@ -183,7 +183,8 @@ def main(arguments):
     if arguments[0] == "--serve":
         return _serve(socket.socket(fileno=int(arguments[1])), 0)
     if sys.platform == "linux" and SERVER not in os.environ:  # forks of threaded libraries are safe on Linux alone
-        _start_server()
+        with suppress(OSError):  # no place for a socket, or its path is too long
+            _start_server()
     os.execvp(arguments[0], arguments)
 
 

@@ -137,3 +137,11 @@ def _wait_until(condition, seconds=120):
 def test_a_command_that_is_not_there_leaves_no_server(tmp_path):
     assert _served("no-such-command", folder=tmp_path, stderr=subprocess.DEVNULL).wait() != 0
     _wait_until(lambda: not list(tmp_path.iterdir()))
+
+
+def test_where_no_socket_can_be_made_the_command_runs_without_a_server(tmp_path):
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    with _served("sh", "-c", f"echo [${kernels.SERVER}]", folder=deep, stdout=-1, text=True) as command:
+        assert command.stdout.read() == "[]\n"
+    assert command.returncode == 0
