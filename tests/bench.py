@@ -4,6 +4,7 @@ Each topic is a script tests/bench_<topic>.py with a `main()` that prints `table
 named on the command line. Absolute seconds belong to the machine; the ratios are what a table is for.
 """
 
+import csv
 import subprocess
 import sys
 import time
@@ -29,7 +30,8 @@ def table(title, columns, rows, keep=None):
     widths = [max(map(len, column)) for column in zip(*cells)]
     if keep:
         (TABLES / f"{keep}.csv").parent.mkdir(parents=True, exist_ok=True)
-        (TABLES / f"{keep}.csv").write_text("".join(",".join(row) + "\n" for row in cells))
+        with (TABLES / f"{keep}.csv").open("w") as file:
+            csv.writer(file, lineterminator="\n").writerows(cells)
     print(f"\n{title}")
     for row in cells:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip(), flush=True)

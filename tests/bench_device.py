@@ -61,9 +61,10 @@ def main():
             spent[device] = seconds(lambda device=device: found.update({device: answer(device)}), 2)
         (ours, error), (theirs, other) = found["cpu"], found["cuda"]
         gap = np.max(abs(np.expm1(theirs - ours)) / np.hypot(error, other))
-        rows.append([title, spent["cpu"], spent["cuda"], spent["cpu"] / spent["cuda"], float(gap)])
-    name = f"{torch.cuda.get_device_name()} beside {os.cpu_count()} processors, {torch.get_num_threads()} threads"
-    table(f"Accelerator: {name}", ["problem", "processor s", "accelerator s", "ratio", "gap in errors"], rows)
+        here = [torch.cuda.get_device_name(), os.cpu_count()]
+        rows.append([title, *here, *spent.values(), spent["cpu"] / spent["cuda"], float(gap)])
+    columns = ["problem", "accelerator", "processors", "processor s", "accelerator s", "ratio", "gap in errors"]
+    table("The same answers on an accelerator and on the processors beside it", columns, rows, keep="device")
 
 
 if __name__ == "__main__":
