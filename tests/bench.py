@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 TABLES = HERE.parent / "data" / "results" / "bench"
 
@@ -35,6 +37,21 @@ def table(title, columns, rows, keep=None):
     print(f"\n{title}")
     for row in cells:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip(), flush=True)
+
+
+def regions(layers, count):
+    """(H, h) of the commonest regions of an MNIST network around a test image, noise 0.2, in whitened coordinates."""
+    from rpa.inputs import Gaussian
+    from rpa.patterns.regions import affine_pieces, halfspaces
+    from rpa.subjects import datasets, train
+
+    image = Gaussian(datasets.mnist("test").rows[0], 0.2**2)
+    net = train.load_network(f"mnist_{layers}").whitened(image)
+    drawn = net.patterns(np.random.default_rng(0).standard_normal((100_000, net.input_dim)))
+    patterns, counts = np.unique(drawn, axis=0, return_counts=True)
+    patterns = patterns[np.argsort(-counts)[:count]]
+    G, g, _, _ = affine_pieces(net, patterns)
+    return halfspaces(patterns, G, g)
 
 
 def main(topics):

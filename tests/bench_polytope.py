@@ -4,15 +4,13 @@ import warnings
 
 import numpy as np
 import torch
-from bench import seconds, table
+from bench import regions, seconds, table
 from botorch.utils.probability.mvnxpb import MVNXPB
 from scipy.stats import multivariate_normal
 
 from rpa.companion import known
 from rpa.inputs import Gaussian
-from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.polytopes.polytope import orthant, probabilities, probability
-from rpa.subjects import datasets, train
 
 
 def tail_orthant():
@@ -44,13 +42,7 @@ def tail_orthant():
 
 def network_patterns():
     """The 300 commonest patterns of MNIST 784-32-32-10 around one test image, and SciPy on a few of the same."""
-    image = Gaussian(datasets.mnist("test").rows[0], 0.2**2)
-    net = train.load_network("mnist_784-32-32-10").whitened(image)
-    drawn = net.patterns(np.random.default_rng(0).standard_normal((100_000, net.input_dim)))
-    patterns, counts = np.unique(drawn, axis=0, return_counts=True)
-    patterns = patterns[np.argsort(-counts)[:300]]
-    G, g, _, _ = affine_pieces(net, patterns)
-    H, h = halfspaces(patterns, G, g)
+    H, h = regions("784-32-32-10", 300)
     ours = seconds(lambda: probabilities(H, h, rtol=1e-2), repeat=5) / len(H)
     log_p, error = probabilities(H, h, rtol=1e-2)
     truth = probabilities(H[:5], h[:5], rtol=1e-3, seed=1)[0]

@@ -1,12 +1,14 @@
-"""What several test files share: random networks and inputs, agreement by exact binomial tails, a run, a browser."""
+"""What several test files share: random networks and inputs, agreement by exact binomial tails, runs, a browser."""
 
 import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from itertools import pairwise
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -51,6 +53,24 @@ def run_quick(path, out):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RPA_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "rpa.companion.run", str(path), "--profile", "quick", "--out", str(out)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+def write_notebook(path, *cells, prose="words"):
+    """A notebook of prose, its parameters and code cells, as those of the project are; returns its path."""
+    parameters = nbformat.v4.new_code_cell('profile = "full"', metadata={"tags": ["parameters"]})
+    cells = [nbformat.v4.new_markdown_cell(prose), parameters, *map(nbformat.v4.new_code_cell, cells)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+    return path
+
+
+def wait_for(condition, seconds=300):
+    """Return when condition() is true; it has to become so."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from functools import cache
 
 __all__ = ["SERVER", "for_libraries", "manager_class", "threads"]
 
@@ -35,7 +36,7 @@ AHEAD = (
 # Arrays of some megabytes come and go. glibc keeps their pages when told to: asking the system for them again takes a
 # tenth of a notebook's time. Other C libraries do not look at these variables.
 KEEP_PAGES = {f"MALLOC_{name}_": str(size) for name, size in (("MMAP_THRESHOLD", 2**29), ("TRIM_THRESHOLD", 2**30))}
-INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # as every kernel sets it
+INLINE = "module://matplotlib_inline.backend_inline"  # what every kernel draws with unless told otherwise
 
 
 def threads() -> int:
@@ -51,7 +52,10 @@ def threads() -> int:
 
 def for_libraries() -> dict[str, str]:
     """The environment variables of a kernel that libraries read once, when they are imported."""
-    return KEEP_PAGES | {"OMP_NUM_THREADS": str(threads())}
+    return KEEP_PAGES | {
+        "OMP_NUM_THREADS": str(threads()),
+        "MPLBACKEND": os.environ.get("MPLBACKEND") or INLINE,
+    }
 
 
 def manager_class() -> type:
@@ -91,19 +95,12 @@ def _wait(line, parent):
 
 def _serve(listener, lifeline):
     """Fork a kernel for everyone who calls, until nobody holds the other end of the pipe `lifeline`."""
-    import gc
-    from importlib import import_module
     from select import select
 
-    os.environ |= INLINE | os.environ
     del sys.path[0]  # this file's folder
-    warm = False
     while lifeline not in select([listener, lifeline], [], [])[0]:
         line = listener.accept()[0]
-        for name in () if warm else AHEAD:
-            import_module(name)
-        gc.freeze()  # a collection in a fork would write to every object, and so copy its page
-        warm = True
+        _import_ahead()
         if os.fork() == 0:
             try:
                 _become_kernel(line)
@@ -119,6 +116,16 @@ def _serve(listener, lifeline):
     os.rmdir(os.path.dirname(listener.getsockname()))
 
 
+@cache
+def _import_ahead():
+    import gc
+    from importlib import import_module
+
+    for name in AHEAD:
+        import_module(name)
+    gc.freeze()  # a collection in a fork would write to every object, and so copy its page
+
+
 def _become_kernel(line):
     """What a fork does: take over streams, folder, environment and path, and start as the launcher of kernels does."""
     from threading import Thread
@@ -127,16 +134,16 @@ def _become_kernel(line):
 
     streams = socket.recv_fds(line, 1, 3)[1]
     command, folder, environment = json.loads(line.makefile().readline())
-    same_libraries = _read_once(INLINE | environment) == _read_once(os.environ)
-    if command[:3] != [sys.executable, "-m", "ipykernel_launcher"] or not same_libraries:
+    told_the_same = all(environment.get(name) == os.environ.get(name) for name in for_libraries())
+    if command[:3] != [sys.executable, "-m", "ipykernel_launcher"] or not told_the_same:
         return
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.setsid()
     os.chdir(folder)
-    before, now = (filter(None, each.get("PYTHONPATH", "").split(os.pathsep)) for each in (os.environ, environment))
-    sys.path[:] = dict.fromkeys([*now, *sorted(set(sys.path) - set(before), key=sys.path.index)])
+    before, now = (each.get("PYTHONPATH", "").split(os.pathsep) for each in (os.environ, environment))
+    sys.path[:] = dict.fromkeys([*filter(None, now), *(path for path in sys.path if path not in before)])
     os.environ.clear()
     os.environ.update(environment)
     line.sendall(str(os.getpid()).encode())
@@ -152,10 +159,6 @@ def _exit():
     threading._shutdown()
     atexit._run_exitfuncs()
     os._exit(0)
-
-
-def _read_once(environment):
-    return [environment.get(name) for name in ("MPLBACKEND", *for_libraries())]
 
 
 def _start_server():

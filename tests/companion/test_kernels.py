@@ -5,12 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import nbformat
 import pytest
-from helpers import run_quick
+from helpers import run_quick, wait_for, write_notebook
 
 from rpa._files import ROOT
 from rpa.companion import kernels, run
@@ -27,14 +25,6 @@ SLEEP = """import os, time
 from pathlib import Path
 Path({path!r}).write_text(str(os.getpid()))
 time.sleep(600)"""
-
-
-def _notebook(folder, source, stem="01_a"):
-    parameters = nbformat.v4.new_code_cell('profile = "full"', metadata={"tags": ["parameters"]})
-    notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, folder / f"{stem}.ipynb")
-    return folder / f"{stem}.ipynb"
 
 
 def _served(*command, folder, **options):
@@ -54,7 +44,7 @@ def server(tmp_path_factory):
 
 def _see(tmp_path, stem="01_a"):
     seen = tmp_path / f"{stem}.json"
-    done = run_quick(_notebook(tmp_path, LOOK.format(path=str(seen)), stem), tmp_path / "out")
+    done = run_quick(write_notebook(tmp_path / f"{stem}.ipynb", LOOK.format(path=str(seen))), tmp_path / "out")
     assert done.returncode == 0, done.stderr
     return json.loads(seen.read_text())
 
@@ -79,7 +69,7 @@ def test_without_a_server_that_fits_a_kernel_is_an_ordinary_one(server, tmp_path
     monkeypatch.setenv("RPA_WORKERS", "1")
     monkeypatch.setenv(name, value)
     seen = tmp_path / "seen.json"
-    run.run(_notebook(tmp_path, LOOK.format(path=str(seen))), "quick", tmp_path / "out")
+    run.run(write_notebook(tmp_path / "01_a.ipynb", LOOK.format(path=str(seen))), "quick", tmp_path / "out")
     found = json.loads(seen.read_text())
     assert not found["ahead"] and found["threads"] == os.environ["OMP_NUM_THREADS"]
 
@@ -89,34 +79,34 @@ def test_a_fork_is_interrupted_and_given_a_second_chance(server, tmp_path, monke
     monkeypatch.setattr(run, "PATIENCE", {"quick": 5})
     pid = tmp_path / "pid"
     with pytest.raises(RuntimeError, match="01_a.ipynb: a cell took more than 5 s, twice"):
-        run.run(_notebook(tmp_path, SLEEP.format(path=str(pid))), "quick", tmp_path / "out")
+        run.run(write_notebook(tmp_path / "01_a.ipynb", SLEEP.format(path=str(pid))), "quick", tmp_path / "out")
     assert "once more" in capsys.readouterr().out
-    _wait_until(lambda: not _alive(int(pid.read_text())))
+    wait_for(lambda: not _alive(int(pid.read_text())))
 
 
 def test_a_fork_that_dies_is_a_dead_kernel(server, tmp_path, monkeypatch):
     monkeypatch.setenv(kernels.SERVER, server)
-    done = run_quick(_notebook(tmp_path, "import os\nos._exit(3)"), tmp_path / "out")
+    done = run_quick(write_notebook(tmp_path / "01_a.ipynb", "import os\nos._exit(3)"), tmp_path / "out")
     assert done.returncode == 1 and "FAILED 01_a: Kernel died" in done.stderr
 
 
 @pytest.mark.parametrize("killed", ["run", "server"])
 def test_no_kernel_outlives_its_run_or_its_server(tmp_path, killed):
     pid = tmp_path / "pid"
-    notebook = _notebook(tmp_path, SLEEP.format(path=str(pid)))
+    notebook = write_notebook(tmp_path / "01_a.ipynb", SLEEP.format(path=str(pid)))
     one = f"{sys.executable} -m rpa.companion.run {notebook} --profile quick --out {tmp_path / 'out'}"
     watched = f"{one} & echo $! ${kernels.SERVER}; cat"
     with _served("sh", "-c", watched, folder=tmp_path, stdin=-1, stdout=-1, text=True) as command:
         runner, address = command.stdout.readline().split()
-        _wait_until(lambda: pid.exists() and pid.read_text())
+        wait_for(lambda: pid.exists() and pid.read_text())
         kernel = int(pid.read_text())
         server = int(Path(f"/proc/{kernel}/stat").read_text().rsplit(")", 1)[1].split()[1])
         assert b"--serve" in Path(f"/proc/{server}/cmdline").read_bytes()
         os.kill(int(runner) if killed == "run" else server, signal.SIGKILL)
-        _wait_until(lambda: not _alive(kernel))
+        wait_for(lambda: not _alive(kernel))
         assert _alive(server) == (killed == "run")
         command.stdin.close()
-    _wait_until(lambda: not _alive(server))
+    wait_for(lambda: not _alive(server))
     assert killed == "server" or not Path(address).parent.exists()
 
 
@@ -127,16 +117,9 @@ def _alive(pid):
         return False
 
 
-def _wait_until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
-
-
 def test_a_command_that_is_not_there_leaves_no_server(tmp_path):
     assert _served("no-such-command", folder=tmp_path, stderr=subprocess.DEVNULL).wait() != 0
-    _wait_until(lambda: not list(tmp_path.iterdir()))
+    wait_for(lambda: not list(tmp_path.iterdir()))
 
 
 def test_where_no_socket_can_be_made_the_command_runs_without_a_server(tmp_path):

@@ -5,11 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import nbformat
 import pytest
+from helpers import wait_for, write_notebook
 
 from rpa.companion import verdicts
 
@@ -31,14 +30,6 @@ status = "done"
 """
 
 
-def _notebook(path, *cells, prose="words"):
-    parameters = nbformat.v4.new_code_cell('profile = "full"', metadata={"tags": ["parameters"]})
-    cells = [nbformat.v4.new_markdown_cell(prose), parameters, *map(nbformat.v4.new_code_cell, cells)]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, path)
-
-
 @pytest.fixture
 def project(tmp_path):
     return _create(tmp_path)
@@ -57,9 +48,9 @@ def _create(tmp_path):
     (tmp_path / "data" / "targets.toml").write_text(CLAIM)
     markers = [*verdicts.MARKERS, *verdicts.TIME_MARKERS]
     (tmp_path / "README.md").write_text("\n".join(markers) + "\n")
-    _notebook(tmp_path / "notebooks" / "01_a.ipynb", "a = 1", RECORD.format(stem="01_a"))
-    _notebook(tmp_path / "notebooks" / "02_b.ipynb", "b = 1", RECORD.format(stem="02_b"))
-    _notebook(tmp_path / "notebooks" / "99_explore.ipynb", "c = 1")
+    write_notebook(tmp_path / "notebooks" / "01_a.ipynb", "a = 1", RECORD.format(stem="01_a"))
+    write_notebook(tmp_path / "notebooks" / "02_b.ipynb", "b = 1", RECORD.format(stem="02_b"))
+    write_notebook(tmp_path / "notebooks" / "99_explore.ipynb", "c = 1")
     return tmp_path
 
 
@@ -129,7 +120,7 @@ def test_figures_are_made_once_and_again_only_when_something_changed(made, commi
 
     assert _ran(_make(committed, "figures")[1]) == []
     for cells, expected in ((["b = 2"], ["02_b"]), ([], [])):
-        _notebook(committed / "notebooks" / "02_b.ipynb", "b = 2", RECORD.format(stem="02_b"), prose=f"{cells}")
+        write_notebook(committed / "notebooks" / "02_b.ipynb", "b = 2", RECORD.format(stem="02_b"), prose=f"{cells}")
         assert _ran(_make(committed, "figures")[1]) == expected
     for name in ("figures/01_a.png", "data/results/01_a.json"):
         (committed / name).unlink()
@@ -158,7 +149,7 @@ def _bytes(project):
 
 def test_a_failing_notebook_is_named_and_the_last_good_results_stay(committed):
     good = _bytes(committed)
-    _notebook(committed / "notebooks" / "02_b.ipynb", RECORD.format(stem="02_b"), "\ncount = 0\n1 / count")
+    write_notebook(committed / "notebooks" / "02_b.ipynb", RECORD.format(stem="02_b"), "\ncount = 0\n1 / count")
     code, output = _make(committed, "figures/02_b.png")
     assert code != 0
     assert "02_b.ipynb, cell 4 (count = 0): ZeroDivisionError: division by zero" in output
@@ -172,13 +163,6 @@ def _start(project, *goals):
     return subprocess.Popen(_command(*goals), cwd=project, start_new_session=True, env=_environment(), **quiet)
 
 
-def _wait_for(condition, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
-
-
 STEP = "from pathlib import Path; import time; Path('here{i}').touch(); time.sleep({seconds})"
 
 
@@ -189,27 +173,28 @@ def test_a_run_stopped_at_any_moment_leaves_the_last_good_results(committed, how
     record, draw = RECORD.format(stem="02_b").rsplit("\n", 1)
     record = record.replace("10, 2", "11, 3")
     for i in moments:
-        steps = [STEP.format(i=k, seconds=120 if k == i else 0) for k in range(4)]
-        _notebook(committed / "notebooks" / "02_b.ipynb", steps[0], record, steps[1], draw, steps[2], draw, steps[3])
+        first, *steps = [STEP.format(i=k, seconds=120 if k == i else 0) for k in range(4)]
+        cells = [first, record, steps[0], draw, steps[1], draw, steps[2]]
+        write_notebook(committed / "notebooks" / "02_b.ipynb", *cells)
         for left in (committed / "notebooks").glob("here*"):
             left.unlink()
         process = _start(committed, "figures/02_b.png")
         stage = committed / "build" / "full" / "stage"
         reached = committed / "notebooks" / f"here{i}"
-        _wait_for(reached.exists if i < 4 else lambda: any(stage.glob("02_b-*/02_b.ipynb")))
+        wait_for(reached.exists if i < 4 else lambda: any(stage.glob("02_b-*/02_b.ipynb")))
         os.killpg(process.pid, how)
         assert process.wait(120) != 0
         assert _bytes(committed) == good
         assert _make(committed, "-q", "figures/02_b.png")[0] == 1
-    _notebook(committed / "notebooks" / "02_b.ipynb", record, draw)
+    write_notebook(committed / "notebooks" / "02_b.ipynb", record, draw)
     assert _ran(_make(committed, "figures/02_b.png")[1]) == ["02_b"] and _bytes(committed) != good
 
 
 def test_a_second_run_waits_and_takes_what_the_first_one_finished(project):
     count = "from pathlib import Path; p = Path('runs'); p.write_text((p.read_text() if p.exists() else '') + 'x')"
-    _notebook(project / "notebooks" / "01_a.ipynb", count, STEP.format(i=0, seconds=5), RECORD.format(stem="01_a"))
+    write_notebook(project / "notebooks" / "01_a.ipynb", count, STEP.format(i=0, seconds=5), RECORD.format(stem="01_a"))
     first = _start(project, "build/full/01_a.ipynb")
-    _wait_for((project / "notebooks" / "here0").exists)
+    wait_for((project / "notebooks" / "here0").exists)
     code, output = _make(project, "build/full/01_a.ipynb")
     assert code == 0 and first.wait(300) == 0
     assert "01_a: waiting for process " in output
@@ -245,10 +230,10 @@ def test_a_rerun_that_is_off_is_said_so(rerun):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
 def test_a_rerun_that_is_stopped_touches_nothing_committed(committed, how):
-    _notebook(committed / "notebooks" / "02_b.ipynb", STEP.format(i=0, seconds=120), RECORD.format(stem="02_b"))
+    write_notebook(committed / "notebooks" / "02_b.ipynb", STEP.format(i=0, seconds=120), RECORD.format(stem="02_b"))
     subprocess.run(["git", *"-c user.name=x -c user.email=x@y commit -qam slow".split()], cwd=committed, check=True)
     process = _start(committed, "reproduce")
-    _wait_for((committed / "notebooks" / "here0").exists)
+    wait_for((committed / "notebooks" / "here0").exists)
     os.killpg(process.pid, how)
     assert process.wait(120) != 0
     (committed / "notebooks" / "here0").unlink()
@@ -265,7 +250,7 @@ def test_a_notebook_has_one_thread_unless_told_otherwise(monkeypatch):
 
 
 def test_files_of_another_name_are_refused(project):
-    _notebook(project / "notebooks" / "01_a.ipynb", RECORD.format(stem="07_z"))
+    write_notebook(project / "notebooks" / "01_a.ipynb", RECORD.format(stem="07_z"))
     code, output = _make(project, "build/full/01_a.ipynb")
     assert code != 0 and "01_a: expected files named 01_a.*" in output and "07_z.png" in output
     assert _outputs(project) == []
@@ -297,7 +282,7 @@ def test_a_cell_that_hangs_is_given_a_second_chance(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(run, "PATIENCE", {"quick": 5})
     for name in ("RPA_OUT", "RPA_PROFILE", "PYTHONPATH"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    _notebook(tmp_path / "01_a.ipynb", HANGS.format(path=str(tmp_path / "tries"), times=times))
+    write_notebook(tmp_path / "01_a.ipynb", HANGS.format(path=str(tmp_path / "tries"), times=times))
     if times == 1:
         assert run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out").exists()
     else:

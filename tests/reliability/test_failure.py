@@ -142,6 +142,30 @@ def test_margins_and_gradients_do_not_depend_on_the_number_of_threads(monkeypatc
     np.testing.assert_allclose(results[0][2][::97], np.concatenate([slope for _, slope in pieces]), atol=1e-5)
 
 
+def test_an_accelerator_gets_large_batches_in_full_float32(monkeypatch):
+    """What is asked of it, seen from inside the network; numbers are compared in tests/bench_device.py."""
+    seen, flags = [], torch.backends.cudnn
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append((len(x), flags.allow_tf32, flags.deterministic))
+            return x.flatten(1)
+
+    module = nn.Sequential(nn.Conv2d(1, 1, 3), Watched()).eval()
+    ((_, margin),) = margins(module, Gaussian(np.zeros(16), 1.0), input_shape=(1, 4, 4))
+    z, which = np.random.default_rng(0).standard_normal((300, 16)), np.arange(300) % 3
+    monkeypatch.setattr(flags, "allow_tf32", True)
+    seen.clear()
+    expected = margin(z), *margin.gradient(z, which)
+    assert max(n for n, *_ in seen) == 64
+    monkeypatch.setattr(type(margin), "_on_cpu", False)
+    seen.clear()
+    found = margin(z), *margin.gradient(z, which)
+    assert seen == [(300, False, True)] * 2 and flags.allow_tf32
+    for a, b in zip(expected, found):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_draws_are_traced_back_to_the_components_that_may_have_made_them():
     ladders = [np.array([-np.inf, 1.0, 2.0]), np.array([-np.inf, 1.5])]
     proposal, rng = Proposal.ladders(np.eye(2, 3), ladders), np.random.default_rng(0)
