@@ -9,6 +9,7 @@ network with a standard normal input of dimension rank(W_1 cov W_1^T), small eve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,11 +110,17 @@ class ReLUNetwork:
             raise ValueError(
                 f"gaussian: expected dimension {self.input_dim} of the network's input, got {gaussian.dim}"
             )
-        rows = gaussian.times_factor(self.weights[0])
-        u, s, _ = np.linalg.svd(rows, full_matrices=False)
-        keep = s > s.max(initial=0.0) * max(rows.shape) * np.finfo(float).eps
+        if gaussian.cov_given.ndim == 0 and gaussian.cov_given > 0:
+            first = self._first_axes * np.sqrt(gaussian.cov_given)
+        else:
+            first = _axes(gaussian.times_factor(self.weights[0]))
         first_bias = self.weights[0] @ gaussian.mean + self.biases[0]
-        return ReLUNetwork((u[:, keep] * s[keep], *self.weights[1:]), (first_bias, *self.biases[1:]), self.slope)
+        return ReLUNetwork((first, *self.weights[1:]), (first_bias, *self.biases[1:]), self.slope)
+
+    @cached_property
+    def _first_axes(self):
+        """`_axes` of the first layer: white noise of every level shares them."""
+        return _axes(self.weights[0])
 
     @classmethod
     def from_torch(cls, module: nn.Module, input_shape: tuple[int, ...] | None = None) -> ReLUNetwork:
@@ -146,6 +153,13 @@ class ReLUNetwork:
             linear.bias.data = torch.from_numpy(bias.copy())
             layers += [linear, nn.LeakyReLU(self.slope) if self.slope else nn.ReLU()]
         return nn.Sequential(*layers[:-1])
+
+
+def _axes(rows):
+    """U S (m, r) of rows = U S V^T (m, d) of rank r."""
+    u, s, _ = np.linalg.svd(rows, full_matrices=False)
+    keep = s > s.max(initial=0.0) * max(rows.shape) * np.finfo(float).eps
+    return u[:, keep] * s[keep]
 
 
 def as_network(net: ReLUNetwork | nn.Module) -> ReLUNetwork:

@@ -39,10 +39,17 @@ def test_torch_round_trip(slope):
 
 @pytest.mark.parametrize(
     "gaussian, rank",
-    [(random_gaussian(6, 0), 3), (Gaussian(np.ones(6), np.ones((6, 6))), 1), (Gaussian(np.ones(6), 0.0), 0)],
+    [
+        (random_gaussian(6, 0), 3),
+        (Gaussian(np.ones(6), np.ones((6, 6))), 1),
+        (Gaussian(np.ones(6), np.arange(6.0)), 3),
+        (Gaussian(np.ones(6), 0.3), 3),
+        (Gaussian(np.ones(6), 0.0), 0),
+    ],
 )
 def test_whitened_network_has_the_same_law(gaussian, rank):
     net = random_network((6, 3, 4, 2), 3)
+    net.whitened(Gaussian(np.zeros(6), 2.0))  # white noise shares what depends on the weights alone
     flat = net.whitened(gaussian)
     assert flat.input_dim == rank
     expected = gaussian.affine(net.weights[0], net.biases[0])

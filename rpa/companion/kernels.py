@@ -30,6 +30,7 @@ AHEAD = (
     "sklearn.cluster",
     "sklearn.datasets",
     "sklearn.mixture",
+    "torch._dynamo",  # what the first Jacobian product of torch.func imports
     "torch.nn.functional",
     "tqdm.auto",
 )

@@ -85,10 +85,12 @@ def output_folder() -> Path:
 
 
 def use_style() -> None:
-    """Apply the matplotlib style of all figures, figures/rpa.mplstyle."""
+    """Apply the style of all figures, figures/rpa.mplstyle; a notebook shows them framed as they are saved."""
     import matplotlib.pyplot as plt
 
     plt.style.use(ROOT / "figures" / "rpa.mplstyle")
+    if (shell := _shell()) is not None:
+        shell.run_line_magic("config", "InlineBackend.print_figure_kwargs = {'bbox_inches': None}")
 
 
 def record(
@@ -175,9 +177,12 @@ def save_figure(fig: Figure, stem: str) -> None:
         "png": {"Title": stem, "Description": source},
         "pdf": {"Title": stem, "Subject": source, "CreationDate": None},
     }
+    engine = fig.get_layout_engine()
     for kind, information in described.items():
         target = output_folder() / "figures" / f"{stem}.{kind}"
         _files.replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information, **frame))
+        fig.set_layout_engine("none")  # the places found for one file serve the other
+    fig.set_layout_engine(engine)
 
 
 def save_table(frame: pd.DataFrame, stem: str) -> None:
@@ -210,8 +215,11 @@ def _processor():
 
 def _cell():
     """The number of the code cell that is running, None outside a notebook."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return None if shell is None else len(shell.user_ns["In"]) - 1
+    return None if (shell := _shell()) is None else len(shell.user_ns["In"]) - 1
+
+
+def _shell():
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 def _plain(id, value, numbers_only=False):

@@ -166,6 +166,11 @@ def _squares(copies, mean):
     return power.mean(1, keepdim=True), power
 
 
+def _variance_of(copies):
+    mean = sum(copies.split(1)) / len(copies)
+    return _mean_square(copies, mean).mul_(len(copies) / (len(copies) - 1))
+
+
 def _mean_square(copies, mean):
     # Image by image and in place: a mean along the first dimension is several times slower.
     first, *others = copies.split(1)
@@ -274,6 +279,6 @@ def informed_mean(
                     state = _step(layer, state, correction)
                 else:
                     state = _moved(layer, state, correction.lift)
-                    state = state._replace(var=state.copies.var(0, keepdim=True))
+                    state = state._replace(var=_variance_of(state.copies))
             means.append(state.mean)
     return torch.cat(means)

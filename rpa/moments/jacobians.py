@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from rpa.moments.layerwise import NONLINEAR, linear_part
-from rpa.moments.modules import as_sequential
+from rpa.moments.modules import as_sequential, pool_first
 
 __all__ = ["inner_jacobian", "jacobian_at", "pull_back", "pushed"]
 
-PRODUCTS = 256  # vector-Jacobian products computed at once
+PRODUCTS, COLUMNS = 256, 1024  # products with a Jacobian computed at once: backwards, and forwards
 KEPT = 1 << 26  # numbers that many inputs may share
 
 
@@ -47,12 +47,12 @@ def inner_jacobian(first: nn.Module, like: torch.Tensor) -> Callable[[torch.Tens
     n, m = like.numel(), first(like).numel()
     if n > 2 * m:
         return lambda z: jacobian_at(first, z)[1]
-    layers = list(as_sequential(first))
+    layers = list(pool_first(as_sequential(first)))
     front = next((i for i, layer in enumerate(layers) if isinstance(layer, NONLINEAR)), len(layers))
     front = front if n * nn.Sequential(*layers[:front])(like).numel() <= KEPT else 0
     start, rest = nn.Sequential(*layers[:front]), nn.Sequential(*layers[front:])
     unit = torch.eye(n, dtype=like.dtype).reshape(n, *like.shape[1:])
-    parts = [pushed(start, like, part)[1] for part in unit.split(PRODUCTS)]
+    parts = [pushed(start, like, part)[1] for part in unit.split(COLUMNS)]
 
     @torch.no_grad()
     def jacobian(z):

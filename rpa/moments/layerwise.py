@@ -133,11 +133,16 @@ class _State:
 def _densified(state):
     if state.dense is not None:
         return state
-    dense = torch.diag_embed(state.diag.flatten(1))
-    if state.factor is not None:
-        rows = state.factor.flatten(2)
-        dense = dense + rows.mT @ rows
-    return _State(state.mean, dense=dense)
+    if state.factor is None:
+        return _State(state.mean, dense=torch.diag_embed(state.diag.flatten(1)))
+    rows = state.factor.flatten(2)
+    return _State(state.mean, dense=_with_diagonal(rows.mT @ rows, state.diag))
+
+
+def _with_diagonal(cov, diag):
+    """cov (b, n, n), changed, with diag (b, *shape) added to its diagonal: large matrices are not copied."""
+    cov.diagonal(dim1=-2, dim2=-1).add_(diag.flatten(1))
+    return cov
 
 
 def _through(layer, state, rule, max_dense):
@@ -260,7 +265,7 @@ def _max_pool(state, layer, rule, max_dense):
     rest = (top.var.reshape(pooled) - response.var).clamp(min=0)
     if response.dense is None:
         return replace(response, diag=rest)
-    return replace(response, dense=response.dense + torch.diag_embed(rest.flatten(1)))
+    return replace(response, dense=_with_diagonal(response.dense, rest))
 
 
 def _members(state):

@@ -8,7 +8,7 @@ once, down their columns, then along the rows.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -181,13 +181,25 @@ def _cubature(mean, cov, dtype):
     scale = torch.where(values > 1e-12 * values[..., -1:], values, 0.0).sqrt()
     points = _normal_points(mean.shape[-1]).to(dtype)
     highest = mean.max(-1, keepdim=True).values
-    top, which = ((vectors * scale[..., None, :]).to(dtype) @ points + (mean - highest).to(dtype)[..., None]).max(-2)
-    gains = torch.stack([(which == j).sum(-1) for j in range(mean.shape[-1])], -1).double() / points.shape[1]
-    var, centre = torch.var_mean(top, -1, correction=0)
-    hessian = ((top - centre[..., None])[..., None, :] * points) @ points.T / points.shape[1]
+    members = (vectors * scale[..., None, :]).to(dtype) @ points + (mean - highest).to(dtype)[..., None]
+    top = members.amax(-2)
+    gains = torch.stack([won.count_nonzero(-1) for won in _wins(members, top)], -1).double() / points.shape[1]
+    centre = top.mean(-1, keepdim=True)
+    away = top - centre
+    products = (points[:, None] * points).flatten(0, 1)
+    hessian = (away @ products.T / points.shape[1]).unflatten(-1, [len(points)] * 2)
     curvatures, axes = torch.linalg.eigh(hessian.double())
     directions = vectors * torch.where(scale > 0, 1 / scale, 0.0)[..., None, :] @ axes
-    return centre + highest.squeeze(-1), var, gains, curvatures[..., 1:], directions[..., 1:]
+    return (centre + highest).squeeze(-1), away.square().mean(-1), gains, curvatures[..., 1:], directions[..., 1:]
+
+
+def _wins(members, top):
+    """For each of the members (n, w, points) where it is the maximum `top` (n, points); of equal ones the first is."""
+    lost = torch.ones_like(top, dtype=torch.bool)
+    for member in members.unbind(-2):
+        below = member < top
+        yield lost & ~below
+        lost &= below
 
 
 @lru_cache
@@ -231,8 +243,9 @@ def second_order_local(curvatures: torch.Tensor, rows: torch.Tensor) -> torch.Te
             if len(shared):
                 other = parts[j]
                 left, right = (rows[:, part][..., shared].flatten(0, 1) for part in (one, other))
-                cross = (left @ right.T).square_().unflatten(0, (len(rows), -1)).unflatten(2, (len(rows), -1))
-                total[one, other] = torch.einsum("ai,aibj,bj->ij", curvatures[:, one], cross, curvatures[:, other]) / 2
+                cross = (left @ right.T).square_().unflatten(0, (len(rows), -1))
+                cross = (cross * curvatures[:, one, None]).sum(0).unflatten(1, (len(rows), -1))
+                total[one, other] = (cross * curvatures[:, other]).sum(1) / 2
                 total[other, one] = total[one, other].T
     back = order.argsort()
     return total[back[:, None], back]
@@ -240,11 +253,8 @@ def second_order_local(curvatures: torch.Tensor, rows: torch.Tensor) -> torch.Te
 
 def combine(members: torch.Tensor, windows: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
     """members (b, n, r) -> (b, o, r): the rows of those in each window (o, w) weighted by its gains (b, o, w)."""
-    first, *others = (members[:, windows[:, j]] for j in range(windows.shape[1]))
-    total = first * gains[..., 0, None]
-    for j, other in enumerate(others, 1):
-        total = total.addcmul(other, gains[..., j, None])
-    return total
+    total = partial(functional.embedding_bag, windows, mode="sum")
+    return torch.stack([total(rows, per_sample_weights=each) for rows, each in zip(members, gains)])
 
 
 def windows_of(layer: nn.Module, shape: torch.Size, pooled: torch.Size) -> torch.Tensor:

@@ -134,18 +134,17 @@ def two_stage(
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     y = _output_of_first(first, second, x)
+    outputs, affine = _checked_outputs(outputs, second, y), _is_affine(first)
     units, full = y.numel(), noise(cov, x)[1]
-    outputs = _checked_outputs(outputs, second, y)
-    if units > MAX_DENSE and (rule not in ADJOINT or full is not None or points is not None):
+    if units > MAX_DENSE and (rule not in ADJOINT or full is not None or (points is not None and not affine)):
         raise ValueError(f"first: {units} units; above {MAX_DENSE} only {ADJOINT}, without full cov or points")
-    affine = _is_affine(first)
-    if rule in ADJOINT and full is None and points is None and (units > MAX_DENSE or affine):
-        return _adjoint(first, second, x, cov, rule, outputs)
     if points is None:
         rows, nearest = torch.unique(x.detach().flatten(1), dim=0, return_inverse=True)
         points = rows.reshape(-1, *x.shape[1:])
     else:
         nearest = _nearest(x, points)
+    if rule in ADJOINT and full is None and (affine or units > MAX_DENSE):
+        return _adjoint(first, second, x, cov, rule, outputs, points.to(x), nearest)
     where, parts, order = points.to(x), [], []
     jacobian = inner_jacobian(first, where[:1].detach())
     for index in nearest.unique():
@@ -256,18 +255,20 @@ def _relu_covariance(mu, hidden, rule):
     return inner + torch.diag_embed(variances - inner.diagonal(dim1=-2, dim2=-1))
 
 
-def _adjoint(first, second, x, cov, rule, outputs):
+def _adjoint(first, second, x, cov, rule, outputs, points, nearest):
     """`two_stage` for the rules that need no covariance of y: k products through each stage, all inputs at once."""
     mu, var = _local_moments(first, x, cov)
-    point = torch.relu(mu)
+    used, own = nearest.unique(return_inverse=True)
+    with torch.no_grad():
+        start = torch.relu(first(points[used])).requires_grad_()
     with torch.enable_grad():
-        start = point.detach().requires_grad_()
         value = second(start)
         wanted = range(value[0].numel()) if outputs is None else outputs
         columns = [value.flatten(1)[:, j] for j in wanted]
-        outer = torch.stack([torch.autograd.grad(c.sum(), start, retain_graph=True)[0] for c in columns], 1)
+        outer = torch.stack([torch.autograd.grad(c.sum(), start, retain_graph=True)[0] for c in columns], 1)[own]
     expected, variance = relu.mean(mu, var), relu.variance(mu, var)
-    mean = torch.stack(columns, 1).detach() + (outer * (expected - start.detach())[:, None]).flatten(2).sum(2)
+    shift = expected - start.detach()[own]
+    mean = torch.stack(columns, 1).detach()[own] + (outer * shift[:, None]).flatten(2).sum(2)
     rest = variance
     cov_out = 0.0
     if rule == "linear":

@@ -216,11 +216,12 @@ def pattern_keys(packed: np.ndarray) -> np.ndarray:
 
 
 def _distinct(packed):
-    """Index of one of each distinct row, and how often it occurs."""
-    keys = pattern_keys(packed)
-    order = np.argsort(keys)
-    starts = np.flatnonzero(np.concatenate([[True], keys[order[1:]] != keys[order[:-1]]]))
-    return order[starts], np.diff(np.append(starts, len(keys)))
+    """Index of the first of each distinct row, and how often it occurs."""
+    import pandas as pd
+
+    # By hashing, numbered as they appear: sorting a million of keys together with their places takes twice as long.
+    codes, _ = pd.factorize(pattern_keys(packed))
+    return np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1)), np.bincount(codes)
 
 
 def _checked(net, inputs, number, mass, name="max_patterns"):

@@ -2,6 +2,8 @@
 
 import json
 import math
+from base64 import b64decode
+from io import BytesIO
 
 import nbformat
 import pytest
@@ -29,6 +31,8 @@ def test_quick_profile_runs_and_records(stem, quick_run):
     if "save_figure" in source:
         assert (folder / "figures" / f"{stem}.png").stat().st_size > 5000
         assert (folder / "figures" / f"{stem}.pdf").exists()
+        saved, shown = _frames(folder, stem)
+        assert any(abs(w / saved[0] - h / saved[1]) < 2 / min(saved) for w, h in shown), (saved, shown)
     claims = [claim for claim in verdicts.load_claims() if claim["stem"] == stem and "needs" not in claim]
     finished = [claim["id"] for claim in claims if claim["status"] == "done"]
     path = folder / "data" / "results" / f"{stem}.json"
@@ -37,6 +41,17 @@ def test_quick_profile_runs_and_records(stem, quick_run):
         assert content["profile"] == "quick"
         assert set(finished) <= set(content["records"])
         assert all(_finite(entry["value"]) for entry in content["records"].values())
+
+
+def _frames(folder, stem):
+    """(width, height) of the saved figure, and of each picture that the executed notebook shows."""
+    from PIL import Image
+
+    outputs = [output for cell in _code(folder / f"{stem}.ipynb") for output in cell.outputs]
+    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    sizes = [Image.open(BytesIO(b64decode(picture))).size for picture in pictures]
+    with Image.open(folder / "figures" / f"{stem}.png") as saved:
+        return saved.size, sizes
 
 
 @pytest.mark.slow

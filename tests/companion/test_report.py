@@ -165,6 +165,14 @@ def test_figures_say_where_they_come_from(out):
     assert f"rpa code {code_version('01_x')}".encode() in pdf and b"CreationDate" not in pdf
 
 
+def test_a_saved_figure_keeps_its_layout_engine(out):
+    fig = _figure()
+    fig.set_layout_engine("constrained")
+    engine = fig.get_layout_engine()
+    report.save_figure(fig, "01_x")
+    assert fig.get_layout_engine() is engine
+
+
 def test_stand_in_data_mark_record_and_figure(out):
     report.record("a", 1, stem="01_x", data={"MNIST STAND-IN": "00"})
     assert _stored(out)["records"]["a"]["stand_in"] is True

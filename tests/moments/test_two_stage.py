@@ -1,5 +1,7 @@
 """Moments of networks: exact cases, agreement of every form of the same computation, sampling, and P1's exact law."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -103,8 +105,8 @@ def test_two_stage_without_jacobians_equals_two_stage_with_them():
     net = convolutional()
     first, second = two_stage.splits(net)[0]
     full = 0.05 * torch.eye(64, dtype=F64)
-    for rule in two_stage.ADJOINT:
-        adjoint, dense = (two_stage.two_stage(first, second, IMAGES, cov, rule=rule) for cov in (0.05, full))
+    for rule, points in product(two_stage.ADJOINT, (None, IMAGES.flip(3)[:2])):
+        adjoint, dense = (two_stage.two_stage(first, second, IMAGES, cov, points, rule=rule) for cov in (0.05, full))
         close(adjoint, dense)
     mean = two_stage.two_stage_mean(first, second, IMAGES, 0.05)
     torch.testing.assert_close(two_stage.two_stage(first, second, IMAGES, full).mean, mean)
