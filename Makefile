@@ -27,7 +27,7 @@ RESULTS = $(BUILD)/$(1).ipynb $(OUT)figures/$(1).png $(OUT)data/results/$(1).jso
 MODULES := $(shell find rpa -name '*.py*' -not -path '*/__pycache__/*')
 WEIGHTS := $(wildcard data/weights/*)
 # The longest run first, so that none of them runs alone at the end.
-LONGEST_full := 04 07 08 03 13 09 12 05 22
+LONGEST_full := 04 07 08 03 13 09 05 12 22
 LONGEST_quick := 22 13 21 10 11
 LONGEST := $(foreach n,$(LONGEST_$(PROFILE)),$(filter $(BUILD)/$(n)_%,$(EXECUTED)))
 
