@@ -22,6 +22,7 @@ from rpa.moments.modules import as_sequential, check_evaluable, pool_first
 __all__ = ["Moments", "layerwise", "linear_part", "noise"]
 
 MAX_ROWS = 16384  # a layer's independent noise enters the next affine layer as one row per unit
+NOTHING = 1e-16  # beside 1; less, squared, is soon a denormal number in single precision, which takes ten times as long
 NONLINEAR = (nn.ReLU, nn.MaxPool2d)
 RULES = ("exact", "series", "linear", "diagonal")
 
@@ -198,18 +199,30 @@ def _affine(state, layer, rule, max_dense):
     shape, n, m = state.mean.shape[1:], state.mean[0].numel(), mean[0].numel()
     if n > MAX_ROWS:
         raise ValueError(f"net: {type(layer).__name__} of {n} correlated inputs is too large; use rule='diagonal'")
-    if m <= max_dense:
+    if m <= max_dense and not (rule == "linear" and _shorter_as_factor(state, m)):
         half = _rows(layer, _densified(state).dense.unflatten(2, shape)).flatten(2)
         return _State(mean, dense=_rows(layer, half.mT.unflatten(2, shape)).flatten(2))
     rows = state.factor
     if state.dense is not None:
         values, vectors = torch.linalg.eigh(state.dense)
         rows = (vectors * values.clamp(min=0).sqrt()[:, None]).mT.unflatten(2, shape)
-    elif state.diag.any():
-        independent = torch.diag_embed(state.diag.flatten(1).sqrt()).unflatten(2, shape)
+    elif rows is None or state.diag.any():
+        independent = torch.diag_embed(_without_nothing(state.diag.flatten(1).sqrt())).unflatten(2, shape)
         rows = independent if rows is None else torch.cat([rows, independent], 1)
     rows = _rows(layer, rows)
     return _State(mean, factor=rows, diag=torch.zeros_like(rows[:, 0]))
+
+
+def _shorter_as_factor(state, units):
+    """Whether the factor has fewer rows, as it is, than a layer of so many units; no with gradients: roots lack them."""
+    parts = [part for part in (state.mean, state.factor, state.diag) if part is not None]
+    held = 0 if state.factor is None else state.factor.shape[1]
+    return state.dense is None and held < units and not any(part.requires_grad for part in parts)
+
+
+def _without_nothing(part):
+    """Numbers >= 0; those that are nothing beside the largest are 0."""
+    return part.where(part > NOTHING * part.max(), 0.0)
 
 
 def _relu(state, rule, max_dense):
@@ -222,7 +235,8 @@ def _relu(state, rule, max_dense):
     if state.dense is not None:
         flat = mu.flatten(1)
         return _State(mean, dense=_relu_covariance(flat, state.dense, rule))
-    return _rest(mean, variance, None if state.factor is None else state.factor * relu.gain(mu, var)[:, None])
+    factor = None if state.factor is None else state.factor * _without_nothing(relu.gain(mu, var))[:, None]
+    return _rest(mean, variance, factor)
 
 
 def _relu_covariance(mu, cov, rule):

@@ -177,6 +177,26 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda b: layerwise(net, IMAGES, b, "diagonal").mean, (var,))
 
 
+@pytest.mark.parametrize("net", [perceptron([64, 30, 70, 2], 5), convolutional()])
+def test_layerwise_says_the_same_with_gradients_and_without(net):
+    """With them all covariances are dense; without, the linear rule holds factors of some."""
+    x = IMAGES[:1] if isinstance(net[0], nn.Conv2d) else IMAGES[:1].flatten(1)
+    noise = torch.full(x.shape[1:], 0.05, dtype=F64)
+    noise[..., ::2] = 0
+    close(layerwise(net, x, noise.clone().requires_grad_(), "linear"), layerwise(net, x, noise, "linear"))
+
+
+def test_layerwise_has_gradients_also_where_there_is_no_noise():
+    net, x = perceptron([4, 9, 8, 2], 5), torch.ones(1, 4, dtype=F64)
+    noise = torch.tensor([0.0, 0.1, 0.2, 0.0], dtype=F64, requires_grad=True)
+    total = lambda noise: layerwise(net, x, noise, "linear").cov.sum()
+    (slopes,) = torch.autograd.grad(total(noise), noise)
+    for slope, way in zip(slopes, torch.eye(4, dtype=F64)):
+        ahead, further = (total(noise.detach() + h * way) for h in (1e-5, 2e-5))
+        difference = (4 * ahead - further - 3 * total(noise)) / 2e-5  # one-sided, of second order
+        torch.testing.assert_close(slope, difference.detach(), rtol=1e-5, atol=1e-9)
+
+
 def test_an_unrolled_squeezenet_is_the_same_function():
     torch.manual_seed(0)
     net = import_torchvision().models.squeezenet1_0(num_classes=7).eval().requires_grad_(False)
