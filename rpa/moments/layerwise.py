@@ -214,7 +214,7 @@ def _affine(state, layer, rule, max_dense):
 
 
 def _shorter_as_factor(state, units):
-    """Whether the factor has fewer rows, as it is, than a layer of so many units; no with gradients: roots lack them."""
+    """Whether the factor has fewer rows than a layer of so many units; never with gradients, which roots may lack."""
     parts = [part for part in (state.mean, state.factor, state.diag) if part is not None]
     held = 0 if state.factor is None else state.factor.shape[1]
     return state.dense is None and held < units and not any(part.requires_grad for part in parts)
