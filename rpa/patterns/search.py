@@ -38,6 +38,7 @@ CERTAIN = 3.0  # standard deviations from the threshold at which cutting off the
 NEGLIGIBLE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
 FAR = 2.0  # nats by which a refined log mass may differ from the first one and be believed
 WEAK = 1e4  # ratio of offsets to noise up to which single precision resolves a thousandth of the noise
+NOTHING = 1e-20  # a ratio that moves no moment; products of smaller ones are denormal numbers, and slow
 ROUNDING = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
 
 
@@ -118,7 +119,8 @@ def _uncertain(mean, cov, log_q, gap):
 def _log_tail(t):
     """log Phi(t) and the ratio phi(t) / Phi(t)."""
     log_p = torch.special.log_ndtr(t)
-    return log_p, torch.exp(-0.5 * t * t - 0.5 * math.log(2 * math.pi) - log_p)
+    ratio = torch.exp(-0.5 * t * t - 0.5 * math.log(2 * math.pi) - log_p)
+    return log_p, torch.nn.functional.threshold(ratio, NOTHING, 0.0)
 
 
 def _decide(mean, cov, log_q, width, gap, tick):
