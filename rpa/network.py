@@ -32,7 +32,7 @@ class ReLUNetwork:
     """A network of affine layers with (leaky) ReLU between them.
 
     weights[l] (m_l, m_{l-1}), biases[l] (m_l,), l = 0..L-1; the last layer is affine.
-    slope: the derivative on the negative side, 0 for ReLU, in [0, 1) for leaky ReLU.
+    slope: the derivative on the negative side, 0 for ReLU, in [0, 1) for leaky ReLU. The arrays are copies, read-only.
     Raises ValueError when shapes do not chain, entries are not finite or slope is outside [0, 1).
 
     >>> net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])  # f(x) = |x|
@@ -59,6 +59,8 @@ class ReLUNetwork:
         slope = float(_check.array("slope", self.slope, ()))
         if not 0 <= slope < 1:
             raise ValueError(f"slope: expected a number in [0, 1), got {slope:g}")
+        for part in (*weights, *biases):
+            part.flags.writeable = False
         object.__setattr__(self, "weights", tuple(weights))
         object.__setattr__(self, "biases", tuple(biases))
         object.__setattr__(self, "slope", slope)

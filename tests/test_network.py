@@ -28,6 +28,16 @@ def test_forward_and_patterns(sizes, slope):
     assert net.hidden_sizes == sizes[1:-1] and net.n_hidden == sum(sizes[1:-1])
 
 
+def test_a_network_does_not_change():
+    weight = np.ones((2, 2))
+    net = ReLUNetwork([weight, weight], [np.zeros(2), np.zeros(2)])
+    weight[:] = 7
+    assert (net.weights[0] == 1).all()
+    for part in (*net.weights, *net.biases):
+        with pytest.raises(ValueError, match="read-only"):
+            part += 1
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.2])
 def test_torch_round_trip(slope):
     net = random_network((4, 6, 5, 3), 2, slope)

@@ -75,7 +75,7 @@ def hidden_layers(net: ReLUNetwork) -> list:
     noise, offset = (np.abs(part).max(initial=0.0) for part in (net.weights[0], net.biases[0]))
     dtype = torch.float32 if offset <= WEAK * noise else torch.float64
     pairs = zip(net.weights[:-1], net.biases[:-1])
-    return [tuple(torch.from_numpy(part).to(dtype) for part in pair) for pair in pairs]
+    return [tuple(torch.tensor(part, dtype=dtype) for part in pair) for pair in pairs]
 
 
 def beam(
