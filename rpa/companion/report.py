@@ -219,6 +219,7 @@ def _cell():
 
 
 def _shell():
+    """The IPython shell of a notebook, None elsewhere."""
     return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 

@@ -167,6 +167,7 @@ def _squares(copies, mean):
 
 
 def _variance_of(copies):
+    """Variances (1, *shape) of copies (n, *shape), n >= 2."""
     mean = sum(copies.split(1)) / len(copies)
     return _mean_square(copies, mean).mul_(len(copies) / (len(copies) - 1))
 

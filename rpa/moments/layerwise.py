@@ -221,7 +221,7 @@ def _shorter_as_factor(state, units):
 
 
 def _without_nothing(part):
-    """Numbers >= 0; those that are nothing beside the largest are 0."""
+    """Numbers >= 0, in any shape; those that are NOTHING beside the largest of all become 0."""
     return part.where(part > NOTHING * part.max(), 0.0)
 
 

@@ -195,11 +195,11 @@ def _cubature(mean, cov, dtype):
 
 def _wins(members, top):
     """For each of the members (n, w, points) where it is the maximum `top` (n, points); of equal ones the first is."""
-    lost = torch.ones_like(top, dtype=torch.bool)
+    open_ = torch.ones_like(top, dtype=torch.bool)
     for member in members.unbind(-2):
         below = member < top
-        yield lost & ~below
-        lost &= below
+        yield open_ & ~below
+        open_ &= below
 
 
 @lru_cache

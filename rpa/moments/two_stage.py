@@ -128,8 +128,8 @@ def two_stage(
 
     Cost: k + min(n, m) Jacobian products (n inputs, m units of y) per point or per different input. With "linear" and
     "diagonal" and one affine layer before the ReLU, or more than 4096 units there, 2 k products and no J1; then
-    deeper `first` have their variances as in `two_stage_mean`. Raises ValueError for the other rules beyond 4096
-    units.
+    deeper `first` have their variances as in `two_stage_mean`. Raises ValueError beyond 4096 units for the other rules
+    and a full cov, and for points unless `first` is affine.
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
@@ -137,7 +137,8 @@ def two_stage(
     outputs, affine = _checked_outputs(outputs, second, y), _is_affine(first)
     units, full = y.numel(), noise(cov, x)[1]
     if units > MAX_DENSE and (rule not in ADJOINT or full is not None or (points is not None and not affine)):
-        raise ValueError(f"first: {units} units; above {MAX_DENSE} only {ADJOINT}, without full cov or points")
+        only = f"only {ADJOINT}, without full cov, and with points only if it is affine"
+        raise ValueError(f"first: {units} units; above {MAX_DENSE} {only}")
     if points is None:
         rows, nearest = torch.unique(x.detach().flatten(1), dim=0, return_inverse=True)
         points = rows.reshape(-1, *x.shape[1:])
@@ -256,7 +257,10 @@ def _relu_covariance(mu, hidden, rule):
 
 
 def _adjoint(first, second, x, cov, rule, outputs, points, nearest):
-    """`two_stage` for the rules that need no covariance of y: k products through each stage, all inputs at once."""
+    """`two_stage` for the rules that need no covariance of y: k products through each stage, all inputs at once.
+
+    points (p, *shape); nearest (b,): the point at which `second` is linearized for each input.
+    """
     mu, var = _local_moments(first, x, cov)
     used, own = nearest.unique(return_inverse=True)
     with torch.no_grad():

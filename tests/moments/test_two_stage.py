@@ -249,6 +249,7 @@ def test_noise_free_input_is_the_network_itself():
         found = layerwise(net, IMAGES, 0.0, rule)
         torch.testing.assert_close(found.mean, net(IMAGES))
         assert found.cov.abs().max() < 1e-20
+        assert layerwise(net, IMAGES, 0.0, rule, max_dense=1).cov.abs().max() < 1e-20
     assert relu.mean(torch.zeros(1), torch.zeros(1)).item() == 0
 
 
@@ -281,6 +282,18 @@ def test_maxima_of_many_windows_are_those_of_each_alone():
     assert found.mean[0, 1] == 90 and found.gains[0, 1].tolist() == [1, 0, 0, 0]
 
 
+def test_of_equal_members_of_a_window_one_wins():
+    """As at an edge, where a window counts its last member twice: gains still sum to one."""
+    mean, root = (
+        torch.tensor([0.3, -0.2, -0.2], dtype=F64),
+        torch.tensor([[1.0, 0.2], [0.1, 0.8], [0.1, 0.8]], dtype=F64),
+    )
+    found, pair = (pooling.maximum(mean[:n][None], (root[:n] @ root[:n].T)[None]) for n in (3, 2))
+    torch.testing.assert_close(found.gains.sum(), torch.tensor(1.0, dtype=F64))
+    torch.testing.assert_close(found.mean, pair.mean, rtol=0, atol=2e-3)
+    torch.testing.assert_close(found.gains[0, 0], pair.gains[0, 0], rtol=0, atol=0.02)
+
+
 def test_windows_of_local_inputs_share_what_they_share():
     """The blocks of `second_order_local` against `second_order` over all pairs of windows."""
     rng = np.random.default_rng(6)
@@ -293,6 +306,15 @@ def test_windows_of_local_inputs_share_what_they_share():
     expected = pooling.second_order(curvatures[None], lambda a, b: (rows[a].T @ rows[b])[None])[0]
     found = pooling.second_order_local(curvatures, rows.mT)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_points_serve_an_affine_stage_of_any_size():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 80, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(5120, 2)).double()
+    first, second = two_stage.splits(net.requires_grad_(False))[0]
+    close(two_stage.two_stage(first, second, IMAGES, 0.1, IMAGES), two_stage.two_stage(first, second, IMAGES, 0.1))
+    with pytest.raises(ValueError, match="first: 5120 units; above 4096 only"):
+        two_stage.two_stage(nn.Sequential(first, nn.ReLU()), second, IMAGES, 0.1, IMAGES)
 
 
 def test_noise_levels_of_one_input_share_its_jacobians():
