@@ -85,10 +85,16 @@ def output_folder() -> Path:
 
 
 def use_style() -> None:
-    """Apply the style of all figures, figures/rpa.mplstyle; a notebook shows them framed as they are saved."""
+    """Apply the style of all figures, figures/rpa.mplstyle.
+
+    A notebook shows a figure, framed as it is saved, where plt.show() is called, and not at the end of the cell that
+    begins it: one that takes several cells would be seen unfinished.
+    """
     import matplotlib.pyplot as plt
 
     plt.style.use(ROOT / "figures" / "rpa.mplstyle")
+    plt.switch_backend(plt.get_backend())  # a notebook's turns interaction on when it is loaded: not later than here
+    plt.ioff()
     if (shell := _shell()) is not None:
         shell.run_line_magic("config", "InlineBackend.print_figure_kwargs = {'bbox_inches': None}")
 
