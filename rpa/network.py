@@ -91,7 +91,12 @@ class ReLUNetwork:
 
     def patterns(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Activation patterns, bool (n, N), at inputs x (n, d): True where the pre-activation is positive."""
-        return np.concatenate(self._forward(x)[1], axis=1)
+        return self.outputs_and_patterns(x)[1]
+
+    def outputs_and_patterns(self, x: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
+        """Both of one forward pass: outputs (n, k) and activation patterns (n, N) at inputs x (n, d)."""
+        f, active = self._forward(x)
+        return f, np.concatenate(active, axis=1)
 
     def _forward(self, x):
         x = _check.array("x", x, (None, self.input_dim))

@@ -1,188 +1,347 @@
 """The law of the network's output: truncated Gaussians, each pushed through its region's affine map.
 
 P1's second proposition. Given the pattern, f(x) = A x + b with x a Gaussian truncated to a polytope; over all patterns
-that is a mixture. A distribution function is one more half-space per region, a density one dimension fewer, a class
-probability k - 1 more half-spaces. In the plane every one of these is exact.
+that is a mixture. In the plane every functional of it is exact (`planar_law`). Above, the regions are known by
+weighted points (`points`), drawn once, and the patterns that the PMF lacks by random inputs that show none of its
+patterns: stratified sampling, unbiased for every functional whatever the PMF covers.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rpa import _check
-from rpa.patterns import classes
+from rpa.patterns import planar_law, plots, points
+from rpa.patterns.estimate import Estimate
+from rpa.patterns.packing import among
+from rpa.patterns.regions import affine_pieces, halfspaces
+from rpa.patterns.winners import winner
+from rpa.polytopes import quadrature
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from rpa.patterns.pmf import PatternPMF
 
 
 __all__ = ["OutputMixture"]
 
-PAIRS_AT_ONCE = 20_000
-FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
+CHUNK = 1 << 13  # random inputs propagated at once
+STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
+KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
+LINES = 1 << 13  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
+UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
+BISECTIONS = 100  # halvings of the interval of a quantile: down to rounding
 
 
 class OutputMixture:
-    """The law of f(x), conditional on the patterns of a `PatternPMF`; exact when `uncovered` is 0.
+    """The law of f(x) under the random input of a `PatternPMF`.
 
-    Otherwise it is within `uncovered` of the true law in total variation. Atoms, where the network is constant on a
-    region of positive probability, are part of `cdf` and listed by `atoms`; `pdf` is the density of the rest.
+    n: random inputs that stand in for the patterns the PMF lacks; seed: of all draws. `mean`, `cov`, `cdf`, `pdf`,
+    `quantile` and `class_probabilities` return an `Estimate`: values with `error`, `lower` and `upper`. Atoms, where
+    the network is constant on a region of positive probability, are part of `cdf` and listed by `atoms`; `pdf` is the
+    density of the rest. For a probability beyond what points show, 1e-6 say, use `rpa.failure_probability`.
     """
 
-    def __init__(self, pmf: PatternPMF) -> None:
+    def __init__(self, pmf: PatternPMF, n: int, seed: int) -> None:
         self.pmf = pmf
+        self.n, self.seed = _check.integer("n", n, 1), _check.integer("seed", seed)
+        self._kept: list | None = None
 
     @property
     def uncovered(self) -> float:
-        """Probability of the patterns that were not found."""
+        """Probability of the patterns that the PMF lacks: the weight of the random inputs in every functional."""
         return self.pmf.uncovered
 
     @property
     def exact(self) -> bool:
-        """True when every region was found and integrated exactly (planar inputs)."""
+        """True when every region is a polygon and integrated exactly (inputs of rank at most two)."""
         return all(part.polygons is not None for part in self.pmf.pieces)
 
-    def cdf(self, y: ArrayLike, output: int = 0, with_error: bool = False) -> Any:
-        """P(f(x)[output] <= y) at thresholds y (m,) (or a scalar); with_error adds the standard error, same shape."""
-        return self._law(y, output, with_error, self._cdf_terms)
+    def __repr__(self) -> str:
+        mean, deviation = np.asarray(self.mean), np.sqrt(np.diag(self.cov))
+        outputs = ", ".join(f"{m:.4g} ± {s:.4g}" for m, s in zip(mean[:4], deviation))
+        more = f", ... ({len(mean)} outputs)" if len(mean) > 4 else ""
+        how = "exact" if self.exact else f"uncovered {self.uncovered:.2g}, sampled with {self.n:,} inputs"
+        return f"OutputMixture: mean ± standard deviation {outputs}{more}; {len(self.pmf)} patterns, {how}"
 
-    def pdf(self, y: ArrayLike, output: int = 0, with_error: bool = False) -> Any:
-        """Density of f(x)[output] at y (m,) (or a scalar), atoms left out; with_error adds the standard error.
-
-        On a region with output a z + b the scalar s = a z is N(0, |a|^2): its density at y - b, times the probability
-        of the region given a z = y - b, a polytope of one dimension fewer.
-        """
-        return self._law(y, output, with_error, self._pdf_terms)
-
-    def atoms(self, output: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """(values (a,), p (a,)): outputs taken with positive probability, rising, and those probabilities."""
-        values, masses = [], []
-        for part in self.pmf.pieces:
-            for rows, _, _, A, b in part.blocks():
-                flat = _flat(A, output)
-                values.append(b[flat, output])
-                masses.append(part.weight * np.exp(part.log_p[rows][flat]))
-        unique, inverse = np.unique(np.concatenate(values), return_inverse=True)
-        return unique, np.bincount(inverse, np.concatenate(masses) / self.pmf.covered, len(unique))
-
-    @property
-    def mean(self) -> np.ndarray:
+    @cached_property
+    def mean(self) -> Estimate:
         """E f(x), shape (k,)."""
-        return self._moments()[0]
+        if self.exact:
+            mean, second, error = planar_law.moments(self.pmf.pieces, self.pmf.net.output_dim)
+            return Estimate(mean, error * np.sqrt(np.diag(second)))
+        f, weights = self._regions
+        sums, square = np.einsum("rp,rpk->rk", weights, f), np.einsum("rp,rpk->k", weights, f * f) / len(f)
+        return self._combined(sums, self._rest[0], np.sqrt(square))
 
-    @property
-    def cov(self) -> np.ndarray:
+    @cached_property
+    def cov(self) -> Estimate:
         """Covariance of f(x), shape (k, k)."""
-        return self._moments()[1]
+        k, mean = self.pmf.net.output_dim, np.asarray(self.mean)
+        if self.exact:
+            _, second, error = planar_law.moments(self.pmf.pieces, k)
+            deviation = np.sqrt(np.diag(second))
+            return Estimate(second - np.outer(mean, mean), 3 * error * np.outer(deviation, deviation))
+        f, weights = self._regions
+        centred, rest = f - mean, self._rest[0] - mean
+        sums = np.einsum("rp,rpi,rpj->rij", weights, centred, centred, optimize=True).reshape(len(f), k * k)
+        deviation = np.sqrt(np.diag(sums.mean(axis=0).reshape(k, k)))
+        products = (rest[:, :, None] * rest[:, None]).reshape(len(rest), k * k)
+        return _reshaped(self._combined(sums, products, np.outer(deviation, deviation).ravel()), (k, k))
+
+    def cdf(self, y: ArrayLike, output: int = 0) -> Estimate:
+        """P(f(x)[output] <= y) at thresholds y (m,) (or a scalar), of the shape of y; bounds: within `uncovered`."""
+        grid, shape = self._grid(y, output)
+        if self.exact:
+            value, error = planar_law.cdf(self.pmf.pieces, grid, output)
+            return _probability(value, error, shape)
+        f, weights = self._regions
+        order = np.argsort(grid, kind="stable")
+        place = np.searchsorted(grid[order], f[:, :, output], side="left")
+        sums = np.stack([np.bincount(at, w, len(grid) + 1) for at, w in zip(place, weights)])[:, :-1].cumsum(axis=1)
+        below = self._rest[0][:, output, None] <= grid[order]
+        return _reshaped(self._combined(sums, below, 1.0, bounded=True)[np.argsort(order)], shape)
+
+    def pdf(self, y: ArrayLike, output: int = 0) -> Estimate:
+        """Density of f(x)[output] at y (m,) (or a scalar), atoms left out, of the shape of y.
+
+        On a region with output a z + b the scalar s = a z / |a|, given the other coordinates of a point, is a standard
+        normal truncated to the part of a line in the region: the density is the mean of its densities.
+        """
+        grid, shape = self._grid(y, output)
+        if self.exact:
+            return _reshaped(Estimate(*planar_law.pdf(self.pmf.pieces, grid, output)), shape)
+        order = np.argsort(grid, kind="stable")
+        sums, rest = self._densities(grid[order], output)
+        return _reshaped(self._combined(sums, rest, sums.max(axis=0))[np.argsort(order)], shape)
+
+    def quantile(self, q: ArrayLike, output: int = 0) -> Estimate:
+        """The smallest y with P(f(x)[output] <= y) >= q, for q (m,) (or a scalar) in (0, 1), of the shape of q.
+
+        The error is half the distance between the quantiles of q less and plus the error of the distribution function.
+        """
+        levels, shape = self._grid(q, output, "q")
+        if ((levels <= 0) | (levels >= 1)).any():
+            raise ValueError(f"q: expected numbers in (0, 1), got {levels[(levels <= 0) | (levels >= 1)][0]:g}")
+        value = self._inverse(levels, output)
+        spread = np.maximum(self.cdf(value, output).error, 1e-15)
+        low, high = (self._inverse(np.clip(levels + s * spread, 1e-16, 1 - 1e-16), output) for s in (-1, 1))
+        return _reshaped(Estimate(value, (high - low) / 2), shape)
+
+    def atoms(self, output: int = 0) -> tuple[np.ndarray, Estimate]:
+        """(values (a,), p (a,)): outputs taken with positive probability, rising, and those probabilities."""
+        self._grid(0.0, output)
+        values, p, error = planar_law.atoms(self.pmf.pieces, output)
+        if not self.exact:
+            f, n = self._rest[0][:, output], max(len(self._rest[0]), 1)
+            again, counts = np.unique(f, return_counts=True)
+            for value, share in zip(again[counts > 1], counts[counts > 1] / n):
+                if not np.isclose(values, value, rtol=1e-9, atol=1e-12).any():
+                    values, p, error = np.append(values, value), np.append(p, 0.0), np.append(error, 0.0)
+                at = int(np.abs(values - value).argmin())
+                p[at] += self.uncovered * share
+                error[at] += self.uncovered * np.sqrt(share / n)
+        order = np.argsort(values)
+        return values[order], Estimate(p[order], error[order], 0.0, 1.0)
+
+    def class_probabilities(self) -> Estimate:
+        """P(argmax f(x) = c) for each class c, (k,); bounds: what the PMF lacks may belong to any class.
+
+        The first of equal outputs wins. A network with one output is read as a logit: class 0 is f(x) <= 0, class 1 is
+        f(x) > 0.
+        """
+        classes = max(self.pmf.net.output_dim, 2)
+        if self.exact:
+            return _probability(*planar_law.class_masses(self.pmf.pieces, classes), (classes,))
+        f, weights = self._regions
+        won = [winner(replicate) for replicate in f]
+        sums = np.stack([np.bincount(c, w, classes) for c, w in zip(won, weights)])
+        rest = winner(self._rest[0])[:, None] == np.arange(classes)
+        return self._combined(sums, rest, 1.0, bounded=True)
 
     def sample(self, n: int, seed: int) -> np.ndarray:
-        """n draws (n, k): inputs are drawn until n of them show one of the patterns found.
+        """n independent draws (n, k) of f(x)."""
+        return self.pmf.net(self.pmf.inputs.sample(_check.integer("n", n), seed))
 
-        Raises ValueError where fewer than one draw in 1,000 does: find more patterns first.
+    def plot(self, ax: Axes | None = None, output: int = 0, samples: ArrayLike | None = None) -> Axes:
+        """Draw the distribution function of an output with a band of three errors, on new axes if ax is None.
+
+        samples (n, k): outputs whose empirical distribution function is drawn as circles.
         """
-        n = _check.integer("n", n)
+        return plots.distribution(self, ax, output, samples)
+
+    def _draws(self):
+        """Points of all regions: kept, unless they are large, which are then drawn again for each density."""
+        if self._kept is None:
+            size = sum(len(part) * part.net.input_dim * (part.net.n_hidden + points.FEWEST) for part in self.pmf.pieces)
+            draws = (each for part in self.pmf.pieces for each in points.draw(part, self.seed))
+            if size > KEPT:
+                return draws
+            self._kept = list(draws)
+        return self._kept
+
+    @cached_property
+    def _regions(self):
+        """Outputs f (R, P, k) at P points of each replicate, and their weights (R, P)."""
+        outputs, weights = [], []
+        with quadrature.one_thread():
+            for draws in self._draws():
+                f = _outputs(draws)
+                outputs.append(f)
+                weights.append(draws.weights.transpose(1, 0, 2).reshape(f.shape[:2]))
+        if not outputs:
+            k, replicates = self.pmf.net.output_dim, quadrature.REPLICATES
+            return np.zeros((replicates, 1, k)), np.zeros((replicates, 1))
+        return np.concatenate(outputs, axis=1), np.concatenate(weights, axis=1)
+
+    @cached_property
+    def _rest(self):
+        """Outputs (m, k) at those of n random inputs whose pattern the PMF lacks; (piece, z) of the first of them."""
+        outputs, kept = [np.zeros((0, self.pmf.net.output_dim))], []
+        if self.pmf.complete:
+            return outputs[0], kept
+        rng = np.random.default_rng([self.seed, STREAM])
+        shares = rng.multinomial(self.n, [part.weight for part in self.pmf.pieces])
+        for part, share in zip(self.pmf.pieces, shares):
+            inputs = []
+            for start in range(0, share, CHUNK):
+                z = rng.standard_normal((min(CHUNK, share - start), part.net.input_dim))
+                f, patterns = part.net.outputs_and_patterns(z)
+                new = ~among(patterns, self.pmf.patterns)
+                outputs.append(f[new])
+                inputs.append(z[new])
+            kept.append(np.concatenate([np.zeros((0, part.net.input_dim)), *inputs]))
+        return np.concatenate(outputs), [z[: 1 + int(LINES * share / self.n)] for z, share in zip(kept, shares)]
+
+    def _densities(self, grid, output):
+        """Densities at rising y (m,): of each replicate's points (R, m), and of random inputs (n, m)."""
+        sums, rest = np.zeros((quadrature.REPLICATES, len(grid))), [np.zeros((0, len(grid)))]
+        with quadrature.one_thread():
+            for draws in self._draws():
+                sums += _line_density(draws, grid, output)
+        for part, z in zip(self.pmf.pieces, self._rest[1]):
+            for start in range(0, len(z), 256):
+                some = z[start : start + 256]
+                patterns = part.net.patterns(some)
+                G, g, A, b = affine_pieces(part.net, patterns)
+                H, h = halfspaces(patterns, G, g)
+                alone = points.Draws(some[:, :, None, None], np.ones((len(some), 1, 1)), H, h, A, b)
+                rest.append(_each_density(alone, grid, output))
+        return sums, np.concatenate(rest)
+
+    def _combined(self, sums, rest, typical, bounded=False):
+        """The `Estimate` (q,) of functionals: sums (R, q) over each replicate's points, values (m, q) at the rest.
+
+        With the mean g of the rest the estimate is g + mean_r (sum_r - covered_r g): what a replicate covers too much
+        the rest has too little. The largest deviation from g widens the error of few inputs, as if one more had shown
+        it. typical: a deviation to be expected, ten of which are assumed where no input shows the rest. bounded: a
+        probability, whose deviation is at most 1; it is moved to its bounds where noise takes it beyond. A complete PMF
+        has g = sum / covered.
+        """
+        covered = self._regions[1].sum(axis=1)
+        missing = 0.0 if self.pmf.complete else max(1.0 - covered.mean(), 0.0)
+        m = len(rest) if missing > 0 else 0
+        centre = rest.mean(axis=0) if m else sums.mean(axis=0) / max(covered.mean(), 1e-300)
+        terms = sums - covered[:, None] * centre
+        value = centre + terms.mean(axis=0)
+        scatter = quadrature.SAFETY * terms.std(axis=0, ddof=1) / np.sqrt(len(terms))
+        unseen = 1.0 if bounded else np.abs(rest - centre).max(axis=0) if m else UNSEEN * np.asarray(typical)
+        spread = np.sqrt((rest.var(axis=0) + unseen**2 / (m + 1)) / m) if m else unseen
+        error = np.hypot(scatter, missing * spread)
+        if not bounded:
+            return Estimate(value, error)
+        inside, slack = sums.mean(axis=0), 3 * quadrature.SAFETY * sums.std(axis=0, ddof=1) / np.sqrt(len(sums))
+        slack = 3 * scatter if missing == 0 else slack
+        low, high = (value, value) if missing == 0 else (inside, inside + missing)
+        lower, upper = np.clip(low - slack, 0.0, 1.0), np.clip(high + slack, 0.0, 1.0)
+        return Estimate(np.clip(value, lower, upper), error, lower, upper)
+
+    def _inverse(self, levels, output):
+        """The smallest y with cdf(y) >= level, for levels (m,): an order statistic of weighted points, or bisection."""
         if self.exact:
-            return self.pmf.net(self.pmf.inputs.sample(n, seed))
-        if self.pmf.covered < 1e-3:
-            raise ValueError(
-                f"pmf: expected patterns that cover at least 0.001 for sampling, got {self.pmf.covered:.2g}"
-            )
-        rng, kept, missing = np.random.default_rng(seed), [], n
-        while missing > 0:
-            x = self.pmf.inputs.sample(int(1.1 * missing / self.pmf.covered) + 10, rng.spawn(1)[0])
-            x = x[classes.among(self.pmf.net.patterns(x), self.pmf.patterns)]
-            kept.append(x[:missing])
-            missing -= len(kept[-1])
-        return self.pmf.net(np.concatenate(kept)) if kept else np.zeros((0, self.pmf.net.output_dim))
+            return self._bisected(levels, output)
+        values, total = self._sorted(output)
+        return values[np.searchsorted(total, levels * total[-1]).clip(max=len(values) - 1)]
 
-    def class_probabilities(self, *, n: int = 100_000, seed: int = 0) -> classes.ClassProbabilities:
-        """P(argmax f(x) = c) for each class c: see `rpa.patterns.classes.class_probabilities`."""
-        return classes.class_probabilities(self.pmf, n=n, seed=seed)
+    def _sorted(self, output):
+        """All points of one output, rising, and the sums of their weights up to each."""
+        f, weights = self._regions
+        rest = self._rest[0][:, output]
+        missing = max(1.0 - weights.sum() / len(weights), 0.0)
+        values = np.concatenate([f[:, :, output].ravel(), rest])
+        mass = np.concatenate([weights.ravel() / len(weights), np.full(len(rest), missing / max(len(rest), 1))])
+        order = np.argsort(values)
+        return values[order], np.cumsum(mass[order])
 
-    def _law(self, y, output, with_error, terms):
+    def _bisected(self, levels, output):
+        ends = [planar_law.output_range(part, *at, output) for part in self.pmf.pieces for at in _maps(part)]
+        low, high = (np.full(len(levels), pick(np.concatenate(side))) for pick, side in zip((min, max), zip(*ends)))
+        low -= 1e-9 * (1 + np.abs(low))
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            above = np.asarray(self.cdf(middle, output)) >= levels
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        return high
+
+    def _grid(self, y, output, name="y"):
         k = self.pmf.net.output_dim
         if not 0 <= _check.integer("output", output) < k:
             raise ValueError(f"output: expected an index below {k}, got {output}")
-        y = _check.array("y", y, (None,) * np.ndim(y)) if np.ndim(y) < 2 else _check.array("y", y, (None,))
-        grid = np.atleast_1d(y)
-        value, error = np.zeros(len(grid)), np.zeros(len(grid))
-        for part in self.pmf.pieces:
-            for block in part.blocks():
-                for index, term, term_error in terms(part, block, grid, output):
-                    np.add.at(value, index, part.weight * term)
-                    np.add.at(error, index, part.weight * term_error)
-        value, error = (array.reshape(y.shape)[()] / self.pmf.covered for array in (value, error))
-        return (value, error) if with_error else value
-
-    def _cdf_terms(self, part, block, grid, output):
-        """Yields (index into grid, mass, error) of each region: whole below a threshold, or cut by it."""
-        rows, H, h, A, b = block
-        low, high = part.output_range(rows, A, b, output)
-        flat = _flat(A, output)
-        low, high = np.where(flat, b[:, output], low), np.where(flat, b[:, output], high)
-        p = np.exp(part.log_p[rows])
-        whole, at = np.nonzero(high[:, None] <= grid)
-        yield at, p[whole], p[whole] * part.rel_error[rows][whole]
-        piece, at = np.nonzero((low[:, None] <= grid) & (grid < high[:, None]) & ~flat[:, None])
-        for k in _chunks(piece):
-            i, j = piece[k], at[k]
-            extra, limits = A[i, output, None], (grid[j] - b[i, output])[:, None]
-            cut = np.concatenate([H[i], extra], 1), np.concatenate([h[i], limits], 1)
-            log_p, rel = part.probabilities(*cut, budget=classes.BUDGET)
-            # Where no point was found in a share that may not be empty, the smaller bound is the error.
-            bound = np.exp(np.minimum(classes.log_bound(extra, limits), part.log_p[rows][i]))
-            yield j, np.exp(log_p), np.where(np.isinf(rel), bound, np.exp(log_p) * np.where(np.isinf(rel), 0, rel))
-
-    def _pdf_terms(self, part, block, grid, output):
-        """Yields (index into grid, density, error) of each region that the level set f = y meets."""
-        rows, H, h, A, b = block
-        low, high = part.output_range(rows, A, b, output)
-        piece, at = np.nonzero((low[:, None] < grid) & (grid < high[:, None]) & ~_flat(A, output)[:, None])
-        scale = np.linalg.norm(A[:, output], axis=1)
-        for k in _chunks(piece):
-            i, j = piece[k], at[k]
-            direction, basis = _frame(A[i, output] / scale[i, None])
-            level = (grid[j] - b[i, output]) / scale[i]
-            limits = h[i] - (H[i] @ direction[..., None])[..., 0] * level[:, None]
-            within = H[i] @ basis
-            # A row along the direction has nothing left but rounding, which must not decide anything.
-            within[np.linalg.norm(within, axis=2) <= FLAT * np.linalg.norm(H[i], axis=2)] = 0.0
-            log_p, rel = part.probabilities(within, limits)
-            density = np.exp(log_p - level**2 / 2) / (np.sqrt(2 * np.pi) * scale[i])
-            yield j, density, density * rel
-
-    def _moments(self):
-        """Mean and covariance by the law of total covariance over regions, E[A z + b] and A E[z z^T] A^T + ..."""
-        k = self.pmf.net.output_dim
-        mean, second = np.zeros(k), np.zeros((k, k))
-        for part in self.pmf.pieces:
-            first, cross = part.z_moments()
-            p = part.weight * np.exp(part.log_p) / self.pmf.covered
-            for rows, _, _, A, b in part.blocks():
-                moved = (A @ first[rows, :, None])[..., 0]
-                mean += p[rows] @ (moved + b)
-                both = b[:, :, None] * moved[:, None, :]
-                square = A @ cross[rows] @ A.transpose(0, 2, 1) + b[:, :, None] * b[:, None, :]
-                second += np.tensordot(p[rows], square + both + both.transpose(0, 2, 1), 1)
-        return mean, second - np.outer(mean, mean)
+        y = _check.array(name, y, (None,) * np.ndim(y)) if np.ndim(y) < 2 else _check.array(name, y, (None,))
+        return np.atleast_1d(y), y.shape
 
 
-def _flat(A, output):
-    norms = np.linalg.norm(A, axis=2)
-    return norms[:, output] <= FLAT * norms.max(initial=0.0)
+def _maps(part):
+    return [(rows, A, b) for rows, _, _, A, b in part.blocks()]
 
 
-def _frame(direction):
-    """(direction, basis (K, r, r-1)): an orthonormal basis of the complement, from the reflection of e_1 onto it."""
-    sign = np.where(direction[:, 0] > 0, -1.0, 1.0)
-    mirror = direction - sign[:, None] * np.eye(direction.shape[1])[0]
-    mirror /= np.linalg.norm(mirror, axis=1)[:, None]
-    reflection = np.eye(direction.shape[1]) - 2 * mirror[:, :, None] * mirror[:, None, :]
-    return direction, reflection[:, :, 1:]
+def _outputs(draws):
+    """f (R, K M, k) at the points of `Draws`; a constant output is the same number at all points of a region."""
+    f = np.einsum("kod,kdrm->rkmo", draws.A, draws.z, optimize=True)
+    for output in range(draws.A.shape[1]):
+        f[:, planar_law.constant(draws.A, output), :, output] = 0.0
+    f += draws.b[:, None]
+    return f.reshape(len(f), -1, draws.A.shape[1])
 
 
-def _chunks(items):
-    return [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(items), PAIRS_AT_ONCE)]
+def _line_density(draws, grid, output):
+    """Densities (R, m) of the points of each replicate at rising y (m,)."""
+    moving = np.flatnonzero(~planar_law.constant(draws.A, output))
+    count, _, replicates, size = draws.z[moving].shape
+    if count == 0:
+        return np.zeros((replicates, len(grid)))
+    line = points.line(draws.take(moving), output)
+    owner = (np.arange(count)[:, None] * replicates + np.repeat(np.arange(replicates), size)) * (len(grid) + 1)
+    total = np.zeros(count * replicates * (len(grid) + 1))
+    for end, sign in ((line.low, 1.0), (line.high, -1.0)):
+        place = owner + np.searchsorted(grid, end, side="left")
+        total += np.bincount(place.ravel(), (sign * line.density).ravel(), len(total))
+    total = total.reshape(count, replicates, -1)[:, :, :-1].cumsum(axis=2)
+    return np.einsum("krm,km->rm", total, line.bell(grid))
+
+
+def _each_density(draws, grid, output):
+    """Densities (K, m) of single points at y (m,); 0 in regions where the output is constant."""
+    moving = ~planar_law.constant(draws.A, output)
+    result = np.zeros((len(moving), len(grid)))
+    if moving.any():
+        line = points.line(draws.take(np.flatnonzero(moving)), output)
+        inside = (line.low < grid) & (grid <= line.high)
+        result[moving] = np.where(inside, line.density * line.bell(grid), 0.0)
+    return result
+
+
+def _probability(value, error, shape):
+    """An exact probability: the bounds are three errors away."""
+    bounds = (np.clip(value + sign * 3 * error, 0.0, 1.0) for sign in (-1, 1))
+    return _reshaped(Estimate(value, error, *bounds), shape)
+
+
+def _reshaped(estimate, shape):
+    parts = (np.asarray(estimate), estimate.error, estimate.lower, estimate.upper)
+    return Estimate(*(np.asarray(part).reshape(shape) for part in parts))

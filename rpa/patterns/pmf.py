@@ -6,34 +6,44 @@ is `uncovered`, an upper bound on the total-variation error of everything derive
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp
+from tqdm import tqdm
 
 from rpa import _check
 from rpa.inputs import components_of
 from rpa.network import as_network
-from rpa.patterns.classes import class_probabilities
+from rpa.patterns import plots, support
+from rpa.patterns.arrangement import enumerate_regions
 from rpa.patterns.output_law import OutputMixture
-from rpa.patterns.pieces import exact_pieces, searched_pieces
+from rpa.patterns.packing import among
+from rpa.patterns.pieces import Pieces, exact_pieces, region_probabilities
 from rpa.patterns.regions import label, region_of, singular_values
+from rpa.polytopes import quadrature
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
     from torch import nn
 
     from rpa.inputs import RandomInput
     from rpa.network import ReLUNetwork
-    from rpa.patterns.classes import ClassProbabilities
+    from rpa.patterns.estimate import Estimate
     from rpa.patterns.regions import Region
 
 
 __all__ = ["PatternPMF", "pattern_pmf"]
 
 SEARCHES = ("auto", "exhaustive", "best_first", "entropy", "monte_carlo")
+ENUMERABLE = 5  # rank up to which regions are enumerated: their vertices grow like 2^rank
+ENOUGH = 0.98  # share of `max_patterns` at which no more candidates are asked for: some of them were empty
+WIDEST = 4  # candidates for each pattern asked for: in few dimensions some of them are empty
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +52,8 @@ class PatternPMF:
 
     patterns bool (K, N); log_p (K,) natural logs of P(zeta = pattern); rel_error (K,): standard relative error of p.
     pieces: for each component of the input, the regions as polytopes in coordinates where that component is N(0, I).
+    covered_error: standard error of `covered`. stopped: why there are no more patterns: "complete" (these are all),
+    "mass" (the mass asked for is reached within the error), "max_patterns", or "exhausted" (the search finds no more).
     """
 
     net: ReLUNetwork
@@ -50,6 +62,8 @@ class PatternPMF:
     log_p: np.ndarray
     rel_error: np.ndarray
     pieces: tuple
+    covered_error: float
+    stopped: str
 
     def __len__(self) -> int:
         return len(self.patterns)
@@ -66,18 +80,26 @@ class PatternPMF:
 
     @property
     def covered(self) -> float:
-        """Total probability of the patterns found."""
+        """Total probability of the patterns; above 1 by an error, where it is."""
         return float(np.exp(logsumexp(self.log_p))) if len(self) else 0.0
-
-    @property
-    def covered_error(self) -> float:
-        """Error of `covered`: errors of patterns share their random points, so they add up linearly."""
-        return float(self.p @ self.rel_error)
 
     @property
     def uncovered(self) -> float:
         """1 - covered: bounds the total-variation distance between this law and the true one, up to `covered_error`."""
         return max(0.0, 1.0 - self.covered)
+
+    @property
+    def complete(self) -> bool:
+        """Whether these are all regions, up to 8.5 standard deviations at least."""
+        return self.stopped == "complete"
+
+    def __repr__(self) -> str:
+        covered = f"covered {self.covered:.6g} ± {self.covered_error:.1g}"
+        return f"PatternPMF: {len(self)} patterns of {self.net.n_hidden} units, {covered}, stopped: {self.stopped}"
+
+    def _repr_html_(self) -> str:
+        """The summary and the ten most probable patterns."""
+        return f"<p>{self!r}</p>{self.to_frame().head(10).to_html(index=False)}"
 
     def region(self, i: int) -> Region:
         """The `Region` of the i-th most probable pattern, in input coordinates."""
@@ -90,37 +112,40 @@ class PatternPMF:
         columns = {"label": [str(name) for name in self.labels], "p": self.p, "log_p": self.log_p}
         return pandas.DataFrame(columns | {"rel_error": self.rel_error, "active": self.patterns.sum(axis=1)})
 
-    def output(self) -> OutputMixture:
-        """The law of f(x): an `OutputMixture` of truncated Gaussians (P1's proposition on the output)."""
-        return OutputMixture(self)
+    def output(self, *, n: int = 400_000, seed: int = 0) -> OutputMixture:
+        """The law of f(x): an `OutputMixture` of truncated Gaussians (P1's proposition on the output).
+
+        n, seed: random inputs that stand in for the patterns that are missing here. Calls with the same arguments
+        return the same object, so that its points are drawn once.
+        """
+        if (n, seed) not in self._laws:
+            self._laws[n, seed] = OutputMixture(self, n, seed)
+        return self._laws[n, seed]
+
+    @cached_property
+    def _laws(self) -> dict:
+        return {}
 
     def singular_values(self) -> tuple[np.ndarray, np.ndarray]:
         """Singular values of the Jacobian of each pattern, (K, min(k, d)) falling, and the probabilities (K,)."""
         return singular_values(self.net, self.patterns), self.p
 
-    def log_p_gradients(self) -> Any:
-        """(d log p / d mean (K, d), d log p / d log s (K,)) where the noise x - mean is scaled by s, at s = 1.
+    def class_probabilities(self, *, n: int = 400_000, seed: int = 0) -> Estimate:
+        """P(argmax f(x) = c) for each class c: see `OutputMixture.class_probabilities`.
 
-        Differentiating under the integral, both are moments of the truncated law: with u = W_1 x = U S z + const and m
-        = E[z | region], the mean's gradient is W_1^T (U S)^+T m and the scale's is E[|z|^2 | region] - r. In the plane
-        they are exact; above, each costs the `rpa.polytopes.polytope.moments` of its region. Raises ValueError for a
-        mixture, or where W_1 cov W_1^T has a lower rank than W_1: then p can jump with the mean.
+        >>> from rpa import Gaussian, ReLUNetwork
+        >>> net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [-1.0]])  # f(x) = |x| - 1
+        >>> pattern_pmf(net, Gaussian([0.0], 1.0)).class_probabilities().p.round(6)  # P(|x| <= 1), P(|x| > 1)
+        array([0.682689, 0.317311])
         """
-        if len(self.pieces) > 1:
-            raise ValueError(f"inputs: expected one Gaussian for gradients, got {len(self.pieces)} components")
-        part, first_weight = self.pieces[0], self.net.weights[0]
-        rows = part.net.weights[0]
-        rank = np.linalg.matrix_rank(rows)
-        if rank < np.linalg.matrix_rank(first_weight):
-            raise ValueError(f"inputs: expected noise in every direction that W_1 sees, got rank {rank}")
-        mean, second = part.z_moments()
-        at = np.argsort(part.index)
-        to_mean = np.linalg.pinv(rows) @ first_weight
-        return (mean @ to_mean)[at], (np.trace(second, axis1=1, axis2=2) - rows.shape[1])[at]
+        return self.output(n=n, seed=seed).class_probabilities()
 
-    def class_probabilities(self, *, n: int = 100_000, seed: int = 0) -> ClassProbabilities:
-        """P(argmax f(x) = c) for each class c: see `rpa.patterns.classes.class_probabilities`."""
-        return class_probabilities(self, n=n, seed=seed)
+    def plot(self, ax: Axes | None = None, frequencies: ArrayLike | None = None, floor: float = 1e-3) -> Axes:
+        """Draw the probabilities of at least `floor` as stems over the patterns' labels, on new axes if ax is None.
+
+        frequencies (K,): sampled shares of the patterns, drawn as circles.
+        """
+        return plots.stems(self, ax, frequencies, floor)
 
 
 def pattern_pmf(
@@ -130,15 +155,20 @@ def pattern_pmf(
     max_patterns: int = 2000,
     mass: float = 0.999,
     search: str = "auto",
-    rtol: float = 1e-2,
+    rtol: float = 0.03,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> PatternPMF:
     """Activation patterns of `net` under `inputs` and their probabilities, P(zeta) = P(H x <= h) (P1's PMF).
 
-    search: "exhaustive" finds every pattern, exactly, for inputs of rank at most two (`max_patterns`, `mass` and `rtol`
-    then play no part); "best_first", "entropy" (P1's) and "monte_carlo" (10^5 samples) find up to `max_patterns`, or
-    `mass` of the probability if that is reached sooner; "auto" is exhaustive where possible, else best-first.
-    rtol: relative error asked of each probability. Returns a `PatternPMF`; raises ValueError for unfit arguments.
+    search: "exhaustive" finds every pattern for inputs of rank at most five: exactly in the plane (`max_patterns`,
+    `mass` and `rtol` then play no part), up to `max_patterns` of them above; "best_first", "entropy" (P1's) and
+    "monte_carlo" (10^5 samples) look for patterns until those computed reach `mass` within their error, there are
+    `max_patterns`, or no more are found (`PatternPMF.stopped`); "auto" is exhaustive where that is possible, else
+    best-first. mass = 1 goes on to `max_patterns`.
+    rtol: relative error of each probability; those below the average have its absolute error at most.
+    progress: True or False for a bar; None shows one on a terminal after two seconds.
+    Returns a `PatternPMF`; raises ValueError for unfit arguments.
 
     >>> from rpa import Gaussian, ReLUNetwork
     >>> net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])  # f(x) = |x|
@@ -146,8 +176,8 @@ def pattern_pmf(
     >>> pmf.patterns.astype(int), pmf.p.round(6)
     (array([[1, 0],
            [0, 1]]), array([0.841345, 0.158655]))
-    >>> round(float(pmf.output().mean[0]), 6)  # E|x|
-    1.166631
+    >>> pmf.output().mean.p.round(6)  # E|x|
+    array([1.166631])
     """
     net = as_network(net)
     max_patterns = _check.integer("max_patterns", max_patterns, 1)
@@ -157,33 +187,140 @@ def pattern_pmf(
     components = components_of(inputs)
     if inputs.dim != net.input_dim:
         raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
-    planar = net.input_dim <= 2 or max(net.whitened(part).input_dim for _, part in components) <= 2
-    if search == "exhaustive" and not planar:
-        raise ValueError("search: 'exhaustive' needs W_1 cov W_1^T of rank at most 2; use 'best_first'")
-    if planar and search in ("auto", "exhaustive"):
+    parts = [(weight, net.whitened(part)) for weight, part in components]
+    rank = max(small.input_dim for _, small in parts)
+    if search == "exhaustive" and rank > ENUMERABLE:
+        raise ValueError(f"search: 'exhaustive' needs W_1 cov W_1^T of rank at most {ENUMERABLE}, got {rank}")
+    exhaustive = search in ("auto", "exhaustive")
+    if exhaustive and (rank <= 2 or net.input_dim <= 2):
         patterns, pieces = exact_pieces(net, components)
-    else:
-        found = _search(net, inputs, search, max_patterns, mass, seed)
-        patterns, pieces = found, searched_pieces(net, components, found, rtol, seed)
-    return _assemble(net, inputs, patterns, pieces)
+        return _assemble(net, inputs, patterns, pieces, 0.0, "complete")
+    if progress is None:
+        progress = sys.stderr.isatty()
+    table = _Table(net, parts, rtol, seed, progress)
+    every = _every_region(parts, max_patterns) if exhaustive and rank <= ENUMERABLE else None
+    if every is not None:
+        table.add(every, 1.0)
+        return table.finished(inputs, "complete", max_patterns)
+    if search == "exhaustive":
+        raise ValueError(f"max_patterns: expected at least the number of regions, which is above {max_patterns}")
+    method = "best_first" if search == "auto" else search
+    stopped = _search(table, inputs, method, max_patterns, mass, seed, progress)
+    return table.finished(inputs, stopped, max_patterns)
 
 
-def _search(net, inputs, search, max_patterns, mass, seed):
-    from rpa.patterns import support
+def _every_region(parts, limit):
+    """Patterns (K, N) of all regions of all components, or None if there are more than `limit`."""
+    patterns = [enumerate_regions(small, limit) for _, small in parts]
+    if any(each is None for each in patterns):
+        return None
+    every = np.unique(np.concatenate(patterns), axis=0)
+    return every if len(every) <= limit else None
 
+
+def _search(table, inputs, search, max_patterns, mass, seed, progress):
+    """Fill the table from ever wider searches; returns why it stopped."""
+    asked, wanted = mass, max_patterns
+    while True:
+        candidates = _candidates(table.net, inputs, search, wanted, asked, seed, progress)
+        table.add(candidates.patterns, min(np.exp(candidates.log_q).sum(), 1.0))
+        if mass < 1 and table.covered >= mass - table.covered_error:
+            return "mass"
+        if table.positive >= ENOUGH * max_patterns:
+            return "max_patterns"
+        if candidates.exhausted or search != "best_first" or wanted >= WIDEST * max_patterns:
+            return "exhausted"
+        if len(candidates) == wanted:
+            wanted = min(2 * wanted, WIDEST * max_patterns)
+        asked = 1.0
+
+
+def _candidates(net, inputs, search, max_patterns, mass, seed, progress):
+    """The `Support` that a search returns."""
     if search == "monte_carlo":
-        return support.monte_carlo(net, inputs, 100_000, seed, max_patterns=max_patterns).patterns
-    method = support.entropy_pruned if search == "entropy" else support.best_first
-    return method(net, inputs, max_patterns=max_patterns, mass=mass).patterns
+        return support.monte_carlo(net, inputs, 100_000, seed, max_patterns=max_patterns)
+    if search == "entropy":
+        return support.entropy_pruned(net, inputs, max_patterns=max_patterns, mass=mass)
+    return support.best_first(net, inputs, max_patterns=max_patterns, mass=mass, seed=seed, progress=progress)
 
 
-def _assemble(net, inputs, patterns, pieces):
+class _Table:
+    """Probabilities of patterns under each component, as far as they have been computed."""
+
+    def __init__(self, net, parts, rtol, seed, progress):
+        self.net, self.parts, self.rtol, self.seed, self.progress = net, parts, rtol, seed, progress
+        self.patterns = np.zeros((0, net.n_hidden), dtype=bool)
+        self.log_p, self.rel_error = np.zeros((2, len(parts), 0))
+        self.deviation = np.zeros((len(parts), 0, quadrature.REPLICATES))
+
+    def add(self, patterns, mass):
+        """Compute the probabilities of those patterns that are new; `mass`: what all of them hold, roughly."""
+        new = patterns[~among(patterns, self.patterns)]
+        log_floor = np.log(max(mass, 1e-300) / max(len(patterns), 1))
+        bar = tqdm(
+            desc=f"probabilities of {len(new):,} patterns, about {mass:.2g} in all",
+            total=len(new) * len(self.parts),
+            delay=2.0,
+            leave=False,
+            disable=not self.progress,
+        )
+        columns = []
+        with bar:
+            for weight, small in self.parts:
+                floor = log_floor - np.log(weight)
+                columns.append(region_probabilities(small, new, self.rtol, self.seed, floor, bar.update))
+        self.patterns = np.concatenate([self.patterns, new])
+        for name, parts in zip(("log_p", "rel_error", "deviation"), zip(*columns)):
+            setattr(self, name, np.concatenate([getattr(self, name), np.stack(parts)], axis=1))
+
+    @property
+    def _weights(self):
+        return np.array([weight for weight, _ in self.parts])
+
+    @property
+    def _replicates(self):
+        """Total probability in each replicate (R,)."""
+        return np.einsum("c,ck,ckr->r", self._weights, np.exp(self.log_p), 1 + self.deviation)
+
+    @property
+    def covered(self):
+        return self._replicates.mean()
+
+    @property
+    def covered_error(self):
+        """Standard error of `covered`, from the scatter of the replicates."""
+        return quadrature.SAFETY * self._replicates.std(ddof=1) / np.sqrt(quadrature.REPLICATES)
+
+    @property
+    def positive(self):
+        return int(np.isfinite(self.log_p).any(axis=0).sum())
+
+    def finished(self, inputs, stopped, max_patterns):
+        """The PMF of the `max_patterns` most probable patterns. All regions together have the probability one."""
+        p = self._weights @ np.exp(self.log_p)
+        keep = np.argsort(-p, kind="stable")[:max_patterns]
+        self.patterns = self.patterns[keep]
+        for name in ("log_p", "rel_error", "deviation"):
+            setattr(self, name, getattr(self, name)[:, keep])
+        error = self.covered_error
+        if stopped == "complete":
+            self.log_p -= np.log(self.covered)
+            error = 4e-17 * max(small.input_dim for _, small in self.parts)
+        index = np.arange(len(self.patterns))
+        pieces = [
+            Pieces(weight, small, self.patterns, index, log_p, rel_error)
+            for (weight, small), log_p, rel_error in zip(self.parts, self.log_p, self.rel_error)
+        ]
+        return _assemble(self.net, inputs, self.patterns, pieces, error, stopped)
+
+
+def _assemble(net, inputs, patterns, pieces, covered_error, stopped):
     """Mixture probabilities, sorted; `pieces` of each component are re-indexed to the sorted patterns."""
     log_terms = np.full((len(pieces), len(patterns)), -np.inf)
     errors = np.zeros((len(pieces), len(patterns)))
     for c, part in enumerate(pieces):
         log_terms[c, part.index] = np.log(part.weight) + part.log_p
-        errors[c, part.index] = part.rel_error
+        errors[c, part.index] = np.where(np.isfinite(part.log_p), part.rel_error, 0.0)
     log_p = logsumexp(log_terms, axis=0)
     finite = np.isfinite(log_p)
     share = np.exp(log_terms - np.where(finite, log_p, 0.0))
@@ -192,4 +329,6 @@ def _assemble(net, inputs, patterns, pieces):
     rank = np.full(len(patterns), -1)
     rank[order] = np.arange(len(order))
     pieces = tuple(part.reindexed(rank) for part in pieces)
-    return PatternPMF(net, inputs, patterns[order], log_p[order], rel_error[order], pieces)
+    if covered_error == 0.0:  # polygons: rounding alone, at worst all in one direction
+        covered_error = float(np.exp(log_p[order]) @ rel_error[order])
+    return PatternPMF(net, inputs, patterns[order], log_p[order], rel_error[order], pieces, covered_error, stopped)

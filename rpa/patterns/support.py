@@ -21,6 +21,7 @@ from rpa import _check
 from rpa.inputs import Gaussian, components_of
 from rpa.network import as_network
 from rpa.patterns import pruning, search
+from rpa.patterns.packing import first_and_counts, pattern_keys
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +43,11 @@ __all__ = [
 ]
 
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
+FEW = 12  # inputs up to which candidates are ranked by random inputs: many regions meet, and moments rank them badly
+SPARE_FEW = 2.5  # SPARE in few dimensions
+RANKING = (2**16, 2**20)  # least and most random inputs that rank candidates
+WORK = 4e9  # multiplications that the random inputs may cost
+PRIOR = 16  # random inputs showing a pattern that an approximate mass is worth: its error is about a quarter
 SPREAD = 0.01  # where a pass finds less mass than this, patterns beyond those asked for are not worth their time
 WIDENING = 16  # each pass of the search is so many times wider than the one before
 CHUNK = 1 << 11  # samples propagated at once: few enough to stay in the cache
@@ -49,10 +55,16 @@ CHUNK = 1 << 11  # samples propagated at once: few enough to stay in the cache
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """K activation patterns, bool (K, N), with approximate natural-log masses log_q (K,), falling."""
+    """K activation patterns, bool (K, N), with approximate natural-log masses log_q (K,), falling.
+
+    samples: random inputs that the search used; 0 says that it was sample-free. exhausted: nothing more was there to
+    find at the accuracy of the search.
+    """
 
     patterns: np.ndarray
     log_q: np.ndarray
+    samples: int = 0
+    exhausted: bool = False
 
     def __len__(self) -> int:
         return len(self.patterns)
@@ -65,9 +77,14 @@ def best_first(
     max_patterns: int = 2000,
     mass: float = 0.999,
     memory: int = 2 * 2**30,
-    progress: str | None = None,
+    progress: bool | None = None,
+    seed: int = 0,
 ) -> Support:
-    """The most probable patterns of `net`, by a sample-free moment-matching search (`rpa.patterns.search.beam`).
+    """The most probable patterns of `net`, by a moment-matching search (`rpa.patterns.search.beam`).
+
+    The search is sample-free for inputs of rank above 12. Below, where more candidates than `max_patterns` compete,
+    they are ranked by their mass and their frequency among up to 2^20 random inputs together (`seed`); patterns that
+    only the random inputs show compete too. `Support.samples` says how many were drawn.
 
     inputs: Gaussian or GaussianMixture (searched by component, then merged). Returns a `Support` that ends at
     `max_patterns` or as soon as the approximate masses add up to `mass`; mass = 1 asks for all `max_patterns`. The
@@ -77,17 +94,25 @@ def best_first(
     """
     net, components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
     available = _check.positive("memory", memory)
+    seed, samples, exhausted = _check.integer("seed", seed), 0, True
     found: list = []
     with tqdm(unit=" units", delay=2.0, leave=False, disable=None if progress is None else not progress) as bar:
         try:
             for weight, component in components:
                 found.append(None)
-                for patterns, log_q in _passes(net.whitened(component), max_patterns, mass, available, bar.update):
+                small, complete, patterns, log_q = net.whitened(component), False, None, None
+                for patterns, log_q, complete in _passes(small, max_patterns, mass, available, bar.update):
+                    found[-1] = patterns, np.log(weight) + log_q
+                exhausted &= complete
+                if len(log_q) > max_patterns and small.input_dim <= FEW:
+                    samples += (n := _ranking_inputs(small))
+                    patterns, log_q = _ranked(small, patterns, log_q, n, max_patterns, seed)
                     found[-1] = patterns, np.log(weight) + log_q
         except KeyboardInterrupt:
             if found == [None]:
                 raise
-    return _merged([part for part in found if part is not None], net.n_hidden, max_patterns, mass)
+            exhausted = False
+    return _merged([part for part in found if part is not None], net.n_hidden, max_patterns, mass, samples, exhausted)
 
 
 def entropy_pruned(
@@ -129,7 +154,7 @@ def commonest(packed: np.ndarray, n_hidden: int, max_patterns: int | None = None
     if max_patterns is not None:
         max_patterns = _check.integer("max_patterns", max_patterns, 1)
     n = len(packed)
-    first, counts = _distinct(packed)
+    first, counts = first_and_counts(packed)
     order = np.argsort(-counts, kind="stable")[:max_patterns]
     patterns = np.unpackbits(packed[first[order]], axis=1, count=n_hidden).astype(bool)
     return Support(patterns, np.log(counts[order] / n))
@@ -201,29 +226,6 @@ def _bits(layers, slope, noise, offset, scale):
     return active
 
 
-def pattern_keys(packed: np.ndarray) -> np.ndarray:
-    """A 64-bit key (n,) of each packed pattern (n, bytes); two of 10^6 patterns share one with probability 3e-8."""
-    words = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
-    words[:, : packed.shape[1]] = packed
-    keys = np.zeros(len(packed), dtype=np.uint64)
-    for word in words.view(np.uint64).T:
-        # Mixed in full before the next word (the finalizer of SplitMix64): patterns differ in few, related bits.
-        keys = keys ^ word
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            keys = (keys ^ keys >> np.uint64(shift)) * np.uint64(factor)
-        keys ^= keys >> np.uint64(31)
-    return keys
-
-
-def _distinct(packed):
-    """Index of the first of each distinct row, and how often it occurs."""
-    import pandas as pd
-
-    # By hashing, numbered as they appear: sorting a million of keys together with their places takes twice as long.
-    codes, _ = pd.factorize(pattern_keys(packed))
-    return np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1)), np.bincount(codes)
-
-
 def _checked(net, inputs, number, mass, name="max_patterns"):
     net, components = as_network(net), components_of(inputs)
     if inputs.dim != net.input_dim:
@@ -232,11 +234,14 @@ def _checked(net, inputs, number, mass, name="max_patterns"):
 
 
 def _passes(small, max_patterns, mass, memory, tick):
-    """(patterns, log q) of ever wider beams, until `mass` or `max_patterns` is reached or nothing more is found."""
+    """(patterns, log q, whether that is all) of ever wider beams, until `mass` or `max_patterns` is reached or nothing
+    more is found.
+    """
     if small.n_hidden == 0:
-        yield np.zeros((1, 0), dtype=bool), np.zeros(1)
+        yield np.zeros((1, 0), dtype=bool), np.zeros(1), True
         return
-    limit = max(1, min(int(SPARE * max_patterns) + 1, int(memory // search.node_bytes(small))))
+    spare = SPARE_FEW if small.input_dim <= FEW else SPARE
+    limit = max(1, min(int(spare * max_patterns) + 1, int(memory // search.node_bytes(small))))
     widths = [limit]
     while widths[0] > WIDENING:
         widths.insert(0, widths[0] // WIDENING)
@@ -249,14 +254,46 @@ def _passes(small, max_patterns, mass, memory, tick):
         while len(log_q) < min(width, max_patterns) and gap < search.WIDEST_GAP:
             gap = min(3 * gap, search.WIDEST_GAP)
             patterns, log_q = search.beam(small, width, gap, tick, not spread)
-        yield patterns, log_q
+        yield patterns, log_q, len(log_q) < width and gap == search.WIDEST_GAP
         found = np.exp(log_q).sum()
         if len(log_q) < width or (mass < 1 and found >= mass):
             return
         gap = min(2.0 + 2.5 * (log_q[0] - log_q[-1]), search.WIDEST_GAP)
 
 
-def _merged(found, n_hidden, max_patterns, mass):
+def _ranking_inputs(small):
+    """Random inputs that rank the candidates of a whitened network, a power of two: about a second of work."""
+    work = sum(weight.size for weight in small.weights[:-1])
+    return int(2 ** np.floor(np.log2(np.clip(WORK / work, *RANKING))))
+
+
+def _ranked(small, patterns, log_q, n, max_patterns, seed):
+    """The `max_patterns` best (patterns, log q) of candidates and of what n random inputs of N(0, I) show.
+
+    A pattern of approximate mass q that c inputs show has the posterior mean (c + PRIOR) / (n + PRIOR / q): the mean of
+    a gamma law of shape PRIOR and mean q, given a Poisson count. Where the count contradicts q, and for patterns that
+    only the inputs show, it is the count less one: a pattern seen once is one of many that might have been.
+    """
+    drawn = commonest(draw_packed(small, Gaussian(np.zeros(small.input_dim), 1.0), n, seed), small.n_hidden)
+    keys, sought = (pattern_keys(np.packbits(part, axis=1)) for part in (drawn.patterns, patterns))
+    counts = np.rint(n * np.exp(drawn.log_q))
+    order = np.argsort(sought)
+    place = order[np.searchsorted(sought, keys, sorter=order).clip(max=len(sought) - 1)]
+    known = sought[place] == keys
+    shown = np.zeros(len(sought))
+    shown[place[known]] = counts[known]
+    q = np.exp(log_q)
+    mean = (shown + PRIOR) / (n + PRIOR / np.maximum(q, 1e-300))
+    contradicted = np.abs(shown - n * q) > PRIOR / 4 + 3 * np.maximum(n * q, shown) / np.sqrt(PRIOR)
+    mean = np.where(contradicted, np.maximum(shown - 1, 0.0) / n, mean)
+    new = ~known & (counts > 1)
+    patterns, mean = np.concatenate([patterns, drawn.patterns[new]]), np.concatenate([mean, (counts[new] - 1) / n])
+    best = np.argsort(-mean, kind="stable")[:max_patterns]
+    best = best[mean[best] > 0]
+    return patterns[best], np.log(mean[best])
+
+
+def _merged(found, n_hidden, max_patterns, mass, samples=0, exhausted=False):
     """One `Support` of (patterns, log mass) lists: equal patterns add up; cut at `max_patterns` and at `mass`."""
     patterns = np.concatenate([np.zeros((0, n_hidden), dtype=bool), *(part for part, _ in found)])
     log_q = np.concatenate([np.zeros(0), *(part for _, part in found)])
@@ -268,4 +305,4 @@ def _merged(found, n_hidden, max_patterns, mass):
     order = np.argsort(-log_q, kind="stable")[:max_patterns]
     if mass < 1:
         order = order[: 1 + np.searchsorted(np.cumsum(np.exp(log_q[order])), mass)]
-    return Support(patterns[order], log_q[order])
+    return Support(patterns[order], log_q[order], samples, exhausted and len(order) == len(log_q))

@@ -8,6 +8,7 @@ the rows that were left out is part of it. `moments` and `sample` describe the G
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,10 +31,12 @@ __all__ = [
     "orthant",
     "probabilities",
     "probability",
+    "replicates",
     "sample",
 ]
 
 BUDGET = 2**20
+SMALLEST = 8  # points per replicate that a polytope of little weight in a sum gets at least
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything is known
 PROPOSALS = {"lookahead": lookahead, "minimax": lambda p: [minimax(p)[0]], "genz": lambda p: [plain(p)]}
@@ -92,7 +95,7 @@ def probability(
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     budget = _check.integer("budget", budget, 512)
-    log_p, rel_error, used = _solve(*reduction.whiten(H, h, gaussian), rtol, seed, method, budget)
+    log_p, rel_error, used, _ = _solve(*reduction.whiten(H, h, gaussian), rtol, seed, method, budget)
     return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
 
 
@@ -132,12 +135,26 @@ def probabilities(
     return _solve(H, h, rtol, seed, "auto", budget, _check.device("device", device))[:2]
 
 
-def _solve(H, h, rtol, seed, method, budget, device=None):
-    """(log_p, rel_error, method), each (K,), for z ~ N(0, I_r)."""
+def replicates(
+    H: np.ndarray, h: np.ndarray, *, rtol: float, seed: int, log_floor: float, shifts: np.ndarray | None = None
+) -> Any:
+    """`probabilities` for sums over many polytopes: log_p (K,), rel_error (K,) and relative deviations (K, R).
+
+    The R replicates are independent, and the same one uses the same random points in all polytopes: the scatter of
+    sum_k p_k (1 + deviation_kr) over r is the error of sum_k p_k. The error of a polytope is at most rtol times its
+    probability or times exp(log_floor), if that is larger: then few points do.
+    """
+    log_p, rel_error, _, deviation = _solve(H, h, rtol, seed, "auto", BUDGET, None, SMALLEST, log_floor, shifts)
+    return log_p, rel_error, deviation
+
+
+def _solve(H, h, rtol, seed, method, budget, device=None, first=quadrature.FIRST, log_floor=-np.inf, shifts=None):
+    """(log_p, rel_error, method), each (K,), and deviations (K, R), for z ~ N(0, I_r)."""
     count = len(H)
     H, h, empty = reduction.unit_rows(H, h)
     log_p = np.where(empty, -np.inf, 0.0)
     rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
+    deviation = np.zeros((count, quadrature.REPLICATES))
     # What is dropped must be small against p, guessed here as if the rows were independent and checked afterwards.
     log_budget = np.maximum(log_ndtr(h).sum(axis=1) + np.log(rtol), MINIMAL) + np.log(NEGLIGIBLE)
     pending = np.flatnonzero(~empty)
@@ -146,20 +163,27 @@ def _solve(H, h, rtol, seed, method, budget, device=None):
         for group, rows in reduction.groups(kept, H.shape[2]):
             index = pending[group]
             part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
-            log_p[index], rel_error[index], used[index] = _estimate(part_H, part_h, rtol, seed, method, budget, device)
+            log_p[index], rel_error[index], used[index], deviation[index] = _estimate(
+                part_H,
+                part_h,
+                method,
+                (rtol, seed, budget, device, first, log_floor),
+                None if shifts is None else shifts[index],
+            )
         with np.errstate(over="ignore", invalid="ignore"):
+            enough = rtol / 10 * np.exp(np.clip(log_floor - log_p[pending], 0.0, 700.0))
             share = np.where(np.isneginf(log_dropped), 0.0, np.exp(np.minimum(log_dropped - log_p[pending], 700.0)))
         rel_error[pending] = np.where(np.isneginf(log_p[pending]), rel_error[pending], rel_error[pending] + share)
-        again = (share > rtol / 10) & np.isfinite(log_p[pending])
+        again = (share > enough) & np.isfinite(log_p[pending])
         pending = pending[again]
         log_budget[pending] = log_p[pending] + np.log(rtol * NEGLIGIBLE)
-    return log_p, rel_error, used
+    return log_p, rel_error, used, deviation
 
 
-def _estimate(H, h, rtol, seed, method, budget, device):
-    """(log_p, rel_error, method) by the best way for each rank. H (K, n, r), h (K, n)."""
+def _estimate(H, h, method, accuracy, shifts=None):
+    """(log_p, rel_error, method, deviation) by the best way for each rank. H (K, n, r), h (K, n)."""
     p = plan(H, h)
-    log_p, rel_error = np.zeros(len(H)), np.zeros(len(H))
+    log_p, rel_error, deviation = np.zeros(len(H)), np.zeros(len(H)), np.zeros((len(H), quadrature.REPLICATES))
     used = np.full(len(H), "certain", dtype="<U9")
     highest_exact = 2 if method == "auto" else 0
     line = np.flatnonzero((p.rank == 1) & (highest_exact >= 1))
@@ -177,9 +201,11 @@ def _estimate(H, h, rtol, seed, method, budget, device):
         part = p.take(space)
         used[space] = "lookahead" if method == "auto" else method
         proposals = PROPOSALS[used[space[0]]](part)
-        log_p[space], rel_error[space] = quadrature.estimate(part, proposals, rtol, seed, budget, device)
+        log_p[space], rel_error[space], deviation[space] = quadrature.estimate(
+            part, proposals, *accuracy, None if shifts is None else shifts[space]
+        )
     used[np.isneginf(log_p) & (rel_error == 0)] = "empty"
-    return log_p, rel_error, used
+    return log_p, rel_error, used, deviation
 
 
 def _interval(p):

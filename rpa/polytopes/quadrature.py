@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from scipy.stats import qmc
 
-from rpa.polytopes.reduction import is_empty
+from rpa.polytopes.reduction import inscribed_ball, is_empty, log_slab
 from rpa.polytopes.trapezoid import Sampler
 
 if TYPE_CHECKING:
     from rpa.polytopes.trapezoid import Plan, Proposal
 
 
-__all__ = ["estimate", "moments", "uniforms"]
+__all__ = ["draws", "estimate", "moments", "one_thread", "uniforms"]
 
 REPLICATES = 16
 FIRST = 32  # points per replicate to begin with
@@ -32,7 +32,7 @@ SAFETY = 1.3  # times the standard error: 16 replicates estimate it themselves, 
 
 
 @contextmanager
-def _one_thread():
+def one_thread():
     """torch on one thread: its tensors are small here, and on a busy machine its threads wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -56,42 +56,61 @@ def _sobol(dim, log2_n, seed):
     return torch.from_numpy(np.ascontiguousarray((points.T * 2**30).astype(np.int64)))
 
 
-@_one_thread()
+@one_thread()
 def estimate(
-    p: Plan, proposals: Sequence[Proposal], rtol: float, seed: int, budget: int, device: str | None = None
+    p: Plan,
+    proposals: Sequence[Proposal],
+    rtol: float,
+    seed: int,
+    budget: int,
+    device: str | None = None,
+    first: int = FIRST,
+    log_floor: float = -np.inf,
+    shifts: np.ndarray | None = None,
 ) -> Any:
-    """log P (K,) and relative error (K,) of a `Plan`, until the error is at most rtol or `budget` points are spent.
+    """log P (K,), relative error (K,), relative deviation of each replicate (K, R) of a `Plan`.
 
-    proposals: one or two, see `_draws`. log P = -inf has an error of 0 if the polytope is empty, and an infinite one if
-    no point in it was found.
+    Points are doubled from `first` per replicate until the error is at most rtol times P or times exp(log_floor), if
+    that is larger, or `budget` points are spent. proposals: one or two, see `draws`. log P = -inf has an error of 0 if
+    the polytope is empty, and an infinite one if no point in it was found.
     """
     count = len(p.mean)
     log_p, rel_error = np.full(count, -np.inf), np.full(count, np.inf)
     sums, sampler = np.full((count, REPLICATES), -np.inf), Sampler(p, proposals, device)
-    pending, start, stop = np.arange(count), 0, FIRST
+    pending, start, stop = np.arange(count), 0, first
     while len(pending) and stop * REPLICATES <= budget:
-        for part, _, log_w in _draws(sampler, pending, start, stop, seed):
+        for part, _, log_w in draws(sampler, pending, start, stop, seed, shifts=shifts):
             fresh = torch.logsumexp(log_w, dim=2).numpy(force=True)
             sums[part] = np.logaddexp(sums[part], fresh)
         log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
-        if start == FIRST:
-            nothing = [i for i in pending if np.isneginf(log_p[i]) and is_empty(p.coef[i], p.h[i])]
-            rel_error[nothing] = 0.0
-        pending = pending[rel_error[pending] > rtol]
+        settled = rel_error[pending] <= rtol * np.exp(np.clip(log_floor - log_p[pending], 0.0, 700.0))
+        if start == 0:
+            at = np.flatnonzero(np.isneginf(log_p[pending]))
+            H, h = p.coef[pending[at]], p.h[pending[at]]
+            y = inscribed_ball(H, h)
+            empty = is_empty(h, y)
+            rel_error[pending[at]] = np.where(empty, 0.0, np.inf)
+            settled[at] = empty | (log_slab(H, h, y) <= log_floor + np.log(rtol))
+        pending = pending[~settled]
         start, stop = stop, 2 * stop
-    return log_p, rel_error
+    seen = np.isfinite(log_p)
+    deviation = np.zeros(sums.shape)
+    weight = np.exp(sums[seen] - sums[seen].max(axis=1, keepdims=True))
+    deviation[seen] = weight / weight.mean(axis=1, keepdims=True) - 1
+    return log_p, rel_error, deviation
 
 
 def _points(stop, sampler):
     return sum(stop // pace for pace in (1, EXTRA)[: sampler.sources])
 
 
-def _draws(sampler, pending, start, stop, seed, last=False):
+def draws(sampler, pending, start, stop, seed, last=False, shifts=None):
     """(indices, y (K, c, R, M), log weights (K, R, M)) of points start..stop per replicate, chunk by chunk.
 
     With two proposals each EXTRA points of the first are joined by one of the second, and the weights are those of the
     mixture (the balance heuristic of Veach & Guibas 1995): never above 1 + EXTRA times those of the second alone.
-    last: draw the last coordinate too.
+    last: draw the last coordinate too. shifts (K, c): added to the uniforms of each polytope, modulo 1, so that the
+    errors of different polytopes are not alike and average out in sums.
     """
     pace = (1, EXTRA)[: sampler.sources]
     share = -torch.tensor(pace, dtype=torch.float64, device=sampler.device).mul(sum(1 / s for s in pace)).log()[:, None]
@@ -100,7 +119,10 @@ def _draws(sampler, pending, start, stop, seed, last=False):
     chunk = max(1, CHUNK // u[0].shape[1])
     for first in range(0, len(pending), chunk):
         part, ys, logs = pending[first : first + chunk], [], []
+        moved = None if shifts is None else torch.as_tensor(shifts[part, :dim].T, device=sampler.device)[:, :, None]
         for source, points in enumerate(u):
+            if moved is not None:
+                points = (points[:, None] + moved).remainder_(1.0).clamp_(min=2.0**-31)
             y, log_w = sampler.points(part, points, source)
             mixed = -torch.logsumexp(share - log_w, dim=1)
             ys.append(y.unflatten(2, (REPLICATES, -1)))
@@ -123,7 +145,7 @@ def _summary(log_sums, n):
         return np.log(mean) + top[:, 0] - np.log(n), np.where(mean > 0, rel_error, np.inf)
 
 
-@_one_thread()
+@one_thread()
 def moments(p: Plan, proposals: Sequence[Proposal], rtol: float, seed: int, budget: int) -> Any:
     """log P (K,), mean (K, c) and covariance (K, c, c) of y inside each polytope of a `Plan`.
 
@@ -135,7 +157,7 @@ def moments(p: Plan, proposals: Sequence[Proposal], rtol: float, seed: int, budg
     sampler, pending, stop = Sampler(p, proposals), np.arange(count), 4 * FIRST
     while len(pending) and stop * REPLICATES <= budget:
         unfinished = []
-        for part, y, log_w in _draws(sampler, pending, 0, stop, seed, last=True):
+        for part, y, log_w in draws(sampler, pending, 0, stop, seed, last=True):
             log_p[part], error = _summary(torch.logsumexp(log_w, dim=2).numpy(), _points(stop, sampler))
             w = torch.exp(log_w - log_w.amax(dim=(1, 2), keepdim=True).clamp_min(-1e300))[:, None]
             w = w / w.sum(dim=(2, 3), keepdim=True).clamp_min(1e-300)

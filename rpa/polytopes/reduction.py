@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from rpa.inputs import Gaussian
 
 
-__all__ = ["gather", "groups", "is_empty", "uncertain", "unit_rows", "whiten"]
+__all__ = ["gather", "groups", "inscribed_ball", "is_empty", "log_slab", "uncertain", "unit_rows", "whiten"]
 
 EPS = np.finfo(float).eps
 FARTHEST = 1e6  # standard deviations; a row that needs more has probability exp(-5e11) and counts as never holding
+TOGETHER = 100  # polytopes in one linear program
+TAIL = 1e-17  # above P(|z| > sqrt(r) + 9) in any dimension r
 
 
 def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray]:
@@ -79,13 +81,46 @@ def gather(H: np.ndarray, h: np.ndarray, kept: np.ndarray, rows: int) -> tuple:
     return np.where(valid[:, :, None], np.take_along_axis(H, order[:, :, None], axis=1), 0.0), h
 
 
-def is_empty(H: np.ndarray, h: np.ndarray) -> bool:
-    """Whether {H x <= h} is empty beyond doubt (its Chebyshev radius is below -1e-7), by linear programming (HiGHS)."""
+def inscribed_ball(H: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Multipliers (K, n) of the largest ball, of radius at most 1, in each polytope: y >= 0 of sum 1, 0 if unsolved.
+
+    H (K, n, r) with rows of norm one or zero, h (K, n). One linear program for many polytopes (HiGHS).
+    """
+    from scipy import sparse
     from scipy.optimize import linprog
 
+    count, n, r = H.shape
     real = np.isfinite(h)
-    rows = np.column_stack([H[real], np.ones(real.sum())])
-    cost = np.append(np.zeros(H.shape[1]), -1.0)
-    bounds = [(None, None)] * H.shape[1] + [(None, 1.0)]
-    found = linprog(cost, A_ub=rows, b_ub=h[real], bounds=bounds)
-    return found.status == 2 or (found.status == 0 and found.x[-1] < -1e-7)
+    rows = np.concatenate([np.where(real[:, :, None], H, 0.0), real[:, :, None].astype(float)], axis=2)
+    bounds, cost = [(None, None)] * r + [(None, 1.0)], np.append(np.zeros(r), -1.0)
+    y = np.zeros((count, n))
+    for start in range(0, count, TOGETHER):
+        some = slice(start, min(start + TOGETHER, count))
+        size = some.stop - start
+        matrix = sparse.block_diag(list(rows[some]), format="csc")
+        limits = np.where(real[some], h[some], 0.0).ravel()
+        solution = linprog(np.tile(cost, size), A_ub=matrix, b_ub=limits, bounds=bounds * size)
+        if solution.status == 0:
+            y[some] = np.maximum(-solution.ineqlin.marginals, 0.0).reshape(size, n)
+    return np.where(real, y, 0.0)
+
+
+def is_empty(h: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Whether each polytope of bounds h (K, n) is empty beyond doubt, by the multipliers y of its `inscribed_ball`."""
+    return (y * np.where(np.isfinite(h), h, 0.0)).sum(axis=1) < -1e-7
+
+
+def log_slab(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Log of an upper bound of P(H z <= h), z ~ N(0, I), for polytopes with little or no interior, (K,).
+
+    Multipliers y >= 0 bound the slacks of the rows: sum_i y_i (h_i - H_i z) <= y h + |y H| |z|. So the set lies in a
+    slab of the row of the largest y_i, of width (y h + |y H| |z|) / y_i, in which the normal density is at most 0.4.
+    With the multipliers of the `inscribed_ball` a cone that touches another in its apex, or two rows that contradict
+    each other, have a width of rounding only; any others give a bound too.
+    """
+    far = np.sqrt(H.shape[2]) + 9
+    total = (y * np.where(np.isfinite(h), h, 0.0)).sum(axis=1)
+    width = total + far * np.linalg.norm((y[:, :, None] * H).sum(axis=1), axis=1)
+    largest = y.max(axis=1, initial=0.0)
+    width = np.divide(np.maximum(width, 0.0), largest, out=np.full(len(h), np.inf), where=largest > 0)
+    return np.log(np.minimum(0.4 * width + TAIL, 1.0))

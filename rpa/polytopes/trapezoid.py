@@ -142,13 +142,14 @@ class Sampler:
         """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).
 
         Drawn from q_j the weight 1[inside] phi / q_j has the probability of the polytope as its mean; it is 0 where an
-        interval is empty. index: which polytopes. uniforms (c - 1, M); with (c, M) the last coordinate is drawn too.
+        interval is empty. index: which polytopes. uniforms (c - 1, M), or (c - 1, K, M) if each polytope has its own;
+        with c in place of c - 1 the last coordinate is drawn too.
         """
         u = torch.as_tensor(uniforms, device=self.device)
         index = torch.as_tensor(index, device=self.device)
         drawn, spreads = min(self.dim, len(u)), self._spread[index]
-        y = torch.zeros(len(index), drawn, u.shape[1], dtype=torch.float64, device=self.device)
-        log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[1]).contiguous()
+        y = torch.zeros(len(index), drawn, u.shape[-1], dtype=torch.float64, device=self.device)
+        log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[-1]).contiguous()
         for k, (matrix, offset, sizes) in enumerate(self._coordinates):
             centre, upper, lower = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split(sizes, dim=1)
             spread = spreads[:, :, k, None]

@@ -86,36 +86,6 @@ def test_leaky_relu_has_the_regions_of_its_own_function():
     assert_binomial(counts, 100_000, pmf.p)
 
 
-@pytest.mark.parametrize(
-    "sizes, cov", [((2, 6, 5, 1), [[1.0, 0.3], [0.3, 0.5]]), ((3, 2, 5, 1), [0.5, 1.0, 2.0]), ((1, 4, 1), 0.7)]
-)
-def test_gradients_against_differences(sizes, cov):
-    """Central differences of the exact log probabilities, for every region of p > 1e-6."""
-    net, mean, step = random_network(sizes, 3), np.linspace(0.2, 0.5, sizes[0]), 1e-5
-    pmf = pattern_pmf(net, Gaussian(mean, cov))
-    to_mean, to_scale = pmf.log_p_gradients()
-    heavy = pmf.p > 1e-6
-
-    def moved(shift=0.0, log_scale=0.0):
-        other = pattern_pmf(net, Gaussian(mean + shift, np.array(cov) * np.exp(2 * log_scale)))
-        found = dict(zip(other.labels, other.log_p))
-        return np.array([found[name] for name in np.array(pmf.labels)[heavy]])
-
-    for axis, unit in enumerate(np.eye(sizes[0])):
-        slope = (moved(step * unit) - moved(-step * unit)) / (2 * step)
-        np.testing.assert_allclose(to_mean[heavy, axis], slope, rtol=1e-5, atol=1e-5)
-    slope = (moved(log_scale=step) - moved(log_scale=-step)) / (2 * step)
-    np.testing.assert_allclose(to_scale[heavy], slope, rtol=1e-5, atol=1e-5)
-
-
-def test_gradients_refuse_what_has_none():
-    net = random_network((2, 4, 1), 0)
-    with pytest.raises(ValueError, match="expected one Gaussian for gradients, got 3"):
-        pattern_pmf(net, random_mixture(2, 0)).log_p_gradients()
-    with pytest.raises(ValueError, match="expected noise in every direction"):
-        pattern_pmf(net, Gaussian([0.0, 0.0], np.ones((2, 2)))).log_p_gradients()
-
-
 def test_constant_input_and_linear_network():
     constant = pattern_pmf(random_network((2, 4, 1), 0), Gaussian([0.3, -0.2], 0.0))
     np.testing.assert_array_equal(constant.patterns, constant.net.patterns([[0.3, -0.2]]))
@@ -171,10 +141,14 @@ def test_views_of_the_result():
         ({"search": "magic"}, "search: expected one of auto"),
         ({"inputs": 3}, "inputs: expected Gaussian or GaussianMixture"),
         ({"inputs": Gaussian(np.zeros(4), 1.0)}, "inputs: expected dimension 3"),
-        ({"search": "exhaustive"}, "search: 'exhaustive' needs"),
+        ({"search": "exhaustive", "max_patterns": 3}, "max_patterns: expected at least the number of regions"),
+        (
+            {"net": random_network((6, 8, 1), 0), "inputs": random_gaussian(6, 0), "search": "exhaustive"},
+            "search: 'exh",
+        ),
     ],
 )
 def test_bad_input_is_named(arguments, message):
-    arguments = {"inputs": Gaussian(np.zeros(3), 1.0)} | arguments
+    arguments = {"net": random_network((3, 4, 1), 0), "inputs": Gaussian(np.zeros(3), 1.0)} | arguments
     with pytest.raises(ValueError, match=message):
-        pattern_pmf(random_network((3, 4, 1), 0), **arguments)
+        pattern_pmf(**arguments)

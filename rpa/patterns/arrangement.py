@@ -1,0 +1,100 @@
+"""Every region of a network in few dimensions, by cutting a box with one hidden unit after the other.
+
+A region inside the box is a bounded polytope, kept as its vertices and the facets that meet in each of them. A unit's
+zero plane cuts it where its pre-activation has both signs at the vertices. The new vertices lie on the edges that the
+plane crosses: pairs of vertices whose common facets meet in no third vertex. The test needs no general position, so
+that networks without biases, whose planes all meet in one point, are cut correctly (Fukuda & Prodon 1996, the double
+description method).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from math import comb
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rpa.network import ReLUNetwork
+
+
+__all__ = ["enumerate_regions"]
+
+RADIUS = 8.5  # half the side of the box in standard deviations; P(outside) is below 2e-17 for each coordinate
+TOUCHING = 1e-12  # a pre-activation this small, relative to its largest possible value in the box, is 0 at a vertex
+
+
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """A polytope: vertices (n, r), and which of the F facets meet in each of them, bool (n, F)."""
+
+    vertices: np.ndarray
+    facets: np.ndarray
+
+
+def enumerate_regions(net: ReLUNetwork, limit: int, tick: Callable[[], None] = lambda: None) -> np.ndarray | None:
+    """Patterns, bool (K, N), of all regions that meet the box, or None where there are more than `limit`, or would be
+    twice as many in general position.
+
+    net: whitened, its input N(0, I_r). P(z outside the box) <= 4e-17 r. The time grows with the number of regions; the
+    number of vertices of each grows like 2^r. tick() is called after each unit.
+    """
+    r = net.input_dim
+    # Planes in general position cut space into so many regions; most of the box's meet fewer planes only by symmetry.
+    if sum(comb(net.hidden_sizes[0], i) for i in range(r + 1)) > 2 * limit:
+        return None
+    corners = np.array(list(product([-RADIUS, RADIUS], repeat=r)))
+    sides = np.concatenate([corners < 0, corners > 0], axis=1)
+    cells = [_Cell(corners, np.pad(sides, ((0, 0), (0, net.n_hidden))))]
+    patterns = np.zeros((1, 0), dtype=bool)
+    A, b = net.weights[0][None], net.biases[0][None]
+    for weight, bias in zip(net.weights[1:], net.biases[1:]):
+        start = patterns.shape[1]
+        for unit in range(A.shape[1]):
+            cells, parent, active = _cut(cells, A[:, unit], b[:, unit], 2 * r + patterns.shape[1])
+            if len(cells) > limit:
+                return None
+            patterns, A, b = np.column_stack([patterns[parent], active]), A[parent], b[parent]
+            tick()
+        gate = np.where(patterns[:, start:], 1.0, net.slope)
+        A, b = weight @ (gate[:, :, None] * A), (gate * b) @ weight.T + bias
+    return patterns
+
+
+def _cut(cells, a, b, facet):
+    """(cells, parent, active) after each cell is cut by its plane a z + b = 0, a (K, r), b (K,); facet: its number."""
+    sizes = [len(cell.vertices) for cell in cells]
+    starts, owner = np.cumsum([0, *sizes[:-1]]), np.repeat(np.arange(len(cells)), sizes)
+    value = (np.concatenate([cell.vertices for cell in cells]) * a[owner]).sum(axis=1) + b[owner]
+    value[np.abs(value) <= TOUCHING * (RADIUS * np.abs(a).sum(axis=1) + np.abs(b))[owner]] = 0.0
+    active = np.maximum.reduceat(value, starts) > 0
+    crossed = np.flatnonzero(active & (np.minimum.reduceat(value, starts) < 0))
+    below = []
+    cells = list(cells)
+    for i in crossed:
+        cells[i], other = _halves(cells[i], value[starts[i] : starts[i] + sizes[i]], facet)
+        below.append(other)
+    parent = np.concatenate([np.arange(len(cells)), crossed])
+    return cells + below, parent, np.concatenate([active, np.zeros(len(below), dtype=bool)])
+
+
+def _halves(cell, value, facet):
+    """The parts of a cell where the value at its vertices (n,) is positive and negative."""
+    above, under = np.flatnonzero(value > 0), np.flatnonzero(value < 0)
+    shared = cell.facets[above].astype(np.float32) @ cell.facets[under].T
+    i, j = np.nonzero(shared >= cell.vertices.shape[1] - 1)
+    i, j = above[i], under[j]
+    common = cell.facets[i] & cell.facets[j]
+    edges = (common.astype(np.float32) @ ~cell.facets.T == 0).sum(axis=1) == 2
+    i, j, common = i[edges], j[edges], common[edges]
+    share = (value[i] / (value[i] - value[j]))[:, None]
+    points = cell.vertices[i] + share * (cell.vertices[j] - cell.vertices[i])
+    halves = []
+    for side in (value >= 0, value <= 0):
+        facets = np.concatenate([cell.facets[side], common])
+        facets[:, facet] = np.concatenate([value[side] == 0, np.ones(len(points), dtype=bool)])
+        halves.append(_Cell(np.concatenate([cell.vertices[side], points]), facets))
+    return halves

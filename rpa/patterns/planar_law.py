@@ -1,0 +1,153 @@
+"""The output law of a network whose input has rank two at most: every functional as a sum over polygons, exactly.
+
+A distribution function is one more half-plane for each region, a density one dimension fewer, a class probability k - 1
+more half-planes. Nothing is sampled; the errors are those of rounding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rpa.patterns.winners import logits, wins
+from rpa.polytopes import planar
+from rpa.polytopes.polytope import probabilities
+
+if TYPE_CHECKING:
+    from rpa.patterns.pieces import Pieces
+
+
+__all__ = ["atoms", "cdf", "class_masses", "constant", "moments", "output_range", "pdf"]
+
+PAIRS_AT_ONCE = 20_000
+FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
+EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no row is left out as nearly certain
+
+
+def constant(A: np.ndarray, output: int) -> np.ndarray:
+    """On which of the regions with maps A (K, k, r) an output is constant, bool (K,)."""
+    norms = np.linalg.norm(A, axis=2)
+    return norms[:, output] <= FLAT * norms.max(initial=0.0)
+
+
+def cdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
+    """P(f(x)[output] <= y) at y (m,) and its error (m,)."""
+    return _summed(pieces, y, output, _cdf_terms)
+
+
+def pdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
+    """Density of f(x)[output] at y (m,), atoms left out, and its error (m,).
+
+    On a region with output a z + b the scalar s = a z is N(0, |a|^2): its density at y - b, times the probability
+    of the region given a z = y - b, an interval.
+    """
+    return _summed(pieces, y, output, _pdf_terms)
+
+
+def _summed(pieces, y, output, terms):
+    value, error = np.zeros(len(y)), np.zeros(len(y))
+    for part in pieces:
+        for block in part.blocks():
+            for index, term, term_error in terms(part, block, y, output):
+                np.add.at(value, index, part.weight * term)
+                np.add.at(error, index, part.weight * term_error)
+    return value, error
+
+
+def output_range(part: Pieces, rows: slice, A: np.ndarray, b: np.ndarray, output: int) -> Any:
+    """Bounds (low, high), each (K,), of an output on each polygon."""
+    values = (part.polygons.vertices[rows] @ A[:, output, :, None])[..., 0] + b[:, output, None]
+    used = part.polygons.used[rows]
+    return np.where(used, values, np.inf).min(axis=1), np.where(used, values, -np.inf).max(axis=1)
+
+
+def _cdf_terms(part, block, grid, output):
+    """Yields (index into grid, mass, error) of each region: whole below a threshold, or cut by it."""
+    rows, H, h, A, b = block
+    low, high = output_range(part, rows, A, b, output)
+    flat = constant(A, output)
+    low, high = np.where(flat, b[:, output], low), np.where(flat, b[:, output], high)
+    p = np.exp(part.log_p[rows])
+    whole, at = np.nonzero(high[:, None] <= grid)
+    yield at, p[whole], p[whole] * part.rel_error[rows][whole]
+    piece, at = np.nonzero((low[:, None] <= grid) & (grid < high[:, None]) & ~flat[:, None])
+    for k in _chunks(piece):
+        i, j = piece[k], at[k]
+        extra, limits = A[i, output, None], (grid[j] - b[i, output])[:, None]
+        cut = np.concatenate([H[i], extra], 1), np.concatenate([h[i], limits], 1)
+        log_p, rel_error = probabilities(*cut, rtol=EXACT)
+        yield j, np.exp(log_p), np.exp(log_p) * rel_error
+
+
+def _pdf_terms(part, block, grid, output):
+    """Yields (index into grid, density, error) of each region that the level set f = y meets."""
+    rows, H, h, A, b = block
+    low, high = output_range(part, rows, A, b, output)
+    piece, at = np.nonzero((low[:, None] < grid) & (grid < high[:, None]) & ~constant(A, output)[:, None])
+    scale = np.linalg.norm(A[:, output], axis=1)
+    for k in _chunks(piece):
+        i, j = piece[k], at[k]
+        direction = A[i, output] / scale[i, None]
+        across = np.stack([-direction[:, 1], direction[:, 0]], axis=1)
+        level = (grid[j] - b[i, output]) / scale[i]
+        limits = h[i] - (H[i] @ direction[..., None])[..., 0] * level[:, None]
+        within = H[i] @ across[..., None]
+        # A row along the direction has nothing left but rounding, which must not decide anything.
+        within[np.linalg.norm(within, axis=2) <= FLAT * np.linalg.norm(H[i], axis=2)] = 0.0
+        log_p, rel_error = probabilities(within, limits, rtol=EXACT)
+        density = np.exp(log_p - level**2 / 2) / (np.sqrt(2 * np.pi) * scale[i])
+        yield j, density, density * rel_error
+
+
+def atoms(pieces: tuple[Pieces, ...], output: int) -> Any:
+    """(values (a,), p (a,), error (a,)): values an output takes with positive probability on the regions, rising.
+
+    For regions in any dimension.
+    """
+    values, masses, errors = [], [], []
+    for part in pieces:
+        for rows, _, _, A, b in part.blocks():
+            flat = constant(A, output)
+            values.append(b[flat, output])
+            masses.append(part.weight * np.exp(part.log_p[rows][flat]))
+            errors.append(masses[-1] * part.rel_error[rows][flat])
+    unique, inverse = np.unique(np.concatenate(values), return_inverse=True)
+    return (unique, *(np.bincount(inverse, np.concatenate(part), len(unique)) for part in (masses, errors)))
+
+
+def moments(pieces: tuple[Pieces, ...], k: int) -> Any:
+    """Mean (k,) and second moment (k, k) of f(x): the sums over regions of p E[A z + b] and p E[(A z + b)(A z + b)^T],
+    and the sum of the errors of p.
+    """
+    mean, second, error = np.zeros(k), np.zeros((k, k)), 0.0
+    for part in pieces:
+        first, cross = planar.polygon_moments(part.polygons, part.log_p)
+        p = part.weight * np.exp(part.log_p)
+        error += p @ part.rel_error
+        for rows, _, _, A, b in part.blocks():
+            moved = (A @ first[rows, :, None])[..., 0]
+            mean += p[rows] @ (moved + b)
+            both = b[:, :, None] * moved[:, None, :]
+            square = A @ cross[rows] @ A.transpose(0, 2, 1) + b[:, :, None] * b[:, None, :]
+            second += np.tensordot(p[rows], square + both + both.transpose(0, 2, 1), 1)
+    return mean, second, error
+
+
+def class_masses(pieces: tuple[Pieces, ...], classes: int) -> Any:
+    """P(argmax f(x) = c) and its error, each (classes,); a single output is a logit (`winners.logits`)."""
+    mass, error = np.zeros(classes), np.zeros(classes)
+    for part in pieces:
+        for _, H, h, A, b in part.blocks():
+            maps = logits(A, b)
+            for c in range(classes):
+                extra, limits = wins(*maps, c)
+                cut = np.concatenate([H, extra], axis=1), np.concatenate([h, limits], axis=1)
+                log_p, rel_error = probabilities(*cut, rtol=EXACT)
+                mass[c] += part.weight * np.exp(log_p).sum()
+                error[c] += part.weight * (np.exp(log_p) @ rel_error)
+    return mass, error
+
+
+def _chunks(items):
+    return [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(items), PAIRS_AT_ONCE)]

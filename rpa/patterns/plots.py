@@ -1,0 +1,60 @@
+"""What P1's figures show of a law: the pattern PMF as stems over labels, a distribution function with its band.
+
+Analytic results are drawn in the first colour of the style, Monte Carlo as circles in the second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+    from rpa.patterns.output_law import OutputMixture
+    from rpa.patterns.pmf import PatternPMF
+
+
+__all__ = ["distribution", "stems"]
+
+CIRCLES: dict[str, Any] = dict(color="C1", markersize=3.6, fillstyle="none", markeredgewidth=0.9)
+
+
+def stems(pmf: PatternPMF, ax: Axes | None, frequencies: ArrayLike | None, floor: float) -> Axes:
+    """See `PatternPMF.plot`."""
+    ax = _axes(ax)
+    shown = pmf.p >= floor
+    labels = np.array([float(name) for name in pmf.labels])[shown]
+    ax.vlines(labels, 0, pmf.p[shown], color="C0", linewidth=1.4)
+    if frequencies is not None:
+        ax.plot(labels, np.asarray(frequencies)[shown], "o", **CIRCLES)
+    ax.set_xlim(-0.03 * 2.0**pmf.net.n_hidden, 1.03 * 2.0**pmf.net.n_hidden)
+    ax.set_ylim(0, None)
+    ax.set(xlabel="pattern, as a number", ylabel="probability")
+    return ax
+
+
+def distribution(law: OutputMixture, ax: Axes | None, output: int, samples: ArrayLike | None, shown: int = 25) -> Axes:
+    """See `OutputMixture.plot`."""
+    ax = _axes(ax)
+    low, high = np.asarray(law.quantile([0.0005, 0.9995], output))
+    y = np.linspace(low - 0.02 * (high - low), high + 0.02 * (high - low), 400)
+    cdf = law.cdf(y, output)
+    ax.plot(y, np.asarray(cdf), color="C0")
+    ax.fill_between(y, cdf - 3 * cdf.error, cdf + 3 * cdf.error, color="C0", alpha=0.25, linewidth=0)
+    if samples is not None:
+        share = (np.arange(shown) + 0.5) / shown
+        ax.plot(np.quantile(np.asarray(samples)[:, output], share), share, "o", **CIRCLES)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set(xlabel="output", ylabel="P(output ≤ y)")
+    return ax
+
+
+def _axes(ax):
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots()[1]
