@@ -80,6 +80,28 @@ class Gaussian:
             return rows @ self._eigen_factor
         return rows * np.sqrt(self.cov_given)
 
+    def logpdf(self, x: ArrayLike) -> Array:
+        """Log density (n,) at points x (n, d). Raises ValueError for a singular covariance, which has none."""
+        from scipy.stats import multivariate_normal
+
+        x = _check.array("x", x, (None, self.dim))
+        deviation = np.sqrt(self.variances)
+        if not deviation.all():
+            raise ValueError("cov: expected a non-singular covariance for a density, got a variance of 0")
+        try:  # in standard deviations, so that units do not matter
+            law = multivariate_normal(np.zeros(self.dim), self.cov / np.outer(deviation, deviation))
+        except np.linalg.LinAlgError as error:
+            raise ValueError("cov: expected a non-singular covariance for a density, got a singular one") from error
+        return np.atleast_1d(law.logpdf((x - self.mean) / deviation)) - np.log(deviation).sum()
+
+    def __repr__(self) -> str:
+        deviation = np.sqrt(self.variances)
+        low, high = deviation.min(), deviation.max()
+        spread = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        mean = np.array2string(self.mean, precision=4, threshold=6, edgeitems=2)
+        kind = ("white noise", "independent", "full covariance")[self.cov_given.ndim]
+        return f"Gaussian: {self.dim} dimensions, {kind}, mean {mean}, standard deviations {spread}"
+
     def affine(self, weight: ArrayLike, bias: ArrayLike) -> Gaussian:
         """The law of weight @ x + bias: a Gaussian with mean (m,) and full cov (m, m)."""
         weight = _check.array("weight", weight, (None, self.dim))
@@ -142,6 +164,16 @@ class GaussianMixture:
         """Covariance (d, d), by the law of total covariance."""
         mean = self.mean
         return sum(w * (c.cov + np.outer(c.mean - mean, c.mean - mean)) for w, c in zip(self.weights, self.components))
+
+    def logpdf(self, x: ArrayLike) -> Array:
+        """Log density (n,) at points x (n, d), as `Gaussian.logpdf`."""
+        from scipy.special import logsumexp
+
+        return logsumexp([np.log(w) + c.logpdf(x) for w, c in zip(self.weights, self.components)], axis=0)
+
+    def __repr__(self) -> str:
+        weights = np.array2string(self.weights, precision=3, threshold=6, edgeitems=2)
+        return f"GaussianMixture: {self.dim} dimensions, {len(self.weights)} components of weights {weights}"
 
     def affine(self, weight: ArrayLike, bias: ArrayLike) -> GaussianMixture:
         """The law of weight @ x + bias: a mixture with the same weights."""

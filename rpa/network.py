@@ -85,6 +85,10 @@ class ReLUNetwork:
         """Hidden units in all, N."""
         return sum(self.hidden_sizes)
 
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, (self.input_dim, *self.hidden_sizes, self.output_dim)))
+        return f"ReLUNetwork: {sizes}, {self.n_hidden} hidden units" + (f", slope {self.slope:g}" if self.slope else "")
+
     def __call__(self, x: ArrayLike) -> Array:
         """Outputs (n, k) at inputs x (n, d)."""
         return self._forward(x)[0]

@@ -11,25 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
-from rpa.inputs import components_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from rpa.inputs import RandomInput
     from rpa.network import ReLUNetwork
-    from rpa.patterns.pmf import PatternPMF
     from rpa.patterns.regions import PlanarRegions
 
 
 __all__ = [
-    "density",
     "density_contours",
-    "distribution_panel",
     "histogram_panel",
     "moons_panel",
     "name_both",
-    "pmf_panel",
     "quantile_circles",
     "region_panel",
     "spectrum_panel",
@@ -39,23 +34,16 @@ __all__ = [
 SAMPLED_OUTLINE = "#e08a1e"  # P1 draws sampled histograms in orange
 
 
-def density(inputs: RandomInput, x: np.ndarray) -> np.ndarray:
-    """Probability density of a non-singular Gaussian or mixture at points x (n, d)."""
-    from scipy.stats import multivariate_normal
-
-    return sum(w * multivariate_normal(part.mean, part.cov).pdf(x) for w, part in components_of(inputs))
-
-
 def density_contours(
     ax: Axes, inputs: RandomInput, masses: Sequence[float] = (0.5, 0.9, 0.99), color: str = "#222222"
 ) -> None:
     """Contours of a planar density that hold the given probabilities, estimated from 20,000 draws."""
     draws = inputs.sample(20_000, 0)
-    levels = np.quantile(density(inputs, draws), 1 - np.sort(masses)[::-1])
+    levels = np.quantile(inputs.logpdf(draws), 1 - np.sort(masses)[::-1])
     low, high = draws.min(axis=0), draws.max(axis=0)
     xs, ys = (np.linspace(a - 0.3, b + 0.3, 200) for a, b in zip(low, high))
     grid = np.stack(np.meshgrid(xs, ys), axis=-1)
-    values = density(inputs, grid.reshape(-1, 2)).reshape(200, 200)
+    values = inputs.logpdf(grid.reshape(-1, 2)).reshape(200, 200)
     ax.contour(xs, ys, values, levels=levels, colors=color, linewidths=0.8)
 
 
@@ -63,32 +51,6 @@ def name_both(ax: Axes) -> None:
     """Say which colour is which, in the lower right corner that a distribution function leaves free."""
     for height, name, colour in ((0.18, "analytic", ANALYTIC), (0.06, "Monte Carlo", MONTE_CARLO)):
         ax.text(0.98, height, name, color=colour, ha="right", va="bottom", transform=ax.transAxes)
-
-
-def pmf_panel(ax: Axes, pmf: PatternPMF, frequencies: np.ndarray, floor: float = 1e-3) -> None:
-    """Stems of the analytic PMF over the decimal labels, and red circles where sampling puts them; p >= floor only."""
-    shown = pmf.p >= floor
-    labels = np.array([float(name) for name in pmf.labels])[shown]
-    ax.vlines(labels, 0, pmf.p[shown], color=ANALYTIC, linewidth=1.4)
-    ax.plot(labels, frequencies[shown], "o", color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
-    ax.set_xlim(-0.03 * 2.0**pmf.net.n_hidden, 1.03 * 2.0**pmf.net.n_hidden)
-    ax.set_ylim(0, None)
-
-
-def distribution_panel(ax: Axes, y: np.ndarray, cdf: np.ndarray, samples: np.ndarray, shown: int = 25) -> None:
-    """The analytic CDF as a line and the empirical one at `shown` quantiles as circles."""
-    ax.plot(y, cdf, color=ANALYTIC)
-    share = (np.arange(shown) + 0.5) / shown
-    ax.plot(
-        np.quantile(samples, share),
-        share,
-        "o",
-        color=MONTE_CARLO,
-        markersize=3.6,
-        fillstyle="none",
-        markeredgewidth=0.9,
-    )
-    ax.set_ylim(-0.02, 1.02)
 
 
 def moons_panel(

@@ -62,3 +62,6 @@ class Estimate(np.ndarray):
         return f"{float(self):.6g} ± {float(self.error):.2g}"
 
     __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return super().__format__(spec) if spec else repr(self)

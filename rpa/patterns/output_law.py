@@ -157,7 +157,8 @@ class OutputMixture:
         """
         classes = max(self.pmf.net.output_dim, 2)
         if self.exact:
-            return _probability(*planar_law.class_masses(self.pmf.pieces, classes), (classes,))
+            mass, error = planar_law.class_masses(self.pmf.pieces, classes)
+            return _probability(mass, error, (classes,))
         f, weights = self._regions
         won = [winner(replicate) for replicate in f]
         sums = np.stack([np.bincount(c, w, classes) for c, w in zip(won, weights)])
@@ -171,7 +172,7 @@ class OutputMixture:
     def plot(self, ax: Axes | None = None, output: int = 0, samples: ArrayLike | None = None) -> Axes:
         """Draw the distribution function of an output with a band of three errors, on new axes if ax is None.
 
-        samples (n, k): outputs whose empirical distribution function is drawn as circles.
+        samples (n, k) or (n,): outputs whose empirical distribution function is drawn as circles.
         """
         return plots.distribution(self, ax, output, samples)
 

@@ -57,8 +57,9 @@ def _summed(pieces, y, output, terms):
 
 def output_range(part: Pieces, rows: slice, A: np.ndarray, b: np.ndarray, output: int) -> Any:
     """Bounds (low, high), each (K,), of an output on each polygon."""
-    values = (part.polygons.vertices[rows] @ A[:, output, :, None])[..., 0] + b[:, output, None]
-    used = part.polygons.used[rows]
+    polygons: Any = part.polygons
+    values = (polygons.vertices[rows] @ A[:, output, :, None])[..., 0] + b[:, output, None]
+    used = polygons.used[rows]
     return np.where(used, values, np.inf).min(axis=1), np.where(used, values, -np.inf).max(axis=1)
 
 
@@ -122,7 +123,8 @@ def moments(pieces: tuple[Pieces, ...], k: int) -> Any:
     """
     mean, second, error = np.zeros(k), np.zeros((k, k)), 0.0
     for part in pieces:
-        first, cross = planar.polygon_moments(part.polygons, part.log_p)
+        polygons: Any = part.polygons
+        first, cross = planar.polygon_moments(polygons, part.log_p)
         p = part.weight * np.exp(part.log_p)
         error += p @ part.rel_error
         for rows, _, _, A, b in part.blocks():

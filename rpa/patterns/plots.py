@@ -19,20 +19,22 @@ if TYPE_CHECKING:
 
 __all__ = ["distribution", "stems"]
 
+NUMBERED = 20  # hidden units up to which the decimal numbers of patterns can be distinguished on an axis
 CIRCLES: dict[str, Any] = dict(color="C1", markersize=3.6, fillstyle="none", markeredgewidth=0.9)
 
 
 def stems(pmf: PatternPMF, ax: Axes | None, frequencies: ArrayLike | None, floor: float) -> Axes:
     """See `PatternPMF.plot`."""
     ax = _axes(ax)
-    shown = pmf.p >= floor
-    labels = np.array([float(name) for name in pmf.labels])[shown]
-    ax.vlines(labels, 0, pmf.p[shown], color="C0", linewidth=1.4)
+    shown, n = pmf.p >= floor, pmf.net.n_hidden
+    numbered = n <= NUMBERED
+    places = np.array([float(name) for name in pmf.labels])[shown] if numbered else 1.0 + np.flatnonzero(shown)
+    ax.vlines(places, 0, pmf.p[shown], color="C0", linewidth=1.4)
     if frequencies is not None:
-        ax.plot(labels, np.asarray(frequencies)[shown], "o", **CIRCLES)
-    ax.set_xlim(-0.03 * 2.0**pmf.net.n_hidden, 1.03 * 2.0**pmf.net.n_hidden)
-    ax.set_ylim(0, None)
-    ax.set(xlabel="pattern, as a number", ylabel="probability")
+        ax.plot(places, np.asarray(frequencies)[shown], "o", **CIRCLES)
+    reach = 2.0**n if numbered else shown.sum() + 1.0
+    ax.set(xlim=(-0.03 * reach, 1.03 * reach), ylim=(0, None), ylabel="probability")
+    ax.set_xlabel("pattern, as a decimal number" if numbered else "pattern, the most probable first")
     return ax
 
 
@@ -46,7 +48,7 @@ def distribution(law: OutputMixture, ax: Axes | None, output: int, samples: Arra
     ax.fill_between(y, cdf - 3 * cdf.error, cdf + 3 * cdf.error, color="C0", alpha=0.25, linewidth=0)
     if samples is not None:
         share = (np.arange(shown) + 0.5) / shown
-        ax.plot(np.quantile(np.asarray(samples)[:, output], share), share, "o", **CIRCLES)
+        ax.plot(np.quantile(np.reshape(samples, (len(samples), -1))[:, output], share), share, "o", **CIRCLES)
     ax.set_ylim(-0.02, 1.02)
     ax.set(xlabel="output", ylabel="P(output ≤ y)")
     return ax

@@ -43,11 +43,11 @@ __all__ = [
 ]
 
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
-FEW = 12  # inputs up to which candidates are ranked by random inputs: many regions meet, and moments rank them badly
+FEW = 20  # inputs up to which candidates are ranked by random inputs: many regions meet, and moments rank them badly
 SPARE_FEW = 2.5  # SPARE in few dimensions
 RANKING = (2**16, 2**20)  # least and most random inputs that rank candidates
 WORK = 4e9  # multiplications that the random inputs may cost
-PRIOR = 16  # random inputs showing a pattern that an approximate mass is worth: its error is about a quarter
+PRIOR = 0.5  # counts that an approximate mass is worth, times the squared number of dimensions beyond the plane
 SPREAD = 0.01  # where a pass finds less mass than this, patterns beyond those asked for are not worth their time
 WIDENING = 16  # each pass of the search is so many times wider than the one before
 CHUNK = 1 << 11  # samples propagated at once: few enough to stay in the cache
@@ -82,7 +82,7 @@ def best_first(
 ) -> Support:
     """The most probable patterns of `net`, by a moment-matching search (`rpa.patterns.search.beam`).
 
-    The search is sample-free for inputs of rank above 12. Below, where more candidates than `max_patterns` compete,
+    The search is sample-free for inputs of rank above 20. Below, where more candidates than `max_patterns` compete,
     they are ranked by their mass and their frequency among up to 2^20 random inputs together (`seed`); patterns that
     only the random inputs show compete too. `Support.samples` says how many were drawn.
 
@@ -96,13 +96,15 @@ def best_first(
     available = _check.positive("memory", memory)
     seed, samples, exhausted = _check.integer("seed", seed), 0, True
     found: list = []
+    last: tuple = ()
     with tqdm(unit=" units", delay=2.0, leave=False, disable=None if progress is None else not progress) as bar:
         try:
             for weight, component in components:
                 found.append(None)
-                small, complete, patterns, log_q = net.whitened(component), False, None, None
-                for patterns, log_q, complete in _passes(small, max_patterns, mass, available, bar.update):
-                    found[-1] = patterns, np.log(weight) + log_q
+                small = net.whitened(component)
+                for last in _passes(small, max_patterns, mass, available, bar.update):
+                    found[-1] = last[0], np.log(weight) + last[1]
+                patterns, log_q, complete = last
                 exhausted &= complete
                 if len(log_q) > max_patterns and small.input_dim <= FEW:
                     samples += (n := _ranking_inputs(small))
@@ -248,7 +250,7 @@ def _passes(small, max_patterns, mass, memory, tick):
     gap, found = search.WIDEST_GAP, 1.0
     for width in widths:
         # Where all patterns found will be asked for, nothing is gained by ranking them better.
-        spread = found < SPREAD
+        spread = found < SPREAD and small.input_dim > FEW
         width = min(width, max_patterns) if spread else width
         patterns, log_q = search.beam(small, width, gap, tick, not spread)
         while len(log_q) < min(width, max_patterns) and gap < search.WIDEST_GAP:
@@ -270,9 +272,9 @@ def _ranking_inputs(small):
 def _ranked(small, patterns, log_q, n, max_patterns, seed):
     """The `max_patterns` best (patterns, log q) of candidates and of what n random inputs of N(0, I) show.
 
-    A pattern of approximate mass q that c inputs show has the posterior mean (c + PRIOR) / (n + PRIOR / q): the mean of
-    a gamma law of shape PRIOR and mean q, given a Poisson count. Where the count contradicts q, and for patterns that
-    only the inputs show, it is the count less one: a pattern seen once is one of many that might have been.
+    A pattern of approximate mass q that c inputs show has the posterior mean (c + prior) / (n + prior / q): the mean of
+    a gamma law of shape `prior` and mean q, given a Poisson count. For patterns that only the inputs show it is the
+    count less one half: a pattern seen once is one of many that might have been.
     """
     drawn = commonest(draw_packed(small, Gaussian(np.zeros(small.input_dim), 1.0), n, seed), small.n_hidden)
     keys, sought = (pattern_keys(np.packbits(part, axis=1)) for part in (drawn.patterns, patterns))
@@ -283,13 +285,11 @@ def _ranked(small, patterns, log_q, n, max_patterns, seed):
     shown = np.zeros(len(sought))
     shown[place[known]] = counts[known]
     q = np.exp(log_q)
-    mean = (shown + PRIOR) / (n + PRIOR / np.maximum(q, 1e-300))
-    contradicted = np.abs(shown - n * q) > PRIOR / 4 + 3 * np.maximum(n * q, shown) / np.sqrt(PRIOR)
-    mean = np.where(contradicted, np.maximum(shown - 1, 0.0) / n, mean)
-    new = ~known & (counts > 1)
-    patterns, mean = np.concatenate([patterns, drawn.patterns[new]]), np.concatenate([mean, (counts[new] - 1) / n])
+    prior = PRIOR * max(small.input_dim - 2, 1) ** 2
+    mean = (shown + prior) / (n + prior / np.maximum(q, 1e-300))
+    patterns = np.concatenate([patterns, drawn.patterns[~known]])
+    mean = np.concatenate([mean, (counts[~known] - 0.5) / n])
     best = np.argsort(-mean, kind="stable")[:max_patterns]
-    best = best[mean[best] > 0]
     return patterns[best], np.log(mean[best])
 
 

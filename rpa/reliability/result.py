@@ -44,6 +44,12 @@ class FailureProbability:
         """The probability itself; 0 where it underflows, `log_p` does not."""
         return float(np.exp(self.log_p))
 
+    def __repr__(self) -> str:
+        digits = f"{np.exp(self.log_p):.4g}" if self.log_p > -690 else f"10^{self.log_p / np.log(10):.2f}"
+        trust = "converged" if self.converged else "not converged"
+        effort = f"{self.method}, {self.n:,} evaluations"
+        return f"FailureProbability: {digits} ± {100 * self.rel_error:.2g} %, {effort}, {trust}"
+
 
 def estimated(log_p: float, rel_error: float, converged: bool, method: str) -> FailureProbability:
     """A result with the interval that its error gives; without points and evaluations."""
