@@ -23,7 +23,6 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%=$(BUILD)/%)
 FIGURES := $(patsubst notebooks/%.ipynb,$(OUT)figures/%.png,$(shell grep -l 'save_figure' $(NOTEBOOKS) /dev/null))
 RECORDS := $(patsubst notebooks/%.ipynb,$(OUT)data/results/%.json,$(shell grep -l 'report[.]record' $(NOTEBOOKS) /dev/null))
-RESULTS = $(BUILD)/$(1).ipynb $(OUT)figures/$(1).png $(OUT)data/results/$(1).json
 MODULES := $(shell find rpa -name '*.py*' -not -path '*/__pycache__/*')
 WEIGHTS := $(wildcard data/weights/*)
 # The longest run first, so that none of them runs alone at the end.
@@ -111,17 +110,17 @@ weights: $(ENV)
 references: $(ENV)
 	$(PYTHON) -m rpa.subjects.referees
 
-# One pattern rule with three targets: one run of the notebook makes them all. On its code and the modules that it reaches
-# they depend by the included file, which is made again when a module or a notebook changed.
+# One pattern rule with three targets: one run of the notebook makes them all. They depend on the version of its code, of
+# which the file changes only when what Python runs does; versions are found again when a module or a notebook changed.
 $(BUILD)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json: \
-		build/code/%.py $(WEIGHTS) figures/rpa.mplstyle build/data.txt $(ENV)
+		build/code/%.txt $(WEIGHTS) figures/rpa.mplstyle build/data.txt $(ENV)
 	@$(PYTHON) -m rpa.companion.run notebooks/$*.ipynb --profile $(PROFILE) $(if $(RERUN),--out $(BUILD))
 
 ifneq ($(filter results build/% figures/% data/%,$(MAKECMDGOALS)),)
 $(shell mkdir -p $(BUILD) $(OUT)figures $(OUT)data/results)
-include build/code/depends.mk
+include build/code/versions.mk
 endif
-build/code/depends.mk: $(NOTEBOOKS) $(MODULES) | $(ENV)
+build/code/versions.mk: $(NOTEBOOKS) $(MODULES) | $(ENV)
 	@$(PYTHON) -m rpa.companion.provenance
 
 results: $(LONGEST) $(EXECUTED) $(FIGURES) $(RECORDS)

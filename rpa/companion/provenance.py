@@ -1,14 +1,14 @@
 """Which code makes a number: the modules that a notebook's cells reach, and a version of them all.
 
-`python -m rpa.companion.provenance` tells Make the same: build/code/<stem>.py holds a notebook's code cells, rewritten
-only when these change, and build/code/depends.mk says that its results depend on them and on the modules they reach. An
-edit of prose cells then reruns nothing, an edit of one module what imports it.
+`python -m rpa.companion.provenance` writes the version of each notebook to build/code/<stem>.txt, for Make. A file
+whose text is right keeps its time stamp. An edit of prose, a comment or a docstring therefore reruns nothing, an edit
+of one module what imports it.
 """
 
 import ast
 import json
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -25,17 +25,39 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib")
 def code_version(stem: str) -> str:
     """12 hex digits of the SHA-256 over the code cells of notebooks/<stem>.ipynb and the rpa modules they reach.
 
-    All of rpa where there is no such notebook. Not the git commit: records that are committed with the code must come
-    out the same when made again.
+    All of rpa where there is no such notebook. Comments, docstrings and layout do not count. Not the git commit:
+    records that are committed with the code must come out the same when made again.
     """
     notebook = ROOT / "notebooks" / f"{stem}.ipynb"
     modules = _modules()
     cells = code_cells(notebook) if notebook.exists() else []
     names = _reached(cells, modules, _front_door()) if cells else set(modules)
     digest = sha256()
-    for text in [part for name in sorted(names) for part in (name, modules[name].read_text())] + cells:
+    for text in [part for name in sorted(names) for part in (name, _essence(modules[name].read_text()))]:
         digest.update(text.encode() + b"\0")
+    for cell in cells:
+        digest.update(_essence(cell).encode() + b"\0")
     return digest.hexdigest()[:12]
+
+
+@cache
+def _essence(source):
+    """What Python runs of a source, as text that is the same in every version of Python."""
+    return _written(ast.parse(source))
+
+
+def _written(node):
+    if isinstance(node, list):
+        return f"[{','.join(map(_written, (item for item in node if not _is_prose(item))))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = (f"{name}={_written(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+    return f"{type(node).__name__}({','.join(fields)})"
+
+
+def _is_prose(node):
+    """A docstring, or any other string that nobody uses."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def code_cells(notebook: Path) -> list[str]:
@@ -74,12 +96,17 @@ def _reached(sources, modules, front_door):
     """Names of the rpa modules that Python sources use, directly or through each other; modules: name -> path."""
     reached, pending = set(), list(sources)
     while pending:
-        named = {name for node in _running(ast.parse(pending.pop())) for name in _names(node)}
-        whole = {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
-        fresh = {module for name in whole for module in _resolve(name, modules, front_door)} - reached
+        fresh = {module for name in _used(pending.pop()) for module in _resolve(name, modules, front_door)} - reached
         reached |= fresh
         pending += [modules[name].read_text() for name in fresh]
     return reached
+
+
+@cache
+def _used(source):
+    """The names of rpa that a source imports or looks up, the longest of each: {"moments.relu.mean", "two_stage"}."""
+    named = {name for node in _running(ast.parse(source)) for name in _names(node)}
+    return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
 
 
 def _running(tree):
@@ -114,23 +141,14 @@ def _resolve(name, modules, front_door):
     return [module for module in modules if len(parts) == 1 and module.startswith(f"{name}.")]
 
 
-def write_dependencies():
-    """Write build/code/<stem>.py and build/code/depends.mk; a file whose text is right already keeps its time stamp."""
-    notebooks = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    lines = ["# Written by python -m rpa.companion.provenance: what the results of each notebook depend on."]
-    seen = set()
-    for notebook in notebooks:
-        code = f"build/code/{notebook.stem}.py"
-        paths = [path.relative_to(ROOT).as_posix() for path in reached_modules(notebook)]
-        cells = "\n\n# %%\n".join(code_cells(notebook))
-        if not (ROOT / code).exists() or (ROOT / code).read_text() != cells:
-            _files.replace(ROOT / code, lambda temporary: temporary.write_text(cells))
-        lines.append(f"$(call RESULTS,{notebook.stem}): {' '.join([code, *paths])}")
-        seen |= {code, *paths}
-    # A module that is deleted later must not stop Make: a target without a rule counts as changed.
-    text = "\n".join([*lines, *(f"{path}:" for path in sorted(seen))]) + "\n"
-    _files.replace(ROOT / "build" / "code" / "depends.mk", lambda temporary: temporary.write_text(text))
+def write_versions():
+    """Write build/code/<stem>.txt for every notebook; a file whose text is right already keeps its time stamp."""
+    for notebook in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        path, version = ROOT / "build" / "code" / f"{notebook.stem}.txt", code_version(notebook.stem)
+        if not path.exists() or path.read_text() != version:
+            _files.replace(path, lambda temporary: temporary.write_text(version))
+    (ROOT / "build" / "code" / "versions.mk").touch()
 
 
 if __name__ == "__main__":
-    write_dependencies()
+    write_versions()
