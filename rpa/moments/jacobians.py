@@ -88,7 +88,7 @@ def pull_back(module: nn.Module, x: torch.Tensor, cotangent: torch.Tensor) -> to
 
 
 def push_forward(module: nn.Module, x: torch.Tensor, tangent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(module(x), J tangent), differentiable in x and tangent: (u^T J) tangent is linear in u, and J tangent its slope."""
+    """(module(x), J tangent), differentiable in x and tangent: J tangent is the slope of (u^T J) tangent in u."""
     tracked = torch.is_grad_enabled() and (x.requires_grad or tangent.requires_grad)
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
