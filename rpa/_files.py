@@ -1,10 +1,24 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and the checkout in which notebooks, data and figures lie."""
 
 import os
 import uuid
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]  # the checkout: notebooks, data and figures are beside the package
+ROOT = Path(__file__).resolve().parents[1]  # the checkout, where the package is used from one
+
+
+def in_checkout(name):
+    """The path of a file of the checkout; FileNotFoundError where the package is installed without one."""
+    if not (ROOT / name).exists():
+        raise FileNotFoundError(
+            f"{name}: not in {ROOT}; it is part of the repository, not of the installed package: use a git clone"
+        )
+    return ROOT / name
+
+
+def build(name=""):
+    """build/<name> of the checkout, for all that runs write; the environment variable RPA_BUILD replaces build/."""
+    return Path(os.environ.get("RPA_BUILD") or ROOT / "build") / name
 
 
 def replace(path, write):

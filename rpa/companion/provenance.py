@@ -1,14 +1,14 @@
-"""Which code makes a number: the modules that a notebook's cells reach, and a version of them all.
+"""What a number was made from: the code that a notebook reaches, its parameters, the data and weights, the packages.
 
-`python -m rpa.companion.provenance` writes the version of each notebook to build/code/<stem>.txt, for Make. A file
-whose text is right keeps its time stamp. An edit of prose, a comment or a docstring therefore reruns nothing, an edit
-of one module what imports it.
+The code version is a hash of what Python runs: of a notebook's code cells and of the modules of `rpa` that they reach.
+An edit of prose, a comment or a docstring changes no version; an edit of one module changes the versions of the
+notebooks that import it, directly or through others.
 """
 
 import ast
 import json
 import sys
-from functools import cache, lru_cache
+from functools import cache
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -16,25 +16,39 @@ from pathlib import Path
 from rpa import _files
 from rpa._files import ROOT
 
-__all__ = ["code_cells", "code_version", "package_versions", "reached_modules"]
+__all__ = [
+    "code_cells",
+    "code_version",
+    "input_version",
+    "notebooks",
+    "package_versions",
+    "parameters",
+    "reached_modules",
+]
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib")
 
 
-@lru_cache
-def code_version(stem: str) -> str:
-    """12 hex digits of the SHA-256 over the code cells of notebooks/<stem>.ipynb and the rpa modules they reach.
+def notebooks() -> dict[str, Path]:
+    """{stem: path} of the notebooks of this checkout, by name."""
+    return {path.stem: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
 
-    All of rpa where there is no such notebook. Comments, docstrings and layout do not count. Not the git commit:
-    records that are committed with the code must come out the same when made again.
+
+@cache
+def code_version(notebook: str | Path) -> str:
+    """12 hex digits of the SHA-256 over a notebook's code cells and the modules of `rpa` that they reach.
+
+    notebook: a path, or the stem of a notebook of this checkout. All of rpa where there is no such notebook. Comments,
+    docstrings and layout do not count. Not the git commit: records that are committed with the code must come out the
+    same when made again.
     """
-    notebook = ROOT / "notebooks" / f"{stem}.ipynb"
+    path = Path(notebook) if str(notebook).endswith(".ipynb") else ROOT / "notebooks" / f"{notebook}.ipynb"
     modules = _modules()
-    cells = code_cells(notebook) if notebook.exists() else []
+    cells = code_cells(path) if path.exists() else []
     names = _reached(cells, modules, _front_door()) if cells else set(modules)
     digest = sha256()
-    for text in [part for name in sorted(names) for part in (name, _essence(modules[name].read_text()))]:
-        digest.update(text.encode() + b"\0")
+    for name in sorted(names):
+        digest.update(f"{name}\0{_essence(modules[name].read_text())}\0".encode())
     for cell in cells:
         digest.update(_essence(cell).encode() + b"\0")
     return digest.hexdigest()[:12]
@@ -60,6 +74,41 @@ def _is_prose(node):
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+@cache
+def input_version() -> str:
+    """12 hex digits of the SHA-256 over what notebooks read beside their code: weights, references, style, data sets.
+
+    The data sets count by the list of what `make data` found, build/data.txt.
+    """
+    files = [path for name in ("weights", "references") for path in sorted((ROOT / "data" / name).glob("*"))]
+    digest = sha256()
+    for path in [*files, ROOT / "figures" / "rpa.mplstyle", _files.build("data.txt")]:
+        digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b"") + b"\0")
+    return digest.hexdigest()[:12]
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """{"python": ..., package: version} of what numbers depend on, without the local tag (+cpu) of a wheel."""
+    versions = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
+    return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
+
+
+@cache
+def parameters(notebook: str | Path) -> dict[str, tuple[object, str]]:
+    """{name: (default, comment)} of a notebook's cell tagged `parameters`, but for its profile; notebook: a path."""
+    listed = papermill().inspect_notebook(str(notebook)).values()
+    return {p["name"]: (ast.literal_eval(p["default"]), p["help"]) for p in listed if p["name"] != "profile"}
+
+
+def papermill():
+    """The module papermill, without a grammar of web addresses that takes two thirds of its import."""
+    sys.modules.setdefault("rfc3987_syntax", None)
+    import papermill
+
+    return papermill
+
+
 def code_cells(notebook: Path) -> list[str]:
     """The sources of a notebook's code cells, in order; notebook: a path."""
     cells = json.loads(notebook.read_text())["cells"]
@@ -70,13 +119,6 @@ def reached_modules(notebook: Path) -> list[Path]:
     """Sorted paths of the rpa modules that the cells of a notebook (a path) import, directly or through each other."""
     modules = _modules()
     return sorted(modules[name] for name in _reached(code_cells(notebook), modules, _front_door()))
-
-
-@lru_cache
-def package_versions() -> dict[str, str]:
-    """{"python": ..., package: version} of what numbers depend on, without the local tag (+cpu) of a wheel."""
-    versions = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
-    return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
 
 
 def _modules():
@@ -120,7 +162,7 @@ def _running(tree):
 
 
 def _names(node):
-    """What an import, or an attribute such as rpa.moments.relu, asks of rpa, without the leading "rpa."."""
+    """What an import, or an attribute such as rpa.moments.relu, takes from rpa, without the leading "rpa."."""
     if isinstance(node, ast.ImportFrom):
         dotted = [f"{node.module}.{alias.name}" for alias in node.names]
     elif isinstance(node, ast.Import):
@@ -139,16 +181,3 @@ def _resolve(name, modules, front_door):
     if parts[0] in front_door:
         return [front_door[parts[0]]]
     return [module for module in modules if len(parts) == 1 and module.startswith(f"{name}.")]
-
-
-def write_versions():
-    """Write build/code/<stem>.txt for every notebook; a file whose text is right already keeps its time stamp."""
-    for notebook in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
-        path, version = ROOT / "build" / "code" / f"{notebook.stem}.txt", code_version(notebook.stem)
-        if not path.exists() or path.read_text() != version:
-            _files.replace(path, lambda temporary: temporary.write_text(version))
-    (ROOT / "build" / "code" / "versions.mk").touch()
-
-
-if __name__ == "__main__":
-    write_versions()

@@ -88,19 +88,6 @@ def test_prose_in_the_code_changes_no_version(project):
     assert provenance.code_version("01_x") != first
 
 
-def test_a_version_file_keeps_its_time_stamp_while_the_code_is_the_same(project):
-    write, folder = project
-    write("notebooks/01_x.ipynb", _notebook("from rpa import g"))
-    write("notebooks/02_y.ipynb", _notebook("from rpa.upper import a"))
-    provenance.write_versions()
-    first, second = (folder / "build" / "code" / f"{stem}.txt" for stem in ("01_x", "02_y"))
-    before = first.stat().st_mtime_ns, second.stat().st_mtime_ns
-    write("notebooks/01_x.ipynb", _notebook("from rpa import g", prose="new words"))
-    write("rpa/upper/a.py", "import numpy as np")
-    provenance.write_versions()
-    assert first.stat().st_mtime_ns == before[0] and second.stat().st_mtime_ns > before[1]
-
-
 def test_an_edit_of_attacks_touches_notebook_11_alone():
     reached = {
         p.stem
