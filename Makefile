@@ -45,7 +45,7 @@ help:
 	@echo '  make sweep      a grid of such runs: make sweep NB=01_moons_noise GRID=grid.yaml (SCHEDULER=tcp://... for a dask'
 	@echo '                  cluster, PLOT="record against parameter"); rpa/companion/sweep.py shows a grid'
 	@echo 'Checks'
-	@echo '  make lint       ruff (check and format) and mypy'
+	@echo '  make lint       ruff (check and format), mypy, import-linter and deptry'
 	@echo '  make test       lint, then the tests, the quick profile of every notebook among them'
 	@echo '  make test-slow  the tests at full size'
 	@echo '  make bench      our speed and accuracy beside other packages, in one run (TOPIC=planar for one topic)'
@@ -88,6 +88,8 @@ lint: $(ENV)
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	$(PYTHON) -m deptry rpa
 
 test: lint
 	$(PYTHON) -m pytest -n $(JOBS_OF_TESTS) --dist worksteal

@@ -11,8 +11,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from rpa.companion.montecarlo import binomial_sigmas
 from rpa.companion.run import run
+from rpa.experiments.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 

@@ -5,10 +5,7 @@ claims of `data/targets.toml` by them. `run` executes notebooks, each all or not
 code, data or parameters have changed; `accept` replaces the committed results. For a reviewer: `comparison` judges new
 numbers by the committed ones, `claim` shows one claim's evidence, `robustness` tries other seeds, `site` publishes. For
 whoever changes something: `variants` runs a notebook with other parameters, `sweep` a grid of them. `python -m
-rpa.companion` is the program behind `make`. Shared by several notebooks: `plots` and `coverage_plots`, the experiments
-`coverage` (P1's support tables, judged by `fresh` samples), `support_checks` (P1's algorithms one by one), `topk` (P2's
-table), `failures` (with `failure_plots`), `montecarlo` (sampling as the reference), `known` (polytopes whose
-probability is known by another route), and `explorer`, notebook 99, drawn on a `stage`.
+rpa.companion` is the program behind `make`.
 """
 
 import lazy_loader
@@ -19,24 +16,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "accept",
         "claim",
         "comparison",
-        "coverage",
-        "coverage_plots",
-        "explorer",
-        "failure_plots",
-        "failures",
-        "fresh",
-        "known",
-        "montecarlo",
-        "plots",
         "provenance",
         "report",
         "robustness",
         "run",
         "site",
-        "stage",
-        "support_checks",
         "sweep",
-        "topk",
         "variants",
         "verdicts",
     ],

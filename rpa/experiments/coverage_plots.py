@@ -28,7 +28,7 @@ __all__ = ["curve_panel", "effort_panel", "flip", "image_panel", "name_methods"]
 def curve_panel(ax: Axes, results: dict, network: str, max_patterns: int) -> None:
     """Mean coverage of the first k patterns: the search (lines), the last counted method (circles), pruning (grey).
 
-    results: of `rpa.companion.coverage.experiment`; one set of curves per noise level, named at its right end.
+    results: of `rpa.experiments.coverage.experiment`; one set of curves per noise level, named at its right end.
     """
     k = np.unique(np.geomspace(1, max_patterns, 60).astype(int))
     circle: dict[str, Any] = dict(markersize=3, fillstyle="none", markeredgewidth=0.8)
@@ -68,7 +68,7 @@ def name_methods(fig: FigureBase) -> None:
 
 
 def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], draws: Sequence[int]) -> None:
-    """Coverage against seconds of `rpa.companion.coverage.efforts`: the search by patterns asked, counting by samples
+    """Coverage against seconds of `rpa.experiments.coverage.efforts`: the search by patterns asked, counting by samples
     drawn.
     """
     kinds = ("search", ANALYTIC, sizes, "patterns"), ("counted", MONTE_CARLO, draws, "samples")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_ndtr
 
-from rpa.companion import known
+from rpa.experiments import known
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "reference" / "orthants.json").read_text())
 

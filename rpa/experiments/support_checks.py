@@ -1,6 +1,6 @@
 """P1's support approximation, piece by piece, against samples: masses, activation probabilities, thresholds, existence.
 
-`rpa.companion.coverage` compares whole methods; here each of P1's algorithms is checked by itself.
+`rpa.experiments.coverage` compares whole methods; here each of P1's algorithms is checked by itself.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import linprog
 
-from rpa.companion.fresh import Fresh
-from rpa.companion.montecarlo import binomial_sigmas
+from rpa.experiments.fresh import Fresh
+from rpa.experiments.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.parallel import pmap

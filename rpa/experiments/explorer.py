@@ -18,9 +18,9 @@ import torch
 from IPython.display import display
 from matplotlib.collections import LineCollection, PolyCollection
 
-from rpa.companion.fresh import Fresh
 from rpa.companion.report import ANALYTIC, MONTE_CARLO
-from rpa.companion.stage import Stage, held
+from rpa.experiments.fresh import Fresh
+from rpa.experiments.stage import Stage, sticky_limits
 from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
 from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
@@ -205,12 +205,12 @@ class Explorer:
             seen = fresh.counts(self.pmf.patterns[:STEMS]) / fresh.n
         self.counts.set_data(np.arange(len(p)), seen)
         self.axes[1].set_title(f"{len(self.pmf)} patterns")
-        self.stage.limits(self.axes[1], ylim=held(self.axes[1].get_ylim(), 0.0, 1.05 * p.max(), 0.0, 0.3))
+        self.stage.limits(self.axes[1], ylim=sticky_limits(self.axes[1].get_ylim(), 0.0, 1.05 * p.max(), 0.0, 0.3))
 
     def _draw_output(self, x):
         law, ax = self.pmf.output(), self.axes[2]
         middle, sd = law.mean[0], np.sqrt(law.cov[0, 0]) + 1e-9
-        view = held(ax.get_xlim(), middle - WIDE * sd, middle + WIDE * sd, 0.15, 0.15)
+        view = sticky_limits(ax.get_xlim(), middle - WIDE * sd, middle + WIDE * sd, 0.15, 0.15)
         # Left of the view the density is integrated with wider steps.
         grid = np.concatenate([view[0] - sd * np.linspace(TAIL, 0, POINTS // 5)[:-1], np.linspace(*view, POINTS)])
         density = law.pdf(grid)
@@ -220,7 +220,7 @@ class Explorer:
             top = (0.0, 1.03)
         else:
             self.curve.set_data(grid, density)
-            top = held(ax.get_ylim(), 0.0, 1.05 * density.max() + 1e-9, 0.0, 0.3)
+            top = sticky_limits(ax.get_ylim(), 0.0, 1.05 * density.max() + 1e-9, 0.0, 0.3)
         self._draw_samples(x, view, cumulative)
         ax.set_title(f"output: mean {middle:.3f}, sd {sd:.3f}")
         self.stage.limits(ax, xlim=view, ylim=top)

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from rpa.companion.stage import Stage, held
+from rpa.experiments.stage import Stage, sticky_limits
 
 
 @pytest.fixture
@@ -57,4 +57,4 @@ def test_a_saved_figure_holds_the_moving_artists_and_keeps_no_pixels(stage, tmp_
 
 @pytest.mark.parametrize("low, high, expected", [(1, 9, (0, 10)), (2, 5, (1.4, 5.6)), (1, 11, (-1, 13))])
 def test_limits_stand_until_they_are_too_narrow_or_too_wide(low, high, expected):
-    assert held((0, 10), low, high, 0.2, 0.2) == pytest.approx(expected)
+    assert sticky_limits((0, 10), low, high, 0.2, 0.2) == pytest.approx(expected)

@@ -29,7 +29,7 @@ def explorer():
     backend = matplotlib.get_backend()
     matplotlib.use("module://ipympl.backend_nbagg")
     from rpa.companion import report
-    from rpa.companion.explorer import Explorer
+    from rpa.experiments.explorer import Explorer
 
     with matplotlib.rc_context():
         report.use_style()

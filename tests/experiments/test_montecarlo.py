@@ -3,7 +3,7 @@ import pytest
 from helpers import random_gaussian, random_network
 from scipy.stats import norm
 
-from rpa.companion.montecarlo import binomial_sigmas, pattern_counts, slope_by_images, step_gap
+from rpa.experiments.montecarlo import binomial_sigmas, pattern_counts, slope_by_images, step_gap
 
 
 def test_sigmas_of_large_counts_are_the_normal_ones():

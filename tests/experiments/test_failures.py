@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.special import log_ndtr
 
-from rpa.companion import failures
+from rpa.experiments import failures
 from rpa.network import ReLUNetwork
 
 NET = ReLUNetwork([[[1.0, 0.0], [-1.0, 0.0]]], [[0.0, 0.0]])  # class 0 wins where x_1 > 0

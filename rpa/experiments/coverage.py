@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpa import _check
-from rpa.companion.fresh import Fresh, checked_rows
+from rpa.experiments.fresh import Fresh, checked_rows
 from rpa.inputs import Gaussian
 from rpa.parallel import pmap
 from rpa.patterns.support import (

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Stage", "held"]
+__all__ = ["Stage", "sticky_limits"]
 
-WIDER = 1.8  # limits this many times wider than what they show are made new
+WIDER = 1.8  # limits so many times as wide as what they show are replaced
 
 
 class Stage:
@@ -57,14 +57,16 @@ class Stage:
             artist.axes.draw_artist(artist)
 
 
-def held(present: tuple[float, float], low: float, high: float, below: float, above: float) -> tuple[float, float]:
-    """Limits that show [low, high]: the present ones as long as they do and are not much wider.
+def sticky_limits(
+    present: tuple[float, float], low: float, high: float, below: float, above: float
+) -> tuple[float, float]:
+    """The present limits while they contain [low, high] and are at most 1.8 times as wide; else new ones.
 
-    New ones leave room of `below` and `above`, as shares of high - low. So axes stand still while their content moves.
+    New ones leave room of `below` and `above`, in units of high - low. So axes stand still while their content moves.
 
-    >>> held((0.0, 1.0), 0.1, 0.9, 0.2, 0.2)
+    >>> sticky_limits((0.0, 1.0), 0.1, 0.9, 0.2, 0.2)
     (0.0, 1.0)
-    >>> held((0.0, 1.0), 0.0, 2.0, 0.0, 0.25)
+    >>> sticky_limits((0.0, 1.0), 0.0, 2.0, 0.0, 0.25)
     (0.0, 2.5)
     """
     size = high - low

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from helpers import random_gaussian, random_network
 
-from rpa.companion import coverage, coverage_plots, support_checks
-from rpa.companion.fresh import Fresh
-from rpa.companion.montecarlo import pattern_counts
+from rpa.experiments import coverage, coverage_plots, support_checks
+from rpa.experiments.fresh import Fresh
+from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
 from rpa.patterns.support import best_first, draw_packed
 

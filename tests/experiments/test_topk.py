@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from rpa.companion import topk
+from rpa.experiments import topk
 
 
 def test_order_is_what_counts():
