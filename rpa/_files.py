@@ -4,15 +4,16 @@ import os
 import uuid
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]  # the checkout, where the package is used from one
+PACKAGE = Path(__file__).resolve().parent
+# The checkout, or the working directory where the package is installed without one: nothing is written into it.
+ROOT = PACKAGE.parent if (PACKAGE.parent / "notebooks").is_dir() else Path.cwd()
 
 
 def in_checkout(name):
-    """The path of a file of the checkout; FileNotFoundError where the package is installed without one."""
+    """The path of a file of the checkout; FileNotFoundError where it is not there."""
     if not (ROOT / name).exists():
-        raise FileNotFoundError(
-            f"{name}: not in {ROOT}; it is part of the repository, not of the installed package: use a git clone"
-        )
+        reason = "it is part of the repository, not of the installed package: use a git clone"
+        raise FileNotFoundError(f"{name}: not in {ROOT}; {reason}")
     return ROOT / name
 
 

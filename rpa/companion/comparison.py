@@ -195,17 +195,19 @@ def compare(rerun: Path, results: Path | None = None) -> Comparison:
         raise FileNotFoundError(f"{rerun}: no records there; run make figures first")
     numbers = compare_numbers(committed, new)
     claims, lines = claims_table(committed, new, numbers), circumstances(committed, new)
-    bad = numbers[numbers.judgement.isin(["off", "missing"])]
-    summary = (
-        f"{int((numbers.judgement == 'agrees').sum()):,} of {len(numbers):,} numbers agree with the committed ones"
-    )
+    absent = sorted(set(committed) - set(new))
+    here = numbers[~numbers.stem.isin(absent)]
+    bad = here[here.judgement.isin(["off", "missing"])]
+    summary = f"{int((here.judgement == 'agrees').sum()):,} of {len(here):,} numbers agree with the committed ones"
     if len(bad):
         summary += f", {len(bad)} are off or missing"
-    if len(numbers) == 0:
+    if len(here) == 0:
         summary = "no number can be compared: these results have another profile than the committed ones"
+    if absent:
+        summary += f"; {len(absent)} notebooks have no new results"
     shown = [claims.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3g}", max_colwidth=28)]
     shown += ["", bad.to_string(index=False, na_rep="", max_colwidth=60)] if len(bad) else []
     _files.replace(rerun / "comparison.csv", lambda temporary: numbers.to_csv(temporary, index=False))
     page = _page(summary, claims, bad, lines, rerun)
     _files.replace(rerun / "comparison.html", lambda temporary: temporary.write_text(page))
-    return Comparison(summary, "\n".join([*shown, "", *lines]), len(bad) == 0 and set(committed) <= set(new))
+    return Comparison(summary, "\n".join([*shown, "", *lines]), not (len(bad) or absent))

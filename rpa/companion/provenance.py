@@ -8,6 +8,7 @@ notebooks that import it, directly or through others.
 import ast
 import json
 import sys
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib import metadata
@@ -90,7 +91,10 @@ def input_version() -> str:
 @cache
 def package_versions() -> dict[str, str]:
     """{"python": ..., package: version} of what numbers depend on, without the local tag (+cpu) of a wheel."""
-    versions = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name).split("+")[0]
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
 
 
@@ -123,8 +127,9 @@ def reached_modules(notebook: Path) -> list[Path]:
 
 def _modules():
     """{"moments.relu": path, ...}: every module of rpa but the rooms' openings, which only point at the others."""
-    paths = sorted(p for p in (ROOT / "rpa").rglob("*.py") if p.name != "__init__.py")
-    return {".".join(path.relative_to(ROOT / "rpa").with_suffix("").parts): path for path in paths}
+    package = ROOT / "rpa" if (ROOT / "rpa").is_dir() else _files.PACKAGE
+    paths = sorted(p for p in package.rglob("*.py") if p.name != "__init__.py")
+    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in paths}
 
 
 def _front_door():
