@@ -7,6 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+collect_ignore_glob = ["bench*.py"]
+
 
 @pytest.fixture(scope="session")
 def quick_run(tmp_path_factory):
