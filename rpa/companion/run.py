@@ -65,11 +65,12 @@ def is_current(stem: str, profile: str, folder: Path | None = None, parameters: 
 
 
 def _label(executed):
-    """The label of an executed copy; None where there is none."""
+    """The label of an executed copy; None where it, or a file that its run wrote, is not there."""
     try:
-        return json.loads(executed.read_text())["metadata"].get("rpa")
+        label = json.loads(executed.read_text())["metadata"].get("rpa", {})
     except (OSError, ValueError):
         return None
+    return label if all((executed.parent / name).exists() for name in label.pop("files", [])) else None
 
 
 def run(
@@ -131,9 +132,8 @@ def _turn(path: Path) -> Iterator[bool]:
             print(f"{path.name}: waiting for {owner.read_text() if owner.exists() else 'another run'}", flush=True)
             lock.acquire()
     except OSError as error:
-        raise OSError(
-            f"{path.parent}: cannot be written ({error.strerror}); set RPA_BUILD to a folder that can"
-        ) from error
+        reason = f"cannot be written ({error.strerror}); set RPA_BUILD to a folder that can"
+        raise OSError(f"{path.parent}: {reason}") from error
     try:
         owner.write_text(f"process {os.getpid()}, which began it at {time.strftime('%H:%M:%S')}")
         yield waited
@@ -199,6 +199,7 @@ def execute(request: list[str]) -> None:
     papermill = provenance.papermill()
     from papermill.exceptions import PapermillExecutionError
 
+    shown = sys.stderr.isatty() and request[5] == "0"
     try:
         papermill.execute_notebook(
             notebook,
@@ -206,9 +207,7 @@ def execute(request: list[str]) -> None:
             {"profile": profile} | json.loads(request[3]),
             kernel_name="python3",
             cwd=notebook.parent,
-            progress_bar={"desc": notebook.stem, "leave": False}
-            if sys.stderr.isatty() and request[5] == "0"
-            else False,
+            progress_bar={"desc": notebook.stem, "leave": False} if shown else False,
             extra_arguments=["--IPKernelApp.log_level=50"],
             execution_timeout=patience,
         )
@@ -217,10 +216,7 @@ def execute(request: list[str]) -> None:
         first_line = next((line for line in error.source.splitlines() if line.strip()), "").strip()
         status, reason = 1, f"{notebook.name}, cell {number} ({first_line}): {error.ename}: {error.evalue}"
     except TimeoutError:
-        status, reason = (
-            HUNG,
-            f"{notebook.name}: a cell took more than {patience} s (rpa.companion.run.PATIENCE)",
-        )
+        status, reason = HUNG, f"{notebook.name}: a cell took more than {patience} s (PATIENCE of {__file__})"
     except KeyboardInterrupt:
         status, reason = 130, f"{notebook.name}: stopped"
     else:
@@ -252,7 +248,7 @@ def _publish(stem, stage, folder, label):
     if strangers:
         raise ValueError(f"{stem}: expected files named {stem}.* in figures or data/results, got {strangers}")
     content = json.loads(copy.read_text())
-    content["metadata"]["rpa"] = label
+    content["metadata"]["rpa"] = label | {"files": [path.relative_to(stage).as_posix() for path in written]}
     copy.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     (folder / copy.name).unlink(missing_ok=True)
     for path in files_of(stem, folder):
@@ -286,6 +282,7 @@ def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = Non
         run(known[stem], profile, workers=workers, quiet=True)
         print(f"{stem} ({profile}) done in {time.perf_counter() - started:.0f} s", flush=True)
 
+    STOPPED.clear()
     pool = ThreadPoolExecutor(jobs)
     try:
         for future in as_completed({pool.submit(work, stem): stem for stem in pending}):

@@ -34,14 +34,23 @@ def parse(text: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for part in re.split(r"\s+(?=[\"']?[A-Za-z_]\w*=)", text.strip()) if text.strip() else []:
-        name, equals, value = part.strip("\"'").partition("=")
+        whole = part[1:-1] if part[0] in "\"'" and part[0] == part[-1] else part
+        name, equals, value = whole.partition("=")
         if not (equals and name.isidentifier() and value):
             raise ValueError(f"P: expected name=value name=value ..., got {part!r}")
-        try:
-            values[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            values[name] = yaml.safe_load(value)
+        values[name] = _value(value)
     return values
+
+
+def _value(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def checked(stem: str, values: dict[str, Any], profile: str = "full") -> dict[str, Any]:

@@ -322,14 +322,12 @@ def verify(folder: Path | None = None) -> tuple[str, bool]:
     for claim, row in zip(claims, rows):
         if row["verdict"] == "does not reproduce":
             parts += ["", f"{claim['id']} does not reproduce: {claim['explanation']}"]
-    parts += [
-        "",
-        f"{len(papers)} claims: {summary(papers)}" + (f"; {len(own)} of our own: {summary(own)}" if own else ""),
-    ]
+    ours = f"; {len(own)} of our own: {summary(own)}" if own else ""
+    parts += ["", f"{len(papers)} claims: {summary(papers)}{ours}"]
     ids = {verdict: [row["id"] for row in rows if row["verdict"] == verdict] for verdict in (*UNJUDGED, "fails")}
-    parts += [
-        f"{words}: {', '.join(ids[verdict])}; run make figures" for verdict, words in UNJUDGED.items() if ids[verdict]
-    ]
+    for verdict, words in UNJUDGED.items():
+        if ids[verdict]:
+            parts.append(f"{words}: {', '.join(ids[verdict])}; run make figures")
     if ids["fails"]:
         parts.append(f"FAILED: {', '.join(ids['fails'])}")
     return "\n".join(parts), not any(ids.values())

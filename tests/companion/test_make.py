@@ -123,6 +123,8 @@ def test_only_what_changed_runs_again(project):
         with (project / "rpa" / "companion" / f"{module}.py").open("a") as stream:
             stream.write(f"\n{line}\n")
         assert _ran(_make(project, "figures")[1]) == expected
+    (project / "build" / "full" / "figures" / "01_a.png").unlink()
+    assert _ran(_make(project, "figures")[1]) == ["01_a"]
     status, output = _make(project, "verify")
     assert status != 0 and "made by other code than the present: x; run make figures" in output
     assert _make(project, "accept")[0] == 0 and _make(project, "verify")[0] == 0
