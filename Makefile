@@ -15,8 +15,8 @@ JOBS_OF_TESTS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); 
 
 export PYTHONPATH := $(CURDIR)
 
-RESULTS := figures quick reproduce claim report
-COMMANDS := compare accept verify run runs sweep robustness bundle
+RESULTS := figures quick reproduce claim report run sweep robustness
+COMMANDS := compare accept verify runs bundle
 .PHONY: help env data weights references $(RESULTS) $(COMMANDS) bench lint test test-slow lab app clean
 .DEFAULT_GOAL := help
 

@@ -81,8 +81,10 @@ def current_profile():
 def running_notebook() -> Path | None:
     """The path of the notebook that runs: as `rpa.companion.run`, JupyterLab or VS Code name it; None elsewhere."""
     names = [os.environ.get("RPA_NOTEBOOK"), getattr(_shell(), "user_ns", {}).get("__vsc_ipynb_file__")]
-    name = next(filter(None, [*names, os.environ.get("JPY_SESSION_NAME")]), None)
-    return Path(name) if name and name.endswith(".ipynb") else None
+    name = next(filter(None, [*names, os.environ.get("JPY_SESSION_NAME")]), "")
+    if not name.endswith(".ipynb"):
+        return None
+    return Path(name) if Path(name).is_absolute() else Path.cwd() / Path(name).name  # a kernel runs beside its notebook
 
 
 def output_folder() -> Path:
