@@ -219,6 +219,10 @@ def execute(request: list[str]) -> None:
         status, reason = HUNG, f"{notebook.name}: a cell took more than {patience} s (PATIENCE of {__file__})"
     except KeyboardInterrupt:
         status, reason = 130, f"{notebook.name}: stopped"
+    except FileNotFoundError:
+        if stage.exists():
+            raise
+        os._exit(1)  # whoever started this run was killed, and another one has begun it anew
     else:
         return
     (stage / "reason.txt").write_text(reason)
