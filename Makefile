@@ -1,8 +1,8 @@
 # From input to output: environment, data, weights, figures, verdicts.  `make help` lists the targets.
-#   PROFILE=quick    small work, results under build/quick (what CI runs)
+#   PROFILE=quick    little work, results in build/quick (what CI runs)
 #   PYTHON=python    use a Python that has the packages already (conda, say) instead of .venv
+# What runs notebooks is one program, `python -m rpa.companion`, which takes NB, P, ID, ... from the environment.
 
-PROFILE ?= full
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 ENV := $(VENV)/.installed
@@ -10,45 +10,15 @@ ENV := $(VENV)/.installed
 ifeq ($(origin PYTHON),command line)
 ENV :=
 endif
-
-ifeq ($(filter full quick,$(PROFILE)),)
-$(error PROFILE: expected full or quick, got '$(PROFILE)')
-endif
-# Where executed notebooks go (BUILD), and figures and records (OUT): a rerun touches nothing that is committed.
-BUILD := $(if $(RERUN),build/rerun,build/$(PROFILE))
-OUT := $(if $(RERUN)$(filter quick,$(PROFILE)),$(BUILD)/)
-
-NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
-# What Make waits for: the executed copy of every notebook, and the figure and the records of those that write any.
-EXECUTED := $(NOTEBOOKS:notebooks/%=$(BUILD)/%)
-FIGURES := $(patsubst notebooks/%.ipynb,$(OUT)figures/%.png,$(shell grep -l 'save_figure' $(NOTEBOOKS) /dev/null))
-RECORDS := $(patsubst notebooks/%.ipynb,$(OUT)data/results/%.json,$(shell grep -l 'report[.]record' $(NOTEBOOKS) /dev/null))
-RESULTS = $(BUILD)/$(1).ipynb $(OUT)figures/$(1).png $(OUT)data/results/$(1).json
-MODULES := $(shell find rpa -name '*.py*' -not -path '*/__pycache__/*')
-WEIGHTS := $(wildcard data/weights/*)
-# The longest run first, so that none of them runs alone at the end.
-LONGEST_full := 04 07 08 03 13 09 05 12 22
-LONGEST_quick := 22 13 21 10 11
-LONGEST := $(foreach n,$(LONGEST_$(PROFILE)),$(filter $(BUILD)/$(n)_%,$(EXECUTED)))
-
-# Notebooks at a time: one per core up to four (each takes up to 2 GB), unless make -jN says otherwise.
-CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
-JOBS := $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
-PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
-
-# What runs many notebooks: its kernels are forks of one process that has imported the packages.
-WARM := $(PYTHON) -m rpa.companion.kernels
+BUILD := $(or $(RPA_BUILD),build)
+JOBS_OF_TESTS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$n || echo 4)
 
 export PYTHONPATH := $(CURDIR)
-# Processes among which a notebook shares its images: the cores that are left when as many notebooks run as may, all of
-# them for one notebook alone. Elsewhere (references, sweeps, robustness) work is spread over all cores at once.
-results: export RPA_WORKERS ?= $(shell expr $(CORES) / $(JOBS))
-run claim: export RPA_WORKERS ?= $(CORES)
 
-.PHONY: help env data weights references figures quick results reproduce compare claim verify run runs sweep robustness report bundle bench lint test test-slow lab app clean
+RESULTS := figures quick reproduce claim report run sweep robustness
+COMMANDS := compare accept verify runs bundle
+.PHONY: help env data weights references $(RESULTS) $(COMMANDS) bench lint test test-slow lab app clean
 .DEFAULT_GOAL := help
-# A run that is stopped keeps the results of the last good one.
-.PRECIOUS: $(BUILD)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json
 
 help:
 	@echo 'Set-up'
@@ -58,31 +28,31 @@ help:
 	@echo '  make weights    train the small networks of data/weights again, from their seeds'
 	@echo '  make references sample the Monte Carlo references that data/references lacks (an hour and a half for all, on 2 cores)'
 	@echo 'Results'
-	@echo '  make figures    run every notebook whose inputs changed; write figures/, data/results/, the table in README.md'
-	@echo '                  (as many at a time as there are cores, at most 4; make -j1 figures: one by one)'
+	@echo '  make figures    run every notebook whose code, data or parameters changed, into build/full; then verdicts and'
+	@echo '                  agreement with the committed results (JOBS=1: one notebook at a time)'
 	@echo '  make quick      the same with little work, into build/quick'
-	@echo '  make results    either, without the table: make results PROFILE=quick'
-	@echo '  make reproduce  run every notebook into build/rerun and judge every number against the committed one'
-	@echo '  make compare    the judgement alone'
-	@echo '  make claim      the list of claims; make claim ID=p1.alg2 reruns what that claim needs and shows its evidence'
-	@echo '  make robustness the quick profile with five seeds, one thread and two: does any verdict hang on them?'
-	@echo '  make verify     claims of the papers beside our numbers; fails when a finished claim fails'
+	@echo '  make accept     replace the committed figures, records and the table in README.md by those of build/full'
+	@echo '  make reproduce  make figures, then every number beside the committed one; fails when one is off'
+	@echo '  make compare    the comparison alone'
+	@echo '  make claim      the list of claims; make claim ID=p1.alg2 runs what that claim needs and shows its evidence'
+	@echo '  make robustness the quick profile with five seeds, one thread and two: does any verdict depend on them?'
+	@echo '  make verify     claims of the papers beside the committed numbers; fails when a finished claim fails'
 	@echo '  make report     a site of figures, executed notebooks, verdicts and the API: build/report/index.html'
-	@echo '  make bundle     one archive of everything, with a description (RO-Crate) and checksums, in build/'
+	@echo '  make bundle     one archive of the committed files and the executed notebooks, in build/'
 	@echo 'Changes'
 	@echo '  make run        one notebook with other parameters, into build/runs: make run NB=01_moons_noise P="seed=1"'
-	@echo '  make runs       the list of what make run has made'
+	@echo '  make runs       the list of these runs (CLEAN=failed, CLEAN=all or CLEAN=<name> deletes some)'
 	@echo '  make sweep      a grid of such runs: make sweep NB=01_moons_noise GRID=grid.yaml (SCHEDULER=tcp://... for a dask'
 	@echo '                  cluster, PLOT="record against parameter"); rpa/companion/sweep.py shows a grid'
 	@echo 'Checks'
-	@echo '  make lint       ruff (check and format) and mypy'
+	@echo '  make lint       ruff (check and format), mypy, import-linter and deptry'
 	@echo '  make test       lint, then the tests, the quick profile of every notebook among them'
 	@echo '  make test-slow  the tests at full size'
 	@echo '  make bench      our speed and accuracy beside other packages, in one run (TOPIC=planar for one topic)'
 	@echo 'Work'
-	@echo '  make lab        JupyterLab on this environment'
+	@echo '  make lab        JupyterLab on this environment; notebooks run there write to build/lab'
 	@echo '  make app        notebook 99 as a page without code: a network and its random input, to be dragged with the mouse'
-	@echo '  make clean      delete build/ (figures and records stay)'
+	@echo '  make clean      delete build/'
 
 env: $(ENV)
 
@@ -96,14 +66,17 @@ $(VENV)/.installed: requirements.lock
 	@echo '$(CURDIR)' > "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rpa.pth"
 	@touch $@
 
-# The list of what was found changes only when the data do, and only then are the figures out of date.
-FIND_DATA = mkdir -p build && $(PYTHON) -m rpa.subjects.datasets > build/data.$$$$ && cat build/data.$$$$
+# The list of the data sets that are there: results made with another list are out of date.
 data: $(ENV)
 	@$(if $(filter imagenet,$(DATA)),$(PYTHON) -m rpa.subjects.downloads)
-	@$(FIND_DATA) && { cmp -s build/data.$$$$ build/data.txt && rm build/data.$$$$ || mv build/data.$$$$ build/data.txt; }
+	@mkdir -p $(BUILD) && $(PYTHON) -m rpa.subjects.datasets > $(BUILD)/data.new && mv $(BUILD)/data.new $(BUILD)/data.txt && cat $(BUILD)/data.txt
 
-build/data.txt: | $(ENV)
-	@$(FIND_DATA) && mv build/data.$$$$ $@
+$(BUILD)/data.txt: | $(ENV)
+	@$(MAKE) --no-print-directory data
+
+$(RESULTS): $(BUILD)/data.txt
+$(RESULTS) $(COMMANDS): $(ENV)
+	@$(PYTHON) -m rpa.companion $@
 
 weights: $(ENV)
 	$(PYTHON) -m rpa.subjects.train
@@ -111,77 +84,18 @@ weights: $(ENV)
 references: $(ENV)
 	$(PYTHON) -m rpa.subjects.referees
 
-# One pattern rule with three targets: one run of the notebook makes them all. On its code and the modules that it reaches
-# they depend by the included file, which is made again when a module or a notebook changed.
-$(BUILD)/%.ipynb $(OUT)figures/%.png $(OUT)data/results/%.json: \
-		build/code/%.py $(WEIGHTS) figures/rpa.mplstyle build/data.txt $(ENV)
-	@$(PYTHON) -m rpa.companion.run notebooks/$*.ipynb --profile $(PROFILE) $(if $(RERUN),--out $(BUILD))
-
-ifneq ($(filter results build/% figures/% data/%,$(MAKECMDGOALS)),)
-$(shell mkdir -p $(BUILD) $(OUT)figures $(OUT)data/results)
-include build/code/depends.mk
-endif
-build/code/depends.mk: $(NOTEBOOKS) $(MODULES) | $(ENV)
-	@$(PYTHON) -m rpa.companion.provenance
-
-results: $(LONGEST) $(EXECUTED) $(FIGURES) $(RECORDS)
-
-figures: $(ENV)
-	@$(WARM) $(MAKE) --no-print-directory $(PARALLEL) results
-ifeq ($(PROFILE),full)
-	@$(PYTHON) -m rpa.companion.verdicts readme
-endif
-	@$(PYTHON) -m rpa.companion.verdicts show --profile $(PROFILE)
-
-quick:
-	@$(MAKE) --no-print-directory figures PROFILE=quick
-
-# A rerun goes on where an earlier one was stopped, unless that had the other profile.
-reproduce: $(ENV)
-	@[ "$$(cat build/rerun/profile 2>/dev/null)" = $(PROFILE) ] || { rm -rf build/rerun; mkdir -p build/rerun; echo $(PROFILE) > build/rerun/profile; }
-	@$(WARM) $(MAKE) --no-print-directory $(PARALLEL) results RERUN=1
-	@$(PYTHON) -m rpa.companion.comparison
-
-compare: $(ENV)
-	@$(PYTHON) -m rpa.companion.comparison
-
-claim: $(ENV)
-	@$(PYTHON) -m rpa.companion.claim $(ID) --profile $(PROFILE)
-
-verify: $(ENV)
-	@$(PYTHON) -m rpa.companion.verdicts verify --profile $(PROFILE)
-
-report: $(ENV)
-	@$(WARM) $(MAKE) --no-print-directory $(PARALLEL) results
-	@$(PYTHON) -m rpa.companion.site --profile $(PROFILE)
-
-run: $(ENV)
-	@$(PYTHON) -m rpa.companion.variant $(or $(NB),$(error NB: expected a notebook, as in make run NB=01_moons_noise)) "$(P)" --profile $(PROFILE)
-
-sweep: $(ENV)
-	@$(WARM) $(PYTHON) -m rpa.companion.sweep $(or $(NB),$(error NB: expected a notebook, as in make sweep NB=01_moons_noise)) \
-	  $(or $(GRID),$(error GRID: expected a YAML file, as in make sweep GRID=grid.yaml)) --profile $(PROFILE) \
-	  $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(PLOT),--plot '$(PLOT)')
-
-runs: $(ENV)
-	@$(PYTHON) -m rpa.companion.variant
-
-robustness: $(ENV)
-	@$(WARM) $(PYTHON) -m rpa.companion.robustness
-
-bundle: $(ENV)
-	@$(PYTHON) -m rpa.companion.bundle
-
 lint: $(ENV)
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	$(PYTHON) -m deptry rpa
 
 test: lint
-	$(WARM) $(PYTHON) -m pytest -n $(JOBS) --dist worksteal
+	$(PYTHON) -m pytest -n $(JOBS_OF_TESTS) --dist worksteal
 
 test-slow: $(ENV)
-	$(WARM) $(PYTHON) -m pytest -m slow --durations=15
+	$(PYTHON) -m pytest -m slow --durations=15
 
 # Other packages to measure against, which nothing else needs.
 PEERS := $(ENV:installed=peers)
@@ -199,4 +113,4 @@ lab: $(ENV)
 	$(PYTHON) -m jupyterlab
 
 clean:
-	rm -rf build
+	rm -rf $(BUILD)

@@ -17,7 +17,8 @@ Rooms, each importing only from those above it:
 
     polytopes   Gaussian probability of polytopes       patterns    P1: regions, search, PMF, output law
     moments     P2: ReLU moments, deep networks         subjects    data sets, trained networks, references
-    reliability failure probabilities in far tails      companion   notebooks run, records, verdicts, plots
+    reliability failure probabilities in far tails      experiments what the notebooks compute and draw
+    companion   notebooks run, records, verdicts
 
 Every estimate carries its error, every stochastic call takes a seed, and arguments are never changed. Importing this
 package loads none of it: each name is fetched when it is first used.
@@ -25,4 +26,5 @@ package loads none of it: each name is fetched when it is first used.
 
 import lazy_loader
 
+__version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,7 @@
 # The front door: what `import rpa` offers and where each name lives. Read by lazy_loader, by type checkers and by
 # rpa.companion.provenance.
 from . import companion as companion
+from . import experiments as experiments
 from . import moments as moments
 from . import parallel as parallel
 from . import patterns as patterns

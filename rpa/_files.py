@@ -1,10 +1,25 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and the checkout in which notebooks, data and figures lie."""
 
 import os
 import uuid
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]  # the checkout: notebooks, data and figures are beside the package
+PACKAGE = Path(__file__).resolve().parent
+# The checkout, or the working directory where the package is installed without one: nothing is written into it.
+ROOT = PACKAGE.parent if (PACKAGE.parent / "notebooks").is_dir() else Path.cwd()
+
+
+def in_checkout(name):
+    """The path of a file of the checkout; FileNotFoundError where it is not there."""
+    if not (ROOT / name).exists():
+        reason = "it is part of the repository, not of the installed package: use a git clone"
+        raise FileNotFoundError(f"{name}: not in {ROOT}; {reason}")
+    return ROOT / name
+
+
+def build(name=""):
+    """build/<name> of the checkout, for all that runs write; the environment variable RPA_BUILD replaces build/."""
+    return Path(os.environ.get("RPA_BUILD") or ROOT / "build") / name
 
 
 def replace(path, write):

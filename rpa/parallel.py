@@ -10,12 +10,13 @@ nothing else changes:
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
 from functools import cache
-from threading import Barrier
+from multiprocessing import current_process
 from typing import Any
 
 from joblib import Parallel, cpu_count, delayed
@@ -23,7 +24,6 @@ from tqdm.auto import tqdm
 
 __all__ = ["pmap", "tmap"]
 
-DEATHS = 3  # workers that may die (killed, out of memory) before a call gives up
 SHARING = ContextVar("SHARING", default=False)  # whether this is one of several workers of `pmap`
 
 
@@ -33,33 +33,27 @@ def pmap(
     """[f(x) for x in items], in order, computed in parallel.
 
     f: a function that workers can import or unpickle (cloudpickle); items: any iterable, taken whole first.
-    n_jobs: workers, -1 for one per core (of the cluster), 1 to work here; by default what the environment variable
-    RPA_WORKERS says, else -1. progress: a label shows a tqdm bar, None shows none. Give each item its own seed: which
-    worker takes it is chance. The items of a worker that died are given to others. Raises RuntimeError naming an item
-    that failed, from its own exception, or saying that workers die again and again.
+    n_jobs: workers, -1 for one per core (of the cluster), 1 to work here; by default the environment variable
+    RPA_WORKERS, else -1. progress: a label shows a tqdm bar, None shows none. Give each item its own seed: which
+    worker takes it is chance. Raises RuntimeError naming an item that failed, from its own exception; a worker that
+    dies (killed, out of memory) ends the call with joblib's TerminatedWorkerError, but on a dask cluster, which gives
+    its work to another.
 
     >>> pmap(abs, [-1, 2, -3], n_jobs=1)
     [1, 2, 3]
     """
     items = list(items)
     n_jobs = _workers() if n_jobs is None else n_jobs
-    done: dict[int, Any] = {}
+    results: dict[int, Any] = {}
+    tasks = (delayed(_guarded)(f, i, item, n_jobs != 1) for i, item in enumerate(items))
     with tqdm(desc=progress, total=len(items), disable=progress is None) as bar:
-        for deaths in range(DEATHS + 1):
-            missing = [i for i in range(len(items)) if i not in done]
-            try:
-                tasks = (delayed(_guarded)(f, i, items[i], n_jobs != 1) for i in missing)
-                for i, value, error in Parallel(n_jobs, return_as="generator_unordered")(tasks):
-                    if error is not None:
-                        reason = f"{type(error).__name__}: {error}"
-                        raise RuntimeError(f"pmap: item {i} ({_short(items[i])}) raised {reason}") from error
-                    done[i] = value
-                    bar.update()
-                return [done[i] for i in range(len(items))]
-            except BrokenProcessPool as error:
-                if deaths == DEATHS:
-                    raise RuntimeError(f"pmap: workers died {DEATHS + 1} times (killed, or out of memory)") from error
-    raise AssertionError("unreachable")
+        for i, value, error in Parallel(n_jobs, return_as="generator_unordered")(tasks):
+            if error is not None:
+                reason = f"{type(error).__name__}: {error}"
+                raise RuntimeError(f"pmap: item {i} ({_short(items[i])}) raised {reason}") from error
+            results[i] = value
+            bar.update()
+    return [results[i] for i in range(len(items))]
 
 
 def tmap(f: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -87,7 +81,7 @@ def _threads(n, process):
     """n threads of this process (a fork has none of them), in which torch has one thread each."""
     import torch
 
-    before, all_here = torch.get_num_threads(), Barrier(n)
+    before, all_here = torch.get_num_threads(), threading.Barrier(n)
     pool = ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))
     for started in [pool.submit(all_here.wait) for _ in range(n)]:
         started.result()
@@ -97,6 +91,8 @@ def _threads(n, process):
 
 def _guarded(f, i, item, sharing):
     """(i, value, None), or (i, None, exception): every worker and backend returns exceptions the same way."""
+    if current_process().name.startswith("Loky"):
+        _end_with_parent()
     before = SHARING.set(sharing)
     try:
         return i, f(item), None
@@ -104,6 +100,18 @@ def _guarded(f, i, item, sharing):
         return i, None, error
     finally:
         SHARING.reset(before)
+
+
+@cache
+def _end_with_parent():
+    """A worker process whose parent was killed ends within a second; by itself it would wait for minutes."""
+
+    def watch(parent):
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=[os.getppid()], daemon=True).start()
 
 
 def _short(item):

@@ -5,7 +5,7 @@ from bench import seconds, table
 from helpers import random_network
 from scipy.stats import multivariate_normal
 
-from rpa.companion.montecarlo import pattern_counts
+from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
 from rpa.patterns.pmf import pattern_pmf
 

@@ -8,7 +8,7 @@ from bench import regions, seconds, table
 from botorch.utils.probability.mvnxpb import MVNXPB
 from scipy.stats import multivariate_normal
 
-from rpa.companion import known
+from rpa.experiments import known
 from rpa.inputs import Gaussian
 from rpa.polytopes.polytope import orthant, probabilities, probability
 

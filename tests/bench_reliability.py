@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from bench import seconds, table
 
-from rpa.companion import failures
+from rpa.experiments import failures
 from rpa.inputs import Gaussian
 from rpa.reliability.failure import failure_probability
 from rpa.reliability.splitting import splitting

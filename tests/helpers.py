@@ -2,18 +2,17 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from itertools import pairwise
+from unittest.mock import patch
 
 import nbformat
 import numpy as np
 import pytest
 
-from rpa._files import ROOT
-from rpa.companion.montecarlo import binomial_sigmas
+from rpa.companion.run import run
+from rpa.experiments.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 
@@ -49,10 +48,9 @@ def assert_binomial(counts, n, p):
 
 
 def run_quick(path, out):
-    """The finished process of the runner; downloads are off, so what is not there is replaced by its stand-in."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "RPA_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "rpa.companion.run", str(path), "--profile", "quick", "--out", str(out)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    """Run a notebook's quick profile; downloads are off, so what is not there is replaced by its stand-in."""
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "RPA_OFFLINE": "1"}):
+        return run(path, "quick", out, quiet=True)
 
 
 def write_notebook(path, *cells, prose="words"):

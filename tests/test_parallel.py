@@ -1,12 +1,17 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import joblib
 import pytest
 import torch
+from helpers import wait_for
 
+from rpa._files import ROOT
 from rpa.parallel import pmap, tmap
 
 
@@ -16,14 +21,6 @@ def _square(x):
 
 def _invert(x):
     return 1 / x
-
-
-def _die_unless_there(path):
-    """The first call kills its worker."""
-    if path and not path.exists():
-        path.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return os.getpid()
 
 
 def _die(_):
@@ -64,11 +61,30 @@ def test_failure_names_the_item(n_jobs):
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_a_worker_may_die(tmp_path):
-    workers = pmap(_die_unless_there, [None] * 6 + [tmp_path / "died"] + [None] * 6, n_jobs=2)
-    assert len(workers) == 13 and os.getpid() not in workers and (tmp_path / "died").exists()
-    with pytest.raises(RuntimeError, match="workers died 4 times"):
+def test_a_worker_that_dies_ends_the_call():
+    with pytest.raises(RuntimeError, match="terminated"):
         pmap(_die, range(2), n_jobs=2)
+
+
+SLEEPERS = """import os, sys, time
+from pathlib import Path
+from rpa.parallel import pmap
+def sleep(i):
+    (Path(sys.argv[1]) / str(os.getpid())).touch()
+    time.sleep(100)
+pmap(sleep, range(2), n_jobs=2)"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "sleepers.py").write_text(SLEEPERS.replace("sys.argv[1]", repr(str(tmp_path / "pids"))))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, tmp_path / "sleepers.py"], env=environment)
+    wait_for(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid.name}").exists() for pid in (tmp_path / "pids").iterdir()), seconds=30)
 
 
 def test_the_environment_may_say_how_many_workers(monkeypatch):

@@ -1,14 +1,11 @@
-"""What makes the package a companion to two papers: notebooks run, numbers recorded, claims judged, figures drawn.
+"""The machinery that runs notebooks, records their numbers and judges the papers' claims; it cannot change a number.
 
-Start at `report`, which every notebook calls to leave its numbers, figures and tables, and `verdicts`, which holds them
-against `data/targets.toml`. `run` executes one notebook, all or nothing; `kernels` spares it the start of Python and
-its packages; `provenance` says which code it reaches. For whoever checks: `comparison` judges a rerun, `claim` shows
-one claim's evidence, `robustness` asks what hangs on a seed, `site` and `bundle` publish. For whoever changes
-something: `variant` runs a notebook with other parameters, `sweep` a grid of them, `explorer` is notebook 99, drawn on
-a `stage`. The rest is what several notebooks share: `plots` and `coverage_plots`, the experiments `coverage` (P1's
-support tables, judged by `fresh` samples), `support_checks` (P1's algorithms one by one), `topk` (P2's table),
-`failures` (with `failure_plots`), `montecarlo` (sampling as the referee) and `known` (polytopes whose probability is
-known by another route).
+Start at `report`, which every notebook calls to leave its numbers, figures and tables, and `verdicts`, which judges the
+claims of `data/targets.toml` by them. `run` executes notebooks, each all or nothing, where `provenance` says that their
+code, data or parameters have changed; `accept` replaces the committed results. For a reviewer: `comparison` judges new
+numbers by the committed ones, `claim` shows one claim's evidence, `robustness` tries other seeds, `site` publishes. For
+whoever changes something: `variants` runs a notebook with other parameters, `sweep` a grid of them. `python -m
+rpa.companion` is the program behind `make`.
 """
 
 import lazy_loader
@@ -16,29 +13,16 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        "bundle",
+        "accept",
         "claim",
         "comparison",
-        "coverage",
-        "coverage_plots",
-        "explorer",
-        "failure_plots",
-        "failures",
-        "fresh",
-        "kernels",
-        "known",
-        "montecarlo",
-        "plots",
         "provenance",
         "report",
         "robustness",
         "run",
         "site",
-        "stage",
-        "support_checks",
         "sweep",
-        "topk",
-        "variant",
+        "variants",
         "verdicts",
     ],
 )

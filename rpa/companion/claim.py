@@ -1,26 +1,20 @@
-"""One claim with its evidence: `python -m rpa.companion.claim p1.alg2` (without a name: the list of claims).
+"""One claim with its evidence: its row, its records as committed and as made here, the cell and the figure behind them.
 
-The claim's notebook is run into build/rerun, never over what is committed, unless it has been run there already with
-the present code. Then: the claim's row, its records then and now, and the cell and the figure behind them.
+`make claim ID=p1.alg2` runs the claim's notebook first where build/full is out of date.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from rpa._files import ROOT
 from rpa.companion.comparison import circumstances, compare_numbers, read_results
 from rpa.companion.report import load_records
-from rpa.companion.run import is_current, run
-from rpa.companion.verdicts import judge, load_claims, text_table
+from rpa.companion.verdicts import judge, text_table
 
-__all__ = ["cell_source", "main"]
-
-RERUN = ROOT / "build" / "rerun"
+__all__ = ["cell_source", "evidence"]
 
 
 def cell_source(executed: Path, number: int) -> str:
@@ -31,46 +25,24 @@ def cell_source(executed: Path, number: int) -> str:
     raise ValueError(f"number: expected that of a cell of {executed.name}, got {number}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; 1 when a number of the claim is off or the claim fails, 2 for a name that is no claim."""
-    parser = argparse.ArgumentParser(prog="python -m rpa.companion.claim", description=__doc__.splitlines()[0])
-    parser.add_argument("id", nargs="?")
-    parser.add_argument("--profile", choices=("full", "quick"), default="full")
-    chosen = parser.parse_args(arguments)
-    claims, committed = load_claims(), load_records()
-    claim = next((claim for claim in claims if claim["id"] == chosen.id), None)
-    if claim is None:
-        if chosen.id:
-            print(f"no claim is named {chosen.id!r}; there are:\n", file=sys.stderr)
-        print("\n".join(f"{claim['id']:32s} {claim['paper']}, {claim['where']}" for claim in claims))
-        return 2 if chosen.id else 0
-    stem = claim["stem"]
-    if not is_current(stem, chosen.profile, RERUN):
-        run(ROOT / "notebooks" / f"{stem}.ipynb", chosen.profile, RERUN)
-    return _show(claim, committed, load_records(RERUN / "data" / "results"))
-
-
-def _show(claim, committed, rerun):
+def evidence(claim: dict, folder: Path) -> tuple[str, bool]:
+    """(the words on a claim of `load_claims`, whether it holds and its numbers agree); folder: build/<profile>."""
+    committed, new = load_records(), load_records(folder / "data" / "results")
     stem, id = claim["stem"], claim["id"]
-    rows = [judge(claim, records) | {"id": name} for name, records in (("committed", committed), ("yours", rerun))]
-    print(f"{claim['paper']}, {claim['where']}: {claim['statement']}\n")
-    print(text_table(rows))
-    for name, records in (("committed", committed), ("yours", rerun)):
-        print(f"\n{name}: {json.dumps(records.get((stem, id), 'no record'), ensure_ascii=False)}")
-    entry, executed = rerun.get((stem, id), {}), RERUN / f"{stem}.ipynb"
-    print(f"\nnotebook: {os.path.relpath(executed)}; figure: {os.path.relpath(RERUN / 'figures' / (stem + '.png'))}")
+    rows = [judge(claim, records) | {"id": name} for name, records in (("committed", committed), ("yours", new))]
+    parts = [f"{claim['paper']}, {claim['where']}: {claim['statement']}", "", text_table(rows)]
+    for name, records in (("committed", committed), ("yours", new)):
+        parts += ["", f"{name}: {json.dumps(records.get((stem, id), 'no record'), ensure_ascii=False)}"]
+    entry, executed = new.get((stem, id), {}), folder / f"{stem}.ipynb"
+    figure = os.path.relpath(folder / "figures" / f"{stem}.png")
+    parts += ["", f"notebook: {os.path.relpath(executed)}; figure: {figure}"]
     if "cell" in entry:
-        print(f"recorded by cell [{entry['cell']}]:\n\n{cell_source(executed, entry['cell'])}")
-    contents = [
-        {k: v for k, v in read_results(folder / "data" / "results").items() if k == stem} for folder in (ROOT, RERUN)
-    ]
+        parts += [f"recorded by cell [{entry['cell']}]:", "", cell_source(executed, entry["cell"])]
+    contents = [read_results(base / "data" / "results") for base in (ROOT, folder)]
+    contents = [{stem: content[stem]} if stem in content else {} for content in contents]
     numbers = compare_numbers(*contents)
     off = numbers[(numbers.id == id) & numbers.judgement.isin(["off", "missing"])]
-    print("\n".join(["", *circumstances(*contents)]))
+    parts += ["", *circumstances(*contents)]
     if len(off):
-        print(off.to_string(index=False))
-    return int(len(off) > 0 or rows[1]["verdict"] in ("fails", "no record"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        parts.append(off.to_string(index=False))
+    return "\n".join(parts), len(off) == 0 and rows[1]["verdict"] not in ("fails", "no record")

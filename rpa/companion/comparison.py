@@ -1,22 +1,19 @@
-"""A rerun held against the committed records, number by number: `python -m rpa.companion.comparison`.
+"""New results beside the committed records, number by number: the end of `make figures`, and `make compare`.
 
-What `make reproduce` left in build/rerun is compared with data/results. Each number may differ as its record says
-(`rpa.companion.report.VARIES`): by its tolerance, or by six standard errors where it is estimated. The judgement goes
-to comparison.csv and comparison.html of the rerun, with both figures side by side; the exit status is 1 when a number
-is off or missing.
+Each number may differ as its record says (`rpa.companion.report.VARIES`): by its tolerance, or by six standard errors
+where it is estimated. The judgement goes to comparison.csv and comparison.html of the new results, with both figures
+side by side.
 """
 
 from __future__ import annotations
 
-import argparse
 import html
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rpa import _files
 from rpa._files import ROOT
@@ -27,7 +24,7 @@ from rpa.companion.verdicts import judge, load_claims
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["circumstances", "claims_table", "compare_numbers", "flatten", "main", "read_results"]
+__all__ = ["Comparison", "circumstances", "claims_table", "compare", "compare_numbers", "flatten", "read_results"]
 
 ERRORS = 6.0  # standard errors of the difference by which an estimate may differ
 SAMPLED = ("statistical", "gap", "retrained")
@@ -59,11 +56,11 @@ def flatten(value: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def compare_numbers(committed: dict[str, dict], rerun: dict[str, dict]) -> pd.DataFrame:
-    """Every committed number beside the rerun's: a table with the columns of COLUMNS.
+    """Every committed number beside the new one, a row each, with the columns of COLUMNS.
 
     distance: |yours - committed| in tolerances (exact, deterministic: of max(1, |committed|)), or in standard errors of
-    the difference (the others); limit: 1 or 6; judgement: agrees, off, missing (in the rerun) or new (not committed).
-    Stems of different profiles are left out: their numbers are no estimates of one thing.
+    the difference (the others); limit: 1 or 6; judgement: agrees, off, missing (in the new results) or new (not
+    committed). Stems of different profiles are left out: their numbers are no estimates of one thing.
     """
     import pandas as pd
 
@@ -115,14 +112,14 @@ def _scales(entry, varies):
 
 
 def circumstances(committed: dict[str, dict], rerun: dict[str, dict]) -> list[str]:
-    """What else tells the two apart: missing notebooks and records; other code, data, profile or packages."""
+    """Differences in notebooks, records, code, data, profile and packages, a line each."""
     lines = []
     for stem in sorted(set(committed) | set(rerun)):
         old, new = committed.get(stem), rerun.get(stem)
         if old is None or new is None:
-            lines.append(f"{stem}: no records {'in the rerun' if new is None else 'committed'}")
+            lines.append(f"{stem}: no records {'in the new results' if new is None else 'committed'}")
             continue
-        for name, content in (("committed", old), ("rerun", new)):
+        for name, content in (("committed", old), ("new", new)):
             if content["code"] != code_version(stem):
                 lines.append(
                     f"{stem}: the {name} records are from other code ({content['code']}, now {code_version(stem)})"
@@ -131,13 +128,13 @@ def circumstances(committed: dict[str, dict], rerun: dict[str, dict]) -> list[st
             lines.append(f"{stem}: profile {new['profile']} cannot be compared with the committed {old['profile']}")
             continue
         missing = sorted(set(old["records"]) - set(new["records"]))
-        lines += [f"{stem}: record {id} is missing in the rerun" for id in missing]
+        lines += [f"{stem}: record {id} is missing in the new results" for id in missing]
         data = [{k: v for r in each["records"].values() for k, v in r.get("data", {}).items()} for each in (old, new)]
         lines += [f"{stem}: {name} was {digest[:12]}, is {str(data[1].get(name, 'absent'))[:12]}"
                   for name, digest in data[0].items() if data[1].get(name) != digest]  # fmt: skip
     packages = {(name, content["packages"].get(name), version) for stem, content in committed.items() if stem in rerun
                 for name, version in rerun[stem]["packages"].items()}  # fmt: skip
-    return lines + [f"{name}: {old}, in the rerun {new}" for name, old, new in sorted(packages, key=str) if old != new]
+    return lines + [f"{name}: {old}, now {new}" for name, old, new in sorted(packages, key=str) if old != new]
 
 
 def claims_table(
@@ -160,11 +157,11 @@ def _records(contents):
             for stem, content in contents.items() for id, entry in content["records"].items()}  # fmt: skip
 
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Rerun beside the committed results</title>
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>New results beside the committed ones</title>
 <style>body {{font: 14px sans-serif; margin: 2em; max-width: 1200px}} table {{border-collapse: collapse}}
 td, th {{padding: 2px 8px; text-align: left; border-bottom: 1px solid #ddd}} img {{width: 48%}}</style>
-<h1>Rerun beside the committed results</h1><p>{summary}</p><h2>Claims</h2>{claims}<h2>Numbers that are off</h2>{off}
-<h2>Circumstances</h2><ul>{lines}</ul><h2>Figures: committed, rerun</h2>{figures}</html>
+<h1>New results beside the committed ones</h1><p>{summary}</p><h2>Claims</h2>{claims}<h2>Numbers that are off</h2>{off}
+<h2>Circumstances</h2><ul>{lines}</ul><h2>Figures: committed, new</h2>{figures}</html>
 """
 
 
@@ -174,38 +171,43 @@ def _page(summary, claims, off, lines, rerun_folder):
     for path in sorted((rerun_folder / "figures").glob("*.png")):
         committed = os.path.relpath(ROOT / "figures" / path.name, rerun_folder)
         figures.append(
-            f'<h3>{path.stem}</h3><img src="{committed}" alt="committed"><img src="figures/{path.name}" alt="rerun">'
+            f'<h3>{path.stem}</h3><img src="{committed}" alt="committed"><img src="figures/{path.name}" alt="new">'
         )
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     return PAGE.format(summary=summary, claims=show(claims), off=show(off), lines=items, figures="".join(figures))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line: prints the judgement, writes comparison.csv and .html; 1 when a number is off or missing."""
-    parser = argparse.ArgumentParser(prog="python -m rpa.companion.comparison", description=__doc__.splitlines()[0])
-    parser.add_argument("--committed", type=Path, default=ROOT / "data" / "results")
-    parser.add_argument("--rerun", type=Path, default=ROOT / "build" / "rerun")
-    chosen = parser.parse_args(arguments)
-    committed, rerun = read_results(chosen.committed), read_results(chosen.rerun / "data" / "results")
-    if not rerun:
-        raise SystemExit(f"{chosen.rerun}: no records there; run make reproduce first")
-    numbers = compare_numbers(committed, rerun)
-    claims, lines = claims_table(committed, rerun, numbers), circumstances(committed, rerun)
-    bad = numbers[numbers.judgement.isin(["off", "missing"])]
-    agree = int((numbers.judgement == "agrees").sum())
-    summary = f"{agree} of {len(numbers)} numbers agree, {len(bad)} are off or missing"
-    if len(numbers) == 0:
-        summary = "no number can be compared: the rerun has another profile than the committed records"
-    print(claims.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3g}", max_colwidth=28))
+class Comparison(NamedTuple):
+    """summary: one line; details: claims, numbers that are off, circumstances; agrees: none is off or missing."""
+
+    summary: str
+    details: str
+    agrees: bool
+
+
+def compare(rerun: Path, results: Path | None = None) -> Comparison:
+    """The results in the folder `rerun` beside the committed ones (`results`, by default the repository's).
+
+    Writes comparison.csv and comparison.html into `rerun`. Raises FileNotFoundError where it holds no records.
+    """
+    committed, new = read_results(results or ROOT / "data" / "results"), read_results(rerun / "data" / "results")
+    if not new:
+        raise FileNotFoundError(f"{rerun}: no records there; run make figures first")
+    numbers = compare_numbers(committed, new)
+    claims, lines = claims_table(committed, new, numbers), circumstances(committed, new)
+    absent = sorted(set(committed) - set(new))
+    here = numbers[~numbers.stem.isin(absent)]
+    bad = here[here.judgement.isin(["off", "missing"])]
+    summary = f"{int((here.judgement == 'agrees').sum()):,} of {len(here):,} numbers agree with the committed ones"
     if len(bad):
-        print("\n" + bad.to_string(index=False, na_rep="", max_colwidth=60))
-    print("\n".join(["", *lines, summary]))
-    _files.replace(chosen.rerun / "comparison.csv", lambda temporary: numbers.to_csv(temporary, index=False))
-    page = _page(summary, claims, bad, lines, chosen.rerun)
-    _files.replace(chosen.rerun / "comparison.html", lambda temporary: temporary.write_text(page))
-    absent = any(stem not in rerun for stem in committed)
-    return int(len(bad) > 0 or absent)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        summary += f", {len(bad)} are off or missing"
+    if len(here) == 0:
+        summary = "no number can be compared: these results have another profile than the committed ones"
+    if absent:
+        summary += f"; {len(absent)} notebooks have no new results"
+    shown = [claims.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3g}", max_colwidth=28)]
+    shown += ["", bad.to_string(index=False, na_rep="", max_colwidth=60)] if len(bad) else []
+    _files.replace(rerun / "comparison.csv", lambda temporary: numbers.to_csv(temporary, index=False))
+    page = _page(summary, claims, bad, lines, rerun)
+    _files.replace(rerun / "comparison.html", lambda temporary: temporary.write_text(page))
+    return Comparison(summary, "\n".join([*shown, "", *lines]), not (len(bad) or absent))

@@ -1,14 +1,15 @@
-"""Which code makes a number: the modules that a notebook's cells reach, and a version of them all.
+"""What a number was made from: the code that a notebook reaches, its parameters, the data and weights, the packages.
 
-`python -m rpa.companion.provenance` tells Make the same: build/code/<stem>.py holds a notebook's code cells, rewritten
-only when these change, and build/code/depends.mk says that its results depend on them and on the modules they reach. An
-edit of prose cells then reruns nothing, an edit of one module what imports it.
+The code version is a hash of what Python runs: of a notebook's code cells and of the modules of `rpa` that they reach.
+An edit of prose, a comment or a docstring changes no version; an edit of one module changes the versions of the
+notebooks that import it, directly or through others.
 """
 
 import ast
 import json
 import sys
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -16,26 +17,100 @@ from pathlib import Path
 from rpa import _files
 from rpa._files import ROOT
 
-__all__ = ["code_cells", "code_version", "package_versions", "reached_modules"]
+__all__ = [
+    "code_cells",
+    "code_version",
+    "input_version",
+    "notebooks",
+    "package_versions",
+    "parameters",
+    "reached_modules",
+]
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib")
 
 
-@lru_cache
-def code_version(stem: str) -> str:
-    """12 hex digits of the SHA-256 over the code cells of notebooks/<stem>.ipynb and the rpa modules they reach.
+def notebooks() -> dict[str, Path]:
+    """{stem: path} of the notebooks of this checkout, by name."""
+    return {path.stem: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
 
-    All of rpa where there is no such notebook. Not the git commit: records that are committed with the code must come
-    out the same when made again.
+
+@cache
+def code_version(notebook: str | Path) -> str:
+    """12 hex digits of the SHA-256 over a notebook's code cells and the modules of `rpa` that they reach.
+
+    notebook: a path, or the stem of a notebook of this checkout. All of rpa where there is no such notebook. Comments,
+    docstrings and layout do not count. Not the git commit: records that are committed with the code must come out the
+    same when made again.
     """
-    notebook = ROOT / "notebooks" / f"{stem}.ipynb"
+    path = Path(notebook) if str(notebook).endswith(".ipynb") else ROOT / "notebooks" / f"{notebook}.ipynb"
     modules = _modules()
-    cells = code_cells(notebook) if notebook.exists() else []
+    cells = code_cells(path) if path.exists() else []
     names = _reached(cells, modules, _front_door()) if cells else set(modules)
     digest = sha256()
-    for text in [part for name in sorted(names) for part in (name, modules[name].read_text())] + cells:
-        digest.update(text.encode() + b"\0")
+    for name in sorted(names):
+        digest.update(f"{name}\0{_essence(modules[name].read_text())}\0".encode())
+    for cell in cells:
+        digest.update(_essence(cell).encode() + b"\0")
     return digest.hexdigest()[:12]
+
+
+@cache
+def _essence(source):
+    """What Python runs of a source, as text that is the same in every version of Python."""
+    return _written(ast.parse(source))
+
+
+def _written(node):
+    if isinstance(node, list):
+        return f"[{','.join(map(_written, (item for item in node if not _is_prose(item))))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = (f"{name}={_written(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+    return f"{type(node).__name__}({','.join(fields)})"
+
+
+def _is_prose(node):
+    """A docstring, or any other string that nobody uses."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+@cache
+def input_version() -> str:
+    """12 hex digits of the SHA-256 over what notebooks read beside their code: weights, references, style, data sets.
+
+    The data sets count by the list of what `make data` found, build/data.txt.
+    """
+    files = [path for name in ("weights", "references") for path in sorted((ROOT / "data" / name).glob("*"))]
+    digest = sha256()
+    for path in [*files, ROOT / "figures" / "rpa.mplstyle", _files.build("data.txt")]:
+        digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b"") + b"\0")
+    return digest.hexdigest()[:12]
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """{"python": ..., package: version} of what numbers depend on, without the local tag (+cpu) of a wheel."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name).split("+")[0]
+    return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
+
+
+@cache
+def parameters(notebook: str | Path) -> dict[str, tuple[object, str]]:
+    """{name: (default, comment)} of a notebook's cell tagged `parameters`, but for its profile; notebook: a path."""
+    listed = papermill().inspect_notebook(str(notebook)).values()
+    return {p["name"]: (ast.literal_eval(p["default"]), p["help"]) for p in listed if p["name"] != "profile"}
+
+
+def papermill():
+    """The module papermill, without a grammar of web addresses that takes two thirds of its import."""
+    sys.modules.setdefault("rfc3987_syntax", None)
+    import papermill
+
+    return papermill
 
 
 def code_cells(notebook: Path) -> list[str]:
@@ -50,17 +125,11 @@ def reached_modules(notebook: Path) -> list[Path]:
     return sorted(modules[name] for name in _reached(code_cells(notebook), modules, _front_door()))
 
 
-@lru_cache
-def package_versions() -> dict[str, str]:
-    """{"python": ..., package: version} of what numbers depend on, without the local tag (+cpu) of a wheel."""
-    versions = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
-    return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
-
-
 def _modules():
     """{"moments.relu": path, ...}: every module of rpa but the rooms' openings, which only point at the others."""
-    paths = sorted(p for p in (ROOT / "rpa").rglob("*.py") if p.name != "__init__.py")
-    return {".".join(path.relative_to(ROOT / "rpa").with_suffix("").parts): path for path in paths}
+    package = ROOT / "rpa" if (ROOT / "rpa").is_dir() else _files.PACKAGE
+    paths = sorted(p for p in package.rglob("*.py") if p.name != "__init__.py")
+    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in paths}
 
 
 def _front_door():
@@ -74,12 +143,17 @@ def _reached(sources, modules, front_door):
     """Names of the rpa modules that Python sources use, directly or through each other; modules: name -> path."""
     reached, pending = set(), list(sources)
     while pending:
-        named = {name for node in _running(ast.parse(pending.pop())) for name in _names(node)}
-        whole = {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
-        fresh = {module for name in whole for module in _resolve(name, modules, front_door)} - reached
+        fresh = {module for name in _used(pending.pop()) for module in _resolve(name, modules, front_door)} - reached
         reached |= fresh
         pending += [modules[name].read_text() for name in fresh]
     return reached
+
+
+@cache
+def _used(source):
+    """The names of rpa that a source imports or looks up, the longest of each: {"moments.relu.mean", "two_stage"}."""
+    named = {name for node in _running(ast.parse(source)) for name in _names(node)}
+    return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
 
 
 def _running(tree):
@@ -93,7 +167,7 @@ def _running(tree):
 
 
 def _names(node):
-    """What an import, or an attribute such as rpa.moments.relu, asks of rpa, without the leading "rpa."."""
+    """What an import, or an attribute such as rpa.moments.relu, takes from rpa, without the leading "rpa."."""
     if isinstance(node, ast.ImportFrom):
         dotted = [f"{node.module}.{alias.name}" for alias in node.names]
     elif isinstance(node, ast.Import):
@@ -112,25 +186,3 @@ def _resolve(name, modules, front_door):
     if parts[0] in front_door:
         return [front_door[parts[0]]]
     return [module for module in modules if len(parts) == 1 and module.startswith(f"{name}.")]
-
-
-def write_dependencies():
-    """Write build/code/<stem>.py and build/code/depends.mk; a file whose text is right already keeps its time stamp."""
-    notebooks = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    lines = ["# Written by python -m rpa.companion.provenance: what the results of each notebook depend on."]
-    seen = set()
-    for notebook in notebooks:
-        code = f"build/code/{notebook.stem}.py"
-        paths = [path.relative_to(ROOT).as_posix() for path in reached_modules(notebook)]
-        cells = "\n\n# %%\n".join(code_cells(notebook))
-        if not (ROOT / code).exists() or (ROOT / code).read_text() != cells:
-            _files.replace(ROOT / code, lambda temporary: temporary.write_text(cells))
-        lines.append(f"$(call RESULTS,{notebook.stem}): {' '.join([code, *paths])}")
-        seen |= {code, *paths}
-    # A module that is deleted later must not stop Make: a target without a rule counts as changed.
-    text = "\n".join([*lines, *(f"{path}:" for path in sorted(seen))]) + "\n"
-    _files.replace(ROOT / "build" / "code" / "depends.mk", lambda temporary: temporary.write_text(text))
-
-
-if __name__ == "__main__":
-    write_dependencies()

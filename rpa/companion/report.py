@@ -1,9 +1,10 @@
 """What a notebook leaves behind: numbers, figures and tables.
 
-A notebook calls `use_style`, `record`, `save_figure`, `save_table`; `rpa.companion.verdicts` then holds the
-records against `data/targets.toml`. Every file is written in full or not at all, holds no time stamp, and names the
-code, the profile and the data it came from, so that two runs of the same code give the same bytes. What varies from
-run to run goes through `record_timing` only. Nothing heavy is imported before it is needed.
+A notebook calls `use_style`, `record`, `save_figure`, `save_table`; `rpa.companion.verdicts` then judges the claims of
+`data/targets.toml` by the records. Files are named after the notebook that runs. `rpa.companion.run` says where they
+go; a notebook run by hand writes to build/lab of the checkout it lies in. Every file is written in full or not at all,
+holds no time stamp, and names the code, the profile and the data it came from, so that two runs of the same code give
+the same bytes. What varies from run to run goes through `record_timing` only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpa import _files
-from rpa._files import ROOT
+from rpa._files import ROOT, in_checkout
 from rpa.companion.provenance import code_version, package_versions
 
 if TYPE_CHECKING:
@@ -77,11 +78,38 @@ def current_profile():
     return os.environ.get("RPA_PROFILE") or _seen["profile"] or "full"
 
 
+def running_notebook() -> Path | None:
+    """The path of the notebook that runs: as `rpa.companion.run`, JupyterLab or VS Code name it; None elsewhere."""
+    names = [os.environ.get("RPA_NOTEBOOK"), getattr(_shell(), "user_ns", {}).get("__vsc_ipynb_file__")]
+    name = next(filter(None, [*names, os.environ.get("JPY_SESSION_NAME")]), "")
+    if not name.endswith(".ipynb"):
+        return None
+    return Path(name) if Path(name).is_absolute() else Path.cwd() / Path(name).name  # a kernel runs beside its notebook
+
+
 def output_folder() -> Path:
-    """Where figures/ and data/results/ go: RPA_OUT, else the repository; a quick run never overwrites full results."""
+    """Where figures/ and data/results/ go: RPA_OUT, else build/lab of the checkout in which the notebook lies.
+
+    A notebook outside of any checkout, or without a known path, writes to build/lab of the working directory's.
+    """
     if os.environ.get("RPA_OUT"):
         return Path(os.environ["RPA_OUT"])
-    return ROOT / "build" / "quick" if current_profile() == "quick" else ROOT
+    place = (running_notebook() or Path.cwd() / "x").resolve().parent
+    checkout = next(
+        (folder for folder in (place, *place.parents) if (folder / "data" / "targets.toml").exists()), place
+    )
+    return Path(os.environ.get("RPA_BUILD") or checkout / "build") / "lab"
+
+
+def _stem(stem):
+    """`stem`, else the name of the running notebook."""
+    return stem or getattr(running_notebook(), "stem", "unnamed")
+
+
+def _code(stem):
+    """The code version of the running notebook, or that of the notebook called `stem`."""
+    notebook = running_notebook()
+    return code_version(str(notebook) if notebook and notebook.stem == stem else stem)
 
 
 def use_style() -> None:
@@ -92,7 +120,7 @@ def use_style() -> None:
     """
     import matplotlib.pyplot as plt
 
-    plt.style.use(ROOT / "figures" / "rpa.mplstyle")
+    plt.style.use(in_checkout("figures/rpa.mplstyle"))
     plt.switch_backend(plt.get_backend())  # a notebook's turns interaction on when it is loaded: not later than here
     plt.ioff()
     if (shell := _shell()) is not None:
@@ -103,7 +131,7 @@ def record(
     id: str,
     value: Any,
     *,
-    stem: str,
+    stem: str | None = None,
     error: Any = None,
     seed: int | None = None,
     parameters: dict | None = None,
@@ -119,7 +147,8 @@ def record(
     data: dict name -> SHA-256 of what was read (a name holding "stand-in" marks the record as not the real data);
     varies: a key of VARIES, by default "statistical" with an error and "deterministic" without; tolerance: what a rerun
     is held to, by default TOLERANCES, or the error (a number for the whole record, or the form of value); meta: further
-    plain values. Records made by other code or another profile are dropped from the file first.
+    plain values; stem: by default that of the running notebook. Records made by other code, another profile or other
+    parameters are dropped from the file first.
     Raises ValueError naming the id for NaN, infinity or anything else that is no plain number, for another `varies`, or
     where a statistical or retrained record has neither error nor tolerance.
     """
@@ -139,37 +168,42 @@ def record(
     entry |= {key: _plain(id, item) for key, item in optional.items() if item is not None}
     if any("stand-in" in name.lower() for name in entry.get("data", ())):
         entry["stand_in"] = True
+    stem = _stem(stem)
     path = output_folder() / "data" / "results" / f"{stem}.json"
-    header = {"stem": stem, "profile": current_profile(), "code": code_version(stem), "packages": package_versions()}
+    header = {"stem": stem, "profile": current_profile(), "code": _code(stem), "packages": package_versions()}
+    if os.environ.get("RPA_PARAMETERS"):  # without: run by hand, with parameters that nobody knows
+        header["parameters"] = json.loads(os.environ["RPA_PARAMETERS"])
     previous = json.loads(path.read_text()) if path.exists() else {}
     kept = previous.get("records", {}) if {k: previous.get(k) for k in header} == header else {}
     _write_json(path, header | {"records": dict(sorted((kept | {id: entry}).items()))})
 
 
-def record_timing(id: str, seconds: Any, *, stem: str) -> None:
+def record_timing(id: str, seconds: Any, *, stem: str | None = None) -> None:
     """Add seconds (a number, list or dict of numbers) to <out>/data/results/timings/<stem>.json."""
-    _add_timing(id, _plain(id, seconds, numbers_only=True), stem)
+    _add_timing(id, _plain(id, seconds, numbers_only=True), _stem(stem), output_folder())
 
 
-def record_run(seconds: float, *, stem: str) -> None:
+def record_run(seconds: float, stem: str, folder: Path) -> None:
     """Add how long the whole notebook took, and on what machine, to its timings (`rpa.companion.run` calls it)."""
     machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
-    _add_timing("notebook", {"seconds": round(seconds, 1), "machine": machine}, stem)
+    _add_timing("notebook", {"seconds": round(seconds, 1), "machine": machine}, stem, folder)
 
 
-def _add_timing(id, entry, stem):
-    path = output_folder() / "data" / "results" / "timings" / f"{stem}.json"
+def _add_timing(id, entry, stem, folder):
+    path = folder / "data" / "results" / "timings" / f"{stem}.json"
     timings = json.loads(path.read_text()) if path.exists() else {}
-    timings[id] = entry
-    _write_json(path, dict(sorted(timings.items())))
+    _write_json(path, dict(sorted((timings | {id: entry}).items())))
 
 
-def save_figure(fig: Figure, stem: str) -> None:
+def save_figure(fig: Figure, stem: str | None = None) -> None:
     """Write fig to <out>/figures/<stem>.png and .pdf, with its provenance in their metadata.
+
+    stem: by default that of the running notebook.
 
     Call it after `record`: the data named in the stem's records go into the metadata, and if any of them is a
     stand-in the figure itself says STAND-IN.
     """
+    stem = _stem(stem)
     path = output_folder() / "data" / "results" / f"{stem}.json"
     records = json.loads(path.read_text())["records"].values() if path.exists() else ()
     data = {name: digest for r in records for name, digest in r.get("data", {}).items()}
@@ -178,7 +212,7 @@ def save_figure(fig: Figure, stem: str) -> None:
         fig.text(0.99, -0.01, "STAND-IN DATA", ha="right", va="top", fontsize=8, color=MONTE_CARLO, weight="bold")
         frame = {"bbox_inches": "tight"}  # room below the figure for the words
     label = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
-    source = f"rpa code {code_version(stem)}; profile {current_profile()}; data: {label}"
+    source = f"rpa code {_code(stem)}; profile {current_profile()}; data: {label}"
     described = {
         "png": {"Title": stem, "Description": source},
         "pdf": {"Title": stem, "Subject": source, "CreationDate": None},
@@ -191,22 +225,27 @@ def save_figure(fig: Figure, stem: str) -> None:
     fig.set_layout_engine(engine)
 
 
-def save_table(frame: pd.DataFrame, stem: str) -> None:
-    """Write a pandas DataFrame to <out>/figures/<stem>.csv; a plain range index is left out, floats are exact."""
+def save_table(frame: pd.DataFrame, part: str = "", *, stem: str | None = None) -> None:
+    """Write a pandas DataFrame to <out>/figures/<stem>.csv, or <stem>_<part>.csv where a notebook writes several.
+
+    A plain range index is left out, floats are exact; stem: by default that of the running notebook.
+    """
+    name = _stem(stem) + (f"_{part}" if part else "")
     index = frame.index.name is not None or frame.index.nlevels > 1
-    path = output_folder() / "figures" / f"{stem}.csv"
+    path = output_folder() / "figures" / f"{name}.csv"
     _files.replace(path, lambda temporary: frame.to_csv(temporary, index=index, lineterminator="\n"))
 
 
 def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict]:
     """{(stem, id): record} from the *.json of a results folder (default: the repository's data/results).
 
-    Each record also holds the profile and code of its file.
+    Each record also holds the profile and code of its file, and the notebook's parameters under `notebook_parameters`.
     """
     records: dict[tuple[str, str], dict] = {}
     for path in sorted(Path(folder or ROOT / "data" / "results").glob("*.json")):
         content = json.loads(path.read_text())
         circumstances = {key: content[key] for key in ("profile", "code")}
+        circumstances["notebook_parameters"] = content.get("parameters")
         records |= {(content["stem"], id): entry | circumstances for id, entry in content["records"].items()}
     return records
 

@@ -1,38 +1,35 @@
-"""Do the verdicts hang on a seed, or on the number of threads? `python -m rpa.companion.robustness` tells.
+"""Whether a verdict depends on the seed or on the number of threads: `make robustness`.
 
 The quick profile of every notebook with a claim is run with five seeds, with one thread and with two, into
-build/robustness. What comes out is committed: data/results/robustness.csv, a row for each claim, with the spread of
-its number over the seeds and how many of the runs met the criterion. A claim that some runs meet and others miss
-*flips*; README marks it.
+build/robustness. The result is committed: data/results/robustness.csv, a row for each claim, with the spread of its
+number over the seeds and how many of the runs met the criterion. A claim that some runs meet and others miss *flips*;
+README marks it.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rpa import _files
-from rpa._files import ROOT
+from rpa.companion import provenance
 from rpa.companion.report import load_records
 from rpa.companion.run import is_current, run
-from rpa.companion.verdicts import ROBUSTNESS, judge, load_claims, worst
+from rpa.companion.verdicts import judge, load_claims, worst
 from rpa.parallel import pmap
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["main", "run_all", "table"]
+__all__ = ["run_all", "table"]
 
 SEEDS, THREADS = range(5), (1, 2)
-FOLDER = ROOT / "build" / "robustness"
 
 
-def run_all(folder: Path = FOLDER) -> None:
+def run_all(folder: Path) -> None:
     """Run what is missing, as many notebooks at a time as there are cores; it can be stopped and goes on."""
     stems = sorted({claim["stem"] for claim in load_claims()})
     jobs = [(stem, seed, threads, folder) for seed, threads, stem in product(SEEDS, THREADS, stems)]
@@ -44,10 +41,10 @@ def _run(job):
     out, parameters = folder / f"seed{seed}-threads{threads}", {"seed": seed}
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if not is_current(stem, "quick", out, parameters):
-        run(ROOT / "notebooks" / f"{stem}.ipynb", "quick", out, parameters)
+        run(provenance.notebooks()[stem], "quick", out, parameters, quiet=True)
 
 
-def table(folder: Path = FOLDER, claims: list[dict] | None = None) -> pd.DataFrame:
+def table(folder: Path, claims: list[dict] | None = None) -> pd.DataFrame:
     """One row a claim: claim, target, lowest, highest, spread, threads, runs, met, flips.
 
     lowest, highest: over all runs, of the number that is farthest from the target; spread: its standard deviation over
@@ -71,16 +68,3 @@ def table(folder: Path = FOLDER, claims: list[dict] | None = None) -> pd.DataFra
         rows.append([claim["id"], judge(claim, {})["target"], *numbers, len(rated), met, 0 < met < len(rated)])
     columns = ["claim", "target", "lowest", "highest", "spread", "threads", "runs", "met", "flips"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def main() -> int:
-    """Run, write data/results/robustness.csv, print it."""
-    run_all()
-    frame = table()
-    _files.replace(ROBUSTNESS, lambda temporary: frame.to_csv(temporary, index=False, float_format="%.6g"))
-    print(frame.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

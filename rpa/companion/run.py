@@ -1,100 +1,139 @@
-"""Run one notebook, all or nothing: `python -m rpa.companion.run notebooks/01_moons_noise.ipynb --profile quick`.
+"""Notebooks run as programs: one by one, each all or nothing, or all whose results are out of date.
 
-The notebook writes into a staging folder, and its files replace those of an earlier run only when the last cell is
-done. A notebook that fails or is stopped therefore leaves figures and records as they were, and is named together with
-the cell that failed. Two runs of one notebook in one checkout take turns.
+A run writes figures, tables, records and the executed copy into a staging folder; they replace those of an earlier run
+in build/<profile> when the last cell is done. A notebook that fails or is stopped leaves the last good results, and is
+named together with the cell that failed. Whether results are out of date is decided by what they were made from (the
+label in the executed copy), not by time stamps. Two runs of one notebook in one checkout take turns.
 """
 
-import argparse
+from __future__ import annotations
+
+import contextlib
 import json
 import os
 import shutil
-import signal
+import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from unittest.mock import patch
 
+from rpa import _files
 from rpa._files import ROOT
-from rpa.companion import kernels, report
-from rpa.companion.provenance import code_version
+from rpa.companion import provenance, report
 
-__all__ = ["is_current", "run"]
+__all__ = ["PROFILES", "cores", "execute", "files_of", "is_current", "label_of", "run", "run_all", "stem_of"]
 
+PROFILES = ("full", "quick")
 # Seconds that a cell may take. Rarely a kernel loses a message and waits for ever: then the notebook is run once more.
 PATIENCE = {"quick": 300, "full": 3600}
+HUNG = 75  # exit status of a run in which a cell took too long
+RUNNING: set[subprocess.Popen] = set()
+STOPPED = threading.Event()  # no run begins after Ctrl-C
 FOLDERS = ("figures", "data/results", "data/results/timings")
-# A kernel takes the environment of its process: threads of one process (of a dask worker, say) run one after another.
-ONE_AT_A_TIME = threading.Lock()
+# glibc keeps the pages of large arrays instead of returning them to the system: a tenth of a notebook's time.
+KEEP_PAGES = {f"MALLOC_{name}_": str(size) for name, size in (("MMAP_THRESHOLD", 2**29), ("TRIM_THRESHOLD", 2**30))}
+
+
+def cores() -> int:
+    """Processor cores of this machine."""
+    return os.cpu_count() or 1
+
+
+def stem_of(name: str) -> str:
+    """The notebook meant by its stem, number or file name; ValueError listing all for another name."""
+    stems = list(provenance.notebooks())
+    wanted = Path(name).name.removesuffix(".ipynb")
+    matching = [stem for stem in stems if stem == wanted or stem.partition("_")[0] == wanted]
+    if len(matching) != 1:
+        raise ValueError(f"NB: expected one of {', '.join(stems)}, got {name!r}")
+    return matching[0]
+
+
+def label_of(notebook: str | Path, profile: str, parameters: dict | None = None) -> dict:
+    """What the results of a notebook (a path) depend on: profile, code, inputs, parameters that differ from its own."""
+    versions = {"code": provenance.code_version(str(notebook)), "inputs": provenance.input_version()}
+    return {"profile": profile, **versions, "parameters": parameters or {}}
+
+
+def is_current(stem: str, profile: str, folder: Path | None = None, parameters: dict | None = None) -> bool:
+    """Whether `folder` (default: build/<profile>) holds the results of the present code, inputs and parameters."""
+    folder = folder or _files.build(profile)
+    return _label(folder / f"{stem}.ipynb") == label_of(provenance.notebooks()[stem], profile, parameters)
+
+
+def _label(executed):
+    """The label of an executed copy; None where it, or a file that its run wrote, is not there."""
+    try:
+        label = json.loads(executed.read_text())["metadata"].get("rpa", {})
+    except (OSError, ValueError):
+        return None
+    return label if all((executed.parent / name).exists() for name in label.pop("files", [])) else None
 
 
 def run(
-    notebook: str | Path, profile: str = "full", out: str | Path | None = None, parameters: dict | None = None
+    notebook: str | Path,
+    profile: str = "full",
+    folder: str | Path | None = None,
+    parameters: dict | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
 ) -> Path:
-    """Execute `notebook` (path) and return the path of the executed copy, <build>/<profile>/<stem>.ipynb.
+    """Execute a notebook (a path) and return the path of the executed copy, <folder>/<stem>.ipynb.
 
-    Figures, tables and records go to `out`: by default the repository for the full profile, build/quick for the quick
-    one; with `out` given, the executed copy goes there too. parameters replace those of the notebook's first cell; with
-    any, `out` has to be given, so that the papers' figures are never overwritten by others. What another process
-    finished while this one waited for it is not run again. The copy's metadata name the profile, the code version and
-    the parameters it was made with. Raises RuntimeError naming the notebook and the failing cell, ValueError when a
-    file it wrote does not begin with its stem.
+    Figures, tables and records go to `folder` too, by default build/<profile>, in the places that they have in the
+    repository; parameters replace those of the notebook's first cell, and then a folder has to be given. workers:
+    processes for `rpa.parallel.pmap` in the notebook, by default RPA_WORKERS or 1; quiet: without a bar. What another
+    process finished while this one waited for it is not run again. Raises RuntimeError naming the notebook and the
+    failing cell, ValueError when it wrote a file whose name does not begin with its stem, OSError naming a folder that
+    cannot be written.
     """
-    if parameters and not out:
-        raise ValueError("out: expected a folder for a run with parameters of its own, got none")
     notebook = Path(notebook).resolve()
-    stem = notebook.stem
-    build = Path(out).resolve() if out else ROOT / "build" / profile
-    target = build if out or profile == "quick" else ROOT
-    executed = build / f"{stem}.ipynb"
-    made_with = _label_of(stem, profile, parameters)
-    with _turn(build / "stage" / stem) as waited:
-        if not (waited and _made_with(executed) == made_with):
-            stage = _fresh_stage(build / "stage", stem)
-            with ONE_AT_A_TIME, patch.dict(os.environ, _environment(stage, profile)):
-                start = time.perf_counter()
-                _execute(notebook, stage, {"profile": profile} | (parameters or {}))
-                report.record_run(time.perf_counter() - start, stem=stem)
-            _label(stage / executed.name, made_with)
-            _hand_over(stem, stage, target, executed)
+    if parameters and not folder:
+        raise ValueError("folder: expected one for a run with parameters of its own, got none")
+    folder = Path(folder).resolve() if folder else _files.build(profile)
+    label, executed = label_of(notebook, profile, parameters), folder / notebook.name
+    with _turn(folder / "stage" / notebook.stem) as waited:
+        if not (waited and _label(executed) == label):
+            stage = _fresh_stage(folder / "stage", notebook.stem)
+            try:
+                _execute_apart(notebook, stage, label, workers, quiet)
+                _publish(notebook.stem, stage, folder, label)
+            except RuntimeError as error:
+                raise RuntimeError(f"{error}{_keep_failed(stage / notebook.name, folder)}") from error
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
     return executed
 
 
-def is_current(stem: str, profile: str, folder: Path, parameters: dict | None = None) -> bool:
-    """Whether the executed copy in `folder` was made by the present code with this profile and these parameters."""
-    return _made_with(folder / f"{stem}.ipynb") == _label_of(stem, profile, parameters)
+def _keep_failed(copy, folder):
+    """Keep what a failed notebook printed, in <folder>/failed; words on where that is."""
+    if not copy.exists():
+        return ""
+    (folder / "failed").mkdir(exist_ok=True)
+    os.replace(copy, folder / "failed" / copy.name)
+    return f"\nthe notebook up to there: {os.path.relpath(folder / 'failed' / copy.name)}"
 
 
-def _label_of(stem, profile, parameters):
-    return {"profile": profile, "code": code_version(stem)} | ({"parameters": parameters} if parameters else {})
-
-
-def _environment(stage, profile):
-    """What a notebook's kernel, which takes its environment from this process, is told beyond it."""
-    return kernels.for_libraries() | {
-        "RPA_OUT": str(stage),
-        "RPA_PROFILE": profile,
-        "RPA_WORKERS": os.environ.get("RPA_WORKERS") or "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    }
-
-
-@contextmanager
-def _turn(path):
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[bool]:
     """Hold the lock <path>.lock; yields whether another process had it first. A killed process loses it by itself."""
     from filelock import FileLock, Timeout
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(f"{path}.lock"), path.with_suffix(".owner")
-    waited = False
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        waited = True
-        print(f"{path.name}: waiting for {owner.read_text() if owner.exists() else 'another run'}", flush=True)
-        lock.acquire()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock, owner, waited = FileLock(f"{path}.lock"), path.with_suffix(".owner"), False
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            waited = True
+            print(f"{path.name}: waiting for {owner.read_text() if owner.exists() else 'another run'}", flush=True)
+            lock.acquire()
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror}); set RPA_BUILD to a folder that can"
+        raise OSError(f"{path.parent}: {reason}") from error
     try:
         owner.write_text(f"process {os.getpid()}, which began it at {time.strftime('%H:%M:%S')}")
         yield waited
@@ -103,7 +142,7 @@ def _turn(path):
 
 
 def _fresh_stage(folder, stem):
-    """An empty staging folder; those of runs that were stopped go. A kernel that outlives its run keeps its own."""
+    """An empty staging folder; those of runs that were stopped are deleted."""
     for left in folder.glob(f"{stem}-*"):
         shutil.rmtree(left, ignore_errors=True)
     stage = folder / f"{stem}-{os.getpid()}"
@@ -111,113 +150,169 @@ def _fresh_stage(folder, stem):
     return stage
 
 
-def _label(executed, made_with):
-    content = json.loads(executed.read_text())
-    content["metadata"]["rpa"] = made_with
-    executed.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _made_with(executed):
-    """The label of an executed copy; None where there is none, or no notebook at all (make -t)."""
-    try:
-        return json.loads(executed.read_text())["metadata"].get("rpa")
-    except (OSError, ValueError):
-        return None
-
-
-def _hand_over(stem, stage, target, executed):
-    """Move what a finished run wrote to its place and delete what only an earlier run had; no signal comes between."""
-    written = [path for path in stage.rglob("*") if path.is_file()]
-    strangers = [path.name for path in written if path not in [*_files_of(stem, stage), stage / executed.name]]
-    if strangers:
-        raise ValueError(f"{stem}: expected files named {stem}.* in figures or data/results, got {strangers}")
-    stale = set(_files_of(stem, target))
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        # The executed copy goes last: while it is older than what it was made from, Make takes the notebook as not run.
-        for path in sorted(written, key=lambda path: path.name == executed.name):
-            place = executed if path.name == executed.name else target / path.relative_to(stage)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, place)
-            stale.discard(place)
-        for path in stale:
-            path.unlink()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-    shutil.rmtree(stage)
-
-
-def _files_of(stem, folder):
-    """Figures, tables and records of a stem: <stem>.* and <stem>_<part>.*"""
-    return [p for name in FOLDERS for pattern in (f"{stem}.*", f"{stem}_*.*") for p in (folder / name).glob(pattern)]
-
-
-def _execute(notebook, stage, parameters):
+def _execute_apart(notebook, stage, label, workers, quiet):
+    """Run a notebook in a process of its own, into `stage`; a second time where a cell hung."""
+    started, own = time.perf_counter(), {name: p[0] for name, p in provenance.parameters(notebook).items()}
+    environment = os.environ | KEEP_PAGES | {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or "1",
+        "MPLBACKEND": os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "RPA_NOTEBOOK": str(notebook),
+        "RPA_OUT": str(stage),
+        "RPA_PARAMETERS": json.dumps(own | label["parameters"]),
+        "RPA_PROFILE": label["profile"],
+        "RPA_WORKERS": str(workers or os.environ.get("RPA_WORKERS") or 1),
+    }  # fmt: skip
+    profile, overrides = label["profile"], json.dumps(label["parameters"])
+    request = map(str, [notebook, stage, profile, overrides, PATIENCE[profile], int(quiet)])
+    command = [sys.executable, "-m", "rpa.companion.run", *request]
     for last in (False, True):
-        try:
-            return _execute_once(notebook, stage, parameters)
-        except TimeoutError as error:
-            reason = f"{notebook.name}: a cell took more than {PATIENCE[parameters['profile']]} s"
-            if last:
-                raise RuntimeError(f"{reason}, twice (rpa.companion.run.PATIENCE)") from error
-            print(f"{reason}; once more", flush=True)
-            shutil.rmtree(stage)
-            stage.mkdir()
+        with subprocess.Popen(command, env=environment) as process:
+            RUNNING.add(process)
+            try:
+                if STOPPED.is_set():
+                    process.terminate()
+                status = process.wait()
+            except BaseException:
+                process.terminate()
+                raise
+            finally:
+                RUNNING.discard(process)
+        reason = stage / "reason.txt"
+        if status == 0:
+            return report.record_run(time.perf_counter() - started, notebook.stem, stage)
+        if status != HUNG or last:
+            raise RuntimeError(reason.read_text() if reason.exists() else f"{notebook.name}: stopped ({status})")
+        print(f"{reason.read_text()}; once more", flush=True)
+        shutil.rmtree(stage)
+        stage.mkdir()
 
 
-def _execute_once(notebook, stage, parameters):
-    # A grammar of web addresses, which notebooks' schemas can do without: it takes two thirds of papermill's import.
-    sys.modules.setdefault("rfc3987_syntax", None)
-    import papermill
+def execute(request: list[str]) -> None:
+    """What the process of a run does: papermill, with the reason of a failure in <stage>/reason.txt.
+
+    request: notebook, staging folder, profile, parameters (JSON), patience in seconds, "1" for no bar. It ends with its
+    parent.
+    """
+    notebook, stage, profile, patience = Path(request[0]), Path(request[1]), request[2], int(request[4])
+    threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
+    papermill = provenance.papermill()
     from papermill.exceptions import PapermillExecutionError
 
-    copy = stage / notebook.name
-    bar = {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() else False
+    shown = sys.stderr.isatty() and request[5] == "0"
     try:
         papermill.execute_notebook(
             notebook,
-            copy,
-            parameters,
+            stage / notebook.name,
+            {"profile": profile} | json.loads(request[3]),
             kernel_name="python3",
-            kernel_manager_class=kernels.manager_class(),
             cwd=notebook.parent,
-            progress_bar=bar,
+            progress_bar={"desc": notebook.stem, "leave": False} if shown else False,
             extra_arguments=["--IPKernelApp.log_level=50"],
-            execution_timeout=PATIENCE[parameters["profile"]],
+            execution_timeout=patience,
         )
     except PapermillExecutionError as error:
         number = _cell_number(notebook, error.source)
-        first_line = next((line for line in error.source.splitlines() if line.strip()), "")
-        raise RuntimeError(
-            f"{notebook.name}, cell {number} ({first_line.strip()}): {error.ename}: {error.evalue}\n"
-            f"the notebook up to there: {os.path.relpath(copy)}"
-        ) from error
+        first_line = next((line for line in error.source.splitlines() if line.strip()), "").strip()
+        status, reason = 1, f"{notebook.name}, cell {number} ({first_line}): {error.ename}: {error.evalue}"
+    except TimeoutError:
+        status, reason = HUNG, f"{notebook.name}: a cell took more than {patience} s (PATIENCE of {__file__})"
+    except KeyboardInterrupt:
+        status, reason = 130, f"{notebook.name}: stopped"
+    except FileNotFoundError:
+        if stage.exists():
+            raise
+        os._exit(1)  # whoever started this run was killed, and another one has begun it anew
+    else:
+        return
+    (stage / "reason.txt").write_text(reason)
+    sys.exit(status)
+
+
+def _end_with_parent(parent):
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)  # the kernel, which polls its own parent, ends then too
 
 
 def _cell_number(notebook, source):
     """Place (from 1) of the cell with this source in the notebook as its author sees it."""
-    import nbformat
+    cells = json.loads(notebook.read_text())["cells"]
+    matching = (i for i, cell in enumerate(cells, 1) if "".join(cell["source"]) == source)
+    return next(matching, "of the injected parameters")
 
-    cells = nbformat.read(notebook, as_version=4).cells
-    return next((i for i, cell in enumerate(cells, 1) if cell.source == source), "of the injected parameters")
+
+def _publish(stem, stage, folder, label):
+    """Move what a finished run wrote to its place and delete what only an earlier run wrote.
+
+    The executed copy is deleted first and written last: a run that is stopped in between counts as not done.
+    """
+    copy, written = stage / f"{stem}.ipynb", files_of(stem, stage)
+    strangers = [p.name for p in stage.rglob("*") if p.is_file() and p not in [copy, *written]]
+    if strangers:
+        raise ValueError(f"{stem}: expected files named {stem}.* in figures or data/results, got {strangers}")
+    content = json.loads(copy.read_text())
+    content["metadata"]["rpa"] = label | {"files": [path.relative_to(stage).as_posix() for path in written]}
+    copy.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    (folder / copy.name).unlink(missing_ok=True)
+    for path in files_of(stem, folder):
+        path.unlink()
+    for path in [*written, copy]:
+        place = folder / path.relative_to(stage)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, place)
+    (folder / "failed" / copy.name).unlink(missing_ok=True)
 
 
-def main():
-    """The command line; exit status 1 and one paragraph on stderr when the notebook fails."""
-    parser = argparse.ArgumentParser(prog="python -m rpa.companion.run", description=__doc__.splitlines()[0])
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("--profile", choices=("full", "quick"), default="full")
-    parser.add_argument("--out", type=Path, help="folder for everything it writes (default: the repository)")
-    chosen = parser.parse_args()
-    start = time.perf_counter()
-    print(f"{chosen.notebook.stem} ({chosen.profile}) ...", flush=True)
+def files_of(stem: str, folder: Path) -> list[Path]:
+    """Figures, tables and records of a stem in a folder: <stem>.* and <stem>_<part>.*"""
+    return [p for name in FOLDERS for pattern in (f"{stem}.*", f"{stem}_*.*") for p in (folder / name).glob(pattern)]
+
+
+def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = None) -> list[str]:
+    """Run the notebooks (default: all) whose results in build/<profile> are out of date; the reasons of failures.
+
+    jobs: notebooks at a time, by default one per core up to four (each takes up to 2 GB). The cores that are left are
+    shared among them. Those that took longest come first.
+    """
+    known, jobs = provenance.notebooks(), jobs or min(4, cores())
+    pending = [stem for stem in stems or known if not is_current(stem, profile)]
+    pending.sort(key=lambda stem: -_seconds(stem, profile))
+    workers, failures = max(1, cores() // max(1, min(jobs, len(pending)))), []
+
+    def work(stem):
+        started = time.perf_counter()
+        print(f"{stem} ({profile}) ...", flush=True)
+        run(known[stem], profile, workers=workers, quiet=True)
+        print(f"{stem} ({profile}) done in {time.perf_counter() - started:.0f} s", flush=True)
+
+    STOPPED.clear()
+    pool = ThreadPoolExecutor(jobs)
     try:
-        run(chosen.notebook, chosen.profile, chosen.out)
-    except (Exception, KeyboardInterrupt) as error:
-        reason = str(error) if isinstance(error, (RuntimeError, ValueError)) else f"stopped: {error!r}"
-        sys.exit(f"\nFAILED {chosen.notebook.stem}: {reason}")
-    print(f"{chosen.notebook.stem} ({chosen.profile}) done in {time.perf_counter() - start:.0f} s", flush=True)
+        for future in as_completed({pool.submit(work, stem): stem for stem in pending}):
+            if (error := future.exception()) is not None:
+                if not isinstance(error, (RuntimeError, ValueError, OSError)):
+                    raise error
+                failures.append(str(error))
+                print(f"FAILED {error}", flush=True)
+    except BaseException:
+        STOPPED.set()
+        for process in list(RUNNING):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return failures
+
+
+def _seconds(stem, profile):
+    """How long a notebook took the last time, here or in the committed run."""
+    for folder in (_files.build(profile), ROOT):
+        path = folder / "data" / "results" / "timings" / f"{stem}.json"
+        if path.exists() and (taken := json.loads(path.read_text()).get("notebook")):
+            return taken["seconds"]
+    return 0.0
 
 
 if __name__ == "__main__":
-    main()
+    execute(sys.argv[1:])

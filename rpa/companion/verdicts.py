@@ -1,43 +1,38 @@
 """The papers' claims, and our own beyond them, beside our numbers, with a verdict on each.
 
-`python -m rpa.companion.verdicts verify` prints the table and fails when a finished claim fails; `python -m
-rpa.companion.verdicts readme` writes it between the markers of README.md. A claim that does not reproduce and says why
-is shown as such; it does not fail. Numbers of a quick run, or from stand-in data, are shown but never settle a claim.
+A claim that does not reproduce and says why is shown as such; it does not fail. Numbers of a quick run, or from
+stand-in data, are shown but never settle a claim. Nor do numbers that were made by other code than the present, or with
+other parameters than those of the notebook: `current_records` marks them.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
-import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rpa import _files
-from rpa._files import ROOT
-from rpa.companion.provenance import code_version
+from rpa._files import ROOT, in_checkout
+from rpa.companion.provenance import code_version, notebooks, parameters
 from rpa.companion.report import load_records
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 __all__ = [
     "BEYOND",
     "apart",
-    "compare",
+    "current_records",
     "flipping",
     "judge",
     "load_claims",
-    "main",
     "markdown_table",
+    "one_line",
     "summary",
     "text_table",
     "times",
+    "verify",
     "worst",
+    "write_readme",
 ]
 
 CRITERIA = ("value", "at_most", "at_least")
@@ -49,9 +44,14 @@ KINDS_OF_EVIDENCE = {
     "images": ("image", "images"),
     "samples": ("n_samples", "samples", "n_fresh", "n_counted"),
 }
+UNJUDGED = {
+    "no record": "no record yet",
+    "older code": "made by other code than the present",
+    "other parameters": "made with other parameters than the notebook's",
+}
 ROBUSTNESS = ROOT / "data" / "results" / "robustness.csv"
-TIME_MARKERS = ("<!-- times: written by make figures -->", "<!-- end of times -->")
-MARKERS = ("<!-- verdicts: written by make figures -->", "<!-- end of verdicts -->")
+TIME_MARKERS = ("<!-- times: written by make accept -->", "<!-- end of times -->")
+MARKERS = ("<!-- verdicts: written by make accept -->", "<!-- end of verdicts -->")
 
 
 def load_claims(path: str | Path | None = None) -> list[dict]:
@@ -62,7 +62,7 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
     perhaps needs (what cannot be fetched by everybody) and explanation. Raises ValueError naming the claim and what is
     wrong with it.
     """
-    path = Path(path or ROOT / "data" / "targets.toml")
+    path = Path(path or in_checkout("data/targets.toml"))
     claims = tomllib.loads(path.read_text())["claim"]
     seen = set()
     for claim in claims:
@@ -86,32 +86,34 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
 def judge(claim: dict, records: dict[tuple[str, str], dict]) -> dict:
     """One row of the verdict table, a dict: id, paper, where, statement, stem, target, ours, on, verdict, note.
 
-    records: {(stem, id): record} as `rpa.companion.report.load_records` gives them. Verdict: 'holds', 'fails', 'does
-    not reproduce' (fails, and the claim has an explanation), 'pending', 'no record' (said to be done, but there is no
-    number), 'not measured' (no number either, for want of what the claim needs), or 'holds/fails (quick profile |
-    stand-in data)', which settles nothing. A list or dict of numbers holds when every one of them does. The note says
-    when the number was made by other code than the present.
+    records: {(stem, id): record} as `current_records` or `rpa.companion.report.load_records` give them. Verdict:
+    'holds', 'fails', 'does not reproduce' (fails, and the claim has an explanation), 'pending', 'no record' (not run
+    yet), 'not measured' (no number, for want of what the claim needs), 'older code' or 'other parameters' (a number
+    that says nothing about the present notebook), or 'holds/fails (quick profile | stand-in data)', which settles
+    nothing. A list or dict of numbers holds when every one of them does.
     """
     entry = records.get((claim["stem"], claim["id"]))
     row = {key: claim[key] for key in ("id", "paper", "where", "statement", "stem")}
     row |= {"target": _target(claim), "ours": _ours(entry), "on": _measured_on(entry), "note": ""}
-    if entry and entry["code"] != code_version(claim["stem"]):
-        row["note"] = "older code"
     if entry is None and "needs" in claim:
         row["note"] = f"needs {claim['needs']}"
     return row | {"verdict": _verdict(claim, entry)}
 
 
-def compare(targets: str | Path | None = None, results: str | Path | dict | None = None) -> pd.DataFrame:
-    """The verdict table as a pandas DataFrame: one row per claim of the papers, its number beside ours.
+def current_records(folder: Path | None = None) -> dict[tuple[str, str], dict]:
+    """The records of a results folder (default: the repository's), with the reason why one is not judged, if any.
 
-    targets: path of targets.toml; results: a results folder or the dict of `load_records`; default: the repository's.
-    Columns: see `judge`.
+    That is `stale`: "older code", or "other parameters" than those of the notebook's first cell.
     """
-    import pandas as pd
+    return {key: entry | {"stale": _stale(key[0], entry)} for key, entry in load_records(folder).items()}
 
-    records = results if isinstance(results, dict) else load_records(results)
-    return pd.DataFrame([judge(claim, records) for claim in load_claims(targets)])
+
+def _stale(stem, entry):
+    if entry["code"] != code_version(stem):
+        return "older code"
+    path = notebooks().get(stem)
+    own = {name: default for name, (default, _) in parameters(path).items()} if path else {}
+    return "" if json.dumps(entry["notebook_parameters"]) == json.dumps(own) else "other parameters"
 
 
 def _verdict(claim, entry):
@@ -119,6 +121,8 @@ def _verdict(claim, entry):
         return "pending"
     if entry is None:
         return "not measured" if "needs" in claim else "no record"
+    if entry.get("stale"):
+        return entry["stale"]
     holds = all(_meets(claim, number) for number in _numbers(entry["value"]))
     caveats = ["quick profile"] * (entry["profile"] != "full") + ["stand-in data"] * entry.get("stand_in", False)
     if caveats:
@@ -256,7 +260,7 @@ def _robustness_words(ids):
         return []
     flips = [row for row in tried if row["flips"] == "True"]
     words = (
-        "† hangs on the seed. `make robustness` ran the quick profile with five seeds, one thread and two: of "
+        "† depends on the seed. `make robustness` ran the quick profile with five seeds, one thread and two: of "
         f"{len(tried)} claims {len(flips) or 'none'} met its target in some runs and missed it in others "
         "(every claim's spread: [robustness.csv](data/results/robustness.csv))."
     )
@@ -281,8 +285,8 @@ def times(folder: Path = ROOT / "data" / "results" / "timings") -> str:
     )
 
 
-def write_readme(path, table, times):
-    """Put the table and the times between their markers in the README at `path`; ValueError when these are missing."""
+def write_readme(path: Path, table: str, times: str) -> str:
+    """The README at `path` with the table and the times between their markers; ValueError when these are missing."""
     text = path.read_text()
     for (first, last), part in ((MARKERS, table), (TIME_MARKERS, times)):
         before, start, rest = text.partition(first)
@@ -290,37 +294,40 @@ def write_readme(path, table, times):
         if not (start and end):
             raise ValueError(f"{path.name}: expected the lines {first} and {last}")
         text = f"{before}{start}\n{part}\n{end}{after}"
-    if text != path.read_text():
-        _files.replace(path, lambda temporary: temporary.write_text(text))
+    return text
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command `python -m rpa.companion.verdicts`: show (the table), verify (exit 1 when a finished claim fails),
-    readme.
+def one_line(rows: list[dict]) -> str:
+    """How many of the measured claims hold: "32 of 39 measured claims of the papers hold, and 6 of 7 of our own"."""
+    papers, own = (_share(part) for part in apart(rows))
+    return f"{papers} measured claims of the papers hold" + (f", and {own} of our own" if own[-4:] != "of 0" else "")
+
+
+def _share(rows):
+    verdicts = [row["verdict"].partition(" (")[0] for row in rows]
+    return f"{verdicts.count('holds')} of {sum(v in ('holds', 'fails', 'does not reproduce') for v in verdicts)}"
+
+
+def verify(folder: Path | None = None) -> tuple[str, bool]:
+    """(the table of all claims and what is wrong, whether nothing is) of a results folder, by default the repository's.
+
+    A finished claim that fails without an explanation is wrong, and so is a number that is missing or not current.
     """
-    parser = argparse.ArgumentParser(prog="python -m rpa.companion.verdicts", description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=("show", "verify", "readme"))
-    parser.add_argument("--profile", choices=("full", "quick"), default="full")
-    chosen = parser.parse_args(arguments)
-    base = ROOT if chosen.profile == "full" else ROOT / "build" / "quick"
-    claims, records = load_claims(), load_records(base / "data" / "results")
+    claims, records = load_claims(), current_records(folder)
     rows = [judge(claim, records) for claim in claims]
-    if chosen.action == "readme":
-        write_readme(ROOT / "README.md", markdown_table(rows, claims), times())
-        return 0
     papers, own = apart(rows)
-    print(text_table(papers))
+    parts = [text_table(papers)]
     if own:
-        print(f"\nbeyond the papers, claims of our own\n\n{text_table(own)}")
+        parts += ["", "beyond the papers, claims of our own", "", text_table(own)]
     for claim, row in zip(claims, rows):
         if row["verdict"] == "does not reproduce":
-            print(f"\n{claim['id']} does not reproduce: {claim['explanation']}")
-    failed = [row["id"] for row in rows if row["verdict"] in ("fails", "no record")]
-    print(f"\n{len(papers)} claims: {summary(papers)}" + (f"; {len(own)} of our own: {summary(own)}" if own else ""))
-    if failed:
-        print(f"FAILED: {', '.join(failed)}")
-    return int(chosen.action == "verify" and bool(failed))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            parts += ["", f"{claim['id']} does not reproduce: {claim['explanation']}"]
+    ours = f"; {len(own)} of our own: {summary(own)}" if own else ""
+    parts += ["", f"{len(papers)} claims: {summary(papers)}{ours}"]
+    ids = {verdict: [row["id"] for row in rows if row["verdict"] == verdict] for verdict in (*UNJUDGED, "fails")}
+    for verdict, words in UNJUDGED.items():
+        if ids[verdict]:
+            parts.append(f"{words}: {', '.join(ids[verdict])}; run make figures")
+    if ids["fails"]:
+        parts.append(f"FAILED: {', '.join(ids['fails'])}")
+    return "\n".join(parts), not any(ids.values())

@@ -1,7 +1,8 @@
 """Jacobians of a network's stages at given inputs, and products with them.
 
 `rpa.moments.two_stage` linearizes a network in two stages; it takes whole Jacobians from `inner_jacobian` and
-`jacobian_at`, and products from `pushed` (forwards, one pass for many rows) and `pull_back` (backwards).
+`jacobian_at`, and products from `pushed` (forwards, one pass for many rows), `push_forward` and `pull_back`
+(backwards).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from torch.nn import functional
 from rpa.moments.layerwise import NONLINEAR, linear_part
 from rpa.moments.modules import as_sequential, pool_first
 
-__all__ = ["inner_jacobian", "jacobian_at", "pull_back", "pushed"]
+__all__ = ["inner_jacobian", "jacobian_at", "pull_back", "push_forward", "pushed"]
 
 PRODUCTS, COLUMNS = 256, 1024  # products with a Jacobian computed at once: backwards, and forwards
 KEPT = 1 << 26  # numbers that many inputs may share
@@ -81,4 +82,18 @@ def jacobian_at(
 
 def pull_back(module: nn.Module, x: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
     """cotangent^T J at x, differentiable in the cotangent."""
-    return torch.func.vjp(module, x.detach())[1](cotangent)[0]
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(module(x), x, cotangent, create_graph=cotangent.requires_grad)[0]
+
+
+def push_forward(module: nn.Module, x: torch.Tensor, tangent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(module(x), J tangent), differentiable in x and tangent: J tangent is the slope of (u^T J) tangent in u."""
+    tracked = torch.is_grad_enabled() and (x.requires_grad or tangent.requires_grad)
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        value = module(x)
+        u = torch.zeros_like(value, requires_grad=True)
+        row = torch.autograd.grad(value, x, u, create_graph=True)[0]
+        slope = torch.autograd.grad(row, u, tangent, create_graph=tracked)[0]
+    return (value, slope) if tracked else (value.detach(), slope)

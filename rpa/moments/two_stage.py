@@ -15,7 +15,7 @@ from torch import nn
 
 from rpa import _check
 from rpa.moments import _checks, relu
-from rpa.moments.jacobians import inner_jacobian, jacobian_at, pull_back, pushed
+from rpa.moments.jacobians import inner_jacobian, jacobian_at, pull_back, push_forward, pushed
 from rpa.moments.layerwise import Moments, noise
 from rpa.moments.modules import as_sequential, check_evaluable
 from rpa.moments.sampling import Estimate, monte_carlo
@@ -100,7 +100,7 @@ def two_stage_mean(
         if at == "mean":
             return second(expected)
         point = torch.relu(mu)
-        value, shift = torch.func.jvp(second, (point,), (expected - point,))
+        value, shift = push_forward(second, point, expected - point)
         return value + shift
     except RuntimeError:
         _output_of_first(first, second, x)  # names the stage that does not take its input, if that is the reason

@@ -1,8 +1,8 @@
 """Data sets by name: the moons, MNIST, Fashion-MNIST, and a sample of ImageNet.
 
-A data set is looked for in the data roots (`roots`), then downloaded, and at last replaced by a stand-in that is
-drawn here, with a warning. Every file is checked against its SHA-256 (data/README.md lists them). Nothing that
-is read here belongs into the repository. `python -m rpa.subjects.datasets` fetches what is missing and reports.
+A data set is looked for in the data roots (`roots`), then downloaded by torchvision, and at last replaced by a
+stand-in, with a warning. Every file is checked against its SHA-256 (data/README.md lists them). Nothing that is read
+here belongs into the repository. `python -m rpa.subjects.datasets` fetches what is missing and reports.
 
 Environment: RPA_DATA names the only data root; RPA_OFFLINE=1 forbids downloads.
 """
@@ -10,14 +10,10 @@ Environment: RPA_DATA names the only data root; RPA_OFFLINE=1 forbids downloads.
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
-import http.client
-import math
 import os
-import urllib.request
+import sys
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,30 +21,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rpa import _check, _files
+from rpa import _check
 from rpa._files import ROOT
 from rpa.subjects import _standin
+from rpa.subjects._torchvision import import_torchvision
 
 if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["Dataset", "ImageNetSample", "fashion_mnist", "imagenet_sample", "mnist", "moons", "read_idx", "roots"]
-
-TIMEOUT = 10.0  # seconds without an answer after which a mirror is given up
-
-_REPOSITORY = ROOT
+__all__ = ["Dataset", "ImageNetSample", "fashion_mnist", "imagenet_sample", "mnist", "moons", "roots"]
 
 _CLASSES = {
     "MNIST": tuple("0123456789"),
     "FashionMNIST": ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
-}
-_MIRRORS = {
-    "MNIST": ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
-    "FashionMNIST": (
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
-    ),
 }
 _FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
           "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}  # fmt: skip
@@ -140,23 +126,38 @@ def fashion_mnist(split: str = "test") -> Dataset:
 def _images(name, split):
     if not isinstance(split, str) or split not in _FILES:
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
-    paths = [_obtain(name, file) for file in _FILES[split]]
-    if None in paths:
+    paths = _obtain(name, split)
+    if paths is None:
         warnings.warn(f"{name}: not in {_shown(roots())} and not downloaded; a STAND-IN is used", stacklevel=3)
-        pixels, labels = _standin.draw(name, split)
-        digest, source = hashlib.sha256(pixels.tobytes()).hexdigest(), _standin.SOURCES[name]
-    else:
-        pixels, labels = (read_idx(path) for path in paths)
+        pixels, labels = _standin.draw(split)
+        digest, source = hashlib.sha256(pixels.tobytes()).hexdigest(), _standin.SOURCE
+    else:  # the checksums say that headers and lengths are right
+        pixels = np.fromfile(paths[0], np.uint8, offset=16).reshape(-1, 28, 28)
+        labels = np.fromfile(paths[1], np.uint8, offset=8)
         digest, source = _SHA256[f"{name}/raw/{_FILES[split][0]}"], "official IDX files"
     x = (pixels / np.float32(255)).reshape(-1, 1, 28, 28)
-    return Dataset(name, split, x, labels.astype(np.int64), _CLASSES[name], digest, None in paths, source)
+    return Dataset(name, split, x, labels.astype(np.int64), _CLASSES[name], digest, paths is None, source)
+
+
+def _obtain(name, split):
+    """The paths of the images and the labels, downloaded when they are not there; None when they cannot be had."""
+    for may_download in (True, False):
+        paths = [find(f"{name}/raw/{file}") for file in _FILES[split]]
+        if None not in paths:
+            return paths
+        if may_download and os.environ.get("RPA_OFFLINE", "0") in ("", "0"):
+            try:
+                getattr(import_torchvision().datasets, name)(str(roots()[0]), download=True)
+            except (OSError, EOFError, RuntimeError) as error:
+                print(f"{name}: not downloaded ({error})", file=sys.stderr)
+    return None
 
 
 def roots() -> list[Path]:
     """The folders in which data are looked for, first the one that downloads go to."""
     if os.environ.get("RPA_DATA"):
         return [Path(os.environ["RPA_DATA"])]
-    return [_REPOSITORY / "data", _REPOSITORY.parent / "shared" / "data"]
+    return [ROOT / "data", ROOT.parent / "shared" / "data"]
 
 
 def find(relative):
@@ -170,40 +171,6 @@ def find(relative):
             if hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256[relative]:
                 raise OSError(f"{path}: truncated or altered (SHA-256 differs); delete it, then run `make data`")
             return path
-    return None
-
-
-def read_idx(path: str | Path) -> np.ndarray:
-    """An IDX file of unsigned bytes as a uint8 array of the shape in its header.
-
-    Raises OSError naming the file when the magic number, the header or the length is wrong.
-    """
-    content = Path(path).read_bytes()
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or content[3] == 0:
-        raise OSError(f"{path}: not an IDX file of unsigned bytes (magic number {content[:4].hex() or 'missing'})")
-    start = 4 + 4 * content[3]
-    if len(content) < start:
-        raise OSError(f"{path}: truncated, {len(content)} bytes do not hold the header's {start}")
-    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
-    if len(content) != start + math.prod(shape):
-        raise OSError(f"{path}: truncated or overlong, {len(content)} bytes for an array of shape {shape}")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-def _obtain(name, file):
-    """The path of an image file, downloaded when it is not there; None when it cannot be had."""
-    relative = f"{name}/raw/{file}"
-    path = find(relative)
-    if path is not None or os.environ.get("RPA_OFFLINE", "0") not in ("", "0"):
-        return path
-    for mirror in _MIRRORS[name]:
-        try:
-            with urllib.request.urlopen(f"{mirror}{file}.gz", timeout=TIMEOUT) as answer:
-                content = gzip.decompress(answer.read())
-        except (OSError, EOFError, zlib.error, http.client.HTTPException):
-            continue
-        if hashlib.sha256(content).hexdigest() == _SHA256[relative]:
-            return _files.replace(roots()[0] / relative, lambda path: path.write_bytes(content))
     return None
 
 

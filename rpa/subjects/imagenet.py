@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from rpa import _check
-from rpa._files import ROOT
+from rpa import _check, _files
 from rpa.subjects import datasets, references, train
 from rpa.subjects._torchvision import import_torchvision
 
 __all__ = ["Subject", "alexnet", "fashion_alexnet", "photographs", "squeezenet"]
 
-BUILD = ROOT / "build"
 OFFICIAL = "7be5be79"  # torchvision names a file of weights by the first 8 hex digits of its SHA-256
 
 
@@ -55,17 +53,19 @@ class Subject:
         n: int,
         seed: int,
         progress: Callable[[int, int], object] | None = None,
-        folder: Path = BUILD / "references",
+        folder: Path | None = None,
         most: int | None = None,
     ) -> references.Reference:
-        """The `Reference` for this noise, these sample sizes and seed: that of data/references, else that of `folder`,
-        else sampled now, image by image, and kept in `folder`. n, most: as in `rpa.subjects.references.estimate`.
+        """The `Reference` for this noise, these sample sizes and seed: that of data/references, else that of `folder`
+        (default: build/references), else sampled now, image by image, and kept there. n, most: as in
+        `rpa.subjects.references.estimate`.
         """
-        key = self._key(sigma, n, seed, most)
-        if self.has_reference(sigma, n, seed, most):
-            folder = references.FOLDER
+        key = self.key_of(sigma, n, seed, most)
+        if (kept := references.load(key, references.FOLDER)) is not None:
+            return kept
+        folder = folder or _files.build("references")
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
-        partial = BUILD / "partial" / references.path_of(key, folder).name
+        partial = _files.build("partial") / references.path_of(key, folder).name
 
         def make() -> references.Reference:
             scale = self.scale(sigma)
@@ -75,9 +75,10 @@ class Subject:
 
     def has_reference(self, sigma: float, n: int, seed: int, most: int | None = None) -> bool:
         """Whether data/references has the reference for this noise, these sample sizes and seed."""
-        return references.path_of(self._key(sigma, n, seed, most), references.FOLDER).exists()
+        return references.load(self.key_of(sigma, n, seed, most), references.FOLDER) is not None
 
-    def _key(self, sigma, n, seed, most=None):
+    def key_of(self, sigma: float, n: int, seed: int, most: int | None = None) -> dict:
+        """What a reference with these arguments depends on."""
         sizes = {"n": n} if most is None else {"n": n, "most": most}
         return self.key | {"sigma": sigma, "seed": seed, "keep": 10, "protocol": 1} | sizes
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from rpa import _files
 from rpa.parallel import pmap
 from rpa.subjects import datasets, imagenet, references, train
 
@@ -89,17 +90,19 @@ def _sample(job):
     network, sigma, n, seed, most = job
     torch.set_num_threads(1)
     subject = _subject(network)
-    if subject is None:
-        return f"{network}: not at hand"
+    if subject is None or subject.has_reference(sigma, n, seed, most):
+        return None
     label = f"{network}, noise {sigma:g}, {n}{f' to {most}' if most else ''} samples, seed {seed}"
     shown = lambda i, of: i % 10 or print(f"{label}: {i} of {of} images", flush=True)
-    subject.reference(sigma, n, seed, shown, references.FOLDER, most)
-    return label
+    subject.reference(sigma, n, seed, shown, most=most)
+    return subject.key_of(sigma, n, seed, most)
 
 
-def sample_missing(prefix: str = "") -> list[str]:
-    """Sample the references that are missing, one process per core; what was done, a line for each."""
-    return pmap(_sample, jobs(prefix), progress="references")
+def sample_missing(prefix: str = "") -> list[dict]:
+    """Sample the references that data/references lacks, one process per core, and add them to it; their keys."""
+    keys = [key for key in pmap(_sample, jobs(prefix), progress="references") if key is not None]
+    references.pack(keys, _files.build("references"), references.FOLDER)
+    return keys
 
 
 if __name__ == "__main__":

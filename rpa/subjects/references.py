@@ -1,4 +1,7 @@
-"""Monte Carlo references of large networks: chunked, seeded, and kept as small files keyed by all they depend on.
+"""Monte Carlo references of large networks: chunked, seeded, and kept with all they depend on.
+
+data/references/<network>.npz holds the references that the notebooks use, an entry each, "sigma0.02 n512 seed1" for
+instance. Others are kept one by one in a folder of build/.
 
 A reference holds the leading outputs of each input and their moments under Gaussian noise. It is made of antithetic
 pairs x + e, x - e. The part of the output that is odd in the noise cancels in the mean of a pair, so the mean is
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-__all__ = ["Reference", "estimate", "fingerprint", "load_or_make", "path_of"]
+__all__ = ["Reference", "entry_of", "estimate", "fingerprint", "load", "load_or_make", "pack", "path_of"]
 
 FOLDER = ROOT / "data" / "references"
 PARTS = ("top", "mean", "var", "stderr", "n")
@@ -174,8 +177,8 @@ def fingerprint(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def path_of(key: dict, folder: str | Path = FOLDER) -> Path:
-    """Where the reference with this key (a dict of plain values) is kept: <network>_<hash of the key>.npz."""
+def path_of(key: dict, folder: str | Path) -> Path:
+    """Where `load_or_make` keeps the reference with this key (plain values): <network>_<hash of the key>.npz."""
     if not isinstance(key, dict) or "network" not in key:
         raise ValueError(f"key: expected a dict with the entry 'network', got {key!r}")
     try:
@@ -185,19 +188,56 @@ def path_of(key: dict, folder: str | Path = FOLDER) -> Path:
     return Path(folder) / f"{key['network']}_{digest}.npz"
 
 
-def load_or_make(key: dict, make: Callable[[], Reference], folder: str | Path = FOLDER) -> Reference:
-    """The stored `Reference` for `key`, else make(), which is stored.
+def load_or_make(key: dict, make: Callable[[], Reference], folder: str | Path) -> Reference:
+    """The `Reference` for `key` that `folder` keeps, else make(), which is kept there.
 
     key: everything the numbers depend on, plain values; "network" names the file. A file whose own key differs is made
     again.
     """
     path = path_of(key, folder)
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as stored:
-            if json.loads(str(stored["key"])) == json.loads(json.dumps(key)):
-                top, mean, var, stderr, n = (stored[name] for name in PARTS)
-                return Reference(top, mean, var, stderr, np.broadcast_to(n, len(top)))
+    if (kept := _read(path, "", key)) is not None:
+        return kept
     made = make()
-    parts = vars(made) | {"top": made.top.astype(np.int16)}
-    _files.save_arrays(path, key=np.array(json.dumps(key)), **parts)
+    _files.save_arrays(path, **_arrays("", key, made))
     return made
+
+
+def entry_of(key: dict) -> str:
+    """The name of an entry of data/references/<network>.npz: noise level, samples (least, most) and seed."""
+    most = f"-{key['most']}" if "most" in key else ""
+    return f"sigma{key['sigma']:g} n{key['n']}{most} seed{key['seed']}/"
+
+
+def load(key: dict, folder: str | Path = FOLDER) -> Reference | None:
+    """The `Reference` for `key` of data/references; None where there is none, or one with another key."""
+    return _read(Path(folder) / f"{key['network']}.npz", entry_of(key), key)
+
+
+def pack(keys: list[dict], source: str | Path, folder: str | Path = FOLDER) -> None:
+    """Add the references with these keys, which `load_or_make` has kept in `source`, to data/references."""
+    for network in sorted({key["network"] for key in keys}):
+        path, arrays = Path(folder) / f"{network}.npz", {}
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = dict(stored)
+        for key in keys:
+            kept = _read(path_of(key, source), "", key)
+            if key["network"] == network and kept is not None:
+                arrays |= _arrays(entry_of(key), key, kept)
+        _files.save_arrays(path, **dict(sorted(arrays.items())))
+
+
+def _read(path, entry, key):
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        name = f"{entry}key"
+        if name not in stored.files or json.loads(str(stored[name])) != json.loads(json.dumps(key)):
+            return None
+        top, mean, var, stderr, n = (stored[f"{entry}{part}"] for part in PARTS)
+    return Reference(top, mean, var, stderr, np.broadcast_to(n, len(top)))
+
+
+def _arrays(entry, key, reference):
+    parts = vars(reference) | {"top": reference.top.astype(np.int16), "key": np.array(json.dumps(key))}
+    return {f"{entry}{name}": value for name, value in parts.items()}

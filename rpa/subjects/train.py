@@ -127,7 +127,8 @@ def _read(name, folder):
     _recipe(name)
     path = Path(folder) / f"{name}.npz"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not there; `python -m rpa.subjects.train {name}` trains it")
+        clone = "" if (ROOT / "notebooks").is_dir() else "data/weights is part of the repository: use a git clone, or "
+        raise FileNotFoundError(f"{path}: not there; {clone}`python -m rpa.subjects.train {name}` trains it")
     with np.load(path, allow_pickle=False) as stored:
         arrays = dict(stored)
     return arrays, json.loads(str(arrays.pop("metadata")))

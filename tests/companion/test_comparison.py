@@ -9,6 +9,7 @@ import pytest
 from rpa.companion import claim, comparison
 from rpa.companion.provenance import code_version
 from rpa.companion.report import ROOT
+from rpa.companion.verdicts import load_claims
 
 STEM = "01_moons_noise"
 RECORDS = {
@@ -38,13 +39,13 @@ def _write(folder, content):
 
 
 @pytest.fixture
-def judged(tmp_path, capsys):
+def judged(tmp_path):
     def judge(changed, committed=RECORDS, **header):
         _write(tmp_path / "committed", _content(committed))
         if changed is not None:
             _write(tmp_path / "rerun", _content(changed, **header))
-        folders = ["--committed", str(tmp_path / "committed" / "data" / "results"), "--rerun", str(tmp_path / "rerun")]
-        return comparison.main(folders), capsys.readouterr().out
+        judged = comparison.compare(tmp_path / "rerun", tmp_path / "committed" / "data" / "results")
+        return int(not judged.agrees), f"{judged.details}\n{judged.summary}"
 
     judge.folder = tmp_path
     return judge
@@ -58,7 +59,7 @@ def _moved(id, value):
 
 def test_the_same_numbers_pass(judged):
     status, text = judged(RECORDS)
-    assert status == 0 and "9 of 9 numbers agree, 0 are off or missing" in text
+    assert status == 0 and "9 of 9 numbers agree with the committed ones" in text
 
 
 @pytest.mark.parametrize(
@@ -96,13 +97,13 @@ def test_what_may_vary_passes(judged, id, value):
 
 def test_a_missing_record_and_a_missing_notebook_fail_by_name(judged):
     status, text = judged({id: entry for id, entry in RECORDS.items() if id != "gap"})
-    assert status == 1 and f"{STEM}: record gap is missing in the rerun" in text
+    assert status == 1 and f"{STEM}: record gap is missing in the new results" in text
     _write(judged.folder / "rerun", _content(RECORDS) | {"stem": "02_moons_gmm_classes"})
     (judged.folder / "rerun" / "data" / "results" / f"{STEM}.json").unlink()
     status, text = judged(None)
     assert (
         status == 1
-        and f"{STEM}: no records in the rerun" in text
+        and f"{STEM}: no records in the new results" in text
         and "02_moons_gmm_classes: no records committed" in text
     )
 
@@ -113,7 +114,7 @@ def test_other_code_packages_and_data_are_named(judged):
     committed = copy.deepcopy(RECORDS)
     committed["count"]["data"] = {"MNIST": "cd" * 32}
     status, text = judged(records, committed, code="0123456789ab", packages={"python": "3.11", "numpy": "9.9"})
-    assert status == 0 and "from other code (0123456789ab" in text and "numpy: 2.4.6, in the rerun 9.9" in text
+    assert status == 0 and "from other code (0123456789ab" in text and "numpy: 2.4.6, now 9.9" in text
     assert "MNIST was cdcdcdcdcdcd, is abababababab" in text
 
 
@@ -137,8 +138,8 @@ def test_a_file_that_is_no_record_is_named(judged):
     path.write_text("{")
     with pytest.raises(OSError, match=r"broken.json.*run its notebook again"):
         judged(RECORDS)
-    with pytest.raises(SystemExit, match="make reproduce"):
-        comparison.main(["--rerun", str(judged.folder / "nowhere")])
+    with pytest.raises(FileNotFoundError, match="make figures"):
+        comparison.compare(judged.folder / "nowhere")
 
 
 def test_the_distance_is_in_standard_errors_of_the_difference():
@@ -155,18 +156,8 @@ def test_the_committed_records_agree_with_themselves():
     assert len(numbers) > 500 and set(numbers.judgement) == {"agrees"}
 
 
-def test_claims_are_listed_and_unknown_ones_refused(capsys):
-    assert claim.main([]) == 0
-    assert "p1.alg2" in capsys.readouterr().out
-    assert claim.main(["p9.none"]) == 2
-    assert "no claim is named 'p9.none'" in capsys.readouterr().err
-
-
-def test_one_claim_is_shown_with_its_cell(quick_run, monkeypatch, capsys):
-    rerun = quick_run("01_moons_noise")
-    monkeypatch.setattr(claim, "RERUN", rerun)
-    monkeypatch.setattr(claim, "run", None)  # what is current is not run again
-    assert claim.main(["p1.lemma1", "--profile", "quick"]) == 0
-    text = capsys.readouterr().out
-    assert "holds (quick profile)" in text and 'record("p1.lemma1"' in text and "01_moons_noise.png" in text
-    assert (rerun / "figures" / "01_moons_noise.png").exists()
+def test_one_claim_is_shown_with_its_cell(quick_run):
+    folder = quick_run("01_moons_noise")
+    (lemma,) = (entry for entry in load_claims() if entry["id"] == "p1.lemma1")
+    text, good = claim.evidence(lemma, folder)
+    assert good and "holds (quick profile)" in text and 'record("p1.lemma1"' in text and "01_moons_noise.png" in text

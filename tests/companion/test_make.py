@@ -1,4 +1,4 @@
-"""The Makefile and the runner, on a small project of two notebooks that draw and one that does not."""
+"""The commands behind Make, on a small project of two notebooks that draw and one that does not."""
 
 import os
 import shutil
@@ -15,11 +15,11 @@ from rpa.companion import verdicts
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = """from rpa.companion import report
 import matplotlib.pyplot as plt
-report.record("x.{stem}", report.shrink(profile, 10, 2), stem="{stem}")
+report.record("x", report.shrink(profile, 10, 2))
 fig, ax = plt.subplots()
-report.save_figure(fig, "{stem}")"""
+report.save_figure(fig)"""
 CLAIM = """[[claim]]
-id = "x.01_a"
+id = "x"
 paper = "P1"
 where = "figure 1"
 statement = "ten"
@@ -28,61 +28,44 @@ value = 10
 stem = "01_a"
 status = "done"
 """
+STEMS = ["01_a", "02_b", "99_explore"]
+STEP = "from pathlib import Path; import time; Path('here{i}').touch(); time.sleep({seconds})"
 
 
-@pytest.fixture
-def project(tmp_path):
-    return _create(tmp_path)
-
-
-def _create(tmp_path):
-    for folder in ("rpa/companion", "rpa/subjects", "notebooks", "figures", "data/results", "data/weights"):
-        (tmp_path / folder).mkdir(parents=True)
-    rooms = [
-        f"rpa/companion/{module}.py"
-        for module in ("__init__", "claim", "comparison", "kernels", "provenance", "report", "verdicts", "run")
-    ]
-    for name in ["Makefile", "figures/rpa.mplstyle", "rpa/__init__.py", "rpa/__init__.pyi", "rpa/_files.py", *rooms]:
-        shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "rpa" / "subjects" / "datasets.py").write_text("print('nothing to fetch')")
-    (tmp_path / "data" / "targets.toml").write_text(CLAIM)
-    markers = [*verdicts.MARKERS, *verdicts.TIME_MARKERS]
-    (tmp_path / "README.md").write_text("\n".join(markers) + "\n")
-    write_notebook(tmp_path / "notebooks" / "01_a.ipynb", "a = 1", RECORD.format(stem="01_a"))
-    write_notebook(tmp_path / "notebooks" / "02_b.ipynb", "b = 1", RECORD.format(stem="02_b"))
-    write_notebook(tmp_path / "notebooks" / "99_explore.ipynb", "c = 1")
-    return tmp_path
+def _create(folder):
+    for name in ("rpa", "notebooks", "figures", "data/results", "data/weights"):
+        (folder / name).mkdir(parents=True)
+    for name in ("Makefile", "figures/rpa.mplstyle", "rpa/__init__.py", "rpa/__init__.pyi", "rpa/_files.py"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "rpa" / "companion", folder / "rpa" / "companion")
+    (folder / "rpa" / "subjects").mkdir()
+    (folder / "rpa" / "subjects" / "datasets.py").write_text("print('nothing to fetch')")
+    (folder / "data" / "targets.toml").write_text(CLAIM)
+    (folder / "README.md").write_text("\n".join([*verdicts.MARKERS, *verdicts.TIME_MARKERS]) + "\n")
+    (folder / ".gitignore").write_text("build/\n__pycache__/\n")
+    write_notebook(folder / "notebooks" / "01_a.ipynb", "a = 1", RECORD)
+    write_notebook(folder / "notebooks" / "02_b.ipynb", "b = 1", RECORD)
+    write_notebook(folder / "notebooks" / "99_explore.ipynb", "c = 1")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(a small project with its results made and everything committed, what Make printed)."""
-    folder = _create(tmp_path_factory.mktemp("made"))
-    code, output = _make(folder, "-j2", "figures")
-    assert code == 0, output
-    (folder / ".gitignore").write_text("build/\n__pycache__/\n")
+    """(a small project whose results were made, accepted and committed, what Make printed)."""
+    folder = _create(tmp_path_factory.mktemp("made") / "a project")  # a path with a space
+    status, output = _make(folder, "figures", "JOBS=2")
+    assert status == 0, output
+    status, accepted = _make(folder, "accept")
+    assert status == 0, accepted
     for arguments in (["init", "-q"], ["add", "-A"], [*"-c user.name=x -c user.email=x@y commit -qm made".split()]):
         subprocess.run(["git", *arguments], cwd=folder, check=True)
     return folder, output
 
 
 @pytest.fixture
-def committed(made, tmp_path):
+def project(made, tmp_path):
     """A copy of it for one test."""
     return Path(shutil.copytree(made[0], tmp_path / "project"))
-
-
-@pytest.fixture(scope="module")
-def reproduced(made, tmp_path_factory):
-    """(another copy, with everything run again, exit status, what Make printed)."""
-    folder = shutil.copytree(made[0], tmp_path_factory.mktemp("reproduced") / "project")
-    return folder, *_make(folder, "reproduce")
-
-
-@pytest.fixture
-def rerun(reproduced, tmp_path):
-    """A copy of that for one test."""
-    return Path(shutil.copytree(reproduced[0], tmp_path / "project"))
 
 
 def _command(*goals):
@@ -90,7 +73,7 @@ def _command(*goals):
 
 
 def _environment():
-    return {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "RPA_OUT", "RPA_PROFILE")}
+    return {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL") and not k.startswith("RPA_")}
 
 
 def _make(project, *goals):
@@ -98,174 +81,196 @@ def _make(project, *goals):
     return done.returncode, done.stdout + done.stderr
 
 
+def _start(project, *goals):
+    """A make in a process group of its own, which Ctrl-C stops even where the tests were started without (nohup, &)."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    restore = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    options = {"start_new_session": True, "env": _environment(), "preexec_fn": restore}
+    return subprocess.Popen(_command(*goals), cwd=project, **options, **quiet)
+
+
 def _ran(output):
     return sorted(line.split()[0] for line in output.splitlines() if " done in " in line)
 
 
-def _outputs(project, prefix="", profile="full"):
-    names = [f"{prefix}figures/{stem}.{kind}" for stem in ("01_a", "02_b") for kind in ("png", "pdf")]
-    names += [f"{prefix}data/results/{stem}.json" for stem in ("01_a", "02_b")]
-    names += [f"build/{profile}/{stem}.ipynb" for stem in ("01_a", "02_b", "99_explore")]
-    return [name for name in names if (project / name).exists()]
-
-
-def test_figures_are_made_once_and_again_only_when_something_changed(made, committed):
-    output = made[1]
-    assert _ran(output) == ["01_a", "02_b", "99_explore"] and len(_outputs(committed)) == 9
-    assert output.rstrip().endswith("1 claims: 1 holds")
-    assert (
-        "| P1 | figure 1 | ten | 10 | 10 |  | [holds](notebooks/01_a.ipynb) |" in (committed / "README.md").read_text()
-    )
-    assert _make(committed, "verify")[0] == 0
-
-    assert _ran(_make(committed, "figures")[1]) == []
-    for cells, expected in ((["b = 2"], ["02_b"]), ([], [])):
-        write_notebook(committed / "notebooks" / "02_b.ipynb", "b = 2", RECORD.format(stem="02_b"), prose=f"{cells}")
-        assert _ran(_make(committed, "figures")[1]) == expected
-    for name in ("figures/01_a.png", "data/results/01_a.json"):
-        (committed / name).unlink()
-        assert _ran(_make(committed, "figures")[1]) == ["01_a"] and len(_outputs(committed)) == 9
-    (committed / "rpa" / "companion" / "report.py").touch()
-    assert _make(committed, "-q", "figures/01_a.png")[0] == 1
-    assert _ran(_make(committed, "figures")[1]) == ["01_a", "02_b"]
-    (committed / "rpa" / "companion" / "verdicts.py").touch()
-    assert _ran(_make(committed, "figures")[1]) == []
-
-
-def test_quick_results_go_elsewhere(project):
-    code, output = _make(project, "-j2", "quick")
-    assert code == 0, output
-    assert len(_outputs(project, "build/quick/", "quick")) == 9
-    assert list((project / "data" / "results").iterdir()) == [] and not (project / "figures" / "01_a.png").exists()
-    assert '"profile": "quick"' in (project / "build/quick/data/results/01_a.json").read_text()
-    assert "fails (quick profile)" in output and "| P1 |" not in (project / "README.md").read_text()
-    assert _ran(_make(project, "quick")[1]) == []
-
-
-def _bytes(project):
-    folders = [project / name for name in ("figures", "data/results")]
-    return {path.name: path.read_bytes() for folder in folders for path in folder.iterdir() if path.is_file()}
-
-
-def test_a_failing_notebook_is_named_and_the_last_good_results_stay(committed):
-    good = _bytes(committed)
-    write_notebook(committed / "notebooks" / "02_b.ipynb", RECORD.format(stem="02_b"), "\ncount = 0\n1 / count")
-    code, output = _make(committed, "figures/02_b.png")
-    assert code != 0
-    assert "02_b.ipynb, cell 4 (count = 0): ZeroDivisionError: division by zero" in output
-    assert _bytes(committed) == good and "02_b.json" in good
-    assert _make(committed, "-q", "figures/02_b.png")[0] == 1
-
-
-def _start(project, *goals):
-    """A make in a process group of its own."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(_command(*goals), cwd=project, start_new_session=True, env=_environment(), **quiet)
-
-
-STEP = "from pathlib import Path; import time; Path('here{i}').touch(); time.sleep({seconds})"
-
-
-@pytest.mark.parametrize("how, moments", [(signal.SIGINT, (1, 4)), (signal.SIGKILL, range(5))], ids=["ctrl-c", "kill"])
-def test_a_run_stopped_at_any_moment_leaves_the_last_good_results(committed, how, moments):
-    """Stopped before, between and after its record, figure and table are written, and while the kernel starts."""
-    good = _bytes(committed)
-    record, draw = RECORD.format(stem="02_b").rsplit("\n", 1)
-    record = record.replace("10, 2", "11, 3")
-    for i in moments:
-        first, *steps = [STEP.format(i=k, seconds=120 if k == i else 0) for k in range(4)]
-        cells = [first, record, steps[0], draw, steps[1], draw, steps[2]]
-        write_notebook(committed / "notebooks" / "02_b.ipynb", *cells)
-        for left in (committed / "notebooks").glob("here*"):
-            left.unlink()
-        process = _start(committed, "figures/02_b.png")
-        stage = committed / "build" / "full" / "stage"
-        reached = committed / "notebooks" / f"here{i}"
-        wait_for(reached.exists if i < 4 else lambda: any(stage.glob("02_b-*/02_b.ipynb")))
-        os.killpg(process.pid, how)
-        assert process.wait(120) != 0
-        assert _bytes(committed) == good
-        assert _make(committed, "-q", "figures/02_b.png")[0] == 1
-    write_notebook(committed / "notebooks" / "02_b.ipynb", record, draw)
-    assert _ran(_make(committed, "figures/02_b.png")[1]) == ["02_b"] and _bytes(committed) != good
-
-
-def test_a_second_run_waits_and_takes_what_the_first_one_finished(project):
-    count = "from pathlib import Path; p = Path('runs'); p.write_text((p.read_text() if p.exists() else '') + 'x')"
-    write_notebook(project / "notebooks" / "01_a.ipynb", count, STEP.format(i=0, seconds=5), RECORD.format(stem="01_a"))
-    first = _start(project, "build/full/01_a.ipynb")
-    wait_for((project / "notebooks" / "here0").exists)
-    code, output = _make(project, "build/full/01_a.ipynb")
-    assert code == 0 and first.wait(300) == 0
-    assert "01_a: waiting for process " in output
-    assert (project / "notebooks" / "runs").read_text() == "x" and "01_a.png" in _bytes(project)
+def _bytes(folder):
+    paths = [path for name in ("figures", "data/results") for path in (folder / name).glob("*.*")]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def _status(project):
     return subprocess.run(["git", "status", "--short"], cwd=project, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_rerun_is_judged_and_touches_nothing_committed(reproduced, rerun):
-    _, code, output = reproduced
-    assert code == 0 and "2 of 2 numbers agree, 0 are off or missing" in output and _status(rerun) == ""
-    assert (rerun / "build" / "rerun" / "figures" / "01_a.png").exists()
-    assert _ran(_make(rerun, "reproduce")[1]) == []
-    code, output = _make(rerun, "reproduce", "PROFILE=quick")
-    assert code == 0 and "profile quick cannot be compared with the committed full" in output and _status(rerun) == ""
-    assert _ran(output) == ["01_a", "02_b", "99_explore"]
-    code, output = _make(rerun, "claim", "ID=x.01_a")
-    assert code == 0 and "recorded by cell [4]" in output and _status(rerun) == ""
-    assert '"profile": "full"' in (rerun / "build/rerun/data/results/01_a.json").read_text()
+def test_figures_end_with_verdicts_and_agreement_and_touch_nothing_committed(made, project):
+    assert _ran(made[1]) == STEMS
+    assert "1 of 1 measured claims of the papers hold; 0 of 2 numbers agree with the committed ones" in made[1]
+    assert {"01_a.png", "01_a.pdf", "01_a.json", "02_b.json"} <= set(_bytes(project))
+    assert "| P1 | figure 1 | ten | 10 | 10 |  | [holds](notebooks/01_a.ipynb) |" in (project / "README.md").read_text()
+    shutil.rmtree(project / "build")
+    status, output = _make(project, "figures")
+    assert status == 0 and _ran(output) == STEMS and _status(project) == ""
+    assert "1 of 1 measured claims of the papers hold; 2 of 2 numbers agree with the committed ones" in output
+    assert "new figures: build/full/figures" in output.splitlines()[-1]
+    assert _make(project, "reproduce")[0] == 0 and _make(project, "verify")[0] == 0 and _status(project) == ""
 
 
-def test_a_rerun_that_is_off_is_said_so(rerun):
-    path = rerun / "data" / "results" / "02_b.json"
-    path.write_text(path.read_text().replace('"value": 10', '"value": 11'))
-    code, output = _make(rerun, "compare")
-    assert code != 0 and [line for line in output.splitlines() if "02_b" in line and " off" in line]
-    (rerun / "build" / "rerun" / "data" / "results" / "02_b.json").unlink()
-    code, output = _make(rerun, "compare")
-    assert code != 0 and "02_b: no records in the rerun" in output
+def test_only_what_changed_runs_again(project):
+    for source, prose, expected in (("b = 2", "words", ["02_b"]), ("b = 2  # why", "more words", [])):
+        write_notebook(project / "notebooks" / "02_b.ipynb", source, RECORD, prose=prose)
+        assert _ran(_make(project, "figures")[1]) == expected
+    for module, line, expected in (("report", "# why", []), ("report", "x = 1", STEMS[:2]), ("verdicts", "x = 1", [])):
+        with (project / "rpa" / "companion" / f"{module}.py").open("a") as stream:
+            stream.write(f"\n{line}\n")
+        assert _ran(_make(project, "figures")[1]) == expected
+    (project / "build" / "full" / "figures" / "01_a.png").unlink()
+    assert _ran(_make(project, "figures")[1]) == ["01_a"]
+    status, output = _make(project, "verify")
+    assert status != 0 and "made by other code than the present: x; run make figures" in output
+    assert _make(project, "accept")[0] == 0 and _make(project, "verify")[0] == 0
+
+
+def test_quick_results_go_elsewhere_and_are_not_accepted(project):
+    shutil.rmtree(project / "build")
+    status, output = _make(project, "quick")
+    assert status == 0 and _ran(output) == STEMS and "quick numbers settle nothing" in output, output
+    assert '"profile": "quick"' in (project / "build/quick/data/results/01_a.json").read_text()
+    status, output = _make(project, "accept")
+    assert status != 0 and "01_a: not run with the present code" in output and _status(project) == ""
+    assert _ran(_make(project, "quick")[1]) == []
+
+
+def test_a_failing_notebook_is_named_and_the_last_good_results_stay(project):
+    good = _bytes(project / "build" / "full")
+    write_notebook(project / "notebooks" / "02_b.ipynb", RECORD, "\ncount = 0\n1 / count")
+    status, output = _make(project, "figures")
+    assert status != 0 and "02_b.ipynb, cell 4 (count = 0): ZeroDivisionError: division by zero" in output
+    assert "build/full/failed/02_b.ipynb" in output and (project / "build/full/failed/02_b.ipynb").exists()
+    assert _bytes(project / "build" / "full") == good and "02_b.json" in good
+    status, output = _make(project, "accept")
+    assert status != 0 and "02_b: its last run failed" in output
+    write_notebook(project / "notebooks" / "02_b.ipynb", "b = 1", RECORD)
+    assert _make(project, "figures")[0] == 0 and _make(project, "accept")[0] == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
-def test_a_rerun_that_is_stopped_touches_nothing_committed(committed, how):
-    write_notebook(committed / "notebooks" / "02_b.ipynb", STEP.format(i=0, seconds=120), RECORD.format(stem="02_b"))
-    subprocess.run(["git", *"-c user.name=x -c user.email=x@y commit -qam slow".split()], cwd=committed, check=True)
-    process = _start(committed, "reproduce")
-    wait_for((committed / "notebooks" / "here0").exists)
-    os.killpg(process.pid, how)
-    assert process.wait(120) != 0
-    (committed / "notebooks" / "here0").unlink()
-    assert _status(committed) == ""
+def test_a_run_stopped_at_any_moment_leaves_the_last_good_results(project, how):
+    """Stopped before and after its record and its figure are written, and while the kernel starts."""
+    good = _bytes(project / "build" / "full")
+    record, draw = RECORD.replace("10, 2", "11, 3").rsplit("\n", 1)
+    for i in range(4):
+        first, *steps = [STEP.format(i=k, seconds=120 if k == i else 0) for k in range(3)]
+        write_notebook(project / "notebooks" / "02_b.ipynb", first, record, steps[0], draw, steps[1])
+        for left in (project / "notebooks").glob("here*"):
+            left.unlink()
+        process = _start(project, "figures")
+        reached = project / "notebooks" / f"here{i}"
+        wait_for(reached.exists if i < 3 else lambda: any((project / "build/full/stage").glob("02_b-*")))
+        os.killpg(process.pid, how)
+        assert process.wait(120) != 0
+        assert _bytes(project / "build" / "full") == good
+    for left in (project / "notebooks").glob("here*"):
+        left.unlink()
+    write_notebook(project / "notebooks" / "02_b.ipynb", record, draw)
+    assert _ran(_make(project, "figures")[1]) == ["02_b"] and _bytes(project / "build" / "full") != good
+    assert _status(project) == " M notebooks/02_b.ipynb\n"
 
 
-def test_a_notebook_has_one_thread_unless_told_otherwise(monkeypatch):
-    from rpa.companion import kernels
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_ends_with_the_program_that_was_killed(project):
+    pids = "import os; from pathlib import Path; Path('pids').write_text(f'{os.getpid()} {os.getppid()}')"
+    write_notebook(project / "notebooks" / "02_b.ipynb", pids, STEP.format(i=0, seconds=120))
+    process = _start(project, "figures")
+    wait_for((project / "notebooks" / "here0").exists)
+    kernel, run = (int(pid) for pid in (project / "notebooks" / "pids").read_text().split())
+    program = int(Path(f"/proc/{run}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(program, signal.SIGKILL)
+    assert process.wait(60) != 0
+    wait_for(lambda: not Path(f"/proc/{kernel}").exists() and not Path(f"/proc/{run}").exists(), seconds=60)
 
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert kernels.threads() == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert kernels.threads() == 3
+
+def test_a_second_run_waits_and_takes_what_the_first_one_finished(project):
+    count = "from pathlib import Path; p = Path('runs'); p.write_text((p.read_text() if p.exists() else '') + 'x')"
+    write_notebook(project / "notebooks" / "01_a.ipynb", count, STEP.format(i=0, seconds=5), RECORD)
+    first = _start(project, "figures")
+    wait_for((project / "notebooks" / "here0").exists)
+    status, output = _make(project, "figures")
+    assert status == 0 and first.wait(300) == 0
+    assert "01_a: waiting for process " in output and (project / "notebooks" / "runs").read_text() == "x"
 
 
-def test_files_of_another_name_are_refused(project):
-    write_notebook(project / "notebooks" / "01_a.ipynb", RECORD.format(stem="07_z"))
-    code, output = _make(project, "build/full/01_a.ipynb")
-    assert code != 0 and "01_a: expected files named 01_a.*" in output and "07_z.png" in output
-    assert _outputs(project) == []
+def test_numbers_that_are_off_or_missing_are_said_so(project):
+    path = project / "data" / "results" / "02_b.json"
+    path.write_text(path.read_text().replace('"value": 10', '"value": 11'))
+    status, output = _make(project, "compare")
+    assert status != 0 and [line for line in output.splitlines() if "02_b" in line and " off" in line]
+    (project / "build" / "full" / "data" / "results" / "02_b.json").unlink()
+    status, output = _make(project, "reproduce")
+    assert status != 0 and "02_b: no records in the new results" in output
+
+
+def test_a_claim_is_shown_with_its_evidence_and_an_unknown_one_refused(project):
+    status, output = _make(project, "claim", "ID=x")
+    assert status == 0 and "recorded by cell [4]" in output and _status(project) == ""
+    assert "P1, figure 1" in _make(project, "claim")[1]
+    status, output = _make(project, "claim", "ID=y")
+    assert status != 0 and "no claim is named 'y'" in output
+
+
+def test_a_notebook_run_by_hand_writes_to_the_lab_of_its_own_checkout(project):
+    """As JupyterLab runs it, which names the notebook; a copy has records of its own, and no parameters that count."""
+    copy = write_notebook(project / "notebooks" / "my copy.ipynb", RECORD.replace("report.shrink(profile, 10, 2)", "7"))
+    environment = _environment() | {"PYTHONPATH": str(ROOT), "JPY_SESSION_NAME": str(copy)}
+    command = [sys.executable, *"-m jupyter nbconvert --to notebook --execute --stdout".split(), copy.name]
+    subprocess.run(command, cwd=copy.parent, env=environment, check=True, capture_output=True)
+    written = {path.name for path in (project / "build" / "lab").rglob("*.*")}
+    assert written == {"my copy.json", "my copy.png", "my copy.pdf"}
+    assert _status(project) == '?? "notebooks/my copy.ipynb"\n'
+    assert not list((ROOT / "build" / "lab").rglob("my copy.*"))
+    assert '"parameters"' not in (project / "build/lab/data/results/my copy.json").read_text()
+
+
+def test_records_with_other_parameters_are_not_judged(project):
+    path = project / "data" / "results" / "01_a.json"
+    path.write_text(path.read_text().replace('"parameters": {}', '"parameters": {"n": 3}'))
+    status, output = _make(project, "verify")
+    assert status != 0 and "made with other parameters than the notebook's: x; run make figures" in output
+    path.unlink()
+    status, output = _make(project, "verify")
+    assert status != 0 and "no record yet: x; run make figures" in output
+
+
+def test_stand_in_data_are_not_accepted(project):
+    marked = RECORD.replace("10, 2))", '10, 2), data={"MNIST STAND-IN": "0"})')
+    write_notebook(project / "notebooks" / "02_b.ipynb", marked)
+    assert _make(project, "figures")[0] == 0
+    status, output = _make(project, "accept")
+    assert status != 0 and "02_b: made from stand-in data" in output and _status(project) == " M notebooks/02_b.ipynb\n"
+
+
+def test_a_folder_that_cannot_be_written_is_named(project):
+    shutil.rmtree(project / "build" / "full")
+    (project / "build" / "full").write_text("in the way")
+    status, output = _make(project, "figures")
+    assert status != 0 and "build/full/stage: cannot be written" in output and "RPA_BUILD" in output
+    assert "Traceback" not in output
+    assert _make(project, "figures", f"RPA_BUILD={project / 'elsewhere'}")[0] == 0
+    assert (project / "elsewhere" / "full" / "figures" / "01_a.png").exists()
 
 
 def test_an_unknown_profile_is_refused(project):
-    code, output = _make(project, "figures", "PROFILE=medium")
-    assert code != 0 and "expected full or quick, got 'medium'" in output
+    status, output = _make(project, "figures", "PROFILE=medium")
+    assert status != 0 and "'medium' is not one of 'full', 'quick'" in output
 
 
 def test_help_is_the_default_and_names_every_target(project):
-    code, output = _make(project)
-    phony = next(line for line in (project / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
-    assert code == 0
-    assert [target for target in phony.split()[2:] if f"make {target} " not in output] == []
+    status, output = _make(project)
+    makefile = (project / "Makefile").read_text().splitlines()
+    lists = [line.partition(" := ")[2] for line in makefile if line.startswith(("RESULTS :=", "COMMANDS :="))]
+    phony = next(line for line in makefile if line.startswith(".PHONY:")) + " " + " ".join(lists)
+    targets = [name for name in phony.split()[2:] if not name.startswith("$")]
+    assert status == 0 and len(targets) > 20
+    assert [target for target in targets if f"make {target} " not in output] == []
 
 
 HANGS = """import pathlib, time
@@ -279,14 +284,20 @@ if len(tries.read_text()) <= {times}:
 def test_a_cell_that_hangs_is_given_a_second_chance(tmp_path, monkeypatch, capsys, times):
     from rpa.companion import run
 
-    monkeypatch.setattr(run, "PATIENCE", {"quick": 5})
-    for name in ("RPA_OUT", "RPA_PROFILE", "PYTHONPATH"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setitem(run.PATIENCE, "quick", 5)
     write_notebook(tmp_path / "01_a.ipynb", HANGS.format(path=str(tmp_path / "tries"), times=times))
     if times == 1:
         assert run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out").exists()
     else:
-        with pytest.raises(RuntimeError, match="01_a.ipynb: a cell took more than 5 s, twice"):
+        with pytest.raises(RuntimeError, match="01_a.ipynb: a cell took more than 5 s"):
             run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out")
         assert not (tmp_path / "out" / "01_a.ipynb").exists()
     assert "once more" in capsys.readouterr().out and (tmp_path / "tries").read_text() == "xx"
+
+
+def test_files_of_another_name_are_refused(tmp_path):
+    from rpa.companion import run
+
+    write_notebook(tmp_path / "01_a.ipynb", RECORD.replace("10, 2)", '10, 2), stem="07_z"'))
+    with pytest.raises(ValueError, match=r"01_a: expected files named 01_a\.\*.*07_z.json"):
+        run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Which code a notebook's numbers come from, and what Make is told about it."""
+"""Which code a notebook's numbers come from, and when its version changes."""
 
 import json
 
@@ -74,22 +74,18 @@ def test_what_cells_reach(project, source, expected):
     assert {".".join(path.relative_to(folder / "rpa").with_suffix("").parts) for path in found} == expected
 
 
-def test_make_is_told_what_each_notebook_needs_and_no_time_stamp_moves_without_need(project):
-    write, folder = project
-    write("notebooks/01_x.ipynb", _notebook("from rpa import g"))
-    write("notebooks/02_y.ipynb", _notebook("from rpa.upper import a"))
-    provenance.write_dependencies()
-    lines = (folder / "build" / "code" / "depends.mk").read_text().splitlines()
-    assert "$(call RESULTS,01_x): build/code/01_x.py rpa/lower/c.py rpa/upper/b.py" in lines
-    assert "$(call RESULTS,02_y): build/code/02_y.py rpa/upper/a.py" in lines and "rpa/lower/c.py:" in lines
-    code = folder / "build" / "code" / "01_x.py"
-    before = code.stat().st_mtime_ns
-    write("notebooks/01_x.ipynb", _notebook("from rpa import g", prose="new words"))
-    provenance.write_dependencies()
-    assert code.stat().st_mtime_ns == before
-    write("notebooks/01_x.ipynb", _notebook("from rpa import g\ng()"))
-    provenance.write_dependencies()
-    assert code.read_text() == "from rpa import g\ng()"
+def test_prose_in_the_code_changes_no_version(project):
+    write, _ = project
+    write("rpa/upper/a.py", "def f(x):\n    return [x, 'text']\n")
+    write("notebooks/01_x.ipynb", _notebook("import rpa.upper.a"))
+    first = provenance.code_version("01_x")
+    prose = (
+        '"""Words."""\n\n# more\ndef f(x):\n    """Words."""\n    return [\n        x,  # y\n        "text",\n    ]\n'
+    )
+    write("rpa/upper/a.py", prose)
+    assert provenance.code_version("01_x") == first
+    write("rpa/upper/a.py", prose.replace("text", "Text"))
+    assert provenance.code_version("01_x") != first
 
 
 def test_an_edit_of_attacks_touches_notebook_11_alone():

@@ -40,14 +40,20 @@ def test_shrink_picks_by_profile(monkeypatch):
     assert report.shrink("quick", 1000, 10) == 10
 
 
-def test_a_quick_run_outside_make_leaves_full_results_alone(monkeypatch):
+def test_files_are_named_after_the_notebook_and_go_to_its_own_checkout(tmp_path, monkeypatch):
     monkeypatch.delenv("RPA_OUT")
-    assert report.output_folder() == report.ROOT
-    monkeypatch.delenv("RPA_PROFILE")
-    report.shrink("quick", 2, 1)
-    assert report.output_folder() == report.ROOT / "build" / "quick"
-    report.shrink("full", 2, 1)
-    assert report.output_folder() == report.ROOT
+    for name in ("data/targets.toml", "notebooks/07_mine.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "notebooks" / "07_mine.ipynb"))
+    assert report.output_folder() == tmp_path / "build" / "lab"
+    report.record_timing("a", 1.0)
+    assert (tmp_path / "build" / "lab" / "data" / "results" / "timings" / "07_mine.json").exists()
+    monkeypatch.delenv("JPY_SESSION_NAME")
+    monkeypatch.chdir(tmp_path / "data")
+    assert report.output_folder() == tmp_path / "build" / "lab"
+    (tmp_path / "data" / "targets.toml").unlink()  # no checkout at all: the working directory
+    assert report.output_folder() == tmp_path / "data" / "build" / "lab"
 
 
 def test_record_keeps_exact_numbers_and_their_circumstances(out):
@@ -95,7 +101,7 @@ def test_two_runs_give_the_same_bytes(out):
     def run():
         report.record("a", 1 / 3, stem="01_x", data={"MNIST": "ab12"})
         report.save_figure(_figure(), "01_x")
-        report.save_table(pd.DataFrame({"p": [1 / 3, 1e-300]}), "01_x")
+        report.save_table(pd.DataFrame({"p": [1 / 3, 1e-300]}), stem="01_x")
         return {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
     first = run()
@@ -187,8 +193,8 @@ def test_stand_in_data_mark_record_and_figure(out):
 
 def test_table_keeps_a_named_index(out):
     frame = pd.DataFrame({"p": [0.1]}, index=pd.Index(["a"], name="method"))
-    report.save_table(frame, "01_x")
-    assert (out / "figures" / "01_x.csv").read_text() == "method,p\na,0.1\n"
+    report.save_table(frame, "seconds", stem="01_x")
+    assert (out / "figures" / "01_x_seconds.csv").read_text() == "method,p\na,0.1\n"
 
 
 CLAIM = {
@@ -245,14 +251,23 @@ def test_quick_and_stand_in_numbers_settle_nothing():
     assert _verdict(3, at_most=2.0, stand_in=True) == "fails (stand-in data)"
 
 
-def test_a_record_of_older_code_is_flagged():
-    entry = {"value": 1, "profile": "full", "code": "000000000000"}
-    row = verdicts.judge(CLAIM | {"at_most": 2.0}, {("01_x", "p1.a"): entry})
-    assert (row["verdict"], row["note"]) == ("holds", "older code")
-    assert "holds — older code" in verdicts.text_table([row])
+def test_a_number_of_other_code_or_parameters_is_not_judged(tmp_path, monkeypatch):
+    claim, results = CLAIM | {"at_most": 2.0}, tmp_path / "data" / "results"
+    verdict = lambda: verdicts.judge(claim, verdicts.current_records(results))["verdict"]
+    monkeypatch.setenv("RPA_PARAMETERS", "{}")
+    report.record("p1.a", 1, stem="01_x")
+    assert verdict() == "holds"
+    monkeypatch.setenv("RPA_PARAMETERS", '{"n_samples": 3}')
+    report.record("p1.a", 1, stem="01_x")
+    assert verdict() == "other parameters"
+    monkeypatch.delenv("RPA_PARAMETERS")
+    report.record("p1.a", 1, stem="01_x")
+    assert verdict() == "other parameters"
+    monkeypatch.setattr(verdicts, "code_version", lambda stem: "000000000000")
+    assert verdict() == "older code"
 
 
-def test_compare_puts_the_claim_beside_our_number(tmp_path):
+def test_a_row_puts_the_claim_beside_our_number(tmp_path):
     report.record("p1.a", [0.95, 1.125], stem="01_x")
     report.record("p1.b", 2.0, stem="01_x", error=0.25)
     targets = tmp_path / "targets.toml"
@@ -260,11 +275,13 @@ def test_compare_puts_the_claim_beside_our_number(tmp_path):
     blocks = [CLAIM | {"at_most": 1.0}, extra | {"at_least": 1.5}, CLAIM | {"id": "p1.c", "status": "pending"}]
     toml = "\n".join("[[claim]]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in block.items()) for block in blocks)
     targets.write_text(toml)
-    frame = verdicts.compare(targets, tmp_path / "data" / "results")
-    assert list(frame.id) == ["p1.a", "p1.b", "p1.c"]
-    assert list(frame.target) == ["≤ 1", "≥ 1.5", ""]
-    assert list(frame.ours) == ["0.95 … 1.125", "2 ± 0.2", ""]
-    assert list(frame.verdict) == ["fails", "holds", "pending"]
+    records = report.load_records(tmp_path / "data" / "results")
+    rows = [verdicts.judge(claim, records) for claim in verdicts.load_claims(targets)]
+    assert [row["id"] for row in rows] == ["p1.a", "p1.b", "p1.c"]
+    assert [row["target"] for row in rows] == ["≤ 1", "≥ 1.5", ""]
+    assert [row["ours"] for row in rows] == ["0.95 … 1.125", "2 ± 0.2", ""]
+    assert [row["verdict"] for row in rows] == ["fails", "holds", "pending"]
+    assert verdicts.one_line(rows) == "1 of 2 measured claims of the papers hold"
 
 
 def test_a_claim_is_answered_by_its_own_notebook_only(tmp_path):
@@ -295,32 +312,31 @@ def test_a_malformed_claim_is_named(tmp_path, change, message):
         verdicts.load_claims(path)
 
 
-def test_verify_fails_only_for_a_finished_claim_that_fails(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(verdicts, "ROOT", tmp_path)
-    monkeypatch.setattr(report, "code_version", lambda stem: "0123456789ab")
-
-    def status(**claim):
-        block = CLAIM | {"at_most": 1.0} | claim
-        text = "[[claim]]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in block.items())
-        (tmp_path / "data" / "targets.toml").write_text(text)
-        return verdicts.main(["verify"])
-
+def test_verify_fails_only_for_a_finished_claim_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setenv("RPA_PARAMETERS", "{}")
     report.record("p1.a", 2.0, stem="01_x")
-    assert status() == 1 and "FAILED: p1.a" in capsys.readouterr().out
-    assert status(status="pending") == 0
-    assert status(explanation="their network is not published") == 0
-    assert "their network is not published" in capsys.readouterr().out
-    assert status(at_most=2.0) == 0
-    assert status(id="p1.missing") == 1
-    assert status(id="p1.missing", needs="a file") == 0
-    assert verdicts.main(["show"]) == 0
+
+    def verify(**claim):
+        claims = [CLAIM | {"at_most": 1.0} | claim]
+        monkeypatch.setattr(verdicts, "load_claims", lambda: claims)
+        return verdicts.verify(tmp_path / "data" / "results")
+
+    text, good = verify()
+    assert not good and "FAILED: p1.a" in text
+    assert verify(status="pending")[1]
+    text, good = verify(explanation="their network is not published")
+    assert good and "their network is not published" in text
+    assert verify(at_most=2.0)[1]
+    text, good = verify(id="p1.missing")
+    assert not good and "no record yet: p1.missing; run make figures" in text
+    assert verify(id="p1.missing", needs="a file")[1]
 
 
 def test_readme_is_written_between_its_markers(tmp_path):
     readme, (table, end), (times, last) = tmp_path / "README.md", verdicts.MARKERS, verdicts.TIME_MARKERS
     readme.write_text(f"before\n{table}\nold\n{end}\nmiddle\n{times}\n{last}\nafter\n")
-    verdicts.write_readme(readme, "new", "three minutes")
-    assert readme.read_text() == f"before\n{table}\nnew\n{end}\nmiddle\n{times}\nthree minutes\n{last}\nafter\n"
+    expected = f"before\n{table}\nnew\n{end}\nmiddle\n{times}\nthree minutes\n{last}\nafter\n"
+    assert verdicts.write_readme(readme, "new", "three minutes") == expected
     readme.write_text("no markers")
     with pytest.raises(ValueError, match=r"README.md: expected the lines"):
         verdicts.write_readme(readme, "new", "three minutes")
@@ -345,7 +361,7 @@ def test_the_reasons_stand_below_the_table():
     assert "[does not reproduce](notebooks/01_x.ipynb)" in table and table.endswith("- P1, figure 1: because")
 
 
-def test_our_own_claims_stand_apart(capsys, monkeypatch):
+def test_our_own_claims_stand_apart(monkeypatch):
     claims = [CLAIM | {"at_most": 1.0}, CLAIM | {"id": "ours.a", "paper": verdicts.BEYOND, "at_most": 3.0}]
     entry = {"value": 2, "profile": "full", "code": "0"}
     records = {("01_x", "p1.a"): entry, ("01_x", "ours.a"): entry}
@@ -353,9 +369,8 @@ def test_our_own_claims_stand_apart(capsys, monkeypatch):
     first, second = table.split("\n\nBeyond the papers, claims of our own: 1 holds.\n\n")
     assert first.startswith("1 fails.") and "| P1 |" in first and "| P1 |" not in second and "| beyond |" in second
     monkeypatch.setattr(verdicts, "load_claims", lambda: claims)
-    monkeypatch.setattr(verdicts, "load_records", lambda folder: records)
-    assert verdicts.main(["show"]) == 0
-    shown = capsys.readouterr().out
+    monkeypatch.setattr(verdicts, "current_records", lambda folder: records)
+    shown = verdicts.verify()[0]
     assert shown.index("p1.a") < shown.index("beyond the papers") < shown.index("ours.a")
     assert "1 claims: 1 fails; 1 of our own: 1 holds" in shown
 

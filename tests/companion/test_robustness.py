@@ -54,5 +54,5 @@ def test_flipping_claims_are_marked_in_the_table(folder, tmp_path, monkeypatch):
 
 
 def test_a_run_with_its_own_parameters_never_goes_over_the_papers_figures():
-    with pytest.raises(ValueError, match="out: expected a folder"):
+    with pytest.raises(ValueError, match="folder: expected one"):
         run.run("notebooks/01_moons_noise.ipynb", "quick", parameters={"seed": 3})

@@ -1,16 +1,16 @@
 """The report of the quick profile in a real browser, opened as a file; and the archive."""
 
-import json
 import shutil
+import subprocess
 import zipfile
-from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import pytest
 from helpers import browser
 
-from rpa.companion import bundle, site
+from rpa import _files
+from rpa.companion import accept, provenance, site
 from rpa.companion.report import ROOT
 
 
@@ -111,20 +111,18 @@ def test_without_executed_notebooks_the_way_out_is_named(tmp_path):
         site.build("quick", tmp_path / "report", tmp_path)
 
 
-def test_two_bundles_are_the_same_bytes_and_hold_what_they_say(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle, "is_current", lambda *_: True)
-    monkeypatch.setattr(bundle, "contents", lambda root: {"README.md": b"words", "figures/x.png": b"png"})
-    one, two = (bundle.bundle(tmp_path / name) for name in ("one.zip", "two.zip"))
-    assert one.read_bytes() == two.read_bytes()
-    with zipfile.ZipFile(one) as archive:
-        sums = dict(reversed(line.split("  ")) for line in archive.read("SHA256SUMS").decode().splitlines())
-        assert set(sums) == {"README.md", "figures/x.png", "ro-crate-metadata.json"}
-        assert all(sha256(archive.read(name)).hexdigest() == digest for name, digest in sums.items())
-        described = {item["@id"]: item for item in json.loads(archive.read("ro-crate-metadata.json"))["@graph"]}
-    assert described["figures/x.png"]["encodingFormat"] == "image/png" and "MIT" in str(described["./"]["license"])
-
-
-def test_a_bundle_wants_every_notebook_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle, "is_current", lambda stem, *_: stem != "01_moons_noise")
-    with pytest.raises(FileNotFoundError, match="01_moons_noise; run make figures"):
-        bundle.bundle(tmp_path / "x.zip")
+def test_a_bundle_holds_the_committed_files_and_the_executed_notebooks(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "build" / "full").mkdir(parents=True)
+    for name in ("README.md", ".gitignore", "notebooks/01_x.ipynb", "build/full/01_x.ipynb"):
+        (tmp_path / name).write_text("build/\n")
+    for arguments in (["init", "-q"], ["add", "-A"], [*"-c user.name=x -c user.email=x@y commit -qm made".split()]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    for module in (accept, provenance, _files):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(accept, "is_current", lambda *_: True)
+    with zipfile.ZipFile(accept.bundle()) as archive:
+        assert {"README.md", "notebooks/01_x.ipynb", "executed/01_x.ipynb"} <= set(archive.namelist())
+    monkeypatch.setattr(accept, "is_current", lambda *_: False)
+    with pytest.raises(FileNotFoundError, match="01_x; run make figures"):
+        accept.bundle()

@@ -14,7 +14,7 @@ import yaml
 from rpa.companion import sweep
 from rpa.companion.report import ROOT
 
-GRID = {"noise_levels": [[0.1], [0.2]], "seed": {"from": 0, "to": 1, "count": 2}, "n_samples": [4000]}
+GRID = {"noise_levels": [[0.1], [0.2]], "seed": {"from": 0, "to": 1, "count": 2}, "n_thresholds": [50]}
 STEM = "01_moons_noise"
 
 
@@ -56,15 +56,23 @@ def test_a_figure_of_any_record_against_any_parameter():
             sweep.draw(pd.DataFrame(rows), record, parameter)
 
 
+def test_what_is_drawn_is_judged_before_anything_runs():
+    assert sweep.plotted(None, STEM, GRID) == (None, "noise_levels")
+    assert sweep.plotted("p1.fig1.cdf against seed", STEM, GRID) == ("p1.fig1.cdf", "seed")
+    for text in ("a vs b", "p1.fig1.cdf against speed", "nothing against seed"):
+        with pytest.raises(ValueError, match="PLOT: expected"):
+            sweep.plotted(text, STEM, GRID)
+
+
 @pytest.mark.parametrize("moments", [(1,), pytest.param((0, 1, 2), marks=pytest.mark.slow)])
 def test_a_killed_sweep_resumes_and_workers_do_not_matter(moments, tmp_path):
     """Killed when so many cells are done; then again, going on from there."""
     seeds = list(range(moments[-1] + 1))
-    grid = tmp_path / "grid.yaml"
+    grid = tmp_path / "my grid.yaml"
     grid.write_text(yaml.safe_dump(GRID | {"noise_levels": [[0.2]], "seed": seeds}))
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     assert _sweep(grid, alone, workers=1).wait() == 0
-    (first,) = alone.glob("*/sweep.csv")
+    (first,) = alone.glob("runs/*/sweep.csv")
     frame = pd.read_csv(first)
     assert len(frame) and not frame.duplicated(["noise_levels", "seed", "record", "entry"]).any()
     assert sorted(frame.seed.unique()) == seeds
@@ -73,7 +81,7 @@ def test_a_killed_sweep_resumes_and_workers_do_not_matter(moments, tmp_path):
     kept: dict = {}
     for finished in moments:
         process = _sweep(grid, killed, workers=1, start_new_session=True)
-        while len(_cells(killed)) < finished or not list(killed.glob("*/stage")):
+        while len(_cells(killed)) < finished or not list(killed.glob("runs/*/stage")):
             assert process.poll() is None
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
@@ -83,15 +91,16 @@ def test_a_killed_sweep_resumes_and_workers_do_not_matter(moments, tmp_path):
         assert finished <= len(kept) < len(seeds)
     assert _sweep(grid, killed, workers=2).wait() == 0
     assert len(_cells(killed)) == len(seeds) and all(_cells(killed)[path] == when for path, when in kept.items())
-    (second,) = killed.glob("*/sweep.csv")
+    (second,) = killed.glob("runs/*/sweep.csv")
     assert second.read_bytes() == first.read_bytes()
 
 
 def _cells(runs):
-    """{parameters.yaml of a finished cell: when it was written}."""
-    return {path: path.stat().st_mtime_ns for path in runs.glob("01_moons_noise-*/parameters.yaml")}
+    """{executed notebook of a finished cell: when it was written}."""
+    return {path: path.stat().st_mtime_ns for path in runs.glob("runs/01_moons_noise-*/01_moons_noise.ipynb")}
 
 
 def _sweep(grid, runs, workers, **options):
-    command = [sys.executable, "-m", "rpa.companion.sweep", "01", str(grid), "--profile", "quick", "--runs", str(runs)]
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"RPA_WORKERS": str(workers)}, **options)
+    request = {"NB": "01", "GRID": str(grid), "PROFILE": "quick", "RPA_BUILD": str(runs), "RPA_WORKERS": str(workers)}
+    command = [sys.executable, "-m", "rpa.companion", "sweep"]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | request, **options)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import assert_binomial, random_gaussian, random_mixture, random_network
 
-from rpa.companion.montecarlo import pattern_counts
+from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label

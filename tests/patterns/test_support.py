@@ -8,7 +8,7 @@ import torch
 from helpers import assert_binomial, random_gaussian, random_mixture, random_network
 from scipy.special import log_ndtr, logsumexp, ndtr
 
-from rpa.companion.montecarlo import pattern_counts
+from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.patterns import pruning, search, support

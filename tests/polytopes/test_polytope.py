@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_ndtr
 
-from rpa.companion import known
+from rpa.experiments import known
 from rpa.inputs import Gaussian
 from rpa.polytopes.normal import log_interval
 from rpa.polytopes.polytope import batch_moments, moments, orthant, probabilities, probability, sample

@@ -1,8 +1,6 @@
 """Data sets: strict parsing, checks, fall-backs; the real files where they are."""
 
-import gzip
 import hashlib
-import io
 import os
 import re
 import struct
@@ -29,32 +27,6 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def one_file(root, monkeypatch):
-    """A root in which MNIST's test images are the two images of IDX."""
-    monkeypatch.setitem(datasets._SHA256, "MNIST/raw/t10k-images-idx3-ubyte", hashlib.sha256(IDX).hexdigest())
-    monkeypatch.delenv("RPA_OFFLINE")
-    return root / "MNIST/raw/t10k-images-idx3-ubyte"
-
-
-def test_idx_returns_the_bytes_in_the_headers_shape(tmp_path):
-    (tmp_path / "a").write_bytes(IDX)
-    pixels = datasets.read_idx(tmp_path / "a")
-    assert pixels.shape == (2, 28, 28) and pixels.dtype == np.uint8
-    assert pixels.ravel()[:256].tolist() == list(range(256))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\0\0", b"\0\0\x0d\3" + IDX[4:], b"\0\0\x08\0", IDX[:9], IDX[:-1], IDX + b"\0", gzip.compress(IDX)],
-    ids=["empty", "short", "floats", "no dimensions", "header cut", "truncated", "overlong", "still compressed"],
-)
-def test_a_broken_idx_file_is_an_error_that_names_it(tmp_path, content):
-    (tmp_path / "broken-file").write_bytes(content)
-    with pytest.raises(OSError, match="broken-file"):
-        datasets.read_idx(tmp_path / "broken-file")
-
-
 def test_an_altered_file_is_refused_and_the_way_out_named(root):
     path = root / "MNIST/raw/t10k-images-idx3-ubyte"
     path.parent.mkdir(parents=True)
@@ -63,30 +35,37 @@ def test_an_altered_file_is_refused_and_the_way_out_named(root):
         datasets.mnist("test")
 
 
-def test_download_takes_the_next_mirror_and_keeps_only_what_is_right(one_file, monkeypatch):
-    answers = {0: urllib.error.URLError("no route"), 1: gzip.compress(IDX)}
-    asked = []
+class Downloads:
+    """In the place of torchvision: writes these contents to the root, in turn; raises those that are exceptions."""
 
-    def urlopen(url, timeout):
-        asked.append(url)
-        answer = answers[len(asked) - 1]
-        if isinstance(answer, Exception):
-            raise answer
-        return io.BytesIO(answer)
+    def __init__(self, *contents):
+        self.contents, self.calls, self.datasets = list(contents), 0, self
 
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", urlopen)
-    assert datasets._obtain("MNIST", one_file.name) == one_file
-    assert one_file.read_bytes() == IDX and len(asked) == 2
-    assert os.listdir(one_file.parent) == [one_file.name]
-    datasets._obtain("MNIST", one_file.name)
-    assert len(asked) == 2
+    def MNIST(self, root, download):
+        content, self.calls = self.contents[self.calls], self.calls + 1
+        if isinstance(content, Exception):
+            raise content
+        for file in datasets._FILES["test"]:
+            path = Path(root) / "MNIST" / "raw" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
 
-@pytest.mark.parametrize("answer", [gzip.compress(IDX[:-1] + b"\1"), gzip.compress(IDX)[:-9], b"<html>"])
-def test_a_wrong_download_leaves_nothing_behind(one_file, monkeypatch, answer):
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(answer))
-    assert datasets._obtain("MNIST", one_file.name) is None
-    assert not one_file.parent.exists()
+def test_what_is_missing_is_downloaded_once_and_checked(root, monkeypatch):
+    monkeypatch.delenv("RPA_OFFLINE")
+    for file in datasets._FILES["test"]:
+        monkeypatch.setitem(datasets._SHA256, f"MNIST/raw/{file}", hashlib.sha256(IDX).hexdigest())
+    library = Downloads(urllib.error.URLError("no route"), IDX)
+    monkeypatch.setattr(datasets, "import_torchvision", lambda: library)
+    with pytest.warns(UserWarning, match="STAND-IN"):
+        assert datasets.mnist("test").stand_in
+    for _ in range(2):
+        data = datasets.mnist("test")
+        assert not data.stand_in and np.array_equal(data.x.ravel()[:256] * 255, np.arange(256)) and library.calls == 2
+    (root / "MNIST/raw" / datasets._FILES["test"][0]).unlink()
+    library.contents.append(b"<html>")
+    with pytest.raises(OSError, match="delete it, then run `make data`"):
+        datasets.mnist("test")
 
 
 @pytest.mark.parametrize("load", [datasets.mnist, datasets.fashion_mnist])

@@ -19,28 +19,25 @@ NAMES = ("n01440764_tench", "n01443537_goldfish", "n01484850_great_white_shark")
 
 
 class Server(ThreadingHTTPServer):
-    """files: path -> bytes; cut: path -> bytes sent before the connection ends, once; asked: the paths and ranges."""
+    """files: path -> bytes; asked: the paths."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cut, self.asked = {}, {}, []
+        self.files, self.asked = {}, []
         self.address = f"http://127.0.0.1:{self.server_port}"
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        path, wanted = unquote(self.path), self.headers.get("Range")
-        self.server.asked.append((path, wanted))
+        path = unquote(self.path)
+        self.server.asked.append(path)
         content = self.server.files.get(path)
         if content is None:
             return self.send_error(404)
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
-        if wanted and start >= len(content):
-            return self.send_error(416)
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[start : self.server.cut.pop(path, len(content))])
+        self.wfile.write(content)
 
     def log_message(self, *_):
         pass
@@ -64,7 +61,8 @@ def _weights(model):
 def content():
     """What the servers hold: {path: bytes}, and the names of the two files of weights."""
     files = {f"/raw/{name}.JPEG": _photograph(i) for i, name in enumerate(NAMES)}
-    tree = [{"path": path[5:], "sha": downloads._blob(data)} for path, data in files.items()]
+    blob = lambda data: hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    tree = [{"path": path[5:], "sha": blob(data)} for path, data in files.items()]
     files["/tree"] = json.dumps({"tree": [*tree, {"path": "README.md", "sha": "0" * 40}]}).encode()
     named = []
     for prefix, data in (("alexnet-owt", _weights("alexnet")), ("squeezenet1_0", _weights("squeezenet1_0"))):
@@ -90,7 +88,7 @@ def server(content, tmp_path, monkeypatch):
 
 
 def _fetched(server):
-    return [path for path, _ in server.asked if path != "/tree"]
+    return [path for path in server.asked if path != "/tree"]
 
 
 def test_everything_is_fetched_once_and_serves_as_p2s_network(server, tmp_path):
@@ -104,30 +102,12 @@ def test_everything_is_fetched_once_and_serves_as_p2s_network(server, tmp_path):
     assert downloads.main() == 0 and server.asked == []
 
 
-def test_what_was_cut_off_goes_on_where_it_stopped(server, content, tmp_path):
-    path = f"/weights/{content[1][1]}"
-    server.cut[path] = 100_000
-    assert downloads.main() == 0
-    asked = [wanted for each, wanted in server.asked if each == path]
-    assert asked == [None, "bytes=100000-"]
-    assert (tmp_path / "imagenet" / content[1][1]).read_bytes() == server.files[path]
-
-
-def test_a_part_left_by_a_killed_run_is_used(server, content, tmp_path):
-    name = content[1][0]
-    (tmp_path / "imagenet").mkdir()
-    (tmp_path / "imagenet" / f"{name}.part").write_bytes(server.files[f"/weights/{name}"][:5000])
-    downloads.weights(tmp_path / "imagenet", name)
-    assert server.asked == [(f"/weights/{name}", "bytes=5000-")]
-    assert not (tmp_path / "imagenet" / f"{name}.part").exists()
-
-
 def test_a_wrong_file_is_refused_by_name_and_not_kept(server, tmp_path, capsys):
     wrong = "/raw/n01443537_goldfish.JPEG"
     server.files[wrong] = b"<html>busy</html>"
     assert downloads.main() == 1
     error = capsys.readouterr().err
-    assert "n01443537_goldfish.JPEG: could not be fetched (its content is not what its hash says)" in error
+    assert "n01443537_goldfish.JPEG: its content is not what its hash says" in error
     assert (
         not list((tmp_path / "imagenet").rglob("n01443537*")) and not (tmp_path / "imagenet" / "classes.csv").exists()
     )
@@ -149,4 +129,10 @@ def test_a_missing_server_is_named(server, content, tmp_path, capsys):
     server.files.clear()
     assert downloads.main() == 1
     error = capsys.readouterr().err
-    assert content[1][0] in error and "put the file at" in error and "photographs: HTTP Error 404" in error
+    assert content[1][0] in error and "put the files into" in error and "photographs: HTTP Error 404" in error
+
+
+def test_weights_of_another_hash_are_refused_and_not_kept(server, content, tmp_path, capsys):
+    server.files[f"/weights/{content[1][0]}"] += b"more"
+    assert downloads.main() == 1 and "invalid hash value" in capsys.readouterr().err
+    assert not (tmp_path / "imagenet" / content[1][0]).exists()

@@ -30,17 +30,16 @@ def test_digits_are_ten_a_class_and_the_networks_know_them(name):
     assert right.mean() > 0.9
 
 
-def test_a_missing_reference_is_sampled_and_kept(tmp_path, monkeypatch):
+def test_a_missing_reference_is_sampled_and_added_to_its_networks_file(tmp_path, monkeypatch):
     subject = referees.digits("lenet_mnist", per_class=1)
     monkeypatch.setattr(referees, "_subject", lambda network: subject)
-    monkeypatch.setattr(references, "FOLDER", tmp_path)
-    assert "lenet_mnist" in referees._sample(("lenet_mnist", 0.05, 4, 1, None))
-    (path,) = tmp_path.iterdir()
-    kept = path.read_bytes()
-    referees._sample(("lenet_mnist", 0.05, 4, 1, None))
-    assert path.read_bytes() == kept
-    key = subject.key | {"sigma": 0.05, "n": 4, "seed": 1, "keep": 10, "protocol": 1}
-    assert path == references.path_of(key, tmp_path)
+    monkeypatch.setattr(referees, "jobs", lambda prefix: [("lenet_mnist", 0.05, n, 1, None) for n in (4, 6)])
+    monkeypatch.setattr(references, "FOLDER", tmp_path / "kept")
+    monkeypatch.setenv("RPA_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("RPA_WORKERS", "1")
+    assert [key["n"] for key in referees.sample_missing()] == [4, 6]
+    (path,) = (tmp_path / "kept").iterdir()
+    assert path.name == "lenet_mnist.npz" and referees.sample_missing() == []
     assert subject.has_reference(0.05, 4, 1) and not subject.has_reference(0.05, 2, 1)
     mean, _ = referees.digit_moments(subject, 0.05, 4)
     assert (mean.argmax(1) == subject.reference(0.05, 4, 1).top[:, 0]).all()
@@ -48,3 +47,14 @@ def test_a_missing_reference_is_sampled_and_kept(tmp_path, monkeypatch):
     assert (elsewhere.n == 2).all() and len(list((tmp_path / "own").iterdir())) == 1
     kept = subject.reference(0.05, 4, 1, folder=tmp_path / "own")
     assert (kept.n == 4).all() and len(list((tmp_path / "own").iterdir())) == 1
+
+
+def test_the_committed_file_of_a_network_holds_all_its_references():
+    networks = {path.stem for path in references.FOLDER.glob("*.npz")}
+    assert networks >= set(referees.DIGITS)
+    for network in sorted(networks):
+        with np.load(references.FOLDER / f"{network}.npz", allow_pickle=False) as stored:
+            entries = {name.rpartition("/")[0] + "/" for name in stored.files}
+        wanted = [job for job in referees.jobs(network) if job[0] == network]
+        keys = [{"sigma": s, "n": n, "seed": seed} | ({"most": most} if most else {}) for _, s, n, seed, most in wanted]
+        assert entries == {references.entry_of(key) for key in keys}

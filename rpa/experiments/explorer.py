@@ -1,0 +1,299 @@
+"""A trained network on the two moons to play with: notebook 99, in JupyterLab or as a page (`make app`).
+
+`Explorer` keeps one figure and changes its artists, so that nothing flickers. The mouse drags three handles: the centre
+moves the mean, the ends of the axes pull the covariance ellipse. Blue is computed without samples, red circles are
+samples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import display
+from matplotlib.collections import LineCollection, PolyCollection
+
+from rpa.companion.report import ANALYTIC, MONTE_CARLO
+from rpa.experiments.fresh import Fresh
+from rpa.experiments.stage import Stage, sticky_limits
+from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
+from rpa.network import ReLUNetwork
+from rpa.patterns.pmf import pattern_pmf
+from rpa.patterns.regions import label, planar_regions, region_at
+from rpa.subjects import datasets, train
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rpa.inputs import RandomInput
+
+__all__ = ["Explorer"]
+
+STEMS, POINTS, CIRCLES = 40, 120, 30  # patterns, places of the output law, and quantiles of the samples that are drawn
+WIDE = 3.5  # standard deviations of the output to either side that are always in view
+TAIL = 5.0  # standard deviations to the left of the view, below which nothing is left to be seen
+REACH = 2.0  # standard deviations from the centre to the handles
+COMPONENTS = 2  # Gaussians fitted to a moon
+WAITS = 0.01  # seconds for further movements of the mouse to arrive before a picture is made
+
+
+class Explorer:
+    """The figure and its controls: `Explorer(...).show()`.
+
+    networks: names of data/weights; mean (2,) and noise: of the Gaussian input at the start; n: samples; window:
+    (left, right, bottom, top) of the plane; seconds: how long the last picture took to compute and draw.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[str],
+        mean: Sequence[float],
+        noise: float,
+        n: int,
+        seed: int,
+        window: tuple[float, float, float, float],
+    ) -> None:
+        self.n, self.seed, self.window, self.seconds = n, seed, tuple(window), 0.0
+        self.mean, self.spread, self.angle = np.array(mean, dtype=float), np.ones(2), 0.0
+        self.held: int | None = None
+        self.pending: asyncio.TimerHandle | None = None
+        self.count = 0
+        x, y = datasets.moons(1000, seed=seed)
+        self.moons = {
+            f"mixture of the {name} moon": fit_mixture(x[y == moon], COMPONENTS, seed)
+            for moon, name in ((0, "blue"), (1, "orange"))
+        }
+        self._make_controls(list(networks), noise)
+        self._make_figure(x, y)
+        self._new_network()
+
+    def show(self) -> None:
+        """Display controls, figure and what the mouse is over; without widgets, the figure as it is now."""
+        display(self.controls, self.figure.canvas, self.info)
+
+    def _make_controls(self, networks, noise):
+        w = ipywidgets
+        slider = dict(continuous_update=False)
+        self.law = w.Dropdown(options=["one Gaussian", *self.moons], description="input")
+        self.noise = w.FloatLogSlider(noise, min=-2, max=0, step=0.02, description="noise")
+        self.network = w.Dropdown(options=[*networks, "fresh", "trained now"], description="network")
+        self.depth = w.IntSlider(2, 1, 4, description="layers", **slider)
+        self.width = w.IntSlider(12, 2, 24, description="width", **slider)
+        self.number = w.IntSlider(0, 0, 20, description="seed", **slider)
+        self.shown = w.ToggleButtons(options=["distribution", "density"], description="output")
+        self.sampled = w.Checkbox(True, description="Monte Carlo")
+        self.info = w.HTML("Hover over a region.")
+        self.time = w.HTML()
+        for control in (self.network, self.depth, self.width, self.number):
+            control.observe(lambda change: self._new_network(), "value")
+        for control in (self.law, self.noise, self.shown, self.sampled):
+            control.observe(lambda change: self._soon(), "value")
+        columns = [[self.law, self.noise], [self.network, self.depth], [self.width, self.number]]
+        columns += [[self.shown, w.HBox([self.sampled, self.time])]]
+        self.controls = w.HBox([w.VBox(column) for column in columns], layout=w.Layout(flex_flow="row wrap"))
+
+    def _make_figure(self, x, y):
+        with plt.ioff():
+            room = dict(left=0.045, right=0.985, bottom=0.16, top=0.9, wspace=0.22)
+            self.figure, self.axes = plt.subplots(1, 3, figsize=(9.6, 3.2), width_ratios=[1.25, 1, 1], gridspec_kw=room)
+        self.figure.set_layout_engine("none")
+        canvas = self.figure.canvas
+        canvas.syncing_data_url = False  # a picture made before the page is there would reach it as a broken one
+        for name in ("header_visible", "footer_visible", "toolbar_visible", "resizable"):
+            setattr(canvas, name, False)
+        plane, pmf, output = self.axes
+        self.regions = plane.add_collection(PolyCollection([], edgecolors="white", linewidths=0.5))
+        dots = [
+            plane.plot(*x[y == moon][::4].T, ".", color=colour, markersize=1.5)[0]
+            for moon, colour in ((0, "#3f78b5"), (1, "#c9722b"))
+        ]
+        self.ellipses = [plane.plot([], [], color="#222222", linewidth=0.9)[0] for _ in range(COMPONENTS)]
+        self.handles = plane.plot([], [], "o", color="white", markeredgecolor="black", markersize=7)[0]
+        plane.set(xlim=self.window[:2], ylim=self.window[2:], aspect="equal", title="drag the circles")
+        self.stems = pmf.add_collection(LineCollection([], color=ANALYTIC, linewidth=1.6))
+        circle = dict(color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
+        self.counts = pmf.plot([], [], "o", **circle)[0]
+        pmf.set(xlim=(-1, STEMS), xlabel="pattern, the likeliest first")
+        self.curve = output.plot([], [], color=ANALYTIC)[0]
+        self.quantiles = output.plot([], [], "o", **circle)[0]
+        moving = [self.regions, *dots, *self.ellipses, self.handles, *plane.spines.values()]
+        moving += [self.stems, self.counts, pmf.title, self.curve, self.quantiles, output.title]
+        self.stage = Stage(self.figure, moving)
+        for event, action in (
+            ("button_press", self._press),
+            ("motion_notify", self._move),
+            ("button_release", self._drop),
+        ):
+            canvas.mpl_connect(f"{event}_event", action)
+
+    # The network, and the regions of the window, which only it changes.
+
+    def _new_network(self):
+        sizes = [self.width.value] * self.depth.value
+        own = self.network.value in ("fresh", "trained now")
+        for control in (self.depth, self.width, self.number):
+            control.disabled = not own
+        if self.network.value == "trained now":
+            self.net = train.moons_network(sizes, self.number.value)
+        else:
+            self.net = _fresh(sizes, self.number.value) if own else train.load_network(self.network.value)
+        left, right, low, high = self.window
+        wide = Gaussian([(left + right) / 2, (low + high) / 2], [(right - left) ** 2, (high - low) ** 2])
+        found = planar_regions(self.net, wide)
+        corners = [found.vertices(i) for i in range(len(found.patterns))]
+        lowest, highest = [left, low], [right, high]
+        seen = [i for i, v in enumerate(corners) if (v.max(0) > lowest).all() and (v.min(0) < highest).all()]
+        self.regions.set_verts([corners[i] for i in seen])
+        self.labels = [label(found.patterns[i]) for i in seen]
+        self.redraw()
+
+    @property
+    def inputs(self) -> RandomInput:
+        """The law of the input: one Gaussian, or a moon's mixture moved to the mean, with noise of this shape added."""
+        cov = self._factor() @ self._factor().T
+        if self.law.value not in self.moons:
+            return Gaussian(self.mean, cov)
+        weights, parts = zip(*components_of(self.moons[self.law.value]))
+        centre = sum(weight * part.mean for weight, part in zip(weights, parts))
+        return GaussianMixture(weights, [Gaussian(p.mean - centre + self.mean, p.cov + cov) for p in parts])
+
+    def _factor(self):
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        return np.array([[c, -s], [s, c]]) * (self.noise.value * self.spread)
+
+    # The picture.
+
+    def redraw(self) -> None:
+        """Compute everything again and change what is drawn."""
+        start, self.pending = time.perf_counter(), None
+        inputs = self.inputs
+        self.pmf = pattern_pmf(self.net, inputs)
+        x = inputs.sample(self.n, self.seed) if self.sampled.value else None
+        self._draw_plane(inputs)
+        self._draw_pmf(x)
+        self._draw_output(x)
+        self.stage.draw()
+        self.seconds, self.count = time.perf_counter() - start, self.count + 1
+        self.time.value = f"mean ({self.mean[0]:.2f}, {self.mean[1]:.2f}); {1000 * self.seconds:.0f} ms"
+
+    def _draw_plane(self, inputs):
+        self.known = dict(zip(self.pmf.labels, self.pmf.p))
+        p = np.array([self.known.get(name, 0.0) for name in self.labels])
+        shade = np.sqrt(p / p.max()) if p.max() else p
+        self.regions.set_facecolors(1 - 0.55 * (1 - plt.get_cmap("Blues")(shade)))
+        circle = np.stack([f(np.linspace(0, 2 * np.pi, 80)) for f in (np.cos, np.sin)])
+        parts = [part for _, part in components_of(inputs)]
+        for line, part in zip(self.ellipses, [*parts, *[None] * COMPONENTS]):
+            around = np.linalg.cholesky(part.cov) @ circle * REACH if part else np.empty((2, 0))
+            line.set_data(*(around + (part.mean[:, None] if part else 0)))
+        self.handles.set_data(*self._places().T)
+
+    def _places(self):
+        return np.array([self.mean, *(self.mean + REACH * self._factor().T)])
+
+    def _draw_pmf(self, x):
+        p = self.pmf.p[:STEMS]
+        self.stems.set_segments([[(i, 0), (i, height)] for i, height in enumerate(p)])
+        seen = np.full(len(p), np.nan)
+        if x is not None:
+            fresh = Fresh(np.packbits(self.net.patterns(x), axis=1))
+            seen = fresh.counts(self.pmf.patterns[:STEMS]) / fresh.n
+        self.counts.set_data(np.arange(len(p)), seen)
+        self.axes[1].set_title(f"{len(self.pmf)} patterns")
+        self.stage.limits(self.axes[1], ylim=sticky_limits(self.axes[1].get_ylim(), 0.0, 1.05 * p.max(), 0.0, 0.3))
+
+    def _draw_output(self, x):
+        law, ax = self.pmf.output(), self.axes[2]
+        middle, sd = law.mean[0], np.sqrt(law.cov[0, 0]) + 1e-9
+        view = sticky_limits(ax.get_xlim(), middle - WIDE * sd, middle + WIDE * sd, 0.15, 0.15)
+        # Left of the view the density is integrated with wider steps.
+        grid = np.concatenate([view[0] - sd * np.linspace(TAIL, 0, POINTS // 5)[:-1], np.linspace(*view, POINTS)])
+        density = law.pdf(grid)
+        cumulative = self.shown.value == "distribution"
+        if cumulative:
+            self.curve.set_data(grid, _cumulated(law, grid, density))
+            top = (0.0, 1.03)
+        else:
+            self.curve.set_data(grid, density)
+            top = sticky_limits(ax.get_ylim(), 0.0, 1.05 * density.max() + 1e-9, 0.0, 0.3)
+        self._draw_samples(x, view, cumulative)
+        ax.set_title(f"output: mean {middle:.3f}, sd {sd:.3f}")
+        self.stage.limits(ax, xlim=view, ylim=top)
+
+    def _draw_samples(self, x, view, cumulative):
+        if x is None:
+            self.quantiles.set_data([], [])
+            return
+        y = self.net(x)[:, 0]
+        if cumulative:
+            share = (np.arange(CIRCLES) + 0.5) / CIRCLES
+            self.quantiles.set_data(np.quantile(y, share), share)
+        else:
+            heights, edges = np.histogram(y, np.linspace(*view, CIRCLES + 1))
+            self.quantiles.set_data((edges[1:] + edges[:-1]) / 2, heights / len(y) / np.diff(edges))
+
+    # The mouse.
+
+    def _press(self, event):
+        if event.inaxes is self.axes[0]:
+            places = self.axes[0].transData.transform(self._places())
+            distance = np.hypot(*(places - [event.x, event.y]).T)
+            self.held = int(distance.argmin()) if distance.min() < 12 else None
+
+    def _move(self, event):
+        if event.inaxes is not self.axes[0]:
+            return
+        place = np.array([event.xdata, event.ydata])
+        if self.held is None:
+            self._tell(place)
+            return
+        if self.held == 0:
+            self.mean = place
+        else:
+            pulled = place - self.mean
+            turned = np.arctan2(pulled[1], pulled[0]) - (np.pi / 2 if self.held == 2 else 0)
+            length = max(np.hypot(*pulled) / (REACH * self.noise.value), 0.05)
+            self.angle, self.spread[self.held - 1] = turned, length
+        self._soon()
+
+    def _drop(self, event):
+        if self.held is not None:
+            self._move(event)  # where it is let go, even if the last movements were not sent
+        self.held = None
+
+    def _soon(self):
+        """Draw once the movements that have already arrived are taken in; at once where no event loop runs."""
+        if self.pending is not None:
+            return
+        try:
+            self.pending = asyncio.get_running_loop().call_later(WAITS, self.redraw)
+        except RuntimeError:
+            self.redraw()
+
+    def _tell(self, place):
+        """Under the figure: the pattern at this place, its probability, and f there as an affine function."""
+        region = region_at(self.net, place)
+        layers = np.split(region.pattern.astype(int), np.cumsum(self.net.hidden_sizes)[:-1])
+        bits = " ".join("".join(map(str, layer)) for layer in layers)
+        affine = f"f(x) = {region.A[0, 0]:+.3f} x₁ {region.A[0, 1]:+.3f} x₂ {region.b[0]:+.3f}"
+        p = self.known.get(region.label, 0.0)
+        self.info.value = f"pattern <code>{bits}</code>, probability {p:.3g}, {affine}"
+
+
+def _fresh(hidden, seed):
+    """A network 2-hidden-1 as it is before any training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ReLUNetwork.from_torch(train.architecture("-".join(map(str, [2, *hidden, 1]))))
+
+
+def _cumulated(law, grid, density):
+    """P(f(x) <= y) on the grid: the density by the trapezoidal rule, and the atoms."""
+    places, masses = map(np.asarray, law.atoms())
+    steps = np.diff(grid) * (density[1:] + density[:-1]) / 2
+    return np.concatenate([[0], np.cumsum(steps)]) + (places <= grid[:, None]) @ masses

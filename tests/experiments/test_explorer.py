@@ -1,0 +1,184 @@
+"""Notebook 99 as its users have it, in JupyterLab and as Voilà's page, dragged and clicked in a real browser."""
+
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+import pytest
+from helpers import PATIENCE, browser
+from PIL import Image
+
+from rpa.companion.report import ROOT
+
+NOTEBOOK = ROOT / "notebooks" / "99_explore.ipynb"
+# What JupyterLab says by itself in an empty folder.
+USUAL = ("Failed to load resource", "WebSocket", "GPU", "WebGL")
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    """An `Explorer` of this process with its cell's parameters: where its handles are drawn, the page's are."""
+    backend = matplotlib.get_backend()
+    matplotlib.use("module://ipympl.backend_nbagg")
+    from rpa.companion import report
+    from rpa.experiments.explorer import Explorer
+
+    with matplotlib.rc_context():
+        report.use_style()
+        made = Explorer(["moons_2-16-16-1", "moons_2-8-8-1"], [0.9, 0.45], 0.25, 2000, 0, (-2, 3, -1.6, 2.5))
+        yield made
+    matplotlib.use(backend)
+
+
+@contextmanager
+def served(command, folder):
+    """The address at which a server answers, and its end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shutil.copy(NOTEBOOK, folder)
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(folder / "config")}
+    command = [sys.executable, "-m", *(part.format(port=port) for part in command)]
+    log = (folder / "server.log").open("w")
+    process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_it_listens(process, port, folder)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+
+
+def _wait_until_it_listens(process, port, folder):
+    """Asks for no page: each that Voilà serves starts a kernel."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while True:
+        assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+
+
+LAB = ["jupyterlab", "--no-browser", "--allow-root", "--port={port}", "--IdentityProvider.token=", "--LabApp.news_url="]
+VOILA = ["voila", "99_explore.ipynb", "--no-browser", "--port={port}"]
+
+
+@pytest.mark.parametrize("command, place", [(LAB, "/lab/tree/99_explore.ipynb"), (VOILA, "/")], ids=["lab", "voila"])
+def test_every_control_changes_the_picture(command, place, explorer, tmp_path):
+    with browser() as page, served(command, tmp_path) as address:
+        heard: list[str] = []
+        page.set_viewport_size({"width": 1500, "height": 1100})
+        page.on("console", lambda message: message.type == "error" and heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.goto(address + place)
+        if place != "/":
+            page.wait_for_selector(".jp-Notebook .jp-Cell")
+            page.wait_for_function("document.body.innerText.includes('| Idle')")
+            page.click("#jp-MainMenu >> text=Run")
+            page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+        canvas = page.wait_for_selector(".jupyter-matplotlib-canvas-div canvas >> nth=-1")
+        page.wait_for_function("document.body.innerText.includes(' ms')")
+        canvas.scroll_into_view_if_needed()
+        _drag_and_choose(page, canvas, explorer)
+        assert [text for text in heard if not any(word in text for word in USUAL)] == []
+
+
+def _drag_and_choose(page, canvas, explorer):
+    height = explorer.figure.get_figheight() * explorer.figure.dpi
+
+    def at(point):
+        x, y = explorer.axes[0].transData.transform(point)
+        box = canvas.bounding_box()
+        ratio = box["height"] / height
+        return box["x"] + x * ratio, box["y"] + (height - y) * ratio
+
+    def told():
+        found = re.search(r"mean \((-?[\d.]+), (-?[\d.]+)\); (\d+) ms", page.inner_text("body"))
+        return [float(part) for part in found.groups()]
+
+    def drag(start, end):
+        page.mouse.move(*at(start))
+        page.mouse.down()
+        for share in np.linspace(0.2, 1, 5):
+            page.mouse.move(*at((1 - share) * np.array(start) + share * np.array(end)))
+            page.wait_for_timeout(50)
+        page.mouse.up()
+
+    assert told()[:2] == [0.9, 0.45]
+    _changes(page, canvas, "dragging the mean", lambda: drag((0.9, 0.45), (0.2, 0.9)))
+    deadline = time.monotonic() + PATIENCE / 1000
+    while (moved := told())[:2] != pytest.approx([0.2, 0.9], abs=0.03):
+        assert time.monotonic() < deadline, f"the mean is at {moved[:2]}"
+        page.wait_for_timeout(100)
+    pulled = (moved[0] + 0.9, moved[1] + 0.3)
+    _changes(page, canvas, "pulling an axis", lambda: drag((moved[0] + 0.5, moved[1]), pulled))
+    page.mouse.move(*at((0.2, 0.9)))
+    page.wait_for_function("document.body.innerText.includes('probability')")
+    times = []
+    for step in range(6):
+        drag((moved[0], moved[1]), (moved[0] + 0.1 * (-1) ** step, moved[1]))
+        page.wait_for_timeout(400)
+        moved = told()
+        times.append(moved[2])
+    print(f"redraw: {np.median(times):.0f} ms (median of {len(times)}, {min(times):.0f} to {max(times):.0f})")
+    _use_every_control(page, canvas)
+
+
+def _use_every_control(page, canvas):
+    """Each of them in turn; the sliders of the network's shape once they are free, and small when it is trained."""
+
+    def slider(name):
+        return page.locator(f".widget-slider:has-text('{name}') .noUi-handle")
+
+    def choose(name, option):
+        select = page.locator(f".widget-dropdown:has-text('{name}') select")
+        _changes(page, canvas, option, lambda: select.select_option(label=option))
+
+    def slide(name, key):
+        _changes(page, canvas, f"{key} on {name}", lambda: slider(name).press(key))
+
+    slide("noise", "PageUp")
+    _changes(page, canvas, "the density", lambda: page.click(".widget-toggle-button:has-text('density')"))
+    _changes(page, canvas, "Monte Carlo off", lambda: page.click(".widget-checkbox input"))
+    _changes(page, canvas, "Monte Carlo on", lambda: page.click(".widget-checkbox input"))
+    _changes(page, canvas, "the distribution", lambda: page.click(".widget-toggle-button:has-text('distribution')"))
+    for moon in ("blue", "orange"):
+        choose("input", f"mixture of the {moon} moon")
+    choose("network", "moons_2-8-8-1")
+    choose("network", "fresh")
+    for name, key in (("seed", "ArrowRight"), ("width", "Home"), ("layers", "Home")):
+        slide(name, key)
+    choose("network", "trained now")
+
+
+def _changes(page, canvas, name, action):
+    """Act on a picture at rest, and wait until more of it is another than a blink would make."""
+
+    def picture():
+        return np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"), dtype=int)
+
+    def differs(one, other):
+        return (abs(one - other) > 60).sum()
+
+    deadline, before = time.monotonic() + PATIENCE / 1000, picture()
+    while True:
+        page.wait_for_timeout(300)
+        before, last = picture(), before
+        if differs(before, last) == 0:
+            break
+        assert time.monotonic() < deadline, f"no rest before {name}"
+    action()
+    while differs(picture(), before) <= 20:
+        assert time.monotonic() < deadline, f"{name} changed nothing"
+        page.wait_for_timeout(100)

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from helpers import random_gaussian, random_network
+from scipy.stats import norm
+
+from rpa.experiments.montecarlo import binomial_sigmas, pattern_counts, slope_by_images, step_gap
+
+
+def test_sigmas_of_large_counts_are_the_normal_ones():
+    n, p = 10**8, 0.3
+    z = np.array([-5.0, -2.0, 2.0, 5.0])
+    counts = np.round(n * p + z * np.sqrt(n * p * (1 - p)))
+    np.testing.assert_allclose(binomial_sigmas(counts, n, p), np.abs(z), atol=2e-3)
+
+
+def test_sigmas_of_rare_events_are_exact():
+    """One success of probability 1e-12 in ten trials: tail 1e-11; none at all is no surprise."""
+    np.testing.assert_allclose(binomial_sigmas([1, 0], 10, 1e-12), [norm.isf(1e-11), 0.0], rtol=1e-6)
+    assert binomial_sigmas(10, 10, 1e-100) == 37 and binomial_sigmas(10, 10, 1 + 1e-15) == 0
+
+
+def test_counts_do_not_depend_on_how_patterns_are_listed():
+    net, inputs = random_network((2, 5, 1), 0), random_gaussian(2, 0)
+    patterns = np.unique(net.patterns(inputs.sample(1000, 1)), axis=0)
+    counts, other = pattern_counts(net, inputs, patterns, 30_000, 2, chunk=10_000)
+    again, rest = pattern_counts(net, inputs, patterns[:-1][::-1], 30_000, 2, chunk=10_000)
+    np.testing.assert_array_equal(again, counts[:-1][::-1])
+    assert counts.sum() + other == 30_000 and rest == other + counts[-1]
+
+
+def test_step_gap_compares_distribution_functions_point_by_point():
+    rng, n = np.random.default_rng(0), 5000
+    values, p = rng.random((40, 2)), rng.dirichlet(np.ones(40))
+    counts = rng.multinomial(n, np.roll(p, 1))
+    seen, frequencies = values[counts > 0], counts[counts > 0] / n
+    worst = 0.0
+    for column, other in zip(values.T, seen.T):
+        for t in other:
+            empirical, below = frequencies[other <= t].sum(), frequencies[other < t].sum()
+            if empirical >= 0.01 and below < 0.99:
+                stderr = np.sqrt(max(empirical * (1 - empirical), 1 / n) / n)
+                worst = max(worst, abs(p[column <= t].sum() - empirical) / stderr)
+    assert step_gap(values, p, seen, frequencies, n, 0.0, thresholds=5000) == pytest.approx(worst, rel=1e-9)
+    assert step_gap(values, p, seen, frequencies, n, 1.0) == 0
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="n: expected an integer >= 1"):
+        pattern_counts(random_network((2, 3, 1), 0), random_gaussian(2, 0), np.zeros((1, 3), bool), 0, 0)
+    with pytest.raises(ValueError, match="patterns: expected 3 entries"):
+        pattern_counts(random_network((2, 3, 1), 0), random_gaussian(2, 0), np.zeros((1, 4), bool), 5, 0)
+
+
+def test_slopes_and_their_intervals_resample_whole_images():
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((60, 10))
+    found = 1.1 * truth + 0.3 + 0.1 * rng.standard_normal(truth.shape)
+    slope, half = slope_by_images(truth, found, seed=1)
+    assert slope == pytest.approx(np.polyfit(truth.ravel(), found.ravel(), 1)[0], rel=1e-12)
+    textbook = 1.96 * 0.1 / np.sqrt(truth.size)
+    assert half == pytest.approx(textbook, rel=0.3)
+    # Errors that an image's scores share count once per image: an interval over scores would be far too short.
+    tilt = rng.normal(1.1, 0.2, (60, 1))
+    assert slope_by_images(truth, tilt * truth, seed=1)[1] == pytest.approx(1.96 * 0.2 / np.sqrt(60), rel=0.4)
+    assert slope_by_images(truth, truth, seed=1) == pytest.approx((1.0, 0.0), abs=1e-12)
