@@ -187,6 +187,7 @@ class Dropped(nn.Module):
 
 
 def test_what_changes_from_call_to_call_or_with_the_batch_is_refused():
+    torch.manual_seed(0)
     inputs, plain = Gaussian(np.zeros(4), 1.0), nn.Sequential(nn.Linear(4, 2), nn.Tanh())
     batch = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.BatchNorm1d(1, track_running_stats=False), nn.Flatten())
     for layer in (Dropped(), batch):
