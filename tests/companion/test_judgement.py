@@ -8,7 +8,6 @@ import pytest
 from rpa.companion import comparison, topk, verdicts
 
 
-
 def _content(entry, profile="full"):
     return {"stem": "01_x", "profile": profile, "records": {"a": entry}}
 
@@ -40,7 +39,11 @@ def test_a_rerun_may_be_off_by_what_its_record_says_and_by_no_more(old, new, lim
 
 
 def test_tolerances_are_those_of_each_number_and_a_number_without_one_must_not_move():
-    old = {"value": {"a": 1.0, "b": 2.0, "c": [3.0, 4.0]}, "error": {"a": 0.1, "c": [1.0, 2.0]}, "varies": "statistical"}
+    old = {
+        "value": {"a": 1.0, "b": 2.0, "c": [3.0, 4.0]},
+        "error": {"a": 0.1, "c": [1.0, 2.0]},
+        "varies": "statistical",
+    }
     table = _rows(old, old | {"value": {"a": 2.0, "b": 2.0 + 1e-15, "c": [3.0, 4.0, 5.0], "d": 6.0}}).set_index("key")
     assert dict(table.judgement) == {
         "a": "off", "b": "off", "c[0]": "agrees", "c[1]": "agrees", "c[2]": "new", "d": "new"

@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import random_network
 from scipy import stats
+from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 from torch import nn
 
@@ -12,7 +13,7 @@ from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability import failure
 from rpa.reliability.failure import failure_probability
-from rpa.reliability.importance import Sampler, lonely
+from rpa.reliability.importance import Found, Sampler, lonely
 from rpa.reliability.margin import Event, Margin
 from rpa.reliability.proposal import Proposal
 from rpa.reliability.result import complemented, estimated, mixed, unseen
@@ -92,6 +93,52 @@ class Spot(nn.Module):
 def test_failures_of_the_pilot_contradict_a_result_far_below_them(seed):
     found = failure_probability(Spot().eval(), Gaussian(np.zeros(10), 1.0), **ABOVE, seed=seed)
     assert found.p < 1e-8 and not found.converged
+
+
+@pytest.mark.parametrize("share, believed", [(1.05, True), (0.95, False)])
+def test_the_pilot_contradicts_below_one_in_ten_thousand(monkeypatch, share, believed):
+    margin, failures = (
+        _margin([2.8]),
+        np.count_nonzero(np.random.default_rng(0).standard_normal((1000, 3))[:, 0] >= 2.8),
+    )
+    tail = lambda p: stats.binom.pmf(np.arange(failures, 200), 1000, p).sum() - 1e-4
+    result = estimated(np.log(share * brentq(tail, 1e-9, 1e-2)), 0.01, True, "importance sampling")
+    monkeypatch.setattr(failure, "_rare", lambda *arguments: ([], result))
+    assert failures > 0
+    assert failure._component(margin, 0.05, 10**6, np.random.default_rng(0)).converged == believed
+
+
+@pytest.mark.parametrize("rounds, calls", [("12 22", 2), ("12 11 11 11", 3), ("22 22", 1)])
+def test_searches_are_repeated_while_some_failures_are_covered_once(monkeypatch, rounds, calls):
+    """Rounds of two searches: 1 finds one half of the failures, 2 finds both."""
+    kinds = {"1": _half_spaces([4.9], [1.0]), "2": _half_spaces([4.9, 4.9], [0.5, 0.5])}
+    left = [[Found(kinds[kind], np.zeros((0, 3)), np.zeros(0)) for kind in pair] for pair in rounds.split()]
+    expected = [each for pair in left[:calls] for each in pair]
+    monkeypatch.setattr(failure, "_searched", lambda *arguments: left.pop(0))
+    found, result = failure._rare(_margin([5.0, 5.0]), [], 0.2, 10**6, np.random.default_rng(0))
+    assert found == expected and result.converged == (rounds.count("2") > 1)
+
+
+CURVED = lambda z: z[:, :1] - 3 - 0.05 * (z[:, 1:] ** 2).sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    "make, rtol, evaluations",
+    [
+        (lambda: _margin([9.0], 6), 0.05, 67_000),
+        (
+            lambda: Margin(CURVED, _margin([0.0]).event, 20, lambda z: z, torch.zeros(0, dtype=torch.float64)),
+            0.01,
+            97_500,
+        ),
+        (lambda: _margin([2.0]), 0.05, 31_000),
+    ],
+)
+def test_what_an_answer_costs(make, rtol, evaluations):
+    """Evaluations with the tuned constants; another choice of them shows here."""
+    margin = make()
+    assert failure._component(margin, rtol, 10**6, np.random.default_rng(0)).converged
+    assert abs(margin.evaluations / evaluations - 1) < 0.03
 
 
 def test_a_mixture_is_believed_as_far_as_its_parts_are():

@@ -202,6 +202,8 @@ def test_the_answer_depends_on_the_seed_alone():
         ({"inputs": "noise"}, "inputs"),
         ({"net": "net"}, "net"),
         ({"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))}, "net"),
+        ({"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}, "inputs"),
+        ({"net": nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval(), "input_shape": (2, 3)}, "input_shape"),
     ],
 )
 def test_refusals(change, name):
