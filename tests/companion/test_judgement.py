@@ -2,10 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 
-from rpa.companion import comparison, topk, verdicts
+from rpa.companion import comparison, verdicts
 
 
 def _content(entry, profile="full"):
@@ -75,11 +74,3 @@ def test_a_claim_is_judged_by_its_worst_number(claim, value, number, holds):
     claim = claim | {"id": "a", "paper": "P1", "where": "w", "statement": "s", "stem": "01_x", "status": "done"}
     entry = {"value": value, "profile": "full", "code": "0"}
     assert verdicts.judge(claim, {("01_x", "a"): entry})["verdict"] == ("holds" if holds else "fails")
-
-
-def test_the_error_of_the_referees_is_taken_off_that_of_a_method():
-    """A method with the error of 256 samples beside two referees of 512: the mean of these has half of their noise."""
-    rng, truth = np.random.default_rng(0), np.zeros((20_000, 5))
-    drawn = lambda m: truth + rng.standard_normal(truth.shape) / np.sqrt(m)
-    worth, low, high = topk.samples_worth(drawn(256), drawn(512), drawn(512), 512, 0)
-    assert abs(worth / 256 - 1) < 0.03 and 0.9 < low / worth < 1 < high / worth < 1.1

@@ -71,7 +71,9 @@ def test_units_of_the_inputs_change_nothing(dim, seed):
 def test_the_law_is_linear_in_the_mixture(seed, weight):
     net, parts = random_network([2, 3, 2, 1], seed), [random_gaussian(2, seed), random_gaussian(2, seed + 1)]
     first, second = (_table(rpa.pattern_pmf(net, part)) for part in parts)
-    zero = (0.0, 0.0)
-    expected = {pattern: weight * np.array(first.get(pattern, zero)) + (1 - weight) * np.array(second.get(pattern, zero))
-                for pattern in first.keys() | second.keys()}  # fmt: skip
+    zero = np.zeros(2)
+    expected = {
+        pattern: weight * (zero + first.get(pattern, zero)) + (1 - weight) * (zero + second.get(pattern, zero))
+        for pattern in first.keys() | second.keys()
+    }
     _agree(expected, _table(rpa.pattern_pmf(net, rpa.GaussianMixture([weight, 1 - weight], parts))))

@@ -152,6 +152,9 @@ def test_a_mixture_is_believed_as_far_as_its_parts_are():
     assert found.rel_error == pytest.approx(np.hypot(0.01, 0.1)) and not found.converged
     assert found.lower == pytest.approx(np.log(0.5) + sure.lower)
     assert np.exp(found.upper) == pytest.approx(0.5 * np.exp(sure.upper) + 5e-4)
+    found = mixed([0.25, 0.75], [never, unseen(-40.0, np.log(1e-2), "c")], 0.1)
+    assert np.exp(found.upper) == pytest.approx(0.25 * 1e-3 + 0.75 * 1e-2) and not found.converged
+    assert (found.rel_error, found.lower) == (np.inf, -np.inf) and found.log_p == pytest.approx(np.log(0.75) - 40)
 
 
 def test_a_complement_is_judged_by_its_upper_bound_where_it_is_not_believed():
