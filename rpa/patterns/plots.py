@@ -47,8 +47,10 @@ def distribution(law: OutputMixture, ax: Axes | None, output: int, samples: Arra
     ax.plot(y, np.asarray(cdf), color="C0")
     ax.fill_between(y, cdf - 3 * cdf.error, cdf + 3 * cdf.error, color="C0", alpha=0.25, linewidth=0)
     if samples is not None:
+        values = np.asarray(samples, dtype=float)
+        columns = values.reshape(len(values), -1)
         share = (np.arange(shown) + 0.5) / shown
-        ax.plot(np.quantile(np.reshape(samples, (len(samples), -1))[:, output], share), share, "o", **CIRCLES)
+        ax.plot(np.quantile(columns[:, output], share), share, "o", **CIRCLES)
     ax.set_ylim(-0.02, 1.02)
     ax.set(xlabel="output", ylabel="P(output ≤ y)")
     return ax

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
-FEW = 20  # inputs up to which candidates are ranked by random inputs: many regions meet, and moments rank them badly
+FEW = 16  # inputs up to which candidates are ranked by random inputs: many regions meet, and moments rank them badly
 SPARE_FEW = 2.5  # SPARE in few dimensions
 RANKING = (2**16, 2**20)  # least and most random inputs that rank candidates
 WORK = 4e9  # multiplications that the random inputs may cost
@@ -82,7 +82,7 @@ def best_first(
 ) -> Support:
     """The most probable patterns of `net`, by a moment-matching search (`rpa.patterns.search.beam`).
 
-    The search is sample-free for inputs of rank above 20. Below, where more candidates than `max_patterns` compete,
+    The search is sample-free for inputs of rank above 16. Below, where more candidates than `max_patterns` compete,
     they are ranked by their mass and their frequency among up to 2^20 random inputs together (`seed`); patterns that
     only the random inputs show compete too. `Support.samples` says how many were drawn.
 
@@ -273,8 +273,8 @@ def _ranked(small, patterns, log_q, n, max_patterns, seed):
     """The `max_patterns` best (patterns, log q) of candidates and of what n random inputs of N(0, I) show.
 
     A pattern of approximate mass q that c inputs show has the posterior mean (c + prior) / (n + prior / q): the mean of
-    a gamma law of shape `prior` and mean q, given a Poisson count. For patterns that only the inputs show it is the
-    count less one half: a pattern seen once is one of many that might have been.
+    a gamma law of shape `prior` and mean q, given a Poisson count. For patterns that only the inputs show it is Good and
+    Turing's (c + 1) N_(c + 1) / N_c, where N_c patterns have c inputs: one seen once is one of many that might have been.
     """
     drawn = commonest(draw_packed(small, Gaussian(np.zeros(small.input_dim), 1.0), n, seed), small.n_hidden)
     keys, sought = (pattern_keys(np.packbits(part, axis=1)) for part in (drawn.patterns, patterns))
@@ -288,9 +288,16 @@ def _ranked(small, patterns, log_q, n, max_patterns, seed):
     prior = PRIOR * max(small.input_dim - 2, 1) ** 2
     mean = (shown + prior) / (n + prior / np.maximum(q, 1e-300))
     patterns = np.concatenate([patterns, drawn.patterns[~known]])
-    mean = np.concatenate([mean, (counts[~known] - 0.5) / n])
+    mean = np.concatenate([mean, _good_turing(counts.astype(int))[~known] / n])
     best = np.argsort(-mean, kind="stable")[:max_patterns]
     return patterns[best], np.log(mean[best])
+
+
+def _good_turing(counts):
+    """Expected counts in another sample of the same size, of patterns seen as often as `counts`; the count if rare."""
+    often = np.bincount(counts, minlength=counts.max(initial=0) + 2)
+    smoothed = np.arange(1, len(often)) * often[1:] / np.maximum(often[:-1], 1)
+    return np.where(often[counts] >= 100, smoothed[counts], counts)
 
 
 def _merged(found, n_hidden, max_patterns, mass, samples=0, exhausted=False):

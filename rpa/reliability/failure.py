@@ -22,7 +22,7 @@ from rpa.reliability.design import DesignPoint, nearest_of_each
 from rpa.reliability.importance import SCOUT_BUDGET, Found, Sampler, lonely, search
 from rpa.reliability.margin import Margin, impossible, margins
 from rpa.reliability.proposal import Proposal
-from rpa.reliability.result import FailureProbability, complemented, estimated, over_components, unseen
+from rpa.reliability.result import USUAL, FailureProbability, complemented, estimated, over_components, unseen
 from rpa.reliability.splitting import repeated
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ __all__ = ["failure_probability"]
 
 PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviations within which
 PILOT = 1000  # draws of the input, to begin with
-FREQUENT, USUAL = 0.005, 0.9  # shares of failures from which plain sampling may serve, successes are rare
+FREQUENT = 0.005  # share of failures from which plain sampling may serve
 CHEAP = 50_000  # draws that plain sampling may need where it serves: fewer than several searches take
 CONTRADICTED = 1e-4  # probability of as many failures in the pilot, below which no result is believed
 SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
@@ -98,7 +98,7 @@ def failure_probability(
 def _planar(net, inputs, parts, seed, **event):
     """The exact answer, from all affine pieces; where they carry nothing, nothing is closer than FAR."""
     pieces = failing_patterns(net, inputs, **event)
-    result = estimated(pieces.log_total, pieces.total_error, True, "exact")
+    result = estimated(min(pieces.log_total, 0.0), pieces.total_error, True, "exact")
     if pieces.log_total == -np.inf and not all(impossible(margin) for _, margin in parts):
         result = unseen(-np.inf, float(log_ndtr(-FAR)), "exact")
     (rng,) = np.random.default_rng(seed).spawn(1)
@@ -108,36 +108,34 @@ def _planar(net, inputs, parts, seed, **event):
 
 def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generator) -> FailureProbability:
     """The answer for one Gaussian."""
-    if margin.dim == 0 or impossible(margin):
-        fails = margin.dim == 0 and margin(np.zeros((1, 0)))[0] >= 0
-        return replace(estimated(0.0 if fails else -np.inf, 0.0, True, "exact"), n=margin.evaluations)
-    share = (margin(rng.standard_normal((PILOT, margin.dim))) >= 0).mean()
-    if share > USUAL and not margin.flipped:
-        other = margin.complement()
-        inner = _component(other, rtol, budget - margin.evaluations, rng)
-        return replace(complemented(inner, rtol), n=margin.evaluations + inner.n)
-    if share >= max(FREQUENT, 1 / (1 + CHEAP * rtol**2)):
-        found, result = (
-            _searched(margin, rng, budget, 1),
-            _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng),
-        )
-    else:
-        found, result = _rare(margin, rtol, budget, rng)
-        believed = result.converged and stats.binom.sf(share * PILOT - 1, PILOT, result.p) > CONTRADICTED
+    failures = np.count_nonzero(margin(rng.standard_normal((PILOT, margin.dim))) >= 0)
+    if failures > USUAL * PILOT and not margin.flipped:
+        inner = _component(margin.complement(), rtol, budget - margin.evaluations, rng)
+        return complemented(inner, rtol, margin.evaluations)
+    found, result = [], None
+    if failures >= PILOT * max(FREQUENT, 1 / (1 + min(CHEAP, budget / 2) * rtol**2)):
+        found = _searched(margin, rng, budget, 1)
+        result = _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng)
+    if result is None:
+        found, result = _rare(margin, found, rtol, budget, rng)
+        believed = result.converged and stats.binom.sf(failures - 1, PILOT, result.p) > CONTRADICTED
         result = replace(result, converged=bool(believed))
     return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
 
 
 def _searched(margin, rng, budget, searches=SEARCHES):
-    scouts = min(SCOUT_BUDGET, budget // (8 * SEARCHES))
-    return [found for each in rng.spawn(searches) if (found := search(margin, each, scouts)) is not None]
+    """What up to `searches` searches found; none begins once half of the budget is spent."""
+    scouts, found = min(SCOUT_BUDGET, budget // (8 * SEARCHES)), []
+    for each in rng.spawn(searches):
+        if margin.evaluations <= budget / 2 and (result := search(margin, each, scouts)) is not None:
+            found.append(result)
+    return found
 
 
-def _rare(margin, rtol, budget, rng):
+def _rare(margin, found, rtol, budget, rng):
     """(what the searches found, result): searches are repeated while some failures are covered by one of them alone."""
-    found: list[Found] = []
     for _ in range(ROUNDS):
-        found += _searched(margin, rng, budget)
+        found = found + _searched(margin, rng, budget)
         if not found:
             return found, repeated(
                 margin, Proposal.prior(margin.dim), rtol, budget - margin.evaluations, rng, "splitting"
@@ -154,7 +152,10 @@ def _rare(margin, rtol, budget, rng):
 
 
 def _sampled(margin, proposals, rtol, budget, rng):
-    """The result of importance sampling (of plain sampling from the prior); None where a bridge should do better."""
+    """The result of importance sampling, or of plain sampling where the proposal is the prior.
+
+    None where half of the budget is left for what should do better: a bridge, or the searches of `_rare`.
+    """
     sampler, plain = Sampler(margin, proposals, rng), np.isinf(proposals[0].starts).all()
     wanted, fewest = FIRST, COUNTED if plain else FEWEST
     while True:
@@ -175,8 +176,8 @@ def _sampled(margin, proposals, rtol, budget, rng):
         wanted = int(np.clip(total, 1.5 * n, 4 * n))
         heavy = variance > UNEVEN and sampler.greatest > noise / 3
         if wanted - n > left or (n > PATIENCE * budget and (heavy or total - n > left)):
-            bridge = (heavy or not (enough and even)) and left > budget / 2
-            return None if bridge or sampler.log_p == -np.inf else found
+            better = (plain or heavy or not (enough and even)) and left > budget / 2
+            return None if better or sampler.log_p == -np.inf else found
 
 
 def _bridged(margin, proposals, rtol, budget, rng):

@@ -107,7 +107,8 @@ class Sampler:
         """Variance of one weight relative to the squared mean; infinite where nothing failed."""
         if self.log_p == -np.inf:
             return np.inf
-        return float(len(self.log_w) * np.exp(logsumexp(2 * self.log_w) - 2 * logsumexp(self.log_w)) - 1)
+        square = len(self.log_w) * np.exp(logsumexp(2 * self.log_w) - 2 * logsumexp(self.log_w))
+        return max(float(square) - 1, 0.0)
 
     @property
     def greatest(self) -> float:

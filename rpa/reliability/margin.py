@@ -33,6 +33,7 @@ __all__ = ["Event", "Margin", "as_chain", "impossible", "margins"]
 
 ROWS = {torch.float64: 4096, torch.float32: 64}  # inputs evaluated at once: small networks, convolutions
 ACCELERATED = 2048  # the same on an accelerator, which one call keeps busy only if it is large
+PROBES = 8  # inputs evaluated together and alone, which must agree
 BELOW = -np.finfo(float).tiny
 
 
@@ -51,7 +52,9 @@ class Event:
     @classmethod
     def of_label(cls, label: int, outputs: int) -> Event:
         """argmax f != label, the first of equal outputs winning; one output is a logit, class 0 being f <= 0."""
-        label = _check.index("label", label, max(outputs, 2))
+        given: Any = label
+        given = given.item() if getattr(given, "shape", None) == () else given  # NumPy's and torch's integers
+        label = _check.index("label", given, max(outputs, 2))
         rivals = np.delete(np.arange(max(outputs, 2)), label)
         rows = np.eye(max(outputs, 2))[rivals] - np.eye(max(outputs, 2))[label]
         return cls(rows[:, -outputs:], np.zeros(len(rivals)), rivals > label, rivals)
@@ -181,7 +184,10 @@ def margins(
     make = _of_chain if chain is not None else _of_module
     whole = chain if chain is not None else _prepared(net, inputs.dim, input_shape, device)
     event = _event(_outputs(whole, inputs.mean), label, direction, threshold)
-    return [(weight, make(whole, part, event, device)) for weight, part in components]
+    parts = [(weight, make(whole, part, event, device)) for weight, part in components]
+    if chain is None:
+        _check_repeatable(parts[0][1])
+    return parts
 
 
 def _event(at_mean, label, direction, threshold):
@@ -256,12 +262,24 @@ def _prepared(net, dim, input_shape, device):
     return rows
 
 
+def _check_repeatable(margin):
+    """ValueError where the outputs of an input change between two calls, or with the batch that it is in."""
+    z = np.random.default_rng(0).standard_normal((PROBES, margin.dim))
+    together, alone = margin.each(z), np.concatenate([margin.each(row[None]) for row in z])
+    margin.evaluations = 0
+    if np.abs(together - alone).max() > np.sqrt(torch.finfo(margin.like.dtype).eps) * np.abs(together).max():
+        raise ValueError(
+            "net: expected outputs that depend on the input alone, got two evaluations of one input that differ "
+            "(F.dropout without training=self.training? statistics of the batch?)"
+        )
+
+
 def impossible(margin: Margin) -> bool:
     """Whether failure is excluded by bounds that hold for every input: dead units, thresholds out of reach.
 
     Interval arithmetic through the layers from an unbounded input. False means only that it excludes nothing.
     """
-    if margin.chain is None or margin.flipped:
+    if margin.chain is None:
         return False
     chain, event = margin.chain, margin.event
     low, high = np.full(chain.input_dim, -np.inf), np.full(chain.input_dim, np.inf)
@@ -269,7 +287,9 @@ def impossible(margin: Margin) -> bool:
         low, high = _interval(weight, bias, low, high)
         low, high = (np.where(bound > 0, bound, chain.slope * bound if chain.slope else 0.0) for bound in (low, high))
     rows = event.rows @ chain.weights[-1]
-    _, high = _interval(rows, event.rows @ chain.biases[-1] - event.offsets, low, high)
+    low, high = _interval(rows, event.rows @ chain.biases[-1] - event.offsets, low, high)
+    if margin.flipped:
+        return bool(np.where(event.strict, low > 0, low >= 0).any())
     return bool(np.where(event.strict, high <= 0, high < 0).all())
 
 

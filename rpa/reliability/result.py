@@ -9,9 +9,11 @@ import numpy as np
 from scipy.special import logsumexp
 
 from rpa.reliability.design import DesignPoint, nearest_of_each
-from rpa.reliability.margin import Margin
+from rpa.reliability.margin import Margin, impossible
 
-__all__ = ["FailureProbability", "complemented", "estimated", "mixed", "over_components", "unseen"]
+__all__ = ["USUAL", "FailureProbability", "complemented", "estimated", "mixed", "over_components", "unseen"]
+
+USUAL = 0.9  # failure probability above which that of the complement is estimated instead
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +64,17 @@ def unseen(log_p: float, log_upper: float, method: str) -> FailureProbability:
     return FailureProbability(min(log_p, log_upper), np.inf, -np.inf, log_upper, (), 0, False, method)
 
 
-def complemented(other: FailureProbability, rtol: float) -> FailureProbability:
-    """1 - p of a result: log p = log(1 - q), with the error q rel_error(q) / p."""
+def complemented(other: FailureProbability, rtol: float, spent: int) -> FailureProbability:
+    """1 - q of a result for the complement, with the error q rel_error(q) / p; `spent`: evaluations before it.
+
+    Where q is not believed, convergence is judged by its upper bound; where no success was met, that is the error too.
+    """
     log_p, lower, upper = (float(_log_one_less(bound)) for bound in (other.log_p, other.upper, other.lower))
-    error = np.exp(other.log_p - log_p) * (other.rel_error if np.isfinite(other.rel_error) else 1.0)
-    converged = bool(error <= rtol)
-    return FailureProbability(log_p, float(error), lower, upper, (), 0, converged, f"complement of {other.method}")
+    most = float(np.exp(other.upper - log_p))
+    error = float(np.exp(other.log_p - log_p)) * other.rel_error if np.isfinite(other.rel_error) else most
+    converged = bool((error if other.converged else most) <= rtol)
+    method = f"complement of {other.method}"
+    return FailureProbability(log_p, error, lower, upper, (), spent + other.n, converged, method)
 
 
 def mixed(weights: Sequence[float], parts: Sequence[FailureProbability], rtol: float) -> FailureProbability:
@@ -105,10 +112,24 @@ def over_components(
     budget: int,
     seed: int,
 ) -> FailureProbability:
-    """`mixed` of estimate(margin, rtol, budget, rng) for each (weight, margin): equal budgets, streams of their own."""
+    """`mixed` of estimate(margin, rtol, budget, rng) for each (weight, margin): equal budgets, streams of their own.
+
+    Where nothing is random, or where bounds decide, the answer is exact.
+    """
     rngs = np.random.default_rng(seed).spawn(len(parts))
-    found = [estimate(margin, rtol, budget // len(parts), rng) for (_, margin), rng in zip(parts, rngs)]
+    found = [
+        _exact(margin) or estimate(margin, rtol, budget // len(parts), rng) for (_, margin), rng in zip(parts, rngs)
+    ]
     return mixed([weight for weight, _ in parts], found, rtol)
+
+
+def _exact(margin):
+    """The answer for an input that does not vary, an impossible failure and a certain one; None for others."""
+    if margin.dim == 0:
+        certain = margin(np.zeros((1, 0)))[0] >= 0
+    elif not (certain := impossible(margin.complement())) and not impossible(margin):
+        return None
+    return replace(estimated(0.0 if certain else -np.inf, 0.0, True, "exact"), n=margin.evaluations)
 
 
 def _log_one_less(log_q):

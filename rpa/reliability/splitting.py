@@ -22,7 +22,7 @@ from scipy.special import logsumexp
 from rpa import _check
 from rpa.reliability.margin import Margin, margins
 from rpa.reliability.proposal import Proposal
-from rpa.reliability.result import FailureProbability, estimated, over_components, unseen
+from rpa.reliability.result import USUAL, FailureProbability, complemented, estimated, over_components, unseen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -234,4 +234,7 @@ def splitting(
 
 def _from_the_prior(margin, rtol, budget, rng):
     result, _ = repeated(margin, Proposal.prior(margin.dim), rtol, budget, rng, "splitting")
+    if result.log_p > np.log(USUAL) and not margin.flipped:
+        inner = _from_the_prior(margin.complement(), rtol, budget - margin.evaluations, rng)
+        return complemented(inner, rtol, margin.evaluations)
     return replace(result, n=margin.evaluations)

@@ -45,7 +45,7 @@ def test_a_method_with_the_error_of_m_samples_is_worth_m():
     rng, truth, n = np.random.default_rng(0), np.sort(np.random.default_rng(1).standard_normal((4000, 5))), 512
     drawn = lambda m: truth + rng.standard_normal(truth.shape) / np.sqrt(m)
     first, second = drawn(n), drawn(n)
-    for m in (2, 8, 32):
+    for m in (2, 8, 32, 256):
         worth, low, high = topk.samples_worth(drawn(m), first, second, n, 0)
         assert low <= worth <= high and abs(worth / m - 1) < 0.1 and high - low < 0.2 * m
     shifted = drawn(8) + 100 * rng.standard_normal((len(truth), 1))

@@ -13,7 +13,6 @@ from rpa.reliability import failure
 from rpa.reliability.certified import failing_patterns
 from rpa.reliability.failure import failure_probability
 from rpa.reliability.margin import margins
-from rpa.reliability.proposal import Proposal
 
 UP = {"direction": [1.0], "threshold": 2.0}
 
@@ -69,15 +68,6 @@ def test_frequent_failures_are_sampled():
     found = failure_probability(_line(4), Gaussian(np.zeros(4), 1.0), direction=[1.0], threshold=0.3)
     assert found.method == "sampling" and found.converged
     assert abs(found.log_p - log_ndtr(-0.3)) < 3 * found.rel_error
-
-
-def test_a_few_dozen_failures_of_plain_sampling_are_enough_for_their_error():
-    net, inputs, gaps = _line(4), Gaussian(np.zeros(4), 1.0), []
-    for seed in range(100):
-        found = failure_probability(net, inputs, direction=[1.0], threshold=2.2, rtol=0.15, seed=seed)
-        assert found.method == "sampling" and found.converged and found.rel_error <= 0.15
-        gaps.append(abs(1 - np.exp(log_ndtr(-2.2) - found.log_p)) / found.rel_error)
-    assert np.mean(np.array(gaps) <= 3) >= 0.97 and np.median(gaps) < 1
 
 
 def test_without_noise_the_answer_is_certain():
@@ -166,18 +156,6 @@ def test_an_accelerator_gets_large_batches_in_full_float32(monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_draws_are_traced_back_to_the_components_that_may_have_made_them():
-    ladders = [np.array([-np.inf, 1.0, 2.0]), np.array([-np.inf, 1.5])]
-    proposal, rng = Proposal.ladders(np.eye(2, 3), ladders), np.random.default_rng(0)
-    component, v = proposal.draw(20_000, rng)
-    z = proposal.place(component, v)
-    other, back = proposal.placed(z, rng)
-    np.testing.assert_allclose(proposal.place(other, back), z, atol=1e-12)
-    counts = np.bincount(other, minlength=5)
-    assert np.abs(counts - 4000).max() < 6 * np.sqrt(4000)
-    assert np.abs(back.mean(0)).max() < 6 / np.sqrt(20_000) and np.abs(back.var(0) - 1).max() < 6 * np.sqrt(2 / 20_000)
-
-
 def test_the_answer_depends_on_the_seed_alone():
     net, inputs = random_network([6, 8, 8, 3], 6), random_gaussian(6, 6)
     a, b, c = (failure_probability(net, inputs, seed=seed) for seed in (1, 1, 2))
@@ -202,19 +180,11 @@ def test_the_answer_depends_on_the_seed_alone():
         ({"inputs": "noise"}, "inputs"),
         ({"net": "net"}, "net"),
         ({"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))}, "net"),
+        ({"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}, "inputs"),
+        ({"net": nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval(), "input_shape": (2, 3)}, "input_shape"),
     ],
 )
 def test_refusals(change, name):
     arguments = {"net": random_network([4, 5, 3], 0), "inputs": Gaussian(np.zeros(4), 1.0)} | change
     with pytest.raises(ValueError, match=f"^{name}:"):
         failure_probability(**arguments)
-
-
-def test_a_mixture_holds_what_its_unseen_part_allows():
-    """In neither component a failure is met: only the bounds are known, and that of the mixture is their sum."""
-    module = nn.Sequential(nn.Linear(4, 1), nn.Tanh()).eval()  # never reaches 2
-    parts = [Gaussian(np.zeros(4), 1.0), Gaussian(np.ones(4), 1.0)]
-    alone = failure_probability(module, parts[1], **UP, budget=20_000)
-    both = failure_probability(module, GaussianMixture([0.5, 0.5], parts), **UP, budget=40_000)
-    assert not both.converged and both.lower == -np.inf and both.rel_error == np.inf
-    assert both.upper > alone.upper - 1.0 and both.upper < 0
