@@ -1,14 +1,32 @@
 """P1: the law of a ReLU network with random input, one activation pattern at a time.
 
 Start at `pmf`: `pattern_pmf` gives the probability of each pattern (proposition 1), and its `PatternPMF` the output law
-(`output_law`, proposition 2), the probability of each class (`classes`) and the law of the Jacobian. `regions` turns a
-pattern into its polytope and affine map (lemma 1), exactly so in the plane. `support` looks for the patterns that carry
-the mass (proposition 3): by moment matching (`search`, ours) or by P1's algorithms 1 to 3 (`pruning`). `pieces` asks
-`rpa.polytopes` for the numbers.
+(`output_law`, proposition 2) and the law of the Jacobian. `regions` turns a pattern into its polytope and affine map
+(lemma 1). In the plane all regions and every functional of the law are exact (`planar_law`); up to rank five
+`arrangement` enumerates the regions; above, `support` looks for the patterns that carry the mass (proposition 3), by
+moment matching (`search`, ours) or by P1's algorithms 1 to 3 (`pruning`). `pieces` holds the regions under each
+component of the input, and `points` draws weighted points in them. Results are `estimate`s, numbers with errors.
+`packing` compares patterns, `winners` says which class an output means, `plots` draws.
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules=["classes", "output_law", "pieces", "pmf", "pruning", "regions", "search", "support"]
+    __name__,
+    submodules=[
+        "arrangement",
+        "estimate",
+        "output_law",
+        "packing",
+        "pieces",
+        "planar_law",
+        "plots",
+        "pmf",
+        "points",
+        "pruning",
+        "regions",
+        "search",
+        "support",
+        "winners",
+    ],
 )

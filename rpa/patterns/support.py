@@ -273,8 +273,9 @@ def _ranked(small, patterns, log_q, n, max_patterns, seed):
     """The `max_patterns` best (patterns, log q) of candidates and of what n random inputs of N(0, I) show.
 
     A pattern of approximate mass q that c inputs show has the posterior mean (c + prior) / (n + prior / q): the mean of
-    a gamma law of shape `prior` and mean q, given a Poisson count. For patterns that only the inputs show it is Good and
-    Turing's (c + 1) N_(c + 1) / N_c, where N_c patterns have c inputs: one seen once is one of many that might have been.
+    a gamma law of shape `prior` and mean q, given a Poisson count. For patterns that only the inputs show, each of them
+    one of many that might have been, it is Good and Turing's (c + 1) N_(c + 1) / N_c, where N_c patterns were seen c
+    times.
     """
     drawn = commonest(draw_packed(small, Gaussian(np.zeros(small.input_dim), 1.0), n, seed), small.n_hidden)
     keys, sought = (pattern_keys(np.packbits(part, axis=1)) for part in (drawn.patterns, patterns))

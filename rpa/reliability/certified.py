@@ -19,6 +19,7 @@ from rpa import _check
 from rpa.inputs import components_of
 from rpa.network import as_network
 from rpa.patterns.pieces import exact_pieces
+from rpa.patterns.planar_law import EXACT
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.regions import label as decimal
 from rpa.polytopes.polytope import probabilities
@@ -139,7 +140,7 @@ def _all_parts(net, inputs, event):
     for piece in exact_pieces(net, components_of(inputs))[1]:
         for rows, H, h, A, b in piece.blocks():
             for i, rival in enumerate(event.rivals):
-                log_p, rel_error = piece.probabilities(*_cut(H, h, *_half_spaces(event, A, b, i)))
+                log_p, rel_error = probabilities(*_cut(H, h, *_half_spaces(event, A, b, i)), rtol=EXACT)
                 parts.append((piece.patterns[rows], rival, np.log(piece.weight) + log_p, rel_error))
     return parts
 
