@@ -205,8 +205,10 @@ def test_numbers_that_are_off_or_missing_are_said_so(project):
     status, output = _make(project, "compare")
     assert status != 0 and [line for line in output.splitlines() if "02_b" in line and " off" in line]
     (project / "build" / "full" / "data" / "results" / "02_b.json").unlink()
-    status, output = _make(project, "reproduce")
+    status, output = _make(project, "compare")
     assert status != 0 and "02_b: no records in the new results" in output
+    status, output = _make(project, "reproduce")
+    assert status != 0 and _ran(output) == ["02_b"] and "1 are off or missing" in output
 
 
 def test_a_claim_is_shown_with_its_evidence_and_an_unknown_one_refused(project):
