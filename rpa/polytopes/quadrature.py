@@ -58,24 +58,30 @@ def _sobol(dim, log2_n, seed):
 
 @_one_thread()
 def estimate(
-    p: Plan, proposals: Sequence[Proposal], rtol: float, seed: int, budget: int, device: str | None = None
+    p: Plan,
+    proposals: Sequence[Proposal],
+    rtol: float,
+    seed: int,
+    budget: int,
+    device: str | None = None,
+    margin: np.ndarray | float = 0.0,
 ) -> Any:
     """log P (K,) and relative error (K,) of a `Plan`, until the error is at most rtol or `budget` points are spent.
 
-    proposals: one or two, see `_draws`. log P = -inf has an error of 0 if the polytope is empty, and an infinite one if
-    no point in it was found.
+    proposals: one or two, see `_draws`. log P = -inf has an error of 0 if the polytope is proved empty even with its
+    bounds moved outward by `margin` (K, n), and an infinite one if no point in it was found.
     """
     count = len(p.mean)
     log_p, rel_error = np.full(count, -np.inf), np.full(count, np.inf)
     sums, sampler = np.full((count, REPLICATES), -np.inf), Sampler(p, proposals, device)
-    pending, start, stop = np.arange(count), 0, FIRST
+    pending, start, stop, outer = np.arange(count), 0, FIRST, p.h + margin
     while len(pending) and stop * REPLICATES <= budget:
         for part, _, log_w in _draws(sampler, pending, start, stop, seed):
             fresh = torch.logsumexp(log_w, dim=2).numpy(force=True)
             sums[part] = np.logaddexp(sums[part], fresh)
         log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
         if start == FIRST:
-            nothing = [i for i in pending if np.isneginf(log_p[i]) and is_empty(p.coef[i], p.h[i])]
+            nothing = [i for i in pending if np.isneginf(log_p[i]) and is_empty(p.coef[i], outer[i])]
             rel_error[nothing] = 0.0
         pending = pending[rel_error[pending] > rtol]
         start, stop = stop, 2 * stop
