@@ -20,7 +20,7 @@ def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
     """`value` as a finite float64 array of `shape`; a `None` in `shape` matches any length."""
     detach = getattr(value, "detach", None)  # a tensor of torch may require gradients
     try:
-        result = np.array(value if detach is None else detach().cpu(), dtype=np.float64)
+        result = np.array(value if detach is None else detach().cpu().numpy(), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected numbers of shape {_show(shape)}, got {type(value).__name__}") from error
     fits = result.ndim == len(shape) and all(s is None or s == n for s, n in zip(shape, result.shape))

@@ -86,14 +86,18 @@ class Gaussian:
         norm = np.linalg.norm(factor, axis=1, keepdims=True)
         return _read_only(factor / np.where((self.scales[:, None] > 0) & (norm > 0), norm, 1.0))
 
-    @cached_property
-    def lost(self) -> float:
-        """Error of the correlations behind `root`, as the Frobenius norm of the difference: rounding, and what was cut
-        off as rounding.
+    def lost(self, rows: Array) -> Array:
+        """Error (n, n) of rows R rows^T, R the correlations, when `root` stands for R: what was cut off as rounding, and
+        rounding. rows (n, d), in standard deviations.
         """
         if self.root is None:
-            return 0.0
-        return float(np.linalg.norm(self._correlations - self.root @ self.root.T) + 4 * np.finfo(float).eps)
+            return np.zeros((len(rows), len(rows)))
+        size = np.linalg.norm(rows, axis=1)
+        return np.abs(rows @ self._loss @ rows.T) + 4 * np.finfo(float).eps * np.outer(size, size)
+
+    @cached_property
+    def _loss(self):
+        return self._correlations - self.root @ self.root.T
 
     @property
     def _correlations(self):

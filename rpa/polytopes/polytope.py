@@ -141,9 +141,10 @@ def _solve(H, h, rtol, seed, method, budget, device=None, doubt=None):
     rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
     # What is dropped must be small against p, guessed here as if the rows were independent and checked afterwards.
     log_budget = np.maximum(log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol), MINIMAL) + np.log(NEGLIGIBLE)
-    pending = np.flatnonzero(~empty)
+    pending, relevant = np.flatnonzero(~empty), np.zeros(h.shape, dtype=bool)
     while len(pending):
         kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
+        relevant[pending] = kept
         for group, rows in reduction.groups(kept, H.shape[2]):
             index = pending[group]
             part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
@@ -158,7 +159,7 @@ def _solve(H, h, rtol, seed, method, budget, device=None, doubt=None):
         log_budget[pending] = log_p[pending] + np.log(rtol * NEGLIGIBLE)
     if doubt is not None and not empty[0]:
         missed = np.exp(min(doubt.log_missed - log_p[0], 700.0)) if np.isfinite(log_p[0]) else 0.0
-        rel_error += missed + doubt.of_law(H[0], np.isfinite(h[0]), doubt.rows[places[0]], log_p[0])
+        rel_error += missed + doubt.of_law(H[0], relevant[0], doubt.rows[places[0]], log_p[0])
         if doubt.log_ceiling < 0:
             log_p, rel_error = np.minimum(log_p, doubt.log_ceiling), np.full(1, np.inf)
     return log_p, rel_error, used
@@ -228,7 +229,8 @@ def _interval(p, shift):
     outer = [(above + moved).min(axis=1), (below - moved).max(axis=1)]
     log_p = log_interval(lower, upper)
     # The density at each end by P, times how far rounding may have moved it.
-    error, start = 8 * EPS * np.ones(len(log_p)), np.where(np.isfinite(log_p), log_p, 0.0)
+    start = np.where(np.isfinite(log_p), log_p, 0.0)
+    error = EPS * (8 - start)
     for end, bounds in ((upper, above), (lower, below)):
         at = np.isfinite(end)
         by = np.where((bounds == end[:, None]) & real, moved, 0.0).max(axis=1, initial=0.0)

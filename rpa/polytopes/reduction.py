@@ -27,14 +27,14 @@ REMOTE = 1e8  # a polytope proved empty within as many standard deviations is ca
 class Doubt:
     """What rounding leaves unknown about one whitened polytope of n rows, for rows scaled to norm 1.
 
-    shift (n,): error of the bounds; rows (n, d): the rows in standard deviations of the coordinates; lost: error of the
-    correlations behind the factor; log_missed: log of a bound on what the rows without variance cut off;
-    log_ceiling: log of a bound on the probability, from rows without variance that do not hold.
+    shift (n,): error of the bounds; gaussian: the law; rows (n, d): the rows in standard deviations of the coordinates;
+    log_missed: log of a bound on what the rows without variance cut off; log_ceiling: log of a bound on the
+    probability, from rows without variance that do not hold.
     """
 
     shift: np.ndarray
+    gaussian: Gaussian
     rows: np.ndarray
-    lost: float
     log_missed: float
     log_ceiling: float
 
@@ -42,13 +42,14 @@ class Doubt:
         """Relative error of P from the error of the correlations.
 
         unit (n, r): whitened rows of norm 1, of which `kept` count; rows (n, d): `self.rows` in their order. The law of
-        the row values is that of N(0, I + X) in their span, |X| <= lost |A|^2 when A maps whitened directions to
-        combinations of coordinates. A factor I + X changes log P by E z'Xz - tr X over 2, and |E z|^2 <= -2 log P.
+        z in the rows' span is N(0, I + X), X = A E A^T, when A maps its directions to combinations of coordinates and E
+        is the error of the correlations. That changes log P by E z'Xz - tr X over 2, and |E z|^2 <= -2 log P.
         """
-        if not self.lost or not kept.any() or not np.isfinite(log_p):
+        if self.gaussian.root is None or not kept.any() or not np.isfinite(log_p):
             return 0.0
         combinations = np.linalg.pinv(unit[kept], rcond=1e-14) @ rows[kept]
-        return float(self.lost * np.linalg.norm(combinations, 2) ** 2 * (np.linalg.matrix_rank(unit[kept]) - log_p))
+        spread = np.linalg.norm(self.gaussian.lost(combinations), 2)
+        return float(spread * (np.linalg.matrix_rank(unit[kept]) - log_p))
 
 
 def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray, Doubt]:
@@ -70,18 +71,19 @@ def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray
     # Where nothing is subtracted the bound is as exact as it was given.
     shift = np.where(parts.any(axis=1), EPS * (np.abs(bound) + np.abs(parts).sum(axis=1)), 0.0)
     rows = scaled if gaussian.root is None else scaled @ gaussian.root
-    reach, size = ((part**2).sum(axis=1) for part in (scaled, rows))
-    noise = size <= NOISE * gaussian.lost * reach
+    size = (rows**2).sum(axis=1)
+    lost = np.diag(gaussian.lost(scaled))
+    noise = size <= NOISE * lost
     # The sign of a slack that is all rounding means nothing: such a row holds with equality.
     slack[noise & (np.abs(slack) <= 8 * shift)] = 0.0
-    largest = np.sqrt(size + gaussian.lost * reach)
+    largest = np.sqrt(size + lost)
     vague = noise & (largest > 0) & (slack != 0)
     log_tail = log_ndtr(-np.abs(slack[vague]) / largest[vague])
     fails = slack[vague] < 0
     missed = np.logaddexp.reduce(log_tail[~fails], initial=-np.inf)
     norm = np.where(noise, 1.0, np.sqrt(size))
     ceiling = log_tail[fails].min(initial=0.0)
-    doubt = Doubt(shift / norm, scaled / norm[:, None], gaussian.lost, float(missed), float(ceiling))
+    doubt = Doubt(shift / norm, gaussian, scaled / norm[:, None], float(missed), float(ceiling))
     slack[vague & (slack < 0)] = 0.0
     return np.where(noise[:, None], 0.0, rows)[None], slack[None], doubt
 

@@ -167,7 +167,8 @@ def _in_frame(lines, x0, y0, shift):
         if at.any():
             moved = shift[~level][at].max() + 2 * EPS * abs(c[~level][at][0])
             error += np.exp(min(float(frame.log_density(np.array(edge))) - log_p, 700.0)) * moved
-    return log_p - x0 * x0 / 2, float(20 * EPS + (error / (1 - error) if error < 1 else np.inf))
+    log_p -= x0 * x0 / 2
+    return log_p, float(EPS * (20 - log_p) + (error / (1 - error) if error < 1 else np.inf))
 
 
 def _flux(frame, t, log_weight, a_y, shift, size):
