@@ -70,7 +70,8 @@ def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray
         raise ValueError("H, h, gaussian: expected a row whose terms can be added, got infinity minus infinity")
     # Where nothing is subtracted the bound is as exact as it was given.
     shift = np.where(parts.any(axis=1), EPS * (np.abs(bound) + np.abs(parts).sum(axis=1)), 0.0)
-    rows = scaled if gaussian.root is None else scaled @ gaussian.root
+    # Row by row: the last bits of a product of matrices depend on how many rows there are.
+    rows = scaled if gaussian.root is None else (scaled[:, None] @ gaussian.root)[:, 0]
     size = (rows**2).sum(axis=1)
     lost = np.diag(gaussian.lost(scaled))
     noise = size <= NOISE * lost
