@@ -152,6 +152,9 @@ def groups(kept: np.ndarray, dim: int) -> Any:
 
 def gather(H: np.ndarray, h: np.ndarray, kept: np.ndarray, rows: int) -> tuple:
     """The kept rows of each polytope, padded to `rows` with zero rows of infinite bound."""
+    if (lacking := rows - h.shape[1]) > 0:
+        H, h = np.pad(H, ((0, 0), (0, lacking), (0, 0))), np.pad(h, ((0, 0), (0, lacking)))
+        kept = np.pad(kept, ((0, 0), (0, lacking)))
     order = np.argsort(~kept, axis=1, kind="stable")[:, :rows]
     valid = np.take_along_axis(kept, order, axis=1)
     h = np.where(valid, np.take_along_axis(h, order, axis=1), np.inf)

@@ -183,7 +183,7 @@ def test_scaled_rows_change_the_answer_within_its_error(rows, d):
     scaled, other = probabilities(H * factor[:, :, None], h * factor)
     np.testing.assert_array_equal(np.isneginf(log_p), np.isneginf(scaled))
     real = np.isfinite(log_p)
-    assert (np.abs(np.expm1(scaled - log_p)[real]) <= 3 * np.hypot(error, other)[real]).all()
+    assert (np.abs(np.expm1(scaled[real] - log_p[real])) <= 3 * np.hypot(error, other)[real]).all()
 
 
 # What is refused and what is taken.
@@ -198,15 +198,15 @@ def test_rounding_below_the_largest_variance_is_taken():
 def test_noise_free_gaussian_process_posteriors_are_taken():
     rng = np.random.default_rng(0)
     taken = 0
-    for _ in range(200):
+    for _ in range(60):
         known, new = rng.uniform(0, 1, (rng.integers(2, 6), 1)), rng.uniform(0, 1, (rng.integers(2, 10), 1))
         kernel = lambda a, b: np.exp(-((a - b.T) ** 2) / 2 / 0.3**2)
         factor = np.linalg.solve(np.linalg.cholesky(kernel(known, known)), kernel(known, new))
         cov = kernel(new, new) - factor.T @ factor
         if np.diag(cov).max() > 1e-3:
-            answer = orthant(rng.standard_normal(len(cov)), cov, rtol=0.1)
+            answer = orthant(rng.standard_normal(len(cov)), cov, rtol=1.0, budget=512)
             taken += 0 <= answer.p <= 1
-    assert taken > 100
+    assert taken > 30
 
 
 @pytest.mark.parametrize(
