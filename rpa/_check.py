@@ -4,18 +4,25 @@ Each function returns the argument as a fresh float64 array (or raises `ValueErr
 never alter what they were given.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-__all__ = ["array", "covariance", "device", "fraction", "index", "integer", "pattern_array", "positive"]
+__all__ = ["array", "covariance", "device", "fraction", "index", "integer", "pattern_array", "positive", "seed"]
+
+ROUNDING = 5e-13  # of the largest variance: a smaller variance may be what subtracting larger numbers left
+ASYMMETRY = 1e-9  # of a covariance, in standard deviations of both coordinates
+INDEFINITE = 1e-10  # size of a negative eigenvalue of the correlations that counts as rounding
 
 
 def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
     """`value` as a finite float64 array of `shape`; a `None` in `shape` matches any length."""
+    detach = getattr(value, "detach", None)  # a tensor of torch may require gradients
     try:
-        result = np.array(value, dtype=np.float64)
+        result = np.array(value if detach is None else detach().cpu().numpy(), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected numbers of shape {_show(shape)}, got {type(value).__name__}") from error
     fits = result.ndim == len(shape) and all(s is None or s == n for s, n in zip(shape, result.shape))
@@ -29,7 +36,11 @@ def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
 
 
 def covariance(name: str, value: ArrayLike, dim: int) -> Array:
-    """A variance (scalar), variances (dim,) or covariance (dim, dim) as float64; positive semidefinite."""
+    """A variance (scalar), variances (dim,) or covariance (dim, dim) as float64; positive semidefinite.
+
+    A matrix is judged in units in which each coordinate has variance one. A variance below ROUNDING of the largest may
+    be all rounding, so that much is added to each of them before the eigenvalues are compared with zero.
+    """
     ndim = np.ndim(value)
     if ndim > 2:
         raise ValueError(f"{name}: expected a scalar, ({dim},) or ({dim}, {dim}), got shape {np.shape(value)}")
@@ -38,14 +49,24 @@ def covariance(name: str, value: ArrayLike, dim: int) -> Array:
         if (cov < 0).any():
             raise ValueError(f"{name}: variances must not be negative, got {cov.min():g}")
         return cov
-    scale = np.abs(cov).max(initial=0.0)
-    asymmetry = np.abs(cov - cov.T).max(initial=0.0)
-    if asymmetry > 1e-9 * scale:
-        raise ValueError(f"{name}: expected a symmetric matrix, got |C - C^T| up to {asymmetry:g}")
-    cov = (cov + cov.T) / 2
-    smallest = np.linalg.eigvalsh(cov)[0] if dim else 0.0
-    if smallest < -1e-10 * scale:
-        raise ValueError(f"{name}: expected a positive semidefinite matrix, got an eigenvalue {smallest:g}")
+    variances = np.diag(cov).copy()
+    floor = ROUNDING * np.abs(cov).max(initial=0.0)
+    scale = np.sqrt(np.maximum(variances, 0.0) + floor)
+    scale[scale == 0] = 1.0
+    asymmetry = np.abs(cov - cov.T) / scale / scale[:, None]
+    if asymmetry.max(initial=0.0) > ASYMMETRY:
+        worst = np.unravel_index(asymmetry.argmax(), asymmetry.shape)
+        raise ValueError(f"{name}: expected a symmetric matrix, got |C - C^T| = {abs(cov - cov.T)[worst]:g} at {worst}")
+    cov = cov / 2 + cov.T / 2
+    smallest = np.linalg.eigvalsh((cov + floor * np.eye(dim)) / scale / scale[:, None])[0] if dim else 0.0
+    if smallest < -INDEFINITE:
+        hint = ""
+        if "float32" in str(getattr(value, "dtype", "")):
+            hint = "; in single precision, add 1e-6 of each variance to the diagonal, or compute it in double precision"
+        raise ValueError(
+            f"{name}: expected a positive semidefinite matrix, got an eigenvalue {smallest:g} of the correlations{hint}"
+        )
+    np.fill_diagonal(cov, np.maximum(variances, 0.0))
     return cov
 
 
@@ -70,6 +91,16 @@ def integer(name: str, value: object, low: int = 0) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < low:
         raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
     return int(value)
+
+
+def seed(name: str, value: Any) -> Any:
+    """A seed for `numpy.random.default_rng` that gives the same draws again: an integer, integers or a generator."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, np.random.Generator):
+        return value
+    if not values or not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0 for v in values):
+        raise ValueError(f"{name}: expected integers >= 0 or a numpy Generator, got {value!r}")
+    return value
 
 
 def index(name: str, value: object, length: int) -> int:

@@ -2,7 +2,8 @@
 
 Start here: every analytic result of the package is about a network whose input has one of these two
 distributions. A covariance may be a variance, a vector of variances or a full matrix, and may be singular:
-`Gaussian.times_factor` changes to coordinates in which the input is standard normal, whatever its rank.
+`Gaussian.times_factor` changes to coordinates in which the input is standard normal, whatever its rank. Coordinates may
+have different units: a matrix is divided by its standard deviations before it is factorized.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Gaussian", "GaussianMixture", "RandomInput", "components_of", "fit_mixture"]
 
+FLOOR = 1e-9  # least variance of a fitted component, relative to that of the data
+
 Seed = int | Sequence[int] | np.random.Generator
 
 
@@ -31,7 +34,8 @@ class Gaussian:
     """N(mean, cov).
 
     mean (d,); cov: a variance (float), variances (d,), or a covariance (d, d), positive semidefinite.
-    Raises ValueError for wrong shapes, non-finite entries, negative variances, asymmetric or indefinite cov.
+    The arrays are copies, read-only. Raises ValueError for wrong shapes, non-finite entries, negative variances, and a
+    cov that is asymmetric or indefinite beyond rounding.
 
     >>> x = Gaussian([1.0, 2.0], cov=[0.5, 1.0])
     >>> x.affine([[1.0, 1.0]], [0.0]).cov
@@ -45,8 +49,8 @@ class Gaussian:
         mean = _check.array("mean", mean, (None,))
         if len(mean) == 0:
             raise ValueError("mean: expected at least one coordinate, got none")
-        object.__setattr__(self, "mean", mean)
-        object.__setattr__(self, "cov_given", _check.covariance("cov", cov, len(mean)))
+        object.__setattr__(self, "mean", _read_only(mean))
+        object.__setattr__(self, "cov_given", _read_only(_check.covariance("cov", cov, len(mean))))
 
     @property
     def dim(self) -> int:
@@ -58,27 +62,58 @@ class Gaussian:
         """The covariance as a dense (d, d) matrix."""
         if self.cov_given.ndim == 2:
             return self.cov_given
-        return np.diag(np.broadcast_to(self.cov_given, self.dim))
+        return _read_only(np.diag(np.broadcast_to(self.cov_given, self.dim)))
 
     @property
     def variances(self) -> Array:
         """Marginal variances (d,)."""
-        return np.diag(self.cov_given).copy() if self.cov_given.ndim == 2 else np.broadcast_to(self.cov_given, self.dim)
+        return np.diag(self.cov_given) if self.cov_given.ndim == 2 else np.broadcast_to(self.cov_given, self.dim)
 
     @cached_property
-    def _eigen_factor(self):
-        values, vectors = np.linalg.eigh(self.cov_given)
-        keep = values > values.max(initial=0.0) * self.dim * np.finfo(float).eps
-        return vectors[:, keep] * np.sqrt(values[keep])
+    def scales(self) -> Array:
+        """Standard deviations (d,)."""
+        return _read_only(np.sqrt(self.variances))
+
+    @cached_property
+    def root(self) -> Array | None:
+        """Factor C (d, r) of the correlations, C C^T, of rank r; None where the coordinates are independent."""
+        if self.cov_given.ndim < 2 or not (self.cov_given - np.diag(self.variances)).any():
+            return None
+        values, vectors = np.linalg.eigh(self._correlations)
+        keep = values > values.max() * self.dim * np.finfo(float).eps
+        factor = vectors[:, keep] * np.sqrt(values[keep])
+        # Each coordinate keeps its variance whatever was cut off.
+        norm = np.linalg.norm(factor, axis=1, keepdims=True)
+        return _read_only(factor / np.where((self.scales[:, None] > 0) & (norm > 0), norm, 1.0))
+
+    def lost(self, rows: Array) -> Array:
+        """Error (n, n) of rows R rows^T, R the correlations, computed from `root`: what was cut off, and rounding.
+
+        rows (n, d), in standard deviations.
+        """
+        if self.root is None:
+            return np.zeros((len(rows), len(rows)))
+        size = np.linalg.norm(rows, axis=1)
+        return np.abs(rows @ self._loss @ rows.T) + 4 * np.finfo(float).eps * np.outer(size, size)
+
+    @cached_property
+    def _loss(self):
+        return self._correlations - self.root @ self.root.T
+
+    @property
+    def _correlations(self):
+        scale = np.where(self.scales > 0, self.scales, np.inf)
+        result = self.cov_given / scale / scale[:, None]
+        np.fill_diagonal(result, self.scales > 0)
+        return result
 
     def times_factor(self, rows: Array) -> Array:
         """rows @ F for F with F F^T = cov, so that rows @ (x - mean) = (rows @ F) @ z with z standard normal.
 
-        rows (..., d) -> (..., r), where r <= d is the rank (r = d for a scalar or diagonal cov).
+        rows (..., d) -> (..., r), where r <= d is the rank (r = d where the coordinates are independent).
         """
-        if self.cov_given.ndim == 2:
-            return rows @ self._eigen_factor
-        return rows * np.sqrt(self.cov_given)
+        scaled = rows * self.scales
+        return scaled if self.root is None else scaled @ self.root
 
     def logpdf(self, x: ArrayLike) -> Array:
         """Log density (n,) at points x (n, d). Raises ValueError for a singular covariance, which has none."""
@@ -111,11 +146,15 @@ class Gaussian:
 
     def sample(self, n: int, seed: Seed) -> Array:
         """n draws (n, d) from `numpy.random.default_rng(seed)`."""
-        rng = np.random.default_rng(seed)
-        if self.cov_given.ndim < 2:
-            return self.mean + rng.standard_normal((n, self.dim)) * np.sqrt(self.cov_given)
-        factor = self._eigen_factor
-        return self.mean + rng.standard_normal((n, factor.shape[1])) @ factor.T
+        n, rng = _check.integer("n", n), np.random.default_rng(_check.seed("seed", seed))
+        if self.root is None:
+            return self.mean + rng.standard_normal((n, self.dim)) * self.scales
+        return self.mean + rng.standard_normal((n, self.root.shape[1])) @ self.root.T * self.scales
+
+
+def _read_only(array):
+    array.flags.writeable = False
+    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +185,7 @@ class GaussianMixture:
             raise ValueError(f"weights: expected positive numbers, got {weights.min():g}")
         if abs(weights.sum() - 1) > 1e-9:
             raise ValueError(f"weights: expected a sum of 1, got {weights.sum():.12g}; divide them by it")
-        object.__setattr__(self, "weights", weights / weights.sum())
+        object.__setattr__(self, "weights", _read_only(weights / weights.sum()))
         object.__setattr__(self, "components", components)
 
     @property
@@ -181,7 +220,7 @@ class GaussianMixture:
 
     def sample(self, n: int, seed: Seed) -> Array:
         """n draws (n, d), in random order, from seeds derived from `seed`."""
-        rng = np.random.default_rng(seed)
+        n, rng = _check.integer("n", n), np.random.default_rng(_check.seed("seed", seed))
         counts = rng.multinomial(n, self.weights)
         draws = [c.sample(m, rng.spawn(1)[0]) for c, m in zip(self.components, counts)]
         return rng.permutation(np.concatenate(draws))
@@ -202,13 +241,20 @@ def components_of(inputs: RandomInput) -> list[tuple[float, Gaussian]]:
 def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:
     """Maximum-likelihood mixture with full covariances by expectation maximization (scikit-learn).
 
-    x (n, d) with n >= n_components. The fit is deterministic given `seed`.
+    x (n, d) with n >= n_components. The fit is deterministic given `seed`, and follows the units of x: columns are
+    standardized, and the variances of a component are at least about FLOOR of those of x.
     """
     from sklearn.mixture import GaussianMixture as Estimator
 
     x = _check.array("x", x, (None, None))
     n_components = _check.integer("n_components", n_components, 1)
+    seed = _check.integer("seed", seed)
     if len(x) < n_components:
         raise ValueError(f"x: expected at least n_components = {n_components} rows, got {len(x)}")
-    fit = Estimator(n_components, random_state=seed, n_init=5).fit(x)
-    return GaussianMixture(fit.weights_, [Gaussian(m, c) for m, c in zip(fit.means_, fit.covariances_)])
+    centre, reach = x.mean(axis=0), np.ptp(x, axis=0)
+    reach[reach == 0] = 1.0
+    scale = reach * ((x - centre) / reach).std(axis=0)
+    scale[scale == 0] = 1.0
+    fit = Estimator(n_components, random_state=seed, n_init=5, reg_covar=FLOOR).fit((x - centre) / scale)
+    laws = [Gaussian(centre + m * scale, c * np.outer(scale, scale)) for m, c in zip(fit.means_, fit.covariances_)]
+    return GaussianMixture(fit.weights_, laws)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ReLUNetwork", "as_network"]
 
+EVEN = 1e-3  # ratio of row sizes down to which a singular value decomposition keeps 13 digits of each row
+
 
 @dataclass(frozen=True, eq=False)
 class ReLUNetwork:
@@ -167,10 +169,16 @@ class ReLUNetwork:
 
 
 def _axes(rows):
-    """U S (m, r) of rows = U S V^T (m, d) of rank r."""
-    u, s, _ = np.linalg.svd(rows, full_matrices=False)
+    """U S (m, r) of rows = U S V^T (m, d) of rank r.
+
+    Rows of very different sizes are brought to one first: rounding is relative to the largest.
+    """
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    norm[norm == 0] = 1.0
+    size = norm if norm.min(initial=np.inf) < EVEN * norm.max(initial=0.0) else np.ones_like(norm)
+    u, s, _ = np.linalg.svd(rows / size, full_matrices=False)
     keep = s > s.max(initial=0.0) * max(rows.shape) * np.finfo(float).eps
-    return u[:, keep] * s[keep]
+    return u[:, keep] * s[keep] * size
 
 
 def as_network(net: ReLUNetwork | nn.Module) -> ReLUNetwork:

@@ -10,7 +10,7 @@ weights correct the approximation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rpa.polytopes.trapezoid import Plan
 
 
-__all__ = ["lookahead", "sites"]
+__all__ = ["Sites", "lookahead", "sites"]
 
 DAMPING = 0.6
 # A row that holds with room to spare is flat, its Gaussian factor is not: at full precision the weights get heavy tails
@@ -29,39 +29,57 @@ SHARPNESS = 0.5
 HARDEST = 1e12  # precision at which a factor is as good as an equality; an empty polytope would drive it to infinity
 
 
-def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> tuple:
-    """Gaussian factors exp(-tau x^2 / 2 + nu x), x = row . y, of all rows (K, n) and the approximate mean of y (K, c).
+class Sites(NamedTuple):
+    """Gaussian factors exp(-tau x^2 / 2 + nu x), x = row . y, of all rows (K, n), the approximate mean of y (K, c), and
+    the approximate derivatives (K, n) of log P with respect to the bounds.
+    """
 
-    Parallel, damped updates on N(0, I) times the factors, until they move by less than tol standard
+    tau: np.ndarray
+    nu: np.ndarray
+    mean: np.ndarray
+    push: np.ndarray
+
+
+def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
+    """The `Sites` of a plan.
+
+    Parallel, damped updates on N(0, I) times the factors, for each polytope until they move by less than tol standard
     deviations. Empty polytopes need not converge.
     """
     real = p.owner >= 0
     h, rows = np.where(real, p.h, 0.0), np.where(real[:, :, None], p.coef, 0.0)
-    tau, nu, eye = np.zeros(h.shape), np.zeros(h.shape), np.eye(rows.shape[2])
+    tau, nu, push, eye = np.zeros(h.shape), np.zeros(h.shape), np.zeros(h.shape), np.eye(rows.shape[2])
+    mean, index = np.zeros(p.mean.shape), np.arange(len(h))
+    state = h, rows, real, tau, nu
     for _ in range(sweeps):
-        cov = np.linalg.inv(eye + rows.mT @ (tau[:, :, None] * rows))
-        mean = cov @ (rows.mT @ nu[:, :, None])
-        centre, var = (rows @ mean)[:, :, 0], np.where(real, ((rows @ cov) * rows).sum(axis=2), 1.0)
+        h, rows, real, tau_, nu_ = state
+        cov = np.linalg.inv(eye + rows.mT @ (tau_[:, :, None] * rows))
+        middle_y = cov @ (rows.mT @ nu_[:, :, None])
+        centre, var = (rows @ middle_y)[:, :, 0], np.where(real, ((rows @ cov) * rows).sum(axis=2), 1.0)
         var = np.maximum(var, 1 / HARDEST)
         # Without its own factor a row sees a normal law of precision `rest`; truncated, it has the moments to match.
-        rest = np.maximum(1 / var - tau, 1e-10)
-        middle, scale = (centre / var - nu) / rest, 1 / np.sqrt(rest)
+        rest = np.maximum(1 / var - tau_, 1e-10)
+        middle, scale = (centre / var - nu_) / rest, 1 / np.sqrt(rest)
         shift, shrink = truncated_normal(-np.inf, (h - middle) / scale)
         target, precision = middle + scale * shift, np.minimum(rest / np.maximum(shrink, 1e-10), HARDEST)
-        tau += DAMPING * (np.where(real, precision - rest, 0.0) - tau)
-        nu += DAMPING * (np.where(real, target * precision - middle * rest, 0.0) - nu)
-        if (np.abs(target - centre) <= tol * np.sqrt(var)).all(where=real):
+        tau_ = tau_ + DAMPING * (np.where(real, precision - rest, 0.0) - tau_)
+        nu_ = nu_ + DAMPING * (np.where(real, target * precision - middle * rest, 0.0) - nu_)
+        tau[index], nu[index], mean[index] = tau_, nu_, middle_y[:, :, 0]
+        push[index] = np.where(real, -shift / scale, 0.0)
+        going = (np.abs(target - centre) > tol * np.sqrt(var)).any(axis=1, where=real)
+        if not going.any():
             break
-    return tau, nu, mean[:, :, 0]
+        index, state = index[going], tuple(part[going] for part in (h, rows, real, tau_, nu_))
+    return Sites(tau, nu, mean, push)
 
 
-def lookahead(p: Plan) -> list[Proposal]:
+def lookahead(p: Plan, fitted: Sites | None = None) -> list[Proposal]:
     """Two `Proposal`s that look ahead: with the factors' precision times SHARPNESS, and with their slope alone.
 
     The second varies more but has bounded weights where the polytope is unbounded; mixing some of it in keeps the
-    weights of both bounded. Where the factors diverged, as they may for an empty polytope, N(0, 1).
+    weights of both bounded. Where the factors diverged, as they may for an empty polytope, N(0, 1). fitted: `sites(p)`.
     """
-    tau, nu, mean = sites(p)
+    tau, nu, mean, _ = sites(p) if fitted is None else fitted
     slope = nu - tau * (p.coef @ mean[:, :, None])[:, :, 0]
     later = p.owner[:, :, None] > np.arange(p.mean.shape[1])
     flat = Proposal((np.where(later, p.coef, 0.0).mT @ slope[:, :, None])[:, :, 0], None, np.ones_like(p.mean))
@@ -78,8 +96,9 @@ def _backward(p, tau, nu):
     for k in reversed(range(c)):
         own, head, tail = precision[:, k, k, None], precision[:, k, :k], pull[:, k, None]
         shift[:, k], slope[:, k, :k], spread[:, k] = (tail / own)[:, 0], -head / own, 1 / np.sqrt(own[:, 0])
-        rows, _, order = p.owned(k)
-        weight, force = (np.take_along_axis(part, order, axis=1) for part in (tau, nu))
+        # All rows, those that end elsewhere with weight 0: sums over fewer would depend on the other polytopes.
+        rows, owned = p.coef[:, :, : k + 1], p.owner == k
+        weight, force = np.where(owned, tau, 0.0), np.where(owned, nu, 0.0)
         precision = precision + rows.mT @ (weight[:, :, None] * rows)
         pull = pull + (force[:, None] @ rows)[:, 0]
         own, head, tail = precision[:, k, k, None], precision[:, k, :k], pull[:, k, None]

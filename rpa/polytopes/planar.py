@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
+from rpa.polytopes import slices
 from rpa.polytopes.normal import LOG_2PI, log_interval
+from rpa.polytopes.reduction import inscribed_ball, is_empty
 
 __all__ = ["Polygons", "clip", "log_probability", "polygon_log_mass", "polygon_moments", "split", "square"]
 
 REACH = 9.5  # phi(REACH) / phi(0) = e^-45
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
+EPS = np.finfo(float).eps
+SURE = 1e-9  # relative error up to which a mass found from vertices is kept
 TOLERANCE = 1e-13  # a vertex this close to a line, relative to the polygon's size, lies on it
 
 
@@ -197,12 +201,13 @@ def _rounding(trimmed, rho):
     Moving the boundary by d changes the mass by about d times boundary / area, or d times rho far out.
     """
     start, end, used = trimmed.vertices, trimmed.next_vertices, trimmed.used
-    perimeter = np.where(used, np.hypot(*np.moveaxis(end - start, 2, 0)), 0.0).sum(axis=1)
+    # Running sums: unlike `sum`, they do not depend on how many unused entries follow.
+    perimeter = np.where(used, np.hypot(*np.moveaxis(end - start, 2, 0)), 0.0).cumsum(axis=1)[:, -1]
     anchor = start - start[:, :1]
     tip = end - start[:, :1]
-    twice_area = np.where(used, anchor[..., 0] * tip[..., 1] - anchor[..., 1] * tip[..., 0], 0.0).sum(axis=1)
+    twice_area = np.where(used, anchor[..., 0] * tip[..., 1] - anchor[..., 1] * tip[..., 0], 0.0).cumsum(axis=1)[:, -1]
     thinness = np.divide(2 * perimeter, twice_area, out=np.zeros_like(rho), where=twice_area > 0)
-    return 10 * np.finfo(float).eps * (10 + rho) * (1 + rho + thinness)
+    return 10 * EPS * (10 + rho) * (1 + rho + thinness)
 
 
 def polygon_log_mass(polygons: Polygons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -251,27 +256,64 @@ def _log_sum_by_owner(terms, owner, count):
         return shift + np.log(np.bincount(owner, np.exp(terms - shift[owner]), count))
 
 
-def log_probability(H: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """log P(H z <= h) for z ~ N(0, I_2), a batch of K polygons given by n half-planes each.
 
-    H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding, the only error there is.
-    A polygon 40 or more from the origin (p < 1e-349) is looked for again in larger squares, up to a distance of 40,000.
+    H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding, the only error; shift (K, n): error
+    of h. Polygons are cut out of a square of 60 standard deviations, and of larger ones where they are not found
+    there. Those that remain, and those of which rounding leaves less than SURE, are sliced (`rpa.polytopes.slices`).
+    -inf has the error 0 where the polygon is proved empty, infinity where no point was found.
     """
     norm = np.linalg.norm(H, axis=2)
     dead = norm == 0
     scale = np.where(dead, 1.0, norm)
     lines = np.concatenate([H / scale[..., None], (h / scale)[..., None]], axis=2)
-    log_p, rel_error = np.full(len(H), -np.inf), np.zeros(len(H))
-    pending = np.flatnonzero(~(dead & (h < 0)).any(axis=1))
+    shift = np.zeros_like(h) if shift is None else shift / scale
+    never = (dead & (h < 0)).any(axis=1)
+    log_p, rel_error, empty = np.full(len(H), -np.inf), np.where(never, 0.0, np.inf), never.copy()
+    pending = np.flatnonzero(~empty)
     for radius in (60.0, 2e3, 6e4):
         polygons = square(len(pending), radius)
         for i in range(H.shape[1]):
             nowhere = [0.0, 1.0, 2 * radius]
-            polygons = clip(polygons, np.where(dead[pending, i, None], nowhere, lines[pending, i]))
+            cut = np.where(dead[pending, i, None], nowhere, lines[pending, i])
+            before, polygons = polygons, clip(polygons, cut)
+            gone = np.flatnonzero((before.counts > 0) & (polygons.counts == 0))
+            if len(gone):
+                margin = 8 * EPS * radius + shift[pending[gone]].max(axis=1)
+                empty[pending[gone]] = _outside(before[gone], cut[gone], radius, margin)
         found, error, rho = polygon_log_mass(polygons)
-        settled = np.isfinite(found) & (rho < radius * 2 / 3)
-        log_p[pending[settled]], rel_error[pending[settled]] = found[settled], error[settled]
+        error += error / (10 * EPS * (10 + rho)) * shift[pending].max(axis=1, initial=0.0)
+        settled = empty[pending] | (np.isfinite(found) & (rho < radius * 2 / 3))
+        log_p[pending[settled]] = np.where(empty[pending], -np.inf, found)[settled]
+        rel_error[pending[settled]] = np.where(empty[pending], 0.0, error)[settled]
         pending = pending[~settled]
         if not len(pending):
             break
+    for k in np.flatnonzero(~empty & ~(rel_error < SURE)):
+        real = ~dead[k]
+        wide = lines[k, real, 2] + shift[k, real] + 8 * EPS * (1 + np.abs(lines[k, real, 2]))
+        polygon = lines[None, k, real, :2], wide[None]
+        if np.isneginf(log_p[k]) and is_empty(*polygon, inscribed_ball(*polygon))[0]:
+            rel_error[k] = 0.0
+            continue
+        sliced, doubt = slices.log_probability(lines[k, real], shift[k, real])
+        if doubt <= rel_error[k]:
+            log_p[k], rel_error[k] = sliced, doubt
     return log_p, rel_error
+
+
+def _outside(polygons, lines, radius, margin):
+    """Whether {a z > c} holds, beyond rounding, on polygons (P,) even without the sides of their square.
+
+    It does where the corner of smallest a z is not on a side, or a real edge ends there along which a z is constant.
+    """
+    far = 1e-9 * radius + margin
+    d = np.where(polygons.used, signed_distances(polygons, lines), np.inf)
+    row, corner = np.arange(len(polygons)), d.argmin(axis=1)
+    real = polygons.lines[..., 2] != radius
+    least, before = d[row, corner], (corner - 1) % polygons.counts
+    after = (corner + 1) % polygons.counts
+    level = [np.abs(d[row, other] - least) <= 1e-12 * radius for other in (before, after)]
+    edges = [real[row, before], real[row, corner]]
+    return (least > far) & ((edges[0] & edges[1]) | (edges[0] & level[0]) | (edges[1] & level[1]))

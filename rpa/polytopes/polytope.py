@@ -7,7 +7,7 @@ interval and rank two a polygon, both exact; above that `rpa.polytopes.quadratur
 the rows that were left out is part of it. `moments` and `sample` describe the Gaussian restricted to the polytope.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from scipy.special import log_ndtr
 from rpa import _check
 from rpa.inputs import Gaussian
 from rpa.polytopes import planar, quadrature, reduction
-from rpa.polytopes.lookahead import lookahead
-from rpa.polytopes.normal import log_interval
+from rpa.polytopes.lookahead import lookahead, sites
+from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.tilting import minimax
 from rpa.polytopes.trapezoid import plain, plan
 from rpa.polytopes.truncated import Sample, batch_moments, moments, sample
@@ -42,6 +42,8 @@ MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything i
 PROPOSALS = {"lookahead": lookahead, "minimax": lambda p: [minimax(p)[0]], "genz": lambda p: [plain(p)]}
 METHODS = ("auto", *PROPOSALS)
 EPS = np.finfo(float).eps
+BULK = 3.0  # standard deviations from its mean within which most of a law lies
+STEEP = 1e8  # precision of a row's Gaussian factor beyond which its derivative is not trusted
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def probability(
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     budget = _check.integer("budget", budget, 512)
-    log_p, rel_error, used, _ = _solve(*reduction.whiten(H, h, gaussian), rtol, seed, method, budget)
+    rows, slack, doubt = reduction.whiten(H, h, gaussian)
+    log_p, rel_error, used, _ = _solve(rows, slack, method, quadrature.Effort(rtol, seed, budget), doubt)
     return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
 
 
@@ -108,10 +111,6 @@ def orthant(
     0.25
     """
     gaussian = Gaussian(mean, cov)
-    # The event does not depend on the scales, but the rank found by rounding does.
-    scale = np.where(gaussian.variances > 0, np.sqrt(gaussian.variances), 1.0)
-    if gaussian.cov_given.ndim == 2:
-        gaussian = Gaussian(gaussian.mean / scale, gaussian.cov / np.outer(scale, scale))
     eye = np.eye(gaussian.dim)
     return probability(-eye, np.zeros(gaussian.dim), gaussian, rtol=rtol, method=method, seed=seed, budget=budget)
 
@@ -132,7 +131,7 @@ def probabilities(
     h = _check.array("h", h, H.shape[:2])
     rtol = _check.fraction("rtol", rtol)
     seed, budget = _check.integer("seed", seed), _check.integer("budget", budget, 512)
-    return _solve(H, h, rtol, seed, "auto", budget, _check.device("device", device))[:2]
+    return _solve(H, h, "auto", quadrature.Effort(rtol, seed, budget, _check.device("device", device)))[:2]
 
 
 def replicates(
@@ -140,36 +139,41 @@ def replicates(
 ) -> Any:
     """`probabilities` for sums over many polytopes: log_p (K,), rel_error (K,) and relative deviations (K, R).
 
-    The R replicates are independent, and the same one uses the same random points in all polytopes: the scatter of
-    sum_k p_k (1 + deviation_kr) over r is the error of sum_k p_k. The error of a polytope is at most rtol times its
-    probability or times exp(log_floor), if that is larger: then few points do.
+    The R replicates are independent: the scatter of sum_k p_k (1 + deviation_kr) over r is the error of sum_k p_k. The
+    error of a polytope is at most rtol times its probability or times exp(log_floor), if that is larger: then few
+    points do. shifts (K, r): see `quadrature.draws`.
     """
-    log_p, rel_error, _, deviation = _solve(H, h, rtol, seed, "auto", BUDGET, None, SMALLEST, log_floor, shifts)
+    effort = quadrature.Effort(rtol, seed, BUDGET, first=SMALLEST, log_floor=log_floor)
+    log_p, rel_error, _, deviation = _solve(H, h, "auto", effort, shifts=shifts)
     return log_p, rel_error, deviation
 
 
-def _solve(H, h, rtol, seed, method, budget, device=None, first=quadrature.FIRST, log_floor=-np.inf, shifts=None):
-    """(log_p, rel_error, method), each (K,), and deviations (K, R), for z ~ N(0, I_r)."""
+def _solve(H, h, method, effort, doubt=None, shifts=None):
+    """(log_p, rel_error, method), each (K,), and deviations (K, R), for z ~ N(0, I_r).
+
+    doubt: the `reduction.Doubt` of a single polytope.
+    """
+    rtol, log_floor = effort.rtol, effort.log_floor
     count = len(H)
     H, h, empty = reduction.unit_rows(H, h)
+    H, h, places = reduction.distinct(H, h)
+    shift = np.zeros(h.shape) if doubt is None else doubt.shift[places]
     log_p = np.where(empty, -np.inf, 0.0)
     rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
     deviation = np.zeros((count, quadrature.REPLICATES))
     # What is dropped must be small against p, guessed here as if the rows were independent and checked afterwards.
-    log_budget = np.maximum(log_ndtr(h).sum(axis=1) + np.log(rtol), MINIMAL) + np.log(NEGLIGIBLE)
-    pending = np.flatnonzero(~empty)
+    log_budget = np.maximum(log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol), MINIMAL) + np.log(NEGLIGIBLE)
+    pending, relevant = np.flatnonzero(~empty), np.zeros(h.shape, dtype=bool)
     while len(pending):
         kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
+        relevant[pending] = kept
         for group, rows in reduction.groups(kept, H.shape[2]):
             index = pending[group]
             part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
-            log_p[index], rel_error[index], used[index], deviation[index] = _estimate(
-                part_H,
-                part_h,
-                method,
-                (rtol, seed, budget, device, first, log_floor),
-                None if shifts is None else shifts[index],
-            )
+            part_shift = reduction.gather(H[index], shift[index], kept[group], rows)[1]
+            moved = None if shifts is None else shifts[index]
+            answer = _estimate(part_H, part_h, part_shift, method, effort, moved)
+            log_p[index], rel_error[index], used[index], deviation[index] = answer
         with np.errstate(over="ignore", invalid="ignore"):
             enough = rtol / 10 * np.exp(np.clip(log_floor - log_p[pending], 0.0, 700.0))
             share = np.where(np.isneginf(log_dropped), 0.0, np.exp(np.minimum(log_dropped - log_p[pending], 700.0)))
@@ -177,47 +181,93 @@ def _solve(H, h, rtol, seed, method, budget, device=None, first=quadrature.FIRST
         again = (share > enough) & np.isfinite(log_p[pending])
         pending = pending[again]
         log_budget[pending] = log_p[pending] + np.log(rtol * NEGLIGIBLE)
+    if doubt is not None and not empty[0]:
+        missed = np.exp(min(doubt.log_missed - log_p[0], 700.0)) if np.isfinite(log_p[0]) else 0.0
+        rel_error += missed + doubt.of_law(H[0], relevant[0], doubt.rows[places[0]], log_p[0])
+        if doubt.log_ceiling < 0:
+            log_p, rel_error = np.minimum(log_p, doubt.log_ceiling), np.full(1, np.inf)
     return log_p, rel_error, used, deviation
 
 
-def _estimate(H, h, method, accuracy, shifts=None):
-    """(log_p, rel_error, method, deviation) by the best way for each rank. H (K, n, r), h (K, n)."""
+def _estimate(H, h, shift, method, effort, shifts):
+    """(log_p, rel_error, method, deviation) by the best way for each rank.
+
+    H (K, n, r), h (K, n); shift (K, n): error of h.
+    """
     p = plan(H, h)
     log_p, rel_error, deviation = np.zeros(len(H)), np.zeros(len(H)), np.zeros((len(H), quadrature.REPLICATES))
     used = np.full(len(H), "certain", dtype="<U9")
     highest_exact = 2 if method == "auto" else 0
-    line = np.flatnonzero((p.rank == 1) & (highest_exact >= 1))
-    plane = np.flatnonzero((p.rank == 2) & (highest_exact >= 2))
+    real = np.isfinite(h)
+    shift = np.where(real, shift, 0.0)
+    # In the plane itself no axes are needed, and a row that is all but parallel to another keeps its direction.
+    flat = (H.shape[2] == 2) & (p.rank == 1) & (p.cut > 4 * EPS).any(axis=1)
+    line = np.flatnonzero((p.rank == 1) & ~flat & (highest_exact >= 1))
+    plane = np.flatnonzero(((p.rank == 2) | flat) & (highest_exact >= 2))
     space = np.flatnonzero(p.rank > highest_exact)
     if len(line):
-        log_p[line], rel_error[line] = _interval(p.take(line))
+        log_p[line], rel_error[line] = _interval(p.take(line), shift[line])
         used[line] = "interval"
     if len(plane):
-        real = np.isfinite(h[plane])
-        coef = np.where(real[:, :, None], p.coef[plane, :, :2], 0.0)
-        log_p[plane], rel_error[plane] = planar.log_probability(coef, np.where(real, h[plane], 0.0))
+        coef = H[plane] if H.shape[2] == 2 else np.where(real[plane, :, None], p.coef[plane, :, :2], 0.0)
+        moved = shift[plane] + (0.0 if H.shape[2] == 2 else BULK * p.cut[plane])
+        log_p[plane], rel_error[plane] = planar.log_probability(coef, np.where(real[plane], h[plane], 0.0), moved)
         used[plane] = "planar"
     if len(space):
         part = p.take(space)
         used[space] = "lookahead" if method == "auto" else method
-        proposals = PROPOSALS[used[space[0]]](part)
-        log_p[space], rel_error[space], deviation[space] = quadrature.estimate(
-            part, proposals, *accuracy, None if shifts is None else shifts[space]
-        )
+        moved = None if shifts is None else shifts[space]
+        answer = _sampled(part, shift[space], used[space[0]], effort, moved)
+        log_p[space], rel_error[space], deviation[space] = answer
     used[np.isneginf(log_p) & (rel_error == 0)] = "empty"
     return log_p, rel_error, used, deviation
 
 
-def _interval(p):
+def _sampled(p, shift, method, effort, shifts):
+    """(log_p, rel_error, deviation) by sampling; rel_error includes what rounding of the rows changes."""
+    fitted = sites(p)
+    proposals = lookahead(p, fitted) if method == "lookahead" else PROPOSALS[method](p)
+    real, reach = p.owner >= 0, BULK + np.linalg.norm(p.mean, axis=1)[:, None]
+    h = np.where(real, p.h, 0.0)
+    # Rows parallel to the first axis share its direction exactly: of them only the bounds are rounded.
+    margin = np.where(real, shift + 2 * EPS * (np.abs(h) + np.where(p.owner > 0, reach, 0.0)) + p.cut * reach, 0.0)
+    log_p, rel_error, deviation = quadrature.estimate(p, proposals, effort, margin, shifts)
+    moved = (fitted.push * margin).sum(axis=1)
+    # Where a factor is near its limits the derivative is too rough, and the rows are moved instead.
+    steep = ~((fitted.tau < STEEP).all(axis=1) & (moved < 1e-3 * effort.rtol))
+    steep = np.flatnonzero(steep & (np.isfinite(log_p) | np.isneginf(effort.log_floor)))
+    brief = quadrature.Effort(1.0, effort.seed, 512, effort.device)
+    for k in steep:
+        one, by, few = p.take(np.array([k])), margin[[k]], [q.take(np.array([k])) for q in proposals]
+        values = [quadrature.estimate(replace(one, h=one.h + sign * by), few, brief)[0][0] for sign in (-1, 0, 1)]
+        if np.isneginf(log_p[k]) and rel_error[k] > 0:
+            log_p[k] = values[2]
+        moved[k] = np.expm1(min(values[1] - values[0], 700.0)) if np.isfinite(values[0]) else np.inf
+    return log_p, np.where(np.isfinite(log_p), rel_error + moved, rel_error), deviation
+
+
+def _interval(p, shift):
     """Rank 1: the interval that the rows leave, exactly."""
     coef, real = p.coef[:, :, 0], p.owner >= 0
     with np.errstate(divide="ignore", invalid="ignore"):
         bound = p.h / coef
-    upper = np.where(real & (coef > 0), bound, np.inf).min(axis=1)
-    lower = np.where(real & (coef < 0), bound, -np.inf).max(axis=1)
-    near = np.maximum(np.maximum(lower, -upper), 0.0)
-    width = np.maximum(upper - lower, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rounding = 8 * EPS * (1 + near) * (1 + near + np.where(width > 0, 1 / width, 0.0))
+    above, below = np.where(real & (coef > 0), bound, np.inf), np.where(real & (coef < 0), bound, -np.inf)
+    upper, lower = above.min(axis=1), below.max(axis=1)
+    moved = shift + 2 * EPS * np.where(real, np.abs(p.h), 0.0) + BULK * p.cut
+    outer = [(above + moved).min(axis=1), (below - moved).max(axis=1)]
     log_p = log_interval(lower, upper)
-    return log_p, np.where(np.isneginf(log_p), 0.0, rounding)
+    # The density at each end by P, times how far rounding may have moved it.
+    start = np.where(np.isfinite(log_p), log_p, 0.0)
+    error = EPS * (8 - start)
+    for end, bounds in ((upper, above), (lower, below)):
+        at = np.isfinite(end)
+        by = np.where((bounds == end[:, None]) & real, moved, 0.0).max(axis=1, initial=0.0)
+        height = -(np.where(at, end, 0.0) ** 2 + LOG_2PI) / 2 - start
+        error += np.where(at, np.exp(np.minimum(height, 700.0)) * by, 0.0)
+    error = np.where(error < 1, error / np.where(error < 1, 1 - error, 1.0), np.inf)
+    empty = np.isneginf(log_p)
+    proved = outer[0] < outer[1]
+    # A point, if nothing was subtracted from the bounds.
+    exact = (shift == 0).all(axis=1) & (upper == lower)
+    rel_error = np.where(empty, np.where(proved | exact, 0.0, np.inf), error)
+    return np.where(empty & ~(proved | exact), log_interval(outer[1], outer[0]), log_p), rel_error

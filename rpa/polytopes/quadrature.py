@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from rpa.polytopes.trapezoid import Plan, Proposal
 
 
-__all__ = ["draws", "estimate", "moments", "one_thread", "uniforms"]
+__all__ = ["Effort", "draws", "estimate", "moments", "one_thread", "uniforms"]
 
 REPLICATES = 16
 FIRST = 32  # points per replicate to begin with
@@ -56,41 +57,54 @@ def _sobol(dim, log2_n, seed):
     return torch.from_numpy(np.ascontiguousarray((points.T * 2**30).astype(np.int64)))
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How accurate a probability has to be, and what it may cost.
+
+    rtol: relative error; log_floor: log of a probability whose absolute error is good enough for smaller ones; seed: of
+    the points; budget: most points; first: points per replicate to begin with; device: where they are drawn.
+    """
+
+    rtol: float
+    seed: int
+    budget: int
+    device: str | None = None
+    first: int = FIRST
+    log_floor: float = -np.inf
+
+
 @one_thread()
 def estimate(
     p: Plan,
     proposals: Sequence[Proposal],
-    rtol: float,
-    seed: int,
-    budget: int,
-    device: str | None = None,
-    first: int = FIRST,
-    log_floor: float = -np.inf,
+    effort: Effort,
+    margin: np.ndarray | float = 0.0,
     shifts: np.ndarray | None = None,
 ) -> Any:
     """log P (K,), relative error (K,), relative deviation of each replicate (K, R) of a `Plan`.
 
-    Points are doubled from `first` per replicate until the error is at most rtol times P or times exp(log_floor), if
-    that is larger, or `budget` points are spent. proposals: one or two, see `draws`. log P = -inf has an error of 0 if
-    the polytope is empty, and an infinite one if no point in it was found.
+    Points are doubled from `effort.first` per replicate until the error is at most rtol times P or times
+    exp(log_floor), if that is larger, or the budget is spent. proposals: one or two, see `draws`. log P = -inf has an
+    error of 0 if the polytope is proved empty even with its bounds moved outward by `margin` (K, n), and an infinite
+    one if no point in it was found. shifts: see `draws`.
     """
     count = len(p.mean)
     log_p, rel_error = np.full(count, -np.inf), np.full(count, np.inf)
-    sums, sampler = np.full((count, REPLICATES), -np.inf), Sampler(p, proposals, device)
-    pending, start, stop = np.arange(count), 0, first
-    while len(pending) and stop * REPLICATES <= budget:
-        for part, _, log_w in draws(sampler, pending, start, stop, seed, shifts=shifts):
+    sums, sampler = np.full((count, REPLICATES), -np.inf), Sampler(p, proposals, effort.device)
+    pending, start, stop, outer = np.arange(count), 0, effort.first, p.h + margin
+    while len(pending) and stop * REPLICATES <= effort.budget:
+        for part, _, log_w in draws(sampler, pending, start, stop, effort.seed, shifts=shifts):
             fresh = torch.logsumexp(log_w, dim=2).numpy(force=True)
             sums[part] = np.logaddexp(sums[part], fresh)
         log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
-        settled = rel_error[pending] <= rtol * np.exp(np.clip(log_floor - log_p[pending], 0.0, 700.0))
+        settled = rel_error[pending] <= effort.rtol * np.exp(np.clip(effort.log_floor - log_p[pending], 0.0, 700.0))
         if start == 0:
-            at = np.flatnonzero(np.isneginf(log_p[pending]))
-            H, h = p.coef[pending[at]], p.h[pending[at]]
-            y = inscribed_ball(H, h)
-            empty = is_empty(h, y)
-            rel_error[pending[at]] = np.where(empty, 0.0, np.inf)
-            settled[at] = empty | (log_slab(H, h, y) <= log_floor + np.log(rtol))
+            nothing = np.isneginf(log_p[pending])
+            rows, bounds = p.coef[pending[nothing]], outer[pending[nothing]]
+            y = inscribed_ball(rows, bounds)
+            empty = is_empty(rows, bounds, y)
+            rel_error[pending[nothing]] = np.where(empty, 0.0, np.inf)
+            settled[nothing] = empty | (log_slab(rows, bounds, y) <= effort.log_floor + np.log(effort.rtol))
         pending = pending[~settled]
         start, stop = stop, 2 * stop
     seen = np.isfinite(log_p)

@@ -1,39 +1,105 @@
 """What a polytope {x : H x <= h} comes down to under a Gaussian: whitened rows of norm one, the certain ones left out.
 
-Shared by `rpa.polytopes.polytope` and `rpa.polytopes.truncated`, for batches of K polytopes.
+Shared by `rpa.polytopes.polytope` and `rpa.polytopes.truncated`, for batches of K polytopes. Rows are brought into one
+order and repeated ones deleted, so that an answer depends on the polytope and not on how it is written down.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import log_ndtr, logsumexp
+from scipy.special import log_ndtr
 
 if TYPE_CHECKING:
     from rpa.inputs import Gaussian
 
 
-__all__ = ["gather", "groups", "inscribed_ball", "is_empty", "log_slab", "uncertain", "unit_rows", "whiten"]
+__all__ = [
+    "Doubt",
+    "distinct",
+    "gather",
+    "groups",
+    "inscribed_ball",
+    "is_empty",
+    "log_slab",
+    "uncertain",
+    "unit_rows",
+    "whiten",
+]
 
 EPS = np.finfo(float).eps
-FARTHEST = 1e6  # standard deviations; a row that needs more has probability exp(-5e11) and counts as never holding
+NOISE = 2.0  # a row whose variance is at most this many times its error has none
+REMOTE = 1e8  # a polytope proved empty within as many standard deviations is called empty
 TOGETHER = 100  # polytopes in one linear program
 TAIL = 1e-17  # above P(|z| > sqrt(r) + 9) in any dimension r
 
 
-def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray]:
-    """The polytope where the law is N(0, I), as a batch of one (1, n, r), (1, n). Rows that are rounding become
-    zero.
+@dataclass(frozen=True, eq=False)
+class Doubt:
+    """What rounding leaves unknown about one whitened polytope of n rows, for rows scaled to norm 1.
+
+    shift (n,): error of the bounds; gaussian: the law; rows (n, d): the rows in standard deviations of the coordinates;
+    log_missed: log of a bound on what the rows without variance cut off; log_ceiling: log of a bound on the
+    probability, from rows without variance that do not hold.
     """
-    rows = gaussian.times_factor(H)
-    reach = np.linalg.norm(H, axis=1) * np.sqrt(gaussian.variances.max(initial=0.0))
-    noise = np.linalg.norm(rows, axis=1) <= 8 * EPS * max(H.shape) * reach
-    slack = h - H @ gaussian.mean
+
+    shift: np.ndarray
+    gaussian: Gaussian
+    rows: np.ndarray
+    log_missed: float
+    log_ceiling: float
+
+    def of_law(self, unit: np.ndarray, kept: np.ndarray, rows: np.ndarray, log_p: float) -> float:
+        """Relative error of P from the error of the correlations.
+
+        unit (n, r): whitened rows of norm 1, of which `kept` count; rows (n, d): `self.rows` in their order. The law of
+        z in the rows' span is N(0, I + X), X = A E A^T, when A maps its directions to combinations of coordinates and E
+        is the error of the correlations. That changes log P by E z'Xz - tr X over 2, and |E z|^2 <= -2 log P.
+        """
+        if self.gaussian.root is None or not kept.any() or not np.isfinite(log_p):
+            return 0.0
+        combinations = np.linalg.pinv(unit[kept], rcond=1e-14) @ rows[kept]
+        spread = np.linalg.norm(self.gaussian.lost(combinations), 2)
+        return float(spread * (np.linalg.matrix_rank(unit[kept]) - log_p))
+
+
+def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray, Doubt]:
+    """The polytope where the law is N(0, I), as a batch of one (1, n, r), (1, n), and its `Doubt`.
+
+    Each row is scaled by a power of two, so that no product over- or underflows. Rows that are rounding become zero.
+    """
+    (m_row, e_row), (m_scale, e_scale), (m_mean, e_mean) = map(np.frexp, (H, gaussian.scales, gaussian.mean))
+    exponent = np.where(m_row * m_scale != 0, e_row + e_scale, -(2**20))
+    top = exponent.max(axis=1, initial=-(2**20))
+    top = np.where(top == -(2**20), e_row.max(axis=1, initial=0), top)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.ldexp(m_row * m_scale, e_row + e_scale - top[:, None])
+        parts = np.ldexp(m_row * m_mean, e_row + e_mean - top[:, None])
+        bound = np.ldexp(h, -top)
+        slack = bound - parts.sum(axis=1)
+    if np.isnan(slack).any():
+        raise ValueError("H, h, gaussian: expected a row whose terms can be added, got infinity minus infinity")
+    # Where nothing is subtracted the bound is as exact as it was given.
+    shift = np.where(parts.any(axis=1), EPS * (np.abs(bound) + np.abs(parts).sum(axis=1)), 0.0)
+    # Row by row: the last bits of a product of matrices depend on how many rows there are.
+    rows = scaled if gaussian.root is None else (scaled[:, None] @ gaussian.root)[:, 0]
+    size = (rows**2).sum(axis=1)
+    lost = np.diag(gaussian.lost(scaled))
+    noise = size <= NOISE * lost
     # The sign of a slack that is all rounding means nothing: such a row holds with equality.
-    rounding = 8 * EPS * (np.abs(h) + np.abs(H) @ np.abs(gaussian.mean))
-    slack[noise & (np.abs(slack) <= rounding)] = 0.0
-    return np.where(noise[:, None], 0.0, rows)[None], slack[None]
+    slack[noise & (np.abs(slack) <= 8 * shift)] = 0.0
+    largest = np.sqrt(size + lost)
+    vague = noise & (largest > 0) & (slack != 0)
+    log_tail = log_ndtr(-np.abs(slack[vague]) / largest[vague])
+    fails = slack[vague] < 0
+    missed = np.logaddexp.reduce(log_tail[~fails], initial=-np.inf)
+    norm = np.where(noise, 1.0, np.sqrt(size))
+    ceiling = log_tail[fails].min(initial=0.0)
+    doubt = Doubt(shift / norm, gaussian, scaled / norm[:, None], float(missed), float(ceiling))
+    slack[vague & (slack < 0)] = 0.0
+    return np.where(noise[:, None], 0.0, rows)[None], slack[None], doubt
 
 
 def unit_rows(H: np.ndarray, h: np.ndarray) -> tuple:
@@ -41,28 +107,52 @@ def unit_rows(H: np.ndarray, h: np.ndarray) -> tuple:
 
     A zero row that always holds gets the bound infinity.
     """
-    norm = np.linalg.norm(H, axis=2)
-    scale = np.where(norm > 0, norm, 1.0)
-    empty = (np.where(norm > 0, h / scale + FARTHEST, h) < 0).any(axis=1)
-    return H / scale[:, :, None], np.where(norm > 0, h / scale, np.inf), empty
+    _, exponent = np.frexp(np.abs(H).max(axis=2, initial=0.0))
+    with np.errstate(over="ignore"):
+        H, h = np.ldexp(H, -exponent[:, :, None]), np.ldexp(h, -exponent)
+        norm = np.linalg.norm(H, axis=2)
+        dead = norm == 0
+        scale = np.where(dead, 1.0, norm)
+        return H / scale[:, :, None] + 0.0, np.where(dead, np.inf, h / scale), (dead & (h < 0)).any(axis=1)
+
+
+def distinct(H: np.ndarray, h: np.ndarray) -> tuple:
+    """Rows of norm 1 in the order of their bounds, of equal ones the first; also their former places (K, n).
+
+    Deleted rows become zero rows of infinite bound, at the end.
+    """
+    h = h.copy()
+    key = (H * np.cos(np.arange(1.0, H.shape[2] + 1))).sum(axis=2)
+    order = np.lexsort((h, key), axis=1)
+    ordered, rows = np.take_along_axis(key, order, 1), np.arange(len(H))[:, None]
+    same = ordered[:, 1:] == ordered[:, :-1]
+    if same.any():
+        k, i = np.nonzero(same)
+        first, second = order[k, i], order[k, i + 1]
+        same[k, i] = (H[k, first] == H[k, second]).all(axis=1)
+        k, i = np.nonzero(same)
+        h[k, order[k, i + 1]] = np.inf
+    order = np.take_along_axis(order, np.argsort(h[rows, order], axis=1, kind="stable"), 1)
+    h = h[rows, order]
+    return np.where(np.isfinite(h)[:, :, None], H[rows, order], 0.0), h, order
 
 
 def uncertain(h: np.ndarray, log_budget: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows to keep, bool (K, n), and the log of the union bound (K,) of the others, at most exp(log_budget)."""
     log_tail = np.where(np.isfinite(h), log_ndtr(-h), -np.inf)
-    order = np.argsort(log_tail, axis=1)
+    order = np.argsort(log_tail, axis=1, kind="stable")
     running = np.logaddexp.accumulate(np.take_along_axis(log_tail, order, axis=1), axis=1)
     drop = running <= log_budget[:, None]
     kept = np.empty_like(drop)
     np.put_along_axis(kept, order, ~drop, axis=1)
-    return kept, logsumexp(np.where(kept, -np.inf, log_tail), axis=1) if h.shape[1] else np.full(len(h), -np.inf)
+    return kept, np.where(drop, running, -np.inf).max(axis=1, initial=-np.inf)
 
 
 def groups(kept: np.ndarray, dim: int) -> Any:
     """[(indices, rows)]: polytopes of a similar number of kept rows, to be padded to the same number.
 
-    In the plane a row costs so little that all make one group. A group is small enough for its arrays of rows x dim
-    numbers to stay below 32 MiB each.
+    Above the plane that number is a polytope's own, whichever are its neighbours. In the plane a row costs so little
+    that all make one group. A group is small enough for its arrays of rows x dim numbers to stay below 32 MiB each.
     """
     number = kept.sum(axis=1)
     size = np.where(number > 4, -(-number // 4) * 4, number) if dim > 2 else np.full_like(number, number.max(initial=0))
@@ -75,6 +165,9 @@ def groups(kept: np.ndarray, dim: int) -> Any:
 
 def gather(H: np.ndarray, h: np.ndarray, kept: np.ndarray, rows: int) -> tuple:
     """The kept rows of each polytope, padded to `rows` with zero rows of infinite bound."""
+    if (lacking := rows - h.shape[1]) > 0:
+        H, h = np.pad(H, ((0, 0), (0, lacking), (0, 0))), np.pad(h, ((0, 0), (0, lacking)))
+        kept = np.pad(kept, ((0, 0), (0, lacking)))
     order = np.argsort(~kept, axis=1, kind="stable")[:, :rows]
     valid = np.take_along_axis(kept, order, axis=1)
     h = np.where(valid, np.take_along_axis(h, order, axis=1), np.inf)
@@ -105,9 +198,23 @@ def inscribed_ball(H: np.ndarray, h: np.ndarray) -> np.ndarray:
     return np.where(real, y, 0.0)
 
 
-def is_empty(h: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Whether each polytope of bounds h (K, n) is empty beyond doubt, by the multipliers y of its `inscribed_ball`."""
-    return (y * np.where(np.isfinite(h), h, 0.0)).sum(axis=1) < -1e-7
+def is_empty(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which polytopes {H z <= h} are proved empty within REMOTE standard deviations, (K,).
+
+    The proof is a combination of the rows with weights w >= 0, w H = 0 and w h < 0 (Farkas), both up to a rounding that
+    is far smaller than w h; y (K, n): the multipliers of the `inscribed_ball`, from which w is made.
+    """
+    return np.array([_refuted(*each) for each in zip(H, np.where(np.isfinite(h), h, 0.0), y)], dtype=bool)
+
+
+def _refuted(H, h, weights):
+    # The solver's weights are good to 1e-9; a correction within their support makes w H zero to rounding.
+    support, weights = weights > 0, weights.copy()
+    if not support.any():
+        return False
+    weights[support] -= np.linalg.lstsq(H[support].T, weights @ H, rcond=None)[0]
+    gap, size = -weights @ h, np.abs(weights) @ (1 + np.abs(h))
+    return (weights >= 0).all() and gap > 64 * EPS * size and np.linalg.norm(weights @ H) * REMOTE < gap
 
 
 def log_slab(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:

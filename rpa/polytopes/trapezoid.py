@@ -19,7 +19,10 @@ from rpa.polytopes.normal import LOG_2PI, log_interval
 
 __all__ = ["Plan", "Proposal", "Sampler", "plain", "plan", "truncated_normal"]
 
-DEPENDENT = 1e-10  # what is left of a row of norm 1 outside the chosen directions counts as rounding below this
+DEPENDENT = 1e-13  # what is left of a row of norm 1 outside the chosen directions counts as rounding below this
+SHORT = 1e-6  # width of an interval below which its density is a straight line
+THIN = 1e-3  # width of a slab, in standard deviations, below which its direction is chosen first
+TILE = 4  # a matrix product's last bits depend on the number of rows, unless that is a multiple of this
 DEEP = -37.0  # Phi underflows below
 
 
@@ -28,7 +31,8 @@ class Plan:
     """K polytopes in trapezoidal form: in y = axes z row i reads sum_{k <= owner_i} coef_ik y_k <= h_i.
 
     coef (K, n, c), h (K, n); owner (K, n): last coordinate that the row touches, -1 where h is infinite (no row);
-    axes (K, c, r): orthonormal, zero beyond the rank (K,) <= c of the rows; mean (K, c): a rough mean of y.
+    axes (K, c, r): orthonormal, zero beyond the rank (K,) <= c of the rows; mean (K, c): a rough mean of y; cut (K, n):
+    size of what was deleted as rounding from each row, beyond what rows parallel to it lost.
     """
 
     coef: np.ndarray
@@ -37,6 +41,7 @@ class Plan:
     axes: np.ndarray
     rank: np.ndarray
     mean: np.ndarray
+    cut: np.ndarray
 
     def take(self, index: np.ndarray) -> Plan:
         """The plan of the polytopes `index`."""
@@ -60,15 +65,17 @@ def plan(H: np.ndarray, h: np.ndarray) -> Plan:
 
     H (K, n, r) with rows of norm 1, h (K, n), infinite for a row that is only padding. Earlier coordinates are held at
     the mean of their truncated law. A row with nothing left outside the chosen directions bounds the latest of them.
+    Thin slabs come first: later, rounding in the earlier coordinates would be large against their width.
     """
     count, n, r = H.shape
     c, batch = min(n, r), np.arange(count)
     residual, slack, free = H.copy(), h.copy(), np.isfinite(h)
     coef, axes, mean = np.zeros((count, n, c)), np.zeros((count, c, r)), np.zeros((count, c))
-    owner, rank = np.full((count, n), -1), np.zeros(count, dtype=int)
-    norm = np.linalg.norm(residual, axis=2)
+    owner, rank, cut = np.full((count, n), -1), np.zeros(count, dtype=int), np.zeros((count, n))
+    norm, thin = np.linalg.norm(residual, axis=2), _slab_width(H, h)
     for k in range(c):
-        pick = np.where(free, slack / np.where(free, norm, 1.0), np.inf).argmin(axis=1)
+        urgency = np.where(thin < THIN, -1e300 * (2 - thin / THIN), slack / np.where(free, norm, 1.0))
+        pick = np.where(free, urgency, np.inf).argmin(axis=1)
         some = free.any(axis=1)
         rank += some
         axis = np.where(some[:, None], residual[batch, pick], 0.0)
@@ -80,6 +87,7 @@ def plan(H: np.ndarray, h: np.ndarray) -> Plan:
         norm = np.linalg.norm(residual, axis=2)
         done = free & ((norm <= DEPENDENT) | (k == c - 1))
         done[batch[some], pick[some]] = True
+        cut[done] = np.abs(norm - norm[batch, pick, None])[done]
         axes[:, k], coef[:, :, k], owner[done] = axis, along, k
         free &= ~done
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -88,7 +96,21 @@ def plan(H: np.ndarray, h: np.ndarray) -> Plan:
         lower = np.where(done & (along < 0), bound, -np.inf).max(axis=1)
         mean[:, k] = truncated_normal(lower, upper)[0]
         slack = slack - along * mean[:, k, None]
-    return Plan(coef, h, owner, axes, rank, mean)
+    return Plan(coef, h, owner, axes, rank, mean, cut)
+
+
+def _slab_width(H, h):
+    """Distance (K, n) between each row and the nearest that is its exact opposite; infinite where there is none."""
+    key = (H * np.cos(np.arange(1.0, H.shape[2] + 1))).sum(axis=2)
+    width = np.full(h.shape, np.inf)
+    order = np.argsort(np.abs(key), axis=1, kind="stable")
+    ordered = np.take_along_axis(key, order, 1)
+    k, i = np.nonzero((ordered[:, 1:] == -ordered[:, :-1]) & (ordered[:, 1:] != 0))
+    first, second = order[k, i], order[k, i + 1]
+    opposite = (H[k, first] == -H[k, second]).all(axis=1)
+    k, first, second = k[opposite], first[opposite], second[opposite]
+    width[k, first] = width[k, second] = np.maximum(h[k, first] + h[k, second], 0.0)
+    return width
 
 
 def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tuple:
@@ -102,7 +124,7 @@ def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tu
     at_a, at_b = np.exp(-(a * a + LOG_2PI) / 2 - log_z), np.exp(-(b * b + LOG_2PI) / 2 - log_z)
     mean = np.where(wide, at_a - at_b, (a + b) / 2)
     variance = 1.0 + a * at_a - b * at_b - mean * mean
-    return mean, np.where(wide, np.clip(variance, 0.0, 1.0), 0.0)
+    return mean, np.where(wide, np.clip(variance, 0.0, 1.0), np.maximum(b - a, 0.0) ** 2 / 12)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +137,10 @@ class Proposal:
     shift: np.ndarray
     slope: np.ndarray | None
     spread: np.ndarray
+
+    def take(self, index: np.ndarray) -> Proposal:
+        """The proposal for the polytopes `index`."""
+        return Proposal(self.shift[index], None if self.slope is None else self.slope[index], self.spread[index])
 
 
 def plain(p: Plan) -> Proposal:
@@ -135,8 +161,10 @@ class Sampler:
             matrix = np.concatenate([np.stack(slopes, axis=1), -above, -below], axis=1)
             shifts = np.stack([q.shift[:, k] for q in proposals], axis=1)
             offset = np.concatenate([shifts, upper, lower], axis=1)[:, :, None]
-            tensors = (torch.as_tensor(part, device=device) for part in (matrix, offset))
-            self._coordinates.append((*tensors, [len(proposals), upper.shape[1], lower.shape[1]]))
+            sizes = [len(proposals), upper.shape[1], lower.shape[1], -matrix.shape[1] % (TILE if k > 1 else 2 * TILE)]
+            padding = [(0, 0), (0, sizes[3]), (0, 0)]
+            tensors = (torch.as_tensor(np.pad(part, padding), device=device) for part in (matrix, offset))
+            self._coordinates.append((*tensors, sizes))
 
     def points(self, index: np.ndarray, uniforms: torch.Tensor, source: int = 0) -> Any:
         """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).
@@ -151,16 +179,21 @@ class Sampler:
         y = torch.zeros(len(index), drawn, u.shape[-1], dtype=torch.float64, device=self.device)
         log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[-1]).contiguous()
         for k, (matrix, offset, sizes) in enumerate(self._coordinates):
-            centre, upper, lower = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split(sizes, dim=1)
-            spread = spreads[:, :, k, None]
-            upper = (_tightest(upper, torch.amin) - centre).div_(spread) if sizes[1] else None
-            lower = (_tightest(lower, torch.amax) - centre).div_(spread) if sizes[2] else None
-            if sizes[1] or sizes[2]:
-                ends = _ends(lower, upper)
-                log_w += _log_mass(*ends[:4])
+            centre, upper, lower, _ = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split(sizes, dim=1)
+            spread, bounded = spreads[:, :, k, None], sizes[1] or sizes[2]
+            if bounded:
+                interval = _Interval(
+                    _tightest(lower, torch.amax) if sizes[2] else None,
+                    _tightest(upper, torch.amin) if sizes[1] else None,
+                    centre,
+                    spread,
+                )
+                log_w += interval.log_mass()
             if k < drawn:
-                x = _quantile(ends, u[k], source) if sizes[1] or sizes[2] else torch.special.ndtri(u[k])
-                torch.addcmul(centre[:, source], x, spread[:, source], out=y[:, k])
+                if bounded:
+                    y[:, k] = interval.draw(u[k], source)
+                else:
+                    torch.addcmul(centre[:, source], torch.special.ndtri(u[k]), spread[:, source], out=y[:, k])
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
         return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
@@ -177,51 +210,78 @@ def _limits(p, k, sign):
     return coef[:, :, :k] / scale[:, :, None], bound / scale
 
 
-def _ends(lower, upper):
-    """The interval [lower, upper] as (a, b, Phi(a), Phi(b), flip); None is no bound, of which there is one at most.
+class _Interval:
+    """Where N(centre, spread^2) is truncated to [lower, upper]; None is no bound, of which there is one at most.
 
-    Where it lies mostly above 0 it is mirrored, as Phi has no digits left there; flip says where.
+    In standard deviations it is [a, b], mirrored where it lies mostly above 0, as Phi has no digits left there.
     """
-    if lower is None or upper is None:
-        end = upper if lower is None else -lower
-        return None, end, None, _ndtr(end), lower is not None
-    flip = lower + upper > 0
-    a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    return a, b, _ndtr(a), _ndtr(b), flip
+
+    def __init__(self, lower, upper, centre, spread):
+        self.lower, self.upper, self.centre, self.spread = lower, upper, centre, spread
+        low = None if lower is None else (lower - centre).div_(spread)
+        high = None if upper is None else (upper - centre).div_(spread)
+        if low is None or high is None:
+            self.flip, self.a, self.at_a, self.short = high is None, None, None, None
+            self.b = -low if high is None else high
+        else:
+            self.flip = low + high > 0
+            self.a, self.b = torch.where(self.flip, -high, low), torch.where(self.flip, -low, high)
+            self.at_a = _ndtr(self.a)
+            # b - a has lost the digits of a short interval far from the centre.
+            self.width = (upper - lower) / spread
+            short = (self.width < SHORT) & (self.width > 0) & (self.b >= DEEP)
+            self.short = short if short.any() else None
+        self.at_b = _ndtr(self.b)
+        self.deep = self.b < DEEP if (self.b < DEEP).any() else None
+
+    def log_mass(self):
+        """log of the interval's probability, -inf for an empty one."""
+        log_p = self.at_b.log() if self.a is None else (self.at_b - self.at_a).clamp_min_(0.0).log_()
+        if self.deep is not None:
+            deep = self.deep if self.a is None else self.deep & (self.a < self.b)
+            log_b = torch.special.log_ndtr(self.b[deep])
+            part = 0.0 if self.a is None else torch.log(-torch.expm1(_log_ratio(self.a[deep], self.width[deep])))
+            log_p[deep] = log_b + part
+        if self.short is not None:
+            width, middle = self.width[self.short], (self.a[self.short] + self.b[self.short]) / 2
+            log_p[self.short] = width.log() - (middle * middle + LOG_2PI) / 2
+        return log_p
+
+    def draw(self, u, source):
+        """The point below which lies the fraction u of the law that is truncated, of one source; in the interval or at
+        an end, even if it is empty.
+        """
+        b, at_b, flip = self.b[:, source], self.at_b[:, source], self.flip
+        centre, spread = self.centre[:, source], self.spread[:, source]
+        deep = None if self.deep is None else self.deep[:, source]
+        if self.a is None:
+            share = 1 - u if flip else u
+            x = torch.special.ndtri(share * at_b)
+            if deep is not None:
+                x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + share.expand_as(b)[deep].log())
+            x = torch.minimum(x, b)
+            return torch.addcmul(centre, -x if flip else x, spread)
+        a, at_a, flip = self.a[:, source], self.at_a[:, source], flip[:, source]
+        share = torch.where(flip, 1 - u, u)
+        x = torch.special.ndtri(at_a + share * (at_b - at_a))
+        if deep is not None:
+            part = -torch.expm1(_log_ratio(a[deep], self.width[:, source][deep].clamp_min(0.0)))
+            x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + torch.log1p((share[deep] - 1) * part))
+        x = torch.minimum(torch.maximum(x, a), torch.maximum(a, b))
+        y = torch.addcmul(centre, torch.where(flip, -x, x), spread)
+        if self.short is not None and (short := self.short[:, source]).any():
+            low, width = self.lower.expand_as(self.b)[:, source][short], self.width[:, source][short]
+            steep = width * torch.where(flip, -1.0, 1.0)[short] * (a + b)[short] / 2
+            part = u.expand_as(b)[short]
+            y[short] = low + spread.expand_as(b)[short] * width * part * (1 - steep * (1 - part) / 2)
+        return y
 
 
-def _log_mass(a, b, at_a, at_b):
-    """log P(a < N(0, 1) < b), -inf for an empty interval; arguments of `_ends`."""
-    log_p = at_b.log() if a is None else (at_b - at_a).clamp_min_(0.0).log_()
-    if (b < DEEP).any():
-        deep = b < DEEP if a is None else (b < DEEP) & (a < b)
-        log_b = torch.special.log_ndtr(b[deep])
-        part = 0.0 if a is None else torch.log(-torch.expm1(torch.special.log_ndtr(a[deep]) - log_b))
-        log_p[deep] = log_b + part
-    return log_p
-
-
-def _quantile(ends, u, source):
-    """The point below which lies the fraction u of N(0, 1) on an interval of `source`; in it or at an end, even if
-    empty. ends: of `_ends`.
-    """
-    a, b, at_a, at_b, flip = ends
-    b, at_b = b[:, source], at_b[:, source]
-    if a is None:
-        share = 1 - u if flip else u
-        x, deep = torch.special.ndtri(share * at_b), b < DEEP
-        if deep.any():
-            x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + share.expand_as(b)[deep].log())
-        return -x if flip else x
-    a, at_a, flip = a[:, source], at_a[:, source], flip[:, source]
-    share = torch.where(flip, 1 - u, u)
-    x, deep = torch.special.ndtri(at_a + share * (at_b - at_a)), b < DEEP
-    if deep.any():
-        log_b = torch.special.log_ndtr(b[deep])
-        part = -torch.expm1((torch.special.log_ndtr(a[deep]) - log_b).clamp_max(0.0))
-        x[deep] = _log_ndtri(log_b + torch.log1p((share[deep] - 1) * part))
-    x = torch.minimum(torch.maximum(x, a), torch.maximum(a, b))
-    return torch.where(flip, -x, x)
+def _log_ratio(a, width):
+    """log of Phi(a) / Phi(a + width), far in the lower tail, where the two logs would cancel."""
+    b = a + width
+    mills = torch.special.erfcx(-a * 0.5**0.5) / torch.special.erfcx(-b * 0.5**0.5)
+    return (width * (a + b) / 2 + mills.log()).clamp_max(0.0)
 
 
 def _ndtr(x):

@@ -16,11 +16,12 @@ from rpa.inputs import Gaussian
 from rpa.polytopes import quadrature, reduction
 from rpa.polytopes.lookahead import lookahead
 from rpa.polytopes.tilting import minimax
-from rpa.polytopes.trapezoid import Plan, Sampler, plan
+from rpa.polytopes.trapezoid import Plan, Sampler, plain, plan
 
 __all__ = ["Sample", "batch_moments", "moments", "sample"]
 
 BUDGET = 2**18
+ROUNDS = 20  # times that points outside by rounding are drawn again
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 
 
@@ -55,10 +56,14 @@ def batch_moments(H: np.ndarray, h: np.ndarray, *, rtol: float = 1e-2, seed: int
     h = _check.array("h", h, H.shape[:2])
     rtol, seed = _check.fraction("rtol", rtol), _check.integer("seed", seed)
     H, h, empty = reduction.unit_rows(H, h)
+    H, h, _ = reduction.distinct(H, h)
     count, _, dim = H.shape
     log_p, mean, cov = np.where(empty, -np.inf, 0.0), np.zeros((count, dim)), np.tile(np.eye(dim), (count, 1, 1))
     cov[empty] = 0.0
-    pending, log_budget = np.flatnonzero(~empty), log_ndtr(h).sum(axis=1) + np.log(rtol * NEGLIGIBLE)
+    pending, log_budget = (
+        np.flatnonzero(~empty),
+        log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol * NEGLIGIBLE),
+    )
     for _ in range(2):
         kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
         for group, rows in reduction.groups(kept, dim):
@@ -67,8 +72,9 @@ def batch_moments(H: np.ndarray, h: np.ndarray, *, rtol: float = 1e-2, seed: int
                 p = plan(*reduction.gather(H[index], h[index], kept[group], rows))
                 log_p[index], y_mean, y_cov = quadrature.moments(p, lookahead(p), rtol, seed, BUDGET)
                 mean[index] = (y_mean[:, None] @ p.axes)[:, 0]
-                # Along the axes the unit variance becomes y_cov; axes beyond the rank are zero and do not matter.
-                cov[index] = np.eye(dim) + p.axes.mT @ (y_cov - np.eye(y_cov.shape[1])) @ p.axes
+                # Variance 1 off the axes, exactly 0 where they span all; axes beyond the rank are zero.
+                rest = np.where((p.rank == dim)[:, None, None], 0.0, np.eye(dim) - p.axes.mT @ p.axes)
+                cov[index] = rest + p.axes.mT @ y_cov @ p.axes
         # What was dropped must be small against p; where the guess of p was too high, all rows are kept.
         pending = pending[np.isfinite(log_p[pending]) & (log_dropped > log_p[pending] + np.log(rtol / 10))]
         log_budget[pending] = -np.inf
@@ -77,61 +83,97 @@ def batch_moments(H: np.ndarray, h: np.ndarray, *, rtol: float = 1e-2, seed: int
 
 
 def _whitened(H, h, gaussian):
+    """Rows and bounds where the law is N(0, I). ValueError if a row without variance does not hold."""
     if not isinstance(gaussian, Gaussian):
         raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
     H = _check.array("H", H, (None, gaussian.dim))
-    return reduction.whiten(H, _check.array("h", h, (len(H),)), gaussian)
+    rows, slack, doubt = reduction.whiten(H, _check.array("h", h, (len(H),)), gaussian)
+    if doubt.log_ceiling < 0:
+        raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
+    return rows, slack
 
 
 def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) -> Sample:
-    """n draws of x ~ gaussian given H x <= h, as a `Sample`.
+    """n draws of x ~ gaussian given H x <= h, as a `Sample`; every one fulfils H x <= h as computed in floats, unless
+    the polytope is so thin that rounding leaves no such point.
 
     "exact": independent draws. Points from the tilted law of as many rows as there are coordinates are accepted with
-    probability weight / largest weight (Botev 2017) and, if the other rows hold as well, kept. Where fewer than one
+    probability weight / largest weight (Botev 2017) and, if all other rows hold as well, kept. Where fewer than one
     point in 500 would be, "slice": linear elliptical slice sampling (Gessner, Kanjilal & Hennig 2020), chains
     started from importance draws, each row the end of its own chain of 25 steps.
     Raises ValueError as `moments` does.
     """
-    n = _check.integer("n", n)
-    rows, slack, empty = reduction.unit_rows(*_whitened(H, h, gaussian))
+    n, seed = _check.integer("n", n), _check.integer("seed", seed)
+    whitened, slack = _whitened(H, h, gaussian)
+    H, h = np.array(H, dtype=float), np.array(h, dtype=float)
+    rows, slack, empty = reduction.unit_rows(whitened, slack)
     if empty[0]:
         raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
-    kept, _ = reduction.uncertain(slack, log_ndtr(slack).sum(axis=1) + np.log(1e-14))
-    p = plan(rows[:, kept[0]], slack[:, kept[0]])
+    rows, slack, _ = reduction.distinct(rows, slack)
     rng = np.random.default_rng(seed)
-    y = _accepted(p, n, rng) if p.rank[0] else np.zeros((n, 0))
-    method = "exact" if y is not None else "slice"
-    if y is None:
-        y = _chains(p, n, rng)
-    axes = p.axes[0, : p.rank[0]]
-    z = rng.standard_normal((n, rows.shape[2]))
-    z += (y - z @ axes.T) @ axes
-    return Sample(gaussian.mean + z @ gaussian.times_factor(np.eye(gaussian.dim)).T, method)
+    # Rows that are all but certain are left out of the plan, but not where points are tested.
+    kept, _ = reduction.uncertain(slack, log_ndtr(slack).sum(axis=1) + np.log(1e-14))
+    p, real = plan(rows[:, kept[0]], slack[:, kept[0]]), np.isfinite(slack[0])
+    live = whitened[0].any(axis=1)
+    make, method = _accepted, "exact"
+    points: list[Any] = []
+    others: list[Any] = []
+    for _ in range(ROUNDS):
+        z = make(p, rows[0, real], slack[0, real], n - sum(map(len, points)), rng)
+        if z is None:
+            p, make, method = plan(rows[:, real], slack[:, real]), _chains, "slice"
+            z = make(p, rows[0, real], slack[0, real], n - sum(map(len, points)), rng)
+        x = gaussian.mean + z @ gaussian.times_factor(np.eye(gaussian.dim)).T
+        inside = (x @ H[live].T <= h[live]).all(axis=1)
+        points.append(x[inside])
+        others.append(x[~inside])
+        if sum(map(len, points)) >= n:
+            break
+    # Points that miss by rounding serve only where there are no others.
+    return Sample(np.concatenate(points + others)[:n], method)
 
 
-def _accepted(p, n, rng):
-    """n exact draws of y (n, rank) by acceptance and rejection, or None if too few points are accepted."""
-    simple, rest = _split(p)
-    proposal, psi = minimax(simple)
-    if not np.isfinite(psi[0]):
+def _accepted(p, rows, slack, n, rng):
+    """n exact draws of z (n, r) by acceptance and rejection, or None if too few points are accepted.
+
+    p: the plan of some of the rows; all `rows` z <= slack are tested.
+    """
+    line = p.rank[0] == 1
+    simple, (proposal, psi) = (p, (plain(p), [np.nan])) if line or not p.rank[0] else _bounded(p)
+    sampler, found, tried = Sampler(simple, [proposal]), [np.zeros((0, rows.shape[1]))], 0
+    if not line and not np.isfinite(psi[0]) and p.rank[0]:
         return None
-    sampler, found, tried = Sampler(simple, [proposal]), [np.zeros((0, p.rank[0]))], 0
-    coef, h = p.coef[0, rest, : p.rank[0]], p.h[0, rest]
     while (kept := sum(map(len, found))) < n:
         if tried >= 20_000 and kept < tried / 500:
             return None
         size = int(np.clip(1.2 * (n - kept) * (tried + 1000) / (kept + 10), 1000, 50_000))
         y, log_w = sampler.points([0], rng.random((sampler.dim, size)))
         y, log_w = y[0, : p.rank[0]].numpy().T, log_w[0, 0].numpy()
-        accept = np.log(rng.random(size)) <= log_w - psi[0]
-        accept[accept] = (y[accept] @ coef.T <= h).all(axis=1)
-        found.append(y[accept])
+        if p.rank[0] > 1:
+            y = y[np.log(rng.random(size)) <= log_w - psi[0]]
+        z = _completed(y, p, rng)
+        found.append(z[(z @ rows.T <= slack).all(axis=1)])
         tried += size
     return np.concatenate(found)[:n]
 
 
-def _split(p):
-    """The plan without the rows that make its largest weight unknown, and the places of those rows."""
+def _bounded(p):
+    """The part of a plan whose largest weight is known, and its tilted law: (plan, (proposal, log of that weight))."""
+    part = _simple(p)
+    return part, minimax(part)
+
+
+def _completed(y, p, rng):
+    """Standard normal z (n, r) whose coordinates along the plan's axes are y (n, rank)."""
+    axes = p.axes[0, : p.rank[0]]
+    if len(axes) == axes.shape[1]:
+        return y @ axes
+    z = rng.standard_normal((len(y), axes.shape[1]))
+    return z - (z @ axes.T) @ axes + y @ axes
+
+
+def _simple(p):
+    """The plan without the rows that make its largest weight unknown."""
     owner, coef = p.owner[0], p.coef[0]
     simple = np.zeros(len(owner), dtype=bool)
     for k in range(p.rank[0]):
@@ -142,24 +184,28 @@ def _split(p):
         simple[own] = np.abs(scaled - scaled[pivot]).max(axis=1) < 1e-8
     last = np.flatnonzero(simple & (owner == p.rank[0] - 1))
     simple[last[1:]] = False
-    kept = np.flatnonzero(simple)
-    part = Plan(p.coef[:, kept, : p.rank[0]], p.h[:, kept], p.owner[:, kept], p.axes, p.rank, p.mean[:, : p.rank[0]])
-    return part, np.flatnonzero(~simple & (owner >= 0))
+    kept, c = np.flatnonzero(simple), p.rank[0]
+    return Plan(
+        p.coef[:, kept, :c], p.h[:, kept], p.owner[:, kept], p.axes[:, :c], p.rank, p.mean[:, :c], p.cut[:, kept]
+    )
 
 
-def _chains(p, n, rng, steps=25):
-    """n states y (n, rank) of linear elliptical slice sampling, each `steps` after its own importance draw."""
+def _chains(p, rows, slack, n, rng, steps=25):
+    """n states z (n, r) of linear elliptical slice sampling, each `steps` after its own importance draw."""
     sampler, r = Sampler(p, lookahead(p)), p.rank[0]
     y, log_w = sampler.points([0], rng.random((sampler.dim, 2**15)))
-    log_w = log_w[0, 0].numpy()
-    weight = np.exp(log_w - max(log_w.max(), -1e300))
+    log_w, y = log_w[0, 0].numpy(), y[0, :r].numpy().T
+    coef, h = p.coef[0, p.owner[0] >= 0, :r], p.h[0, p.owner[0] >= 0]
+    h = h + 4 * np.finfo(float).eps * (1 + np.abs(h))
+    weight = np.exp(log_w - max(log_w.max(), -1e300)) * (y @ coef.T <= h).all(axis=1)
     if not weight.any():
         raise ValueError("H, h: expected a polytope of positive probability, found no point in it")
-    state = y[0, :r].numpy().T[rng.choice(len(weight), n, p=weight / weight.sum())]
-    rows, h = p.coef[0, p.owner[0] >= 0, :r], p.h[0, p.owner[0] >= 0]
+    state = y[rng.choice(len(weight), n, p=weight / weight.sum())]
     for _ in range(steps):
-        state = _slice_step(state, rows, h, rng)
-    return state
+        moved = _slice_step(state, coef, h, rng)
+        # A step lands outside only by rounding, in a polytope so thin that all arcs but a few units long are forbidden.
+        state = np.where((moved @ coef.T <= h).all(axis=1)[:, None], moved, state)
+    return _completed(state, p, rng)
 
 
 def _slice_step(state, rows, h, rng):

@@ -1,0 +1,270 @@
+"""Small inputs on which other packages, or earlier versions of this one, gave wrong answers, with right values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_ndtr
+from scipy.stats import norm
+
+from rpa.inputs import Gaussian, GaussianMixture, fit_mixture
+from rpa.polytopes import truncated
+from rpa.polytopes.polytope import orthant, probabilities, probability
+
+LOG_DENSITY = -0.5 * math.log(2 * math.pi)  # log of the standard normal density at 0
+
+
+def assert_right(answer, log_p, rtol=1e-3):
+    """Finite, asked-for accuracy, and within three stated errors of exp(log_p)."""
+    assert answer.rel_error <= rtol
+    assert abs(math.expm1(answer.log_p - log_p)) <= 3 * answer.rel_error
+
+
+def equal_correlations(scales, rho):
+    scales = np.asarray(scales, dtype=float)
+    return (np.full((len(scales),) * 2, rho) + (1 - rho) * np.eye(len(scales))) * np.outer(scales, scales)
+
+
+def unit(i, d):
+    return np.eye(d)[[i]]
+
+
+# Units.
+
+
+@pytest.mark.parametrize("cov", [np.diag([1e16, 1.0]), [1e16, 1.0]])
+def test_a_coordinate_beside_one_of_huge_variance(cov):
+    assert_right(probability([[0, 1.0]], [1.0], Gaussian([0, 0], cov)), float(log_ndtr(1)), 1e-13)
+    spread = Gaussian([0, 0], cov).sample(2000, 0).std(0)
+    np.testing.assert_allclose(spread, [1e8, 1], rtol=6 / math.sqrt(2 * 2000))
+
+
+@pytest.mark.parametrize("cov", [[1e30, 1.0], np.diag([1e30, 1.0])])
+def test_orthant_of_variances_far_apart(cov):
+    assert_right(orthant([0, -1.0], cov), math.log(0.5) + float(log_ndtr(-1)), 1e-12)
+
+
+@pytest.mark.parametrize("d, scale", [(5, 1e5), (50, 3e6), (50, 1e-9)])
+def test_a_marginal_does_not_feel_the_units_of_the_others(d, scale):
+    cov = equal_correlations([1.0] * (d - 1) + [scale], 0.5)
+    assert_right(probability(unit(0, d), [-3.0], Gaussian(np.zeros(d), cov)), float(log_ndtr(-3)), 1e-11)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e5, 1e-5])
+@pytest.mark.parametrize("gap", [1e-2, 1e-6, 1e-10])
+def test_difference_of_two_nearly_equal_coordinates(gap, scale):
+    cov = equal_correlations([1.0, 1.0, scale], 0.5)
+    cov[0, 1] = cov[1, 0] = 1 - gap
+    a = np.array([1.0, -1.0, 0.0])
+    answer = probability([a], [-3 * math.sqrt(a @ cov @ a)], Gaussian(np.zeros(3), cov))
+    assert_right(answer, float(log_ndtr(-3)), 1e-13 / gap)
+
+
+# Means far from the origin.
+
+
+@pytest.mark.parametrize("size, rtol", [(1.0, 1e-14), (1e10, 2e-5), (1e14, 0.2)])
+def test_rounding_of_the_bounds_is_in_the_error(size, rtol):
+    H, mean = np.full((1, 3), 1 / 3), np.full(3, size)
+    answer = probability(H, H @ mean - 0.5, Gaussian(mean, 1.0))
+    assert_right(answer, float(log_ndtr(-0.5 * math.sqrt(3))), rtol)
+
+
+# Thin sets, and the meaning of zero.
+
+
+@pytest.mark.parametrize("d", [2, 3, 4])
+@pytest.mark.parametrize("width", [1e-6, 1e-12, 1e-15, 1e-16, 1e-100])
+def test_slab_of_small_width_times_an_orthant(d, width):
+    H = np.vstack([-unit(0, d), np.eye(d)])
+    answer = probability(H, [0.0, width] + [0.0] * (d - 1), Gaussian(np.zeros(d), 1.0))
+    assert_right(answer, math.log(width) - width**2 / 6 + LOG_DENSITY - (d - 1) * math.log(2))
+
+
+@pytest.mark.parametrize("c", [1e-3, 1e-10, 1e-13])
+def test_wedge_of_small_angle(c):
+    answer = probability([[1.0, 0.0], [-1.0, c]], [0.0, 0.0], Gaussian([0, 0], 1.0))
+    assert_right(answer, math.log(math.atan(c) / (2 * math.pi)), 0.1)
+
+
+@pytest.mark.parametrize("a", [1.0, 1e10])
+def test_wedge_with_a_row_almost_parallel_to_another(a):
+    answer = probability([[-1.0, 0.0], [0.0, -1.0], [-a, 1.0]], [0.0, 0.0, 0.0], Gaussian([0, 0], 1.0))
+    assert_right(answer, math.log(math.atan(a) / (2 * math.pi)), 1e-13)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("far", [39_000.0, 41_000.0, 1.01e6, 1e9])
+def test_far_half_spaces(d, far):
+    answer = probability(-unit(0, d), [-far], Gaussian(np.zeros(d), 1.0))
+    assert answer.log_p == pytest.approx(float(log_ndtr(-far)), rel=1e-14)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize("far", [1e3, 41_000.0, 1.01e6])
+def test_far_corners(d, far):
+    answer = probability(-np.eye(d), [-far] * d, Gaussian(np.zeros(d), 1.0))
+    exact = d * float(log_ndtr(-far))
+    assert answer.log_p == pytest.approx(exact, rel=1e-13)
+    assert abs(answer.log_p - exact) <= 3 * answer.rel_error
+
+
+@pytest.mark.parametrize("width", [1e-3, 1e-8])
+def test_variance_of_a_narrow_interval(width):
+    _, _, cov = truncated.moments([[1.0], [-1.0]], [1 + width, -1.0], Gaussian([0], 1.0), rtol=1e-3)
+    assert cov[0, 0] == pytest.approx(width**2 / 12, rel=3e-3)
+
+
+# Draws.
+
+
+def test_no_draw_outside_a_triangle_in_the_tail():
+    g = Gaussian([0, 0], [[1, -0.9], [-0.9, 1]])
+    H, h = np.array([[-1.0, 0], [0, -1], [1, 1]]), np.array([-2, -2, 4.05])
+    assert (truncated.sample(H, h, g, 2000, 0).points @ H.T <= h).all()
+
+
+def test_an_empty_set_has_no_draws():
+    g = Gaussian([0, 0], [[1, -0.99], [-0.99, 1]])
+    with pytest.raises(ValueError, match="^H, h: expected a polytope of positive probability"):
+        truncated.sample([[-1.0, 0], [0, -1], [1, 1]], [-5, -5, 1.697], g, 2000, 0)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("width", [1e-3, 1e-12])
+def test_no_draw_outside_a_narrow_interval(d, width):
+    H, h = np.vstack([unit(0, d), -unit(0, d)]), np.array([0.3 + width, -0.3])
+    drawn = truncated.sample(H, h, Gaussian(np.zeros(d), 1.0), 5000, 0)
+    turned = truncated.sample(H[::-1], h[::-1], Gaussian(np.zeros(d), 1.0), 5000, 0)
+    assert (drawn.points @ H.T <= h).all() and drawn.method == turned.method == "exact"
+    np.testing.assert_array_equal(drawn.points, turned.points)
+    assert drawn.points[:, 0].std() == pytest.approx(width / math.sqrt(12), rel=0.05)
+
+
+# One polytope, one answer.
+
+
+def random_batch(count, rows, d, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((count, rows, d)), rng.uniform(-0.5, 2, (count, rows)) * math.sqrt(d)
+
+
+@pytest.mark.parametrize("rows, d", [(12, 6), (3, 5), (7, 2), (9, 3), (2, 1), (20, 12)])
+def test_neighbours_padding_order_and_copies_change_no_bit(rows, d):
+    H, h = random_batch(24, rows, d)
+    h[::3] += 5  # with fewer rows that matter
+    together = np.array(probabilities(H, h))
+    alone = np.hstack([probabilities(H[[i]], h[[i]]) for i in range(len(H))])
+    np.testing.assert_array_equal(together, alone)
+    padded = (
+        np.concatenate([np.zeros_like(H), H, np.zeros_like(H)], axis=1),
+        np.concatenate([h + 20, h, h + 20], axis=1),
+    )
+    np.testing.assert_array_equal(together, probabilities(*padded))
+    np.testing.assert_array_equal(together, probabilities(np.repeat(H, 2, axis=1), np.repeat(h, 2, axis=1)))
+    order = np.random.default_rng(1).permutation(rows)
+    np.testing.assert_array_equal(together, probabilities(H[:, order], h[:, order]))
+    np.testing.assert_array_equal(together, probabilities(4 * H, 4 * h))
+    single = [probability(*pair, Gaussian(np.zeros(d), 1.0), rtol=1e-2) for pair in zip(H, h)]
+    np.testing.assert_array_equal(together, np.transpose([(found.log_p, found.rel_error) for found in single]))
+
+
+def test_moments_do_not_depend_on_neighbours():
+    H, h = random_batch(12, 8, 5)
+    together = truncated.batch_moments(H, h)
+    for i in range(len(H)):
+        for whole, part in zip(together, truncated.batch_moments(H[[i]], h[[i]])):
+            np.testing.assert_array_equal(whole[i], part[0])
+
+
+@pytest.mark.parametrize("rows, d", [(12, 6), (7, 2)])
+def test_scaled_rows_change_the_answer_within_its_error(rows, d):
+    H, h = random_batch(24, rows, d)
+    factor = 10 ** np.random.default_rng(2).uniform(-9, 9, h.shape)
+    log_p, error = probabilities(H, h)
+    scaled, other = probabilities(H * factor[:, :, None], h * factor)
+    np.testing.assert_array_equal(np.isneginf(log_p), np.isneginf(scaled))
+    real = np.isfinite(log_p)
+    assert (np.abs(np.expm1(scaled[real] - log_p[real])) <= 3 * np.hypot(error, other)[real]).all()
+
+
+# What is refused and what is taken.
+
+
+def test_rounding_below_the_largest_variance_is_taken():
+    cov = [[1, 0, 0], [0, 1e-17, -3e-17], [0, -3e-17, 1e-17]]
+    assert_right(orthant([0.0, 1.0, 1.0], cov), math.log(0.5), 1e-12)
+    assert_right(probability(-np.eye(3), [0, 1.0, 1.0], Gaussian(np.zeros(3), cov)), math.log(0.5), 1e-12)
+
+
+def test_noise_free_gaussian_process_posteriors_are_taken():
+    rng = np.random.default_rng(0)
+    taken = 0
+    for _ in range(60):
+        known, new = rng.uniform(0, 1, (rng.integers(2, 6), 1)), rng.uniform(0, 1, (rng.integers(2, 10), 1))
+        kernel = lambda a, b: np.exp(-((a - b.T) ** 2) / 2 / 0.3**2)
+        factor = np.linalg.solve(np.linalg.cholesky(kernel(known, known)), kernel(known, new))
+        cov = kernel(new, new) - factor.T @ factor
+        if np.diag(cov).max() > 1e-3:
+            answer = orthant(rng.standard_normal(len(cov)), cov, rtol=1.0, budget=512)
+            taken += 0 <= answer.p <= 1
+    assert taken > 30
+
+
+@pytest.mark.parametrize(
+    "cov, message",
+    [
+        ([[1e12, 3e6], [3e6, 1]], "positive semidefinite"),
+        ([[1e12, 0], [0, -1.0]], "positive semidefinite"),
+        ([[1e12, 5], [-5, 1]], "symmetric"),
+        (np.float32([[1.0, 1.0], [1.0, 1.0]]) - np.float32([[0, 0], [0, 1e-6]]), "single precision"),
+    ],
+)
+def test_matrices_that_are_no_covariances_in_any_units(cov, message):
+    for make in (lambda: Gaussian([0, 0], cov), lambda: orthant([0, 0], cov)):
+        with pytest.raises(ValueError, match=f"^cov: expected a .*{message}"):
+            make()
+
+
+@pytest.mark.parametrize("cov", [1.0, [1.0, 2.0], [[1.0, 0.5], [0.5, 2.0]]])
+def test_arrays_of_a_law_are_read_only(cov):
+    g = Gaussian([0.0, 0.0], cov)
+    for values in (g.mean, g.cov_given, g.cov, g.variances):
+        with pytest.raises(ValueError, match="read-only"):
+            values[...] = 7.0
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-3, 1.0, 1e6, np.array([1e-8, 1e8])])
+def test_fit_follows_the_units(scale):
+    truth = GaussianMixture([0.5, 0.5], [Gaussian([0.0, 0.0], 1.0), Gaussian([2.5, 1.0], [0.5, 2.0])])
+    x = truth.sample(3000, 0)
+    fit, scaled = fit_mixture(x, 2, 0), fit_mixture(x * scale, 2, 0)
+    np.testing.assert_allclose(scaled.weights, fit.weights, rtol=1e-6)
+    for one, other in zip(fit.components, scaled.components):
+        np.testing.assert_allclose(other.mean, one.mean * scale, atol=1e-6 * np.max(scale), rtol=1e-6)
+        np.testing.assert_allclose(other.cov, one.cov * np.outer(scale * np.ones(2), scale * np.ones(2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e100])
+def test_rows_whose_norm_underflows_or_overflows(size):
+    assert_right(probability([[size]], [-(size**2)], Gaussian([0], size**2)), float(log_ndtr(-1)), 1e-13)
+    log_p, _ = probabilities([[[size**2, size**2]]], [[-(size**2)]])
+    assert log_p[0] == pytest.approx(float(log_ndtr(-1 / math.sqrt(2))), rel=1e-13)
+
+
+def test_tensors_with_gradients_are_taken():
+    mean, cov = torch.zeros(2, requires_grad=True), torch.eye(2, requires_grad=True)
+    assert orthant(mean, cov).p == pytest.approx(0.25, rel=1e-13)
+
+
+@pytest.mark.parametrize("n, seed, name", [(2.5, 0, "n"), (2, None, "seed"), (-1, 0, "n"), (2, 0.5, "seed")])
+def test_draws_need_a_whole_number_and_a_seed(n, seed, name):
+    g = Gaussian([0.0], 1.0)
+    calls = [g.sample, GaussianMixture([1.0], [g]).sample, lambda n, seed: truncated.sample([[1.0]], [0.0], g, n, seed)]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"^{name}: expected"):
+            call(n, seed)
+    if name == "seed":
+        with pytest.raises(ValueError, match="^seed: expected"):
+            fit_mixture(norm.rvs(size=(20, 1), random_state=0), 1, seed)
