@@ -4,6 +4,8 @@ Each function returns the argument as a fresh float64 array (or raises `ValueErr
 never alter what they were given.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -59,7 +61,7 @@ def covariance(name: str, value: ArrayLike, dim: int) -> Array:
     smallest = np.linalg.eigvalsh((cov + floor * np.eye(dim)) / scale / scale[:, None])[0] if dim else 0.0
     if smallest < -INDEFINITE:
         hint = ""
-        if getattr(value, "dtype", None) is not None and "float32" in str(value.dtype):
+        if "float32" in str(getattr(value, "dtype", "")):
             hint = "; in single precision, add 1e-6 of each variance to the diagonal, or compute it in double precision"
         raise ValueError(
             f"{name}: expected a positive semidefinite matrix, got an eigenvalue {smallest:g} of the correlations{hint}"
@@ -91,7 +93,7 @@ def integer(name: str, value: object, low: int = 0) -> int:
     return int(value)
 
 
-def seed(name: str, value: object) -> object:
+def seed(name: str, value: Any) -> Any:
     """A seed for `numpy.random.default_rng` that gives the same draws again: an integer, integers or a generator."""
     values = value if isinstance(value, (list, tuple)) else [value]
     if isinstance(value, np.random.Generator):

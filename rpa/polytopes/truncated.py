@@ -60,7 +60,10 @@ def batch_moments(H: np.ndarray, h: np.ndarray, *, rtol: float = 1e-2, seed: int
     count, _, dim = H.shape
     log_p, mean, cov = np.where(empty, -np.inf, 0.0), np.zeros((count, dim)), np.tile(np.eye(dim), (count, 1, 1))
     cov[empty] = 0.0
-    pending, log_budget = np.flatnonzero(~empty), log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol * NEGLIGIBLE)
+    pending, log_budget = (
+        np.flatnonzero(~empty),
+        log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol * NEGLIGIBLE),
+    )
     for _ in range(2):
         kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
         for group, rows in reduction.groups(kept, dim):
@@ -112,17 +115,19 @@ def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) ->
     kept, _ = reduction.uncertain(slack, log_ndtr(slack).sum(axis=1) + np.log(1e-14))
     p, real = plan(rows[:, kept[0]], slack[:, kept[0]]), np.isfinite(slack[0])
     live = whitened[0].any(axis=1)
-    make, method, points, others = _accepted, "exact", [], []
+    make, method = _accepted, "exact"
+    points, others, missing = [np.zeros((0, gaussian.dim))], [np.zeros((0, gaussian.dim))], n
     for _ in range(ROUNDS):
-        z = make(p, rows[0, real], slack[0, real], n - sum(map(len, points)), rng)
+        z = make(p, rows[0, real], slack[0, real], missing, rng)
         if z is None:
             p, make, method = plan(rows[:, real], slack[:, real]), _chains, "slice"
-            z = make(p, rows[0, real], slack[0, real], n - sum(map(len, points)), rng)
+            z = make(p, rows[0, real], slack[0, real], missing, rng)
         x = gaussian.mean + z @ gaussian.times_factor(np.eye(gaussian.dim)).T
         inside = (x @ H[live].T <= h[live]).all(axis=1)
         points.append(x[inside])
         others.append(x[~inside])
-        if sum(map(len, points)) >= n:
+        missing -= int(inside.sum())
+        if missing <= 0:
             break
     # Points that miss by rounding serve only where there are no others.
     return Sample(np.concatenate(points + others)[:n], method)
