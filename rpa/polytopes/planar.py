@@ -261,7 +261,7 @@ def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = Non
 
     H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding, the only error; shift (K, n): error
     of h. Polygons are cut out of a square of 60 standard deviations, and of larger ones where they are not found
-    there. Those that remain, and those of which rounding leaves less than SURE, are sliced (`rpa.polytopes.slices`).
+    there. The others, and those with an error above SURE, are integrated by slices (`rpa.polytopes.slices`).
     -inf has the error 0 where the polygon is proved empty, infinity where no point was found.
     """
     norm = np.linalg.norm(H, axis=2)
@@ -297,14 +297,14 @@ def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = Non
         if np.isneginf(log_p[k]) and is_empty(*polygon, inscribed_ball(*polygon))[0]:
             rel_error[k] = 0.0
             continue
-        sliced, doubt = slices.log_probability(lines[k, real], shift[k, real])
-        if doubt <= rel_error[k]:
-            log_p[k], rel_error[k] = sliced, doubt
+        value, error_of_value = slices.log_probability(lines[k, real], shift[k, real])
+        if error_of_value <= rel_error[k]:
+            log_p[k], rel_error[k] = value, error_of_value
     return log_p, rel_error
 
 
 def _outside(polygons, lines, radius, margin):
-    """Whether {a z > c} holds, beyond rounding, on polygons (P,) even without the sides of their square.
+    """Whether a z > c holds, beyond rounding, on polygons (P,) even without the sides of the square around them.
 
     It does where the corner of smallest a z is not on a side, or a real edge ends there along which a z is constant.
     """

@@ -34,8 +34,7 @@ def log_probability(lines: np.ndarray, shift: np.ndarray) -> tuple[float, float]
         nearest = _nearest(candidates)
         if nearest is None:
             continue
-        places = [_place(candidate, nearest) for candidate in candidates]
-        answers = [_in_frame(_turned(candidates, i), place[0], place[1], shift) for i, place in enumerate(places)]
+        answers = [_in_frame(_turned(candidates, i), _place(line, nearest), shift) for i, line in enumerate(candidates)]
         log_p, error = min(answers, key=lambda answer: (answer[1], -answer[0]))
         if np.isfinite(log_p):
             return log_p, error if certain else np.inf
@@ -131,8 +130,9 @@ def _window(frame, breaks):
     return ends
 
 
-def _in_frame(lines, x0, y0, shift):
-    """(log P, relative error) by slices at x; x0, y0: the point of the polygon nearest to the origin."""
+def _in_frame(lines, nearest, shift):
+    """(log P, relative error) by slices at x; nearest: the point of the polygon nearest to the origin."""
+    x0, y0 = nearest
     a_x, a_y, c = lines.T
     if abs(x0 - c[np.abs(a_x).argmax()]) <= 1e-9 * abs(x0):
         x0 = c[np.abs(a_x).argmax()]

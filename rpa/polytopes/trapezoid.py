@@ -240,7 +240,11 @@ class _Interval:
         if self.deep is not None:
             deep = self.deep if self.a is None else self.deep & (self.a < self.b)
             log_b = torch.special.log_ndtr(self.b[deep])
-            part = 0.0 if self.a is None else torch.log(-torch.expm1(_log_ratio(self.a[deep], self.width[deep])))
+            part = (
+                0.0
+                if self.a is None
+                else torch.log(-torch.expm1(_log_ratio(self.a[deep], self.b[deep], self.width[deep])))
+            )
             log_p[deep] = log_b + part
         if self.short is not None:
             width, middle = self.width[self.short], (self.a[self.short] + self.b[self.short]) / 2
@@ -265,7 +269,7 @@ class _Interval:
         share = torch.where(flip, 1 - u, u)
         x = torch.special.ndtri(at_a + share * (at_b - at_a))
         if deep is not None:
-            part = -torch.expm1(_log_ratio(a[deep], self.width[:, source][deep].clamp_min(0.0)))
+            part = -torch.expm1(_log_ratio(a[deep], b[deep], self.width[:, source][deep].clamp_min(0.0)))
             x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + torch.log1p((share[deep] - 1) * part))
         x = torch.minimum(torch.maximum(x, a), torch.maximum(a, b))
         y = torch.addcmul(centre, torch.where(flip, -x, x), spread)
@@ -277,9 +281,8 @@ class _Interval:
         return y
 
 
-def _log_ratio(a, width):
-    """log of Phi(a) / Phi(a + width), far in the lower tail, where the two logs would cancel."""
-    b = a + width
+def _log_ratio(a, b, width):
+    """log of Phi(a) / Phi(b), b = a + width, far in the lower tail, where the two logs would cancel; a may be -inf."""
     mills = torch.special.erfcx(-a * 0.5**0.5) / torch.special.erfcx(-b * 0.5**0.5)
     return (width * (a + b) / 2 + mills.log()).clamp_max(0.0)
 

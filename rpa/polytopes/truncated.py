@@ -116,18 +116,18 @@ def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) ->
     p, real = plan(rows[:, kept[0]], slack[:, kept[0]]), np.isfinite(slack[0])
     live = whitened[0].any(axis=1)
     make, method = _accepted, "exact"
-    points: list[Any] = []
-    others: list[Any] = []
+    points, others, missing = [np.zeros((0, gaussian.dim))], [np.zeros((0, gaussian.dim))], n
     for _ in range(ROUNDS):
-        z = make(p, rows[0, real], slack[0, real], n - sum(map(len, points)), rng)
+        z = make(p, rows[0, real], slack[0, real], missing, rng)
         if z is None:
             p, make, method = plan(rows[:, real], slack[:, real]), _chains, "slice"
-            z = make(p, rows[0, real], slack[0, real], n - sum(map(len, points)), rng)
+            z = make(p, rows[0, real], slack[0, real], missing, rng)
         x = gaussian.mean + z @ gaussian.times_factor(np.eye(gaussian.dim)).T
         inside = (x @ H[live].T <= h[live]).all(axis=1)
         points.append(x[inside])
         others.append(x[~inside])
-        if sum(map(len, points)) >= n:
+        missing -= int(inside.sum())
+        if missing <= 0:
             break
     # Points that miss by rounding serve only where there are no others.
     return Sample(np.concatenate(points + others)[:n], method)

@@ -1,4 +1,4 @@
-"""Small inputs on which other packages, or earlier versions of this one, gave wrong answers, with right values."""
+"""Small inputs on which neighbouring packages, or earlier versions of this one, failed, with the right values."""
 
 import math
 
