@@ -7,7 +7,7 @@ import pytest
 from scipy.special import log_ndtr, owens_t
 from scipy.stats import ortho_group
 
-from rpa.companion import known
+from rpa.experiments import known
 from rpa.inputs import Gaussian
 from rpa.polytopes import truncated
 from rpa.polytopes.normal import log_interval
