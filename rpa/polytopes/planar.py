@@ -259,7 +259,7 @@ def _log_sum_by_owner(terms, owner, count):
 def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """log P(H z <= h) for z ~ N(0, I_2), a batch of K polygons given by n half-planes each.
 
-    H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding, the only error there is; shift (K, n):
+    H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding; shift (K, n):
     error of h. Polygons are cut out of a square of 60 standard deviations, and of larger ones where they are not found
     there. The others, and those with an error above SURE, are integrated by slices (`rpa.polytopes.slices`).
     -inf has the error 0 where the polygon is proved empty, infinity where no point was found.
