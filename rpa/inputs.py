@@ -87,9 +87,8 @@ class Gaussian:
         return _read_only(factor / np.where((self.scales[:, None] > 0) & (norm > 0), norm, 1.0))
 
     def lost(self, rows: Array) -> Array:
-        """Error (n, n) of rows R rows^T, R the correlations, when `root` is used for R: what was cut off, and rounding.
-
-        rows (n, d), in standard deviations.
+        """Error (n, n) of rows R rows^T, R the correlations, when `root` is used for R: what was cut off, and
+        rounding. rows (n, d), in standard deviations.
         """
         if self.root is None:
             return np.zeros((len(rows), len(rows)))

@@ -23,7 +23,7 @@ __all__ = ["Polygons", "clip", "log_probability", "polygon_log_mass", "polygon_m
 REACH = 9.5  # phi(REACH) / phi(0) = e^-45
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 EPS = np.finfo(float).eps
-SURE = 1e-9  # relative error up to which a mass found from vertices is kept
+SURE = 1e-6  # relative error up to which a mass found from vertices is kept
 TOLERANCE = 1e-13  # a vertex this close to a line, relative to the polygon's size, lies on it
 
 
@@ -71,12 +71,12 @@ def square(count: int, radius: float = 60.0) -> Polygons:
     return Polygons(np.tile(corner, (count, 1, 1)), np.tile(side, (count, 1, 1)), np.full(count, 4))
 
 
-def signed_distances(polygons, lines):
+def signed_distances(polygons, lines, tolerance=TOLERANCE):
     """Distance (P, n) of each vertex to its polygon's line (P, 3), positive outside, exactly 0 where it touches."""
     vertices = polygons.vertices
     distance = vertices[..., 0] * lines[:, None, 0] + vertices[..., 1] * lines[:, None, 1] - lines[:, None, 2]
     size = np.abs(vertices).max(axis=(1, 2), initial=1.0)
-    distance[np.abs(distance) <= TOLERANCE * (size + np.abs(lines[:, 2]))[:, None]] = 0.0
+    distance[np.abs(distance) <= tolerance * (size + np.abs(lines[:, 2]))[:, None]] = 0.0
     return distance
 
 
@@ -259,8 +259,8 @@ def _log_sum_by_owner(terms, owner, count):
 def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """log P(H z <= h) for z ~ N(0, I_2), a batch of K polygons given by n half-planes each.
 
-    H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding, the only error; shift (K, n): error
-    of h. Polygons are cut out of a square of 60 standard deviations, and of larger ones where they are not found
+    H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding; shift (K, n):
+    error of h. Polygons are cut out of a square of 60 standard deviations, and of larger ones where they are not found
     there. The others, and those with an error above SURE, are integrated by slices (`rpa.polytopes.slices`).
     -inf has the error 0 where the polygon is proved empty, infinity where no point was found.
     """
@@ -277,7 +277,7 @@ def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = Non
         for i in range(H.shape[1]):
             nowhere = [0.0, 1.0, 2 * radius]
             cut = np.where(dead[pending, i, None], nowhere, lines[pending, i])
-            before, polygons = polygons, clip(polygons, cut)
+            before, polygons = polygons, clip(polygons, cut, signed_distances(polygons, cut, 2 * EPS))
             gone = np.flatnonzero((before.counts > 0) & (polygons.counts == 0))
             if len(gone):
                 margin = 8 * EPS * radius + shift[pending[gone]].max(axis=1)

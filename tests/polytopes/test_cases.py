@@ -11,6 +11,7 @@ from scipy.stats import norm
 from rpa.inputs import Gaussian, GaussianMixture, fit_mixture
 from rpa.polytopes import truncated
 from rpa.polytopes.polytope import orthant, probabilities, probability
+from rpa.polytopes.trapezoid import plan
 
 LOG_DENSITY = -0.5 * math.log(2 * math.pi)  # log of the standard normal density at 0
 
@@ -268,3 +269,19 @@ def test_draws_need_a_whole_number_and_a_seed(n, seed, name):
     if name == "seed":
         with pytest.raises(ValueError, match="^seed: expected"):
             fit_mixture(norm.rvs(size=(20, 1), random_state=0), 1, seed)
+
+
+# What the code relies on.
+
+
+def test_axes_of_nearly_dependent_rows_are_orthonormal():
+    rng = np.random.default_rng(0)
+    H = rng.standard_normal((1, 1, 8)) + 1e-10 * rng.standard_normal((1, 8, 8))
+    H /= np.linalg.norm(H, axis=2, keepdims=True)
+    axes = plan(H, np.zeros((1, 8))).axes[0]
+    np.testing.assert_allclose(axes @ axes.T, np.eye(8), atol=1e-14)
+
+
+def test_a_row_without_variance_whose_bound_is_rounding_holds():
+    g = Gaussian([0.1 + 0.2, 0.3], np.full((2, 2), 0.3))
+    assert_right(probability([[1.0, -1.0], [1.0, 0.0]], [0.0, 0.3], g), math.log(0.5), 1e-13)
