@@ -55,7 +55,7 @@ def test_dead_units_are_off_and_change_nothing(dim, seed):
     _agree(_table(rpa.pattern_pmf(net, inputs)), _table(pmf, [0, 1, 2, 4, 5]))
 
 
-@few
+@settings(few, max_examples=20)
 @given(dims, seeds)
 def test_units_of_the_inputs_change_nothing(dim, seed):
     """Metres, pascals and counts beside the standardized network."""

@@ -80,6 +80,7 @@ def test_the_bound_is_below_the_failure_probability_and_near_it_far_out():
     found, whole = failing_patterns(net, inputs, **event), failure_probability(net, inputs, **event, rtol=0.02)
     assert whole.log_p < np.log(1e-9) and whole.converged
     assert found.log_lower < whole.upper and found.log_total > whole.log_p - 0.2
+    assert found.log_lower == pytest.approx(found.log_total + np.log1p(-3 * found.total_error))
     table = found.to_frame(whole.log_p)
     assert (np.diff(table.log_p) <= 0).all() and table.share.sum() < 1 + 6 * whole.rel_error
     assert abs(found.to_frame().share.sum() - 1) < 1e-12

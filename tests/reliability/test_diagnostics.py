@@ -229,6 +229,8 @@ def test_splitting_of_a_nearly_certain_failure_gives_the_error_of_its_complement
     found = splitting(net, Gaussian(np.zeros(3), 1.0), **event)
     assert found.converged and found.method == "complement of splitting" and 0 < found.rel_error < ndtr(-4.86) / 2
     assert abs(found.log_p - log_ndtr(4.86)) < 4 * found.rel_error and found.lower <= log_ndtr(4.86) <= found.upper
+    with pytest.raises(ValueError, match="^budget: expected an integer >= 2000"):
+        splitting(net, Gaussian(np.zeros(3), 1.0), **event, budget=1999)
 
 
 class Dropped(nn.Module):
