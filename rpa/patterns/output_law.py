@@ -35,7 +35,7 @@ STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those 
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
 LINES = 1 << 13  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
-BISECTIONS = 100  # halvings of the interval of a quantile: down to rounding
+BISECTIONS = 60  # halvings of the interval of a quantile: down to rounding
 
 
 class OutputMixture:
