@@ -42,7 +42,7 @@ __all__ = ["PatternPMF", "pattern_pmf"]
 
 SEARCHES = ("auto", "exhaustive", "best_first", "entropy", "monte_carlo")
 ENUMERABLE = 5  # rank up to which regions are enumerated: their vertices grow like 2^rank
-ENOUGH = 0.98  # share of `max_patterns` at which no more candidates are asked for: some of them were empty
+ENOUGH = 0.98  # share of `max_patterns` that ends the search: of the candidates some are empty regions
 WIDEST = 4  # candidates for each pattern asked for: in few dimensions some of them are empty
 
 

@@ -19,7 +19,7 @@ from rpa.polytopes.normal import LOG_2PI, log_interval
 
 __all__ = ["Plan", "Proposal", "Sampler", "plain", "plan", "truncated_normal"]
 
-DEPENDENT = 1e-13  # what is left of a row of norm 1 outside the chosen directions counts as rounding below this
+DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is shorter is linearly dependent
 SHORT = 1e-6  # width of an interval below which its density is a straight line
 THIN = 1e-3  # width of a slab, in standard deviations, below which its direction is chosen first
 TILE = 4  # a matrix product's last bits depend on the number of rows, unless that is a multiple of this
