@@ -15,7 +15,7 @@ def test_the_example_runs():
     assert len(example.splitlines()) <= 10
     done = subprocess.run([sys.executable, "-c", example], cwd=report.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "patterns; mass not covered:" in done.stdout
+    assert "patterns of 32 units, covered 1 ±" in done.stdout and "P(class 0) = P(f(x) <= 0) = 0." in done.stdout
 
 
 def test_the_files_it_names_exist():

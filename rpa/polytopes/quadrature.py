@@ -6,7 +6,7 @@ quadrature of its own, and their scatter is the error. Points are doubled until 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,7 +33,7 @@ SAFETY = 1.3  # times the standard error: 16 replicates estimate it themselves, 
 
 
 @contextmanager
-def one_thread():
+def one_thread() -> Iterator[None]:
     """torch on one thread: its tensors are small here, and on a busy machine its threads wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -118,7 +118,15 @@ def _points(stop, sampler):
     return sum(stop // pace for pace in (1, EXTRA)[: sampler.sources])
 
 
-def draws(sampler, pending, start, stop, seed, last=False, shifts=None):
+def draws(
+    sampler: Sampler,
+    pending: np.ndarray,
+    start: int,
+    stop: int,
+    seed: int,
+    last: bool = False,
+    shifts: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
     """(indices, y (K, c, R, M), log weights (K, R, M)) of points start..stop per replicate, chunk by chunk.
 
     With two proposals each EXTRA points of the first are joined by one of the second, and the weights are those of the
