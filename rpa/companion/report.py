@@ -32,6 +32,7 @@ __all__ = [
     "NEUTRAL",
     "TOLERANCES",
     "VARIES",
+    "Recorder",
     "load_records",
     "output_folder",
     "record",
@@ -138,23 +139,34 @@ def record(
     data: dict | None = None,
     varies: str | None = None,
     tolerance: Any = None,
+    null: Any = None,
+    ours: Any = None,
+    on: str | None = None,
+    reached: str | None = None,
     **meta: Any,
 ) -> None:
     """Add one record to <out>/data/results/<stem>.json.
 
-    id: a claim's id in data/targets.toml, or any further name; value: a number, bool, list or dict of numbers (arrays
-    are taken as lists); error: its standard error or bound, same form; parameters: dict of the protocol's choices;
-    data: dict name -> SHA-256 of what was read (a name holding "stand-in" marks the record as not the real data);
-    varies: a key of VARIES, by default "statistical" with an error and "deterministic" without; tolerance: what a rerun
-    is held to, by default TOLERANCES, or the error (a number for the whole record, or the form of value); meta: further
-    plain values; stem: by default that of the running notebook. Records made by other code, another profile or other
-    parameters are dropped from the file first.
-    Raises ValueError naming the id for NaN, infinity or anything else that is no plain number, for another `varies`, or
-    where a statistical or retrained record has neither error nor tolerance.
+    id: a claim's id in data/targets.toml, or any further name
+    value: a number, bool, list or dict of numbers (arrays become lists), by the method of the paper; for a claim of our
+        own, by ours
+    error: the standard error or bound of value, in the same form
+    null, ours: the numbers of the null (for a claim of our own: of the rival) and of our method, in the same form
+    on: what value was measured on ("100 images, 16,384 samples"); reached: up to which noise the claim holds
+    parameters: dict of the protocol's choices; data: dict name -> SHA-256 of what was read (a name with "stand-in"
+        marks the record as not made from the real data)
+    varies: a key of VARIES, by default "statistical" with an error and "deterministic" without
+    tolerance: how far a rerun may differ, by default TOLERANCES or the error; a number, or the form of value
+    meta: further plain values; stem: by default that of the running notebook
+
+    Records made by other code, another profile or other parameters are dropped from the file first. Raises ValueError
+    naming the id for NaN, infinity or anything else that is no plain number, for another `varies`, and where a
+    statistical or retrained record has neither error nor tolerance.
     """
     entry = {"value": _plain(id, value, numbers_only=True)}
-    if error is not None:
-        entry["error"] = _plain(id, error, numbers_only=True)
+    for key, numbers in (("error", error), ("null", null), ("ours", ours)):
+        if numbers is not None:
+            entry[key] = _plain(id, numbers, numbers_only=True)
     entry["varies"] = varies or ("deterministic" if error is None else "statistical")
     if entry["varies"] not in VARIES:
         raise ValueError(f"record {id!r}: varies: expected one of {', '.join(VARIES)}, got {varies!r}")
@@ -164,7 +176,7 @@ def record(
         raise ValueError(f"record {id!r}: a {varies} record needs an error or a tolerance, got neither")
     if (cell := _cell()) is not None:
         entry["cell"] = cell
-    optional = {"seed": seed, "parameters": parameters, "data": data, **meta}
+    optional = {"on": on, "reached": reached, "seed": seed, "parameters": parameters, "data": data, **meta}
     entry |= {key: _plain(id, item) for key, item in optional.items() if item is not None}
     if any("stand-in" in name.lower() for name in entry.get("data", ())):
         entry["stand_in"] = True
@@ -176,6 +188,21 @@ def record(
     previous = json.loads(path.read_text()) if path.exists() else {}
     kept = previous.get("records", {}) if {k: previous.get(k) for k in header} == header else {}
     _write_json(path, header | {"records": dict(sorted((kept | {id: entry}).items()))})
+
+
+class Recorder:
+    """`record` with the seed, the protocol's parameters and the data of one notebook.
+
+    >>> record = Recorder(seed=0, parameters={"sigma": 0.1})
+    >>> record("p1.lemma1", 1e-15, on="2,000 points")  # doctest: +SKIP
+    """
+
+    def __init__(self, seed: int | None = None, parameters: dict | None = None, data: dict | None = None):
+        self.shared = {"seed": seed, "parameters": parameters, "data": data}
+
+    def __call__(self, id: str, value: Any, **more: Any) -> None:
+        """Add one record; more: arguments of `record`, which replace the shared ones."""
+        record(id, value, **(self.shared | more))
 
 
 def record_timing(id: str, seconds: Any, *, stem: str | None = None) -> None:

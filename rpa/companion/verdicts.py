@@ -59,8 +59,9 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
 
     Each has id, paper, where, statement, kind (value | agreement | trend), stem (the notebook that tests it),
     status (done | pending), at most one of value (with tolerance), at_most, at_least (required once done), and
-    perhaps needs (what cannot be fetched by everybody) and explanation. Raises ValueError naming the claim and what is
-    wrong with it.
+    perhaps needs (what cannot be fetched by everybody) and explanation. A claim of a paper has method (the paper's own)
+    and either null (what ignores the noise, or what is free) or no_null (why there is none); a claim of our own has
+    rival. target_by is "paper" or "us". Raises ValueError naming the claim and what is wrong with it.
     """
     path = Path(path or in_checkout("data/targets.toml"))
     claims = tomllib.loads(path.read_text())["claim"]
@@ -77,6 +78,13 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
         given = [key for key in CRITERIA if key in claim]
         if len(given) > 1 or (claim["status"] == "done" and not given):
             raise ValueError(f"claim {name!r}: expected one of {', '.join(CRITERIA)}, got {given or 'none'}")
+        wrong = ("method", "null", "no_null") if claim["paper"] == BEYOND else ("rival",)
+        if misplaced := [key for key in wrong if key in claim]:
+            raise ValueError(f"claim {name!r}: {claim['paper']} has no {misplaced[0]}")
+        if "null" in claim and "no_null" in claim:
+            raise ValueError(f"claim {name!r}: expected null or no_null, got both")
+        if claim.get("target_by", "paper") not in ("paper", "us"):
+            raise ValueError(f"claim {name!r}: target_by: expected 'paper' or 'us', got {claim['target_by']!r}")
         if name in seen:
             raise ValueError(f"claim {name!r}: stands twice in {path.name}")
         seen.add(name)

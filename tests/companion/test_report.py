@@ -85,6 +85,21 @@ def test_record_keeps_exact_numbers_and_their_circumstances(out):
     assert not any("+" in version for version in stored["packages"].values())
 
 
+def test_a_recorder_shares_seed_parameters_and_data_and_keeps_the_other_columns(out, monkeypatch):
+    monkeypatch.setenv("RPA_NOTEBOOK", "01_x.ipynb")
+    record = report.Recorder(seed=3, parameters={"sigma": 0.1}, data={"MNIST": "ab12"})
+    record("a", 1.0, error=0.1, null=np.float64(0.5), ours=1.01, on="100 images", reached="0.02 (0.01 to 0.05)")
+    record("b", [1, 2], seed=4, null=None)
+    shared = {"parameters": {"sigma": 0.1}, "data": {"MNIST": "ab12"}}
+    columns = {"error": 0.1, "null": 0.5, "ours": 1.01, "on": "100 images", "reached": "0.02 (0.01 to 0.05)"}
+    assert _stored(out)["records"] == {
+        "a": {"value": 1.0, "varies": "statistical", "seed": 3} | columns | shared,
+        "b": {"value": [1, 2], "varies": "deterministic", "seed": 4} | shared,
+    }
+    with pytest.raises(ValueError, match="'c'.*expected numbers"):
+        record("c", 1.0, null="nothing")
+
+
 def test_a_record_says_how_it_may_vary(out):
     report.record("plain", 1.0, stem="01_x")
     report.record("counted", 3, stem="01_x", varies="exact")
@@ -302,6 +317,10 @@ def test_a_claim_is_answered_by_its_own_notebook_only(tmp_path):
         ({"stem": None}, "stem"),
         ({"at_least": 1}, "expected one of"),
         ({"at_most": None}, "expected one of"),
+        ({"rival": "sampling"}, "P1 has no rival"),
+        ({"paper": verdicts.BEYOND, "null": "counting"}, "beyond the papers has no null"),
+        ({"null": "counting", "no_null": "exact"}, "expected null or no_null, got both"),
+        ({"target_by": "them"}, "target_by: expected 'paper' or 'us', got 'them'"),
     ],
 )
 def test_a_malformed_claim_is_named(tmp_path, change, message):
