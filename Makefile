@@ -12,12 +12,13 @@ ENV :=
 endif
 BUILD := $(or $(RPA_BUILD),build)
 JOBS_OF_TESTS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$n || echo 4)
+COMPANION = $(PYTHON) -m rpa.companion
 
 export PYTHONPATH := $(CURDIR)
 
-RESULTS := figures quick reproduce claim report run sweep robustness
-COMMANDS := compare accept verify runs bundle
-.PHONY: help env data weights references $(RESULTS) $(COMMANDS) bench lint test test-slow lab app clean
+RESULTS := figures claim run sweep robustness
+COMMANDS := compare accept verify runs
+.PHONY: help env data weights references $(RESULTS) quick reproduce report bundle $(COMMANDS) bench lint test test-slow lab app clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,19 +32,19 @@ help:
 	@echo '  make figures    run every notebook whose code, data or parameters changed, into build/full; then verdicts and'
 	@echo '                  agreement with the committed results (JOBS=1: one notebook at a time)'
 	@echo '  make quick      the same with little work, into build/quick'
-	@echo '  make accept     replace the committed figures, records and the table in README.md by those of build/full'
+	@echo '  make accept     replace the committed figures, records and RESULTS.md by those of build/full'
 	@echo '  make reproduce  make figures, then every number beside the committed one; fails when one is off'
 	@echo '  make compare    the comparison alone'
 	@echo '  make claim      the list of claims; make claim ID=p1.alg2 runs what that claim needs and shows its evidence'
-	@echo '  make robustness the quick profile with five seeds, one thread and two: does any verdict depend on them?'
-	@echo '  make verify     claims of the papers beside the committed numbers; fails when a finished claim fails'
+	@echo '  make robustness the quick profile with five seeds: does any verdict depend on the seed?'
+	@echo '  make verify     the claims beside the committed numbers; fails when a finished claim fails'
 	@echo '  make report     a site of figures, executed notebooks, verdicts and the API: build/report/index.html'
 	@echo '  make bundle     one archive of the committed files and the executed notebooks, in build/'
 	@echo 'Changes'
 	@echo '  make run        one notebook with other parameters, into build/runs: make run NB=01_moons_noise P="seed=1"'
-	@echo '  make runs       the list of these runs (CLEAN=failed, CLEAN=all or CLEAN=<name> deletes some)'
+	@echo '  make runs       the list of these runs (CLEAN=1 deletes them)'
 	@echo '  make sweep      a grid of such runs: make sweep NB=01_moons_noise GRID=grid.yaml (SCHEDULER=tcp://... for a dask'
-	@echo '                  cluster, PLOT="record against parameter"); rpa/companion/sweep.py shows a grid'
+	@echo '                  cluster); rpa/companion/sweep.py shows a grid'
 	@echo 'Checks'
 	@echo '  make lint       ruff (check and format), mypy, import-linter and deptry'
 	@echo '  make test       lint, then the tests, the quick profile of every notebook among them'
@@ -74,9 +75,24 @@ data: $(ENV)
 $(BUILD)/data.txt: | $(ENV)
 	@$(MAKE) --no-print-directory data
 
-$(RESULTS): $(BUILD)/data.txt
+$(RESULTS) quick: $(BUILD)/data.txt
 $(RESULTS) $(COMMANDS): $(ENV)
-	@$(PYTHON) -m rpa.companion $@
+	@$(if $(filter runs,$@),$(if $(CLEAN),rm -rf $(BUILD)/runs))
+	@$(COMPANION) $@
+
+quick: $(ENV)
+	@$(COMPANION) figures --profile quick
+
+reproduce: figures
+	@$(COMPANION) compare
+
+report: figures
+	@mkdir -p $(BUILD)/report-source && rm -rf $(BUILD)/report
+	@$(PYTHON) -m sphinx -q -E -c docs $(BUILD)/report-source $(BUILD)/report && echo $(BUILD)/report/index.html
+
+bundle: figures
+	@name=$(BUILD)/rpa-$$(git rev-parse --short=12 HEAD).zip && git archive --format=zip --output=$$name --prefix=executed/ \
+	  $(foreach path,$(wildcard notebooks/[0-9]*.ipynb),--add-file=$(BUILD)/full/$(notdir $(path))) --prefix= HEAD && ls -sh $$name
 
 weights: $(ENV)
 	$(PYTHON) -m rpa.subjects.train

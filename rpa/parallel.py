@@ -92,7 +92,7 @@ def _threads(n, process):
 def _guarded(f, i, item, sharing):
     """(i, value, None), or (i, None, exception): every worker and backend returns exceptions the same way."""
     if current_process().name.startswith("Loky"):
-        _end_with_parent()
+        end_with_parent()
     before = SHARING.set(sharing)
     try:
         return i, f(item), None
@@ -103,7 +103,7 @@ def _guarded(f, i, item, sharing):
 
 
 @cache
-def _end_with_parent():
+def end_with_parent():
     """A worker process whose parent was killed ends within a second; by itself it would wait for minutes."""
 
     def watch(parent):

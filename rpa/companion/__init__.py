@@ -2,27 +2,13 @@
 
 Start at `report`, which every notebook calls to leave its numbers, figures and tables, and `verdicts`, which judges the
 claims of `data/targets.toml` by them. `run` executes notebooks, each all or nothing, where `provenance` says that their
-code, data or parameters have changed; `accept` replaces the committed results. For a reviewer: `comparison` judges new
-numbers by the committed ones, `claim` shows one claim's evidence, `robustness` tries other seeds, `site` publishes. For
-whoever changes something: `variants` runs a notebook with other parameters, `sweep` a grid of them. `python -m
-rpa.companion` is the program behind `make`.
+code, data or parameters have changed; `accept` replaces the committed results and `results` writes RESULTS.md. For a
+reviewer: `comparison` judges new numbers by the committed ones, `robustness` tries other seeds. For whoever changes
+something: `variants` runs a notebook with other parameters, `sweep` a grid of them. `python -m rpa.companion` is the
+program behind `make`.
 """
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=[
-        "accept",
-        "claim",
-        "comparison",
-        "provenance",
-        "report",
-        "robustness",
-        "run",
-        "site",
-        "sweep",
-        "variants",
-        "verdicts",
-    ],
-)
+MODULES = "accept comparison provenance report results robustness run sweep variants verdicts"
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=MODULES.split())

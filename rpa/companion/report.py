@@ -1,10 +1,10 @@
 """What a notebook leaves behind: numbers, figures and tables.
 
-A notebook calls `use_style`, `record`, `save_figure`, `save_table`; `rpa.companion.verdicts` then judges the claims of
-`data/targets.toml` by the records. Files are named after the notebook that runs. `rpa.companion.run` says where they
-go; a notebook run by hand writes to build/lab of the checkout it lies in. Every file is written in full or not at all,
-holds no time stamp, and names the code, the profile and the data it came from, so that two runs of the same code give
-the same bytes. What varies from run to run goes through `record_timing` only.
+A notebook calls `use_style`, a `Recorder`, `save_figure` and `save_table`; `rpa.companion.verdicts` then judges the
+claims of `data/targets.toml` by the records. Files are named after the running notebook. `rpa.companion.run` says where
+they go; a notebook run by hand writes to build/lab of the checkout it lies in. Every file is written in full or not at
+all, holds no time stamp, and names the code, the profile and the data it came from, so that two runs of the same code
+give the same bytes. What varies from run to run goes through `record_timing` only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-
 __all__ = [
     "ANALYTIC",
     "MONTE_CARLO",
@@ -33,6 +33,7 @@ __all__ = [
     "TOLERANCES",
     "VARIES",
     "Recorder",
+    "flatten",
     "load_records",
     "output_folder",
     "record",
@@ -46,8 +47,8 @@ __all__ = [
 
 ANALYTIC, MONTE_CARLO, NEUTRAL = "#1f5fa8", "#c8322b", "#767676"
 
-# How a record may vary when it is made again by the same code, and what it is then held to: the distance to the first
-# in units of its tolerance (relative for numbers above 1), or in units of its standard error.
+# How a number may differ when the same code makes it again: by its tolerance (relative for numbers above 1), or by a
+# multiple of its standard error.
 VARIES = {
     "exact": "the same but for rounding",
     "deterministic": "depends on the processor and its threads only",
@@ -74,7 +75,7 @@ def shrink(profile: str, full: Any, quick: Any) -> Any:
     return quick if profile == "quick" else full
 
 
-def current_profile():
+def _profile():
     """'full' or 'quick': RPA_PROFILE, else the profile last given to `shrink`, else 'full'."""
     return os.environ.get("RPA_PROFILE") or _seen["profile"] or "full"
 
@@ -96,21 +97,16 @@ def output_folder() -> Path:
     if os.environ.get("RPA_OUT"):
         return Path(os.environ["RPA_OUT"])
     place = (running_notebook() or Path.cwd() / "x").resolve().parent
-    checkout = next(
-        (folder for folder in (place, *place.parents) if (folder / "data" / "targets.toml").exists()), place
-    )
+    checkout = next((above for above in (place, *place.parents) if (above / "data" / "targets.toml").exists()), place)
     return Path(os.environ.get("RPA_BUILD") or checkout / "build") / "lab"
 
 
-def _stem(stem):
-    """`stem`, else the name of the running notebook."""
-    return stem or getattr(running_notebook(), "stem", "unnamed")
+def _stem():
+    return getattr(running_notebook(), "stem", "unnamed")
 
 
-def _code(stem):
-    """The code version of the running notebook, or that of the notebook called `stem`."""
-    notebook = running_notebook()
-    return code_version(str(notebook) if notebook and notebook.stem == stem else stem)
+def _results(name):
+    return output_folder() / "data" / "results" / name
 
 
 def use_style() -> None:
@@ -132,7 +128,6 @@ def record(
     id: str,
     value: Any,
     *,
-    stem: str | None = None,
     error: Any = None,
     seed: int | None = None,
     parameters: dict | None = None,
@@ -145,7 +140,7 @@ def record(
     reached: str | None = None,
     **meta: Any,
 ) -> None:
-    """Add one record to <out>/data/results/<stem>.json.
+    """Add one record to <out>/data/results/<stem of the running notebook>.json.
 
     id: a claim's id in data/targets.toml, or any further name
     value: a number, bool, list or dict of numbers (arrays become lists), by the method of the paper; for a claim of our
@@ -157,32 +152,29 @@ def record(
         marks the record as not made from the real data)
     varies: a key of VARIES, by default "statistical" with an error and "deterministic" without
     tolerance: how far a rerun may differ, by default TOLERANCES or the error; a number, or the form of value
-    meta: further plain values; stem: by default that of the running notebook
+    meta: further plain values
 
     Records made by other code, another profile or other parameters are dropped from the file first. Raises ValueError
     naming the id for NaN, infinity or anything else that is no plain number, for another `varies`, and where a
     statistical or retrained record has neither error nor tolerance.
     """
     entry = {"value": _plain(id, value, numbers_only=True)}
-    for key, numbers in (("error", error), ("null", null), ("ours", ours)):
+    for key, numbers in (("error", error), ("null", null), ("ours", ours), ("tolerance", tolerance)):
         if numbers is not None:
             entry[key] = _plain(id, numbers, numbers_only=True)
     entry["varies"] = varies or ("deterministic" if error is None else "statistical")
     if entry["varies"] not in VARIES:
         raise ValueError(f"record {id!r}: varies: expected one of {', '.join(VARIES)}, got {varies!r}")
-    if tolerance is not None:
-        entry["tolerance"] = _plain(id, tolerance, numbers_only=True)
-    elif error is None and entry["varies"] not in TOLERANCES:
+    if tolerance is None and error is None and entry["varies"] not in TOLERANCES:
         raise ValueError(f"record {id!r}: a {varies} record needs an error or a tolerance, got neither")
-    if (cell := _cell()) is not None:
-        entry["cell"] = cell
+    if (shell := _shell()) is not None:
+        entry["cell"] = len(shell.user_ns["In"]) - 1
     optional = {"on": on, "reached": reached, "seed": seed, "parameters": parameters, "data": data, **meta}
     entry |= {key: _plain(id, item) for key, item in optional.items() if item is not None}
     if any("stand-in" in name.lower() for name in entry.get("data", ())):
         entry["stand_in"] = True
-    stem = _stem(stem)
-    path = output_folder() / "data" / "results" / f"{stem}.json"
-    header = {"stem": stem, "profile": current_profile(), "code": _code(stem), "packages": package_versions()}
+    path = _results(f"{_stem()}.json")
+    header = {"stem": _stem(), "profile": _profile(), "code": _code(), "packages": package_versions()}
     if os.environ.get("RPA_PARAMETERS"):  # without: run by hand, with parameters that nobody knows
         header["parameters"] = json.loads(os.environ["RPA_PARAMETERS"])
     previous = json.loads(path.read_text()) if path.exists() else {}
@@ -205,33 +197,30 @@ class Recorder:
         record(id, value, **(self.shared | more))
 
 
-def record_timing(id: str, seconds: Any, *, stem: str | None = None) -> None:
+def record_timing(id: str, seconds: Any) -> None:
     """Add seconds (a number, list or dict of numbers) to <out>/data/results/timings/<stem>.json."""
-    _add_timing(id, _plain(id, seconds, numbers_only=True), _stem(stem), output_folder())
+    _add_timing(_results("timings") / f"{_stem()}.json", id, _plain(id, seconds, numbers_only=True))
 
 
 def record_run(seconds: float, stem: str, folder: Path) -> None:
     """Add how long the whole notebook took, and on what machine, to its timings (`rpa.companion.run` calls it)."""
     machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
-    _add_timing("notebook", {"seconds": round(seconds, 1), "machine": machine}, stem, folder)
-
-
-def _add_timing(id, entry, stem, folder):
     path = folder / "data" / "results" / "timings" / f"{stem}.json"
+    _add_timing(path, "notebook", {"seconds": round(seconds, 1), "machine": machine})
+
+
+def _add_timing(path, id, entry):
     timings = json.loads(path.read_text()) if path.exists() else {}
     _write_json(path, dict(sorted((timings | {id: entry}).items())))
 
 
-def save_figure(fig: Figure, stem: str | None = None) -> None:
+def save_figure(fig: Figure) -> None:
     """Write fig to <out>/figures/<stem>.png and .pdf, with its provenance in their metadata.
 
-    stem: by default that of the running notebook.
-
-    Call it after `record`: the data named in the stem's records go into the metadata, and if any of them is a
-    stand-in the figure itself says STAND-IN.
+    Call it after the records: the data that they name go into the metadata, and if any of them is a stand-in the figure
+    itself says STAND-IN.
     """
-    stem = _stem(stem)
-    path = output_folder() / "data" / "results" / f"{stem}.json"
+    path = _results(f"{_stem()}.json")
     records = json.loads(path.read_text())["records"].values() if path.exists() else ()
     data = {name: digest for r in records for name, digest in r.get("data", {}).items()}
     frame: dict[str, Any] = {}
@@ -239,25 +228,25 @@ def save_figure(fig: Figure, stem: str | None = None) -> None:
         fig.text(0.99, -0.01, "STAND-IN DATA", ha="right", va="top", fontsize=8, color=MONTE_CARLO, weight="bold")
         frame = {"bbox_inches": "tight"}  # room below the figure for the words
     label = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
-    source = f"rpa code {_code(stem)}; profile {current_profile()}; data: {label}"
+    source = f"rpa code {_code()}; profile {_profile()}; data: {label}"
     described = {
-        "png": {"Title": stem, "Description": source},
-        "pdf": {"Title": stem, "Subject": source, "CreationDate": None},
+        "png": {"Title": _stem(), "Description": source},
+        "pdf": {"Title": _stem(), "Subject": source, "CreationDate": None},
     }
     engine = fig.get_layout_engine()
     for kind, information in described.items():
-        target = output_folder() / "figures" / f"{stem}.{kind}"
+        target = output_folder() / "figures" / f"{_stem()}.{kind}"
         _files.replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information, **frame))
-        fig.set_layout_engine("none")  # the places found for one file serve the other
+        fig.set_layout_engine("none")  # the places computed for one file serve the other
     fig.set_layout_engine(engine)
 
 
-def save_table(frame: pd.DataFrame, part: str = "", *, stem: str | None = None) -> None:
+def save_table(frame: pd.DataFrame, part: str = "") -> None:
     """Write a pandas DataFrame to <out>/figures/<stem>.csv, or <stem>_<part>.csv where a notebook writes several.
 
-    A plain range index is left out, floats are exact; stem: by default that of the running notebook.
+    A plain range index is left out, floats are exact.
     """
-    name = _stem(stem) + (f"_{part}" if part else "")
+    name = _stem() + (f"_{part}" if part else "")
     index = frame.index.name is not None or frame.index.nlevels > 1
     path = output_folder() / "figures" / f"{name}.csv"
     _files.replace(path, lambda temporary: frame.to_csv(temporary, index=index, lineterminator="\n"))
@@ -277,17 +266,33 @@ def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict
     return records
 
 
+def flatten(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """(place, number) of every number in a record's value: "", "[3]", "mean_slope[0]" ...
+
+    >>> list(flatten({"a": [1, 2]}))
+    [('a[0]', 1), ('a[1]', 2)]
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from flatten(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from flatten(item, f"{key}[{i}]")
+    else:
+        yield key, value
+
+
+def _code():
+    """The code version of the running notebook."""
+    return code_version(str(running_notebook() or _stem()))
+
+
 def _processor():
-    """What the machine calls its processor."""
+    """The machine's name of its processor."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
-
-
-def _cell():
-    """The number of the code cell that is running, None outside a notebook."""
-    return None if (shell := _shell()) is None else len(shell.user_ns["In"]) - 1
 
 
 def _shell():

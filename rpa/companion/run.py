@@ -20,26 +20,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from joblib import cpu_count
+
 from rpa import _files
 from rpa._files import ROOT
 from rpa.companion import provenance, report
+from rpa.parallel import end_with_parent
 
-__all__ = ["PROFILES", "cores", "execute", "files_of", "is_current", "label_of", "run", "run_all", "stem_of"]
+__all__ = ["PROFILES", "execute", "files_of", "is_current", "label_of", "run", "run_all", "stem_of"]
 
 PROFILES = ("full", "quick")
-# Seconds that a cell may take. Rarely a kernel loses a message and waits for ever: then the notebook is run once more.
-PATIENCE = {"quick": 300, "full": 3600}
-HUNG = 75  # exit status of a run in which a cell took too long
+PATIENCE = {"quick": 300, "full": 3600}  # seconds that a cell may take
 RUNNING: set[subprocess.Popen] = set()
 STOPPED = threading.Event()  # no run begins after Ctrl-C
 FOLDERS = ("figures", "data/results", "data/results/timings")
 # glibc keeps the pages of large arrays instead of returning them to the system: a tenth of a notebook's time.
 KEEP_PAGES = {f"MALLOC_{name}_": str(size) for name, size in (("MMAP_THRESHOLD", 2**29), ("TRIM_THRESHOLD", 2**30))}
-
-
-def cores() -> int:
-    """Processor cores of this machine."""
-    return os.cpu_count() or 1
 
 
 def stem_of(name: str) -> str:
@@ -99,7 +95,7 @@ def run(
         if not (waited and _label(executed) == label):
             stage = _fresh_stage(folder / "stage", notebook.stem)
             try:
-                _execute_apart(notebook, stage, label, workers, quiet)
+                _execute_in_process(notebook, stage, label, workers, quiet)
                 _publish(notebook.stem, stage, folder, label)
             except RuntimeError as error:
                 raise RuntimeError(f"{error}{_keep_failed(stage / notebook.name, folder)}") from error
@@ -124,18 +120,17 @@ def _turn(path: Path) -> Iterator[bool]:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock, owner, waited = FileLock(f"{path}.lock"), path.with_suffix(".owner"), False
+        lock, waited = FileLock(f"{path}.lock"), False
         try:
             lock.acquire(blocking=False)
         except Timeout:
             waited = True
-            print(f"{path.name}: waiting for {owner.read_text() if owner.exists() else 'another run'}", flush=True)
+            print(f"{path.name}: waiting for another run of it", flush=True)
             lock.acquire()
     except OSError as error:
         reason = f"cannot be written ({error.strerror}); set RPA_BUILD to a folder that can"
         raise OSError(f"{path.parent}: {reason}") from error
     try:
-        owner.write_text(f"process {os.getpid()}, which began it at {time.strftime('%H:%M:%S')}")
         yield waited
     finally:
         lock.release()
@@ -150,96 +145,74 @@ def _fresh_stage(folder, stem):
     return stage
 
 
-def _execute_apart(notebook, stage, label, workers, quiet):
-    """Run a notebook in a process of its own, into `stage`; a second time where a cell hung."""
-    started, own = time.perf_counter(), {name: p[0] for name, p in provenance.parameters(notebook).items()}
+def _execute_in_process(notebook, stage, label, workers, quiet):
+    """Run a notebook in a process of its own, into `stage`."""
+    started, defaults = time.perf_counter(), {name: p[0] for name, p in provenance.parameters(notebook).items()}
     environment = os.environ | KEEP_PAGES | {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or "1",
         "MPLBACKEND": os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "RPA_NOTEBOOK": str(notebook),
         "RPA_OUT": str(stage),
-        "RPA_PARAMETERS": json.dumps(own | label["parameters"]),
+        "RPA_PARAMETERS": json.dumps(defaults | label["parameters"]),
         "RPA_PROFILE": label["profile"],
         "RPA_WORKERS": str(workers or os.environ.get("RPA_WORKERS") or 1),
     }  # fmt: skip
-    profile, overrides = label["profile"], json.dumps(label["parameters"])
-    request = map(str, [notebook, stage, profile, overrides, PATIENCE[profile], int(quiet)])
-    command = [sys.executable, "-m", "rpa.companion.run", *request]
-    for last in (False, True):
-        with subprocess.Popen(command, env=environment) as process:
-            RUNNING.add(process)
-            try:
-                if STOPPED.is_set():
-                    process.terminate()
-                status = process.wait()
-            except BaseException:
+    request = {"parameters": label["parameters"], "patience": PATIENCE[label["profile"]], "quiet": quiet}
+    command = [sys.executable, "-m", "rpa.companion.run", json.dumps(request)]
+    with subprocess.Popen(command, env=environment) as process:
+        RUNNING.add(process)
+        try:
+            if STOPPED.is_set():
                 process.terminate()
-                raise
-            finally:
-                RUNNING.discard(process)
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            RUNNING.discard(process)
+    if status:
         reason = stage / "reason.txt"
-        if status == 0:
-            return report.record_run(time.perf_counter() - started, notebook.stem, stage)
-        if status != HUNG or last:
-            raise RuntimeError(reason.read_text() if reason.exists() else f"{notebook.name}: stopped ({status})")
-        print(f"{reason.read_text()}; once more", flush=True)
-        shutil.rmtree(stage)
-        stage.mkdir()
+        raise RuntimeError(reason.read_text() if reason.exists() else f"{notebook.name}: stopped ({status})")
+    report.record_run(time.perf_counter() - started, notebook.stem, stage)
 
 
-def execute(request: list[str]) -> None:
+def execute(parameters: dict, patience: int, quiet: bool) -> None:
     """What the process of a run does: papermill, with the reason of a failure in <stage>/reason.txt.
 
-    request: notebook, staging folder, profile, parameters (JSON), patience in seconds, "1" for no bar. It ends with its
-    parent.
+    The notebook, the staging folder and the profile come from the environment. The process ends with its parent.
     """
-    notebook, stage, profile, patience = Path(request[0]), Path(request[1]), request[2], int(request[4])
-    threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
+    end_with_parent()
     papermill = provenance.papermill()
     from papermill.exceptions import PapermillExecutionError
 
-    shown = sys.stderr.isatty() and request[5] == "0"
-    try:
-        papermill.execute_notebook(
-            notebook,
-            stage / notebook.name,
-            {"profile": profile} | json.loads(request[3]),
-            kernel_name="python3",
-            cwd=notebook.parent,
-            progress_bar={"desc": notebook.stem, "leave": False} if shown else False,
-            extra_arguments=["--IPKernelApp.log_level=50"],
-            execution_timeout=patience,
-        )
-    except PapermillExecutionError as error:
-        number = _cell_number(notebook, error.source)
-        first_line = next((line for line in error.source.splitlines() if line.strip()), "").strip()
-        status, reason = 1, f"{notebook.name}, cell {number} ({first_line}): {error.ename}: {error.evalue}"
-    except TimeoutError:
-        status, reason = HUNG, f"{notebook.name}: a cell took more than {patience} s (PATIENCE of {__file__})"
-    except KeyboardInterrupt:
-        status, reason = 130, f"{notebook.name}: stopped"
-    except FileNotFoundError:
-        if stage.exists():
-            raise
-        os._exit(1)  # whoever started this run was killed, and another one has begun it anew
-    else:
-        return
+    notebook, stage = Path(os.environ["RPA_NOTEBOOK"]), Path(os.environ["RPA_OUT"])
+    options = {
+        "kernel_name": "python3",
+        "cwd": notebook.parent,
+        "progress_bar": {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() and not quiet else False,
+        "extra_arguments": ["--IPKernelApp.log_level=50"],
+        "execution_timeout": patience,
+    }
+    parameters = {"profile": os.environ["RPA_PROFILE"]} | parameters
+    for attempt in (1, 2):
+        try:
+            papermill.execute_notebook(notebook, stage / notebook.name, parameters, **options)
+            return
+        except PapermillExecutionError as error:
+            # The cell of the injected parameters takes the place that the count from 0 leaves free.
+            first_line = next(filter(str.strip, error.source.splitlines()), "").strip()
+            reason = f"{notebook.name}, cell {error.cell_index} ({first_line}): {error.ename}: {error.evalue}"
+            break
+        except TimeoutError:  # rarely a kernel loses a message and waits for ever
+            reason = f"{notebook.name}: a cell took more than {patience} s (PATIENCE of {__file__})"
+            if attempt == 1:
+                print(f"{reason}; once more", flush=True)
+        except KeyboardInterrupt:
+            reason = f"{notebook.name}: stopped"
+            break
     (stage / "reason.txt").write_text(reason)
-    sys.exit(status)
-
-
-def _end_with_parent(parent):
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)  # the kernel, which polls its own parent, ends then too
-
-
-def _cell_number(notebook, source):
-    """Place (from 1) of the cell with this source in the notebook as its author sees it."""
-    cells = json.loads(notebook.read_text())["cells"]
-    matching = (i for i, cell in enumerate(cells, 1) if "".join(cell["source"]) == source)
-    return next(matching, "of the injected parameters")
+    sys.exit(1)
 
 
 def _publish(stem, stage, folder, label):
@@ -272,13 +245,13 @@ def files_of(stem: str, folder: Path) -> list[Path]:
 def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = None) -> list[str]:
     """Run the notebooks (default: all) whose results in build/<profile> are out of date; the reasons of failures.
 
-    jobs: notebooks at a time, by default one per core up to four (each takes up to 2 GB). The cores that are left are
-    shared among them. Those that took longest come first.
+    jobs: notebooks at a time, by default one per core up to four (each takes up to 2 GB); they share the remaining
+    cores. Those that took longest come first.
     """
-    known, jobs = provenance.notebooks(), jobs or min(4, cores())
+    known, jobs = provenance.notebooks(), jobs or min(4, cpu_count())
     pending = [stem for stem in stems or known if not is_current(stem, profile)]
     pending.sort(key=lambda stem: -_seconds(stem, profile))
-    workers, failures = max(1, cores() // max(1, min(jobs, len(pending)))), []
+    workers, failures = max(1, cpu_count() // max(1, min(jobs, len(pending)))), []
 
     def work(stem):
         started = time.perf_counter()
@@ -287,21 +260,20 @@ def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = Non
         print(f"{stem} ({profile}) done in {time.perf_counter() - started:.0f} s", flush=True)
 
     STOPPED.clear()
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        for future in as_completed({pool.submit(work, stem): stem for stem in pending}):
-            if (error := future.exception()) is not None:
-                if not isinstance(error, (RuntimeError, ValueError, OSError)):
-                    raise error
-                failures.append(str(error))
-                print(f"FAILED {error}", flush=True)
-    except BaseException:
-        STOPPED.set()
-        for process in list(RUNNING):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for future in as_completed(pool.submit(work, stem) for stem in pending):
+                if (error := future.exception()) is not None:
+                    if not isinstance(error, (RuntimeError, ValueError, OSError)):
+                        raise error
+                    failures.append(str(error))
+                    print(f"FAILED {error}", flush=True)
+        except BaseException:
+            STOPPED.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(RUNNING):
+                process.terminate()
+            raise
     return failures
 
 
@@ -315,4 +287,4 @@ def _seconds(stem, profile):
 
 
 if __name__ == "__main__":
-    execute(sys.argv[1:])
+    execute(**json.loads(sys.argv[1]))

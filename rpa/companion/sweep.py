@@ -7,8 +7,8 @@ The grid is a YAML file, a list or a range for each parameter; every combination
 
 The cells are ordinary runs in build/runs, so a sweep that was stopped goes on where it was, and two sweeps share what
 they have in common. The result is build/runs/<stem>-sweep-<hash>/: the grid, sweep.csv with a row for each number of
-each record of each cell, and sweep.png (`make sweep PLOT="record against parameter"`). With SCHEDULER the cells run on
-the workers of a dask.distributed cluster, which see the same folder. No number depends on how many there are.
+each record of each cell, which `draw` shows. With SCHEDULER the cells run on the workers of a dask.distributed cluster,
+which see the same folder. No number depends on how many there are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import itertools
 import json
 from contextlib import ExitStack
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +24,15 @@ import numpy as np
 import yaml
 
 from rpa import _files
-from rpa.companion.comparison import flatten
-from rpa.companion.report import load_records
-from rpa.companion.variants import checked, run_variant
+from rpa.companion.report import flatten, load_records
+from rpa.companion.variants import checked, digest, run_variant
 from rpa.parallel import pmap
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["cells_of", "draw", "plotted", "sweep"]
+__all__ = ["cells_of", "draw", "sweep"]
 
 
 def cells_of(stem: str, grid: dict[str, Any], profile: str = "full") -> list[dict[str, Any]]:
@@ -45,9 +43,8 @@ def cells_of(stem: str, grid: dict[str, Any], profile: str = "full") -> list[dic
     if not isinstance(grid, dict) or not grid:
         raise ValueError(f"grid: expected a list or a range for at least one parameter, got {grid!r}")
     values = {name: _values(name, given) for name, given in grid.items()}
-    return [
-        checked(stem, dict(zip(values, combination)), profile) for combination in itertools.product(*values.values())
-    ]
+    combinations = itertools.product(*values.values())
+    return [checked(stem, dict(zip(values, combination)), profile) for combination in combinations]
 
 
 def _values(name, given):
@@ -56,8 +53,8 @@ def _values(name, given):
     if not isinstance(given, dict) or set(given) - {"log"} != {"from", "to", "count"}:
         raise ValueError(f"grid, {name}: expected a list or {{from: a, to: b, count: n}}, got {given!r}")
     spaced = np.geomspace if given.get("log") else np.linspace
-    numbers = spaced(given["from"], given["to"], given["count"])
-    return [float(n) for n in numbers]  # `checked` makes them integers where the default is one
+    # `checked` makes them integers where the default is one.
+    return spaced(given["from"], given["to"], given["count"]).tolist()
 
 
 def sweep(
@@ -68,8 +65,9 @@ def sweep(
     scheduler: address of a dask.distributed cluster, whose workers share this folder; None: processes of this machine.
     Raises RuntimeError naming a cell that failed; the finished ones are kept.
     """
+    import pandas as pd
+
     cells, runs = cells_of(stem, grid, profile), runs or _files.build("runs")
-    work = partial(_cell, stem, profile, runs)
     with ExitStack() as stack:
         if scheduler:
             import joblib
@@ -77,11 +75,10 @@ def sweep(
 
             stack.enter_context(Client(scheduler))
             stack.enter_context(joblib.parallel_config(backend="dask"))
-        folders = pmap(work, cells, progress=f"{stem}, cells")
-    frame = _tidy(cells, [runs / name for name in folders])
+        names = pmap(partial(_cell, stem, profile, runs), cells, progress=f"{stem}, cells")
+    frame = pd.DataFrame([row for values, name in zip(cells, names) for row in _rows(values, runs / name)])
     request = {"notebook": stem, "profile": profile, "grid": grid}
-    digest = sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
-    folder = runs / f"{stem}-sweep-{digest}"
+    folder = runs / f"{stem}-sweep-{digest(request)}"
     text = yaml.safe_dump(request, sort_keys=False)
     _files.replace(folder / "grid.yaml", lambda temporary: temporary.write_text(text))
     _files.replace(folder / "sweep.csv", lambda temporary: frame.to_csv(temporary, index=False))
@@ -92,36 +89,13 @@ def _cell(stem, profile, runs, values):
     return run_variant(stem, profile, values, runs).name
 
 
-def _tidy(cells, folders):
-    """A row for each number: the cell's parameters, record, entry (its place in a list or dict), value, error."""
-    import pandas as pd
-
-    rows = []
-    for values, folder in zip(cells, folders):
-        own = {name: value if np.isscalar(value) else json.dumps(value) for name, value in values.items()}
-        for (_, record), entry in load_records(folder / "data" / "results").items():
-            errors = dict(flatten(entry.get("error", {})))
-            for place, number in flatten(entry["value"]):
-                rows.append({**own, "record": record, "entry": place, "value": number, "error": errors.get(place)})
-    return pd.DataFrame(rows)
-
-
-def plotted(text: str | None, stem: str, grid: dict[str, Any]) -> tuple[str | None, str]:
-    """(record, parameter) of "record against parameter"; by default the first record and the first parameter.
-
-    Judged before anything runs: raises ValueError for another form and for a parameter that the grid does not have.
-    """
-    if not text:
-        return None, next(iter(grid))
-    record, against, parameter = (part.strip() for part in text.partition(" against "))
-    if not (record and against and parameter in grid):
-        raise ValueError(
-            f'PLOT: expected "record against parameter", the parameter one of {", ".join(grid)}; got {text!r}'
-        )
-    written = {id for of, id in load_records() if of == stem}
-    if written and record not in written:
-        raise ValueError(f"PLOT: expected a record of {stem}, one of {', '.join(sorted(written))}; got {record!r}")
-    return record, parameter
+def _rows(values, folder):
+    """A row for each number of a cell: its parameters, record, entry (place in a list or dict), value, error."""
+    own = {name: value if np.isscalar(value) else json.dumps(value) for name, value in values.items()}
+    for (_, record), entry in load_records(folder / "data" / "results").items():
+        errors = dict(flatten(entry.get("error", {})))
+        for place, number in flatten(entry["value"]):
+            yield {**own, "record": record, "entry": place, "value": number, "error": errors.get(place)}
 
 
 def draw(frame: pd.DataFrame, record: str | None, parameter: str) -> Figure:
@@ -132,21 +106,17 @@ def draw(frame: pd.DataFrame, record: str | None, parameter: str) -> Figure:
     import matplotlib.pyplot as plt
 
     names = list(frame.columns[: list(frame.columns).index("record")])
-    record = frame.record.iloc[0] if record is None else record
-    if parameter not in names:
-        raise ValueError(f"parameter: expected one of {', '.join(names)}, got {parameter!r}")
-    rows = frame[frame.record == record]
-    if rows.empty:
-        raise ValueError(f"record: expected one of {', '.join(sorted(frame.record.unique()))}, got {record!r}")
+    rows = frame[frame.record == (record or frame.record.iloc[0])]
+    if parameter not in names or rows.empty:
+        options = f"a record of {', '.join(sorted(frame.record.unique()))} and a parameter of {', '.join(names)}"
+        raise ValueError(f"record, parameter: expected {options}, got {record!r}, {parameter!r}")
     fig, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    others = [name for name in names if name != parameter and rows[name].nunique() > 1]
-    for key, line in rows.fillna({"entry": ""}).groupby([*others, "entry"]):
-        words = [
-            f"{name} {value}".removeprefix("entry ") for name, value in zip([*others, "entry"], key) if value != ""
-        ]
+    others = [name for name in (*names, "entry") if name != parameter and rows[name].nunique() > 1]
+    for key, line in rows.groupby(others) if others else [((), rows)]:
         at = line[parameter].astype(str) if line[parameter].dtype == object else line[parameter]
-        ax.errorbar(at, line.value, line.error.fillna(0), fmt="o-", markersize=3, linewidth=1, label=", ".join(words))
-    ax.set(xlabel=parameter, ylabel=record)
+        label = ", ".join(f"{name} {value}" for name, value in zip(others, key))
+        ax.errorbar(at, line.value, line.error.fillna(0), fmt="o-", markersize=3, linewidth=1, label=label)
+    ax.set(xlabel=parameter, ylabel=rows.record.iloc[0])
     if 1 < len(ax.containers) <= 12:
         ax.legend(fontsize=6, frameon=False)
     return fig

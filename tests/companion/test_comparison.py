@@ -2,11 +2,11 @@
 
 import copy
 import json
+import math
 
-import numpy as np
 import pytest
 
-from rpa.companion import claim, comparison
+from rpa.companion import comparison
 from rpa.companion.provenance import code_version
 from rpa.companion.report import ROOT
 from rpa.companion.verdicts import load_claims
@@ -23,14 +23,8 @@ RECORDS = {
 
 
 def _content(records, **changed):
-    packages = {"python": "3.11", "numpy": "2.4.6"}
-    return {
-        "stem": STEM,
-        "profile": "full",
-        "code": code_version(STEM),
-        "packages": packages,
-        "records": records,
-    } | changed
+    header = {"stem": STEM, "profile": "full", "code": code_version(STEM)}
+    return header | {"packages": {"python": "3.11", "numpy": "2.4.6"}, "records": records} | changed
 
 
 def _write(folder, content):
@@ -127,11 +121,6 @@ def test_another_profile_is_not_compared_and_that_is_said(judged):
     )
 
 
-def test_numbers_are_listed_with_their_places():
-    assert dict(comparison.flatten({"a": [1, {"b": 2}], "c": 3})) == {"a[0]": 1, "a[1].b": 2, "c": 3}
-    assert dict(comparison.flatten(4)) == {"": 4}
-
-
 def test_a_file_that_is_no_record_is_named(judged):
     _write(judged.folder / "rerun", _content(RECORDS))
     path = judged.folder / "rerun" / "data" / "results" / "broken.json"
@@ -142,12 +131,48 @@ def test_a_file_that_is_no_record_is_named(judged):
         comparison.compare(judged.folder / "nowhere")
 
 
-def test_the_distance_is_in_standard_errors_of_the_difference():
-    old, new = (
-        {STEM: _content({"x": {"value": v, "error": e, "varies": "statistical"}})} for v, e in ((1, 0.3), (2, 0.4))
-    )
-    row = comparison.compare_numbers(old, new).iloc[0]
-    assert np.isclose(row.distance, 1 / 0.5) and row.limit == 6 and row.judgement == "agrees"
+def _row(old, new):
+    rows = comparison.compare_numbers({STEM: _content({"a": old})}, {STEM: _content({"a": new})})
+    assert set(rows.id) == {"a"}
+    return rows.set_index("key")
+
+
+@pytest.mark.parametrize(
+    "old, new, limit, allowed",  # the distance that is allowed, as it is documented
+    [
+        ({"varies": "exact"}, {}, 1.0, lambda value: 1e-9 * max(1, value)),
+        ({"varies": "deterministic"}, {}, 1.0, lambda value: 1e-5 * max(1, value)),
+        ({}, {}, 1.0, lambda value: 1e-5 * max(1, value)),
+        ({"varies": "exact", "tolerance": 1e-3}, {}, 1.0, lambda value: 1e-3 * max(1, value)),
+        ({"varies": "gap"}, {}, 6.0, lambda value: 6 * math.hypot(0.5, 0.5)),
+        ({"varies": "statistical", "error": 0.3}, {"error": 0.4}, 6.0, lambda value: 6 * 0.5),
+        ({"varies": "statistical", "error": 0.3, "tolerance": 3.0}, {"tolerance": 4.0}, 6.0, lambda value: 6 * 5.0),
+        ({"varies": "retrained", "tolerance": 2.0}, {}, 6.0, lambda value: 6 * math.hypot(2, 2)),
+    ],
+)
+@pytest.mark.parametrize("value", [0.1, 1000.0])
+@pytest.mark.parametrize("key", ["", "null", "ours"])
+def test_a_rerun_may_be_off_by_what_its_record_says_and_by_no_more(old, new, limit, allowed, value, key):
+    for share, judgement in ((0.99, "agrees"), (1.01, "off"), (-0.99, "agrees"), (-1.01, "off")):
+        entry = old | {"value": value, "null": value, "ours": value}
+        row = _row(entry, entry | new | {key or "value": value + share * allowed(value)}).loc[key]
+        assert row.judgement == judgement and row.limit == limit
+        assert row.distance == pytest.approx(abs(share) * limit, rel=0.01)
+
+
+def test_tolerances_are_those_of_each_number_and_a_number_without_one_must_not_move():
+    errors = {"a": 0.1, "c": [1.0, 2.0]}
+    old = {"value": {"a": 1.0, "b": 2.0, "c": [3.0, 4.0]}, "error": errors, "varies": "statistical"}
+    table = _row(old, old | {"value": {"a": 2.0, "b": 2.0 + 1e-15, "c": [3.0, 4.0, 5.0], "d": 6.0}})
+    expected = {"a": "off", "b": "off", "c[0]": "agrees", "c[1]": "agrees", "c[2]": "new", "d": "new"}
+    assert dict(table.judgement) == expected and math.isnan(table.committed["d"]) and table.yours["d"] == 6.0
+    assert table.distance["a"] == pytest.approx(1 / math.hypot(0.1, 0.1)) and table.distance["b"] == math.inf
+    gone = _row(old, old | {"value": {"a": 1.0}})
+    assert list(gone.judgement) == ["agrees", "missing", "missing", "missing"] and gone.distance[1:].isna().all()
+    contents = {STEM: _content({"a": old})}
+    assert set(comparison.compare_numbers(contents, {}).judgement) == {"missing"}
+    assert set(comparison.compare_numbers({}, contents).judgement) == {"new"}
+    assert len(comparison.compare_numbers(contents, {STEM: _content({"a": old}, profile="quick")})) == 0
 
 
 def test_the_committed_records_agree_with_themselves():
@@ -159,5 +184,5 @@ def test_the_committed_records_agree_with_themselves():
 def test_one_claim_is_shown_with_its_cell(quick_run):
     folder = quick_run("01_moons_noise")
     (lemma,) = (entry for entry in load_claims() if entry["id"] == "p1.lemma1")
-    text, good = claim.evidence(lemma, folder)
+    text, good = comparison.evidence(lemma, folder)
     assert good and "holds (quick profile)" in text and 'record("p1.lemma1"' in text and "01_moons_noise.png" in text

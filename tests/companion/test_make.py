@@ -5,12 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from helpers import wait_for, write_notebook
-
-from rpa.companion import verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = """from rpa.companion import report
@@ -28,20 +27,24 @@ value = 10
 stem = "01_a"
 status = "done"
 """
+VERDICTS = "claims of the papers, 1 of 1 measured: 1 holds"
 STEMS = ["01_a", "02_b", "99_explore"]
 STEP = "from pathlib import Path; import time; Path('here{i}').touch(); time.sleep({seconds})"
 
 
 def _create(folder):
-    for name in ("rpa", "notebooks", "figures", "data/results", "data/weights"):
+    for name in ("rpa", "notebooks", "figures", "data/results", "data/weights", "docs"):
         (folder / name).mkdir(parents=True)
-    for name in ("Makefile", "figures/rpa.mplstyle", "rpa/__init__.py", "rpa/__init__.pyi", "rpa/_files.py"):
+    top = [f"rpa/{name}" for name in ("__init__.py", "__init__.pyi", "_files.py", "parallel.py")]
+    for name in ("Makefile", "figures/rpa.mplstyle", *top):
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "rpa" / "companion", folder / "rpa" / "companion")
     (folder / "rpa" / "subjects").mkdir()
     (folder / "rpa" / "subjects" / "datasets.py").write_text("print('nothing to fetch')")
     (folder / "data" / "targets.toml").write_text(CLAIM)
-    (folder / "README.md").write_text("\n".join([*verdicts.MARKERS, *verdicts.TIME_MARKERS]) + "\n")
+    marked = "<!-- {0}: written by make accept -->\n<!-- end of {0} -->\n"
+    (folder / "README.md").write_text(marked.format("summary") + marked.format("times"))
+    (folder / "docs" / "results.md").write_text("{% for row in rows %}{{ row.where }}: {{ row.verdict }}\n{% endfor %}")
     (folder / ".gitignore").write_text("build/\n__pycache__/\n")
     write_notebook(folder / "notebooks" / "01_a.ipynb", "a = 1", RECORD)
     write_notebook(folder / "notebooks" / "02_b.ipynb", "b = 1", RECORD)
@@ -102,15 +105,21 @@ def _status(project):
     return subprocess.run(["git", "status", "--short"], cwd=project, capture_output=True, text=True, check=True).stdout
 
 
+def _last_lines(output):
+    """Those before the line that names the folder of the figures."""
+    return output.splitlines()[-3:-1]
+
+
 def test_figures_end_with_verdicts_and_agreement_and_touch_nothing_committed(made, project):
     assert _ran(made[1]) == STEMS
-    assert "1 of 1 measured claims of the papers hold; 0 of 2 numbers agree with the committed ones" in made[1]
+    assert _last_lines(made[1]) == [VERDICTS, "0 of 2 numbers agree with the committed ones"]
     assert {"01_a.png", "01_a.pdf", "01_a.json", "02_b.json"} <= set(_bytes(project))
-    assert "| P1 | figure 1 | ten | 10 | 10 |  | [holds](notebooks/01_a.ipynb) |" in (project / "README.md").read_text()
+    assert (project / "RESULTS.md").read_text() == "figure 1: holds\n"
+    assert "1 of 1 measured: 1 holds" in (project / "README.md").read_text()
     shutil.rmtree(project / "build")
     status, output = _make(project, "figures")
     assert status == 0 and _ran(output) == STEMS and _status(project) == ""
-    assert "1 of 1 measured claims of the papers hold; 2 of 2 numbers agree with the committed ones" in output
+    assert _last_lines(output) == [VERDICTS, "2 of 2 numbers agree with the committed ones"]
     assert "new figures: build/full/figures" in output.splitlines()[-1]
     assert _make(project, "reproduce")[0] == 0 and _make(project, "verify")[0] == 0 and _status(project) == ""
 
@@ -196,7 +205,7 @@ def test_a_second_run_waits_and_takes_what_the_first_one_finished(project):
     wait_for((project / "notebooks" / "here0").exists)
     status, output = _make(project, "figures")
     assert status == 0 and first.wait(300) == 0
-    assert "01_a: waiting for process " in output and (project / "notebooks" / "runs").read_text() == "x"
+    assert "01_a: waiting for another run of it" in output and (project / "notebooks" / "runs").read_text() == "x"
 
 
 def test_numbers_that_are_off_or_missing_are_said_so(project):
@@ -265,6 +274,20 @@ def test_an_unknown_profile_is_refused(project):
     assert status != 0 and "'medium' is not one of 'full', 'quick'" in output
 
 
+def test_runs_are_listed_and_deleted(project):
+    assert _make(project, "run", "NB=01", "P=")[0] == 0
+    assert "01_a-" in _make(project, "runs")[1] and _status(project) == ""
+    assert "01_a-" not in _make(project, "runs", "CLEAN=1")[1] and not (project / "build" / "runs").exists()
+
+
+def test_a_bundle_holds_the_committed_files_and_the_executed_notebooks(project):
+    status, output = _make(project, "bundle")
+    assert status == 0, output
+    (path,) = (project / "build").glob("rpa-*.zip")
+    with zipfile.ZipFile(path) as archive:
+        assert {"README.md", "notebooks/01_a.ipynb", "executed/01_a.ipynb"} <= set(archive.namelist())
+
+
 def test_help_is_the_default_and_names_every_target(project):
     status, output = _make(project)
     makefile = (project / "Makefile").read_text().splitlines()
@@ -283,7 +306,7 @@ if len(tries.read_text()) <= {times}:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_cell_that_hangs_is_given_a_second_chance(tmp_path, monkeypatch, capsys, times):
+def test_a_cell_that_hangs_is_given_a_second_chance(tmp_path, monkeypatch, capfd, times):
     from rpa.companion import run
 
     monkeypatch.setitem(run.PATIENCE, "quick", 5)
@@ -294,12 +317,13 @@ def test_a_cell_that_hangs_is_given_a_second_chance(tmp_path, monkeypatch, capsy
         with pytest.raises(RuntimeError, match="01_a.ipynb: a cell took more than 5 s"):
             run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out")
         assert not (tmp_path / "out" / "01_a.ipynb").exists()
-    assert "once more" in capsys.readouterr().out and (tmp_path / "tries").read_text() == "xx"
+    assert "once more" in capfd.readouterr().out and (tmp_path / "tries").read_text() == "xx"
 
 
 def test_files_of_another_name_are_refused(tmp_path):
     from rpa.companion import run
 
-    write_notebook(tmp_path / "01_a.ipynb", RECORD.replace("10, 2)", '10, 2), stem="07_z"'))
+    rename = "import os; os.environ['RPA_NOTEBOOK'] = '07_z.ipynb'"
+    write_notebook(tmp_path / "01_a.ipynb", rename, RECORD)
     with pytest.raises(ValueError, match=r"01_a: expected files named 01_a\.\*.*07_z.json"):
         run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out")

@@ -51,17 +51,9 @@ def test_a_figure_of_any_record_against_any_parameter():
     fig = sweep.draw(pd.DataFrame(rows), "r", "b")
     assert [container.lines[0].get_ydata().tolist() for container in fig.axes[0].containers] == [[4, 5], [5, 6]]
     plt.close(fig)
-    for record, parameter, reason in (("q", "a", "record: expected one of r"), ("r", "c", "expected one of a, b")):
-        with pytest.raises(ValueError, match=reason):
+    for record, parameter in (("q", "a"), ("r", "c")):
+        with pytest.raises(ValueError, match="expected a record of r and a parameter of a, b"):
             sweep.draw(pd.DataFrame(rows), record, parameter)
-
-
-def test_what_is_drawn_is_judged_before_anything_runs():
-    assert sweep.plotted(None, STEM, GRID) == (None, "noise_levels")
-    assert sweep.plotted("p1.fig1.cdf against seed", STEM, GRID) == ("p1.fig1.cdf", "seed")
-    for text in ("a vs b", "p1.fig1.cdf against speed", "nothing against seed"):
-        with pytest.raises(ValueError, match="PLOT: expected"):
-            sweep.plotted(text, STEM, GRID)
 
 
 @pytest.mark.parametrize("moments", [(1,), pytest.param((0, 1, 2), marks=pytest.mark.slow)])
@@ -76,7 +68,6 @@ def test_a_killed_sweep_resumes_and_workers_do_not_matter(moments, tmp_path):
     frame = pd.read_csv(first)
     assert len(frame) and not frame.duplicated(["noise_levels", "seed", "record", "entry"]).any()
     assert sorted(frame.seed.unique()) == seeds
-    assert (first.parent / "sweep.png").stat().st_size > 5000
 
     kept: dict = {}
     for finished in moments:
