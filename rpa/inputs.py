@@ -234,7 +234,8 @@ def components_of(inputs: RandomInput) -> list[tuple[float, Gaussian]]:
         return [(1.0, inputs)]
     if isinstance(inputs, GaussianMixture):
         return list(zip(inputs.weights, inputs.components))
-    raise ValueError(f"inputs: expected Gaussian or GaussianMixture, got {type(inputs).__name__}")
+    many = "; for many inputs see rpa.parallel.pmap" if isinstance(inputs, (list, tuple)) else ""
+    raise ValueError(f"inputs: expected Gaussian or GaussianMixture, got {type(inputs).__name__}{many}")
 
 
 def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:

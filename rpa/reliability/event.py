@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from rpa import _check
-from rpa.inputs import Gaussian, RandomInput, components_of
+from rpa.inputs import RandomInput, components_of
 from rpa.moments.modules import check_evaluable
 from rpa.network import ReLUNetwork
 from rpa.parallel import tmap
@@ -45,25 +45,6 @@ class Criterion:
     offsets: np.ndarray
     strict: np.ndarray
     rivals: np.ndarray
-
-    @classmethod
-    def of_label(cls, label: int, outputs: int) -> Criterion:
-        """argmax f != label, the first of equal outputs winning; one output is a logit, class 0 being f <= 0."""
-        given: Any = label
-        given = given.item() if getattr(given, "shape", None) == () else given  # NumPy's and torch's integers
-        label = _check.index("label", given, max(outputs, 2))
-        rivals = np.delete(np.arange(max(outputs, 2)), label)
-        rows = np.eye(max(outputs, 2))[rivals] - np.eye(max(outputs, 2))[label]
-        return cls(rows[:, -outputs:], np.zeros(len(rivals)), rivals > label, rivals)
-
-    @classmethod
-    def of_direction(cls, direction: ArrayLike, threshold: float, outputs: int) -> Criterion:
-        """direction . f >= threshold."""
-        row = _check.array("direction", direction, (outputs,))
-        if not row.any():
-            raise ValueError("direction: expected a number other than zero, got zeros only")
-        offset = _check.array("threshold", threshold, ())
-        return cls(row[None], offset[None], np.array([False]), np.array([0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,15 +163,17 @@ def events(
     """
     rtol, seed, device = _check.positive("rtol", rtol), _check.integer("seed", seed), _check.device("device", device)
     components, chain = components_of(inputs), _as_chain(net)
-    if chain is not None and chain.input_dim != inputs.dim:
-        raise ValueError(f"inputs: expected dimension {chain.input_dim} of the network's input, got {inputs.dim}")
-    module = _Rows(net, inputs.dim, input_shape, device) if chain is None else None
-    at_mean = module.outputs(inputs.mean) if chain is None else chain(inputs.mean[None])[0]
+    if chain is None:
+        module = _Rows(net, inputs.dim, input_shape, device)
+        at_mean, fields = module.outputs(inputs.mean), [_of_module(module, part) for _, part in components]
+    else:
+        if chain.input_dim != inputs.dim:
+            raise ValueError(f"inputs: expected dimension {chain.input_dim} of the network's input, got {inputs.dim}")
+        at_mean, fields = chain(inputs.mean[None])[0], [_of_chain(chain, part, device) for _, part in components]
     criterion = _criterion(at_mean, label, direction, threshold)
-    made = [_of_module(module, c) if chain is None else _of_chain(chain, c, device) for _, c in components]
-    rngs = np.random.default_rng(seed).spawn(len(made))
-    shared = {"criterion": criterion, "rtol": rtol, "budget": budget // len(made)}
-    result = [Event(**parts, **shared, rng=rng) for parts, rng in zip(made, rngs)]
+    shared = {"criterion": criterion, "rtol": rtol, "budget": budget // len(components)}
+    rngs = np.random.default_rng(seed).spawn(len(components))
+    result = [Event(**own, **shared, rng=rng) for own, rng in zip(fields, rngs)]
     if chain is None:
         _check_repeatable(result[0])
     return [(weight, event) for (weight, _), event in zip(components, result)]
@@ -210,16 +193,24 @@ def _as_chain(net):
 
 
 def _criterion(at_mean, label, direction, threshold):
-    outputs = len(at_mean)
-    if direction is None and threshold is None:
-        if label is None:
-            label = int(at_mean.argmax()) if outputs > 1 else int(at_mean[0] > 0)
-        return Criterion.of_label(label, outputs)
-    if label is not None:
-        raise ValueError("label: expected either a label, or a direction and a threshold, got both")
-    if direction is None or threshold is None:
-        raise ValueError("direction, threshold: expected both or none, got one of them")
-    return Criterion.of_direction(direction, threshold, outputs)
+    """A `Criterion`; for a label the first of equal outputs wins, and one output is a logit, class 0 being f <= 0."""
+    outputs, classes = len(at_mean), max(len(at_mean), 2)
+    if direction is not None or threshold is not None:
+        if label is not None:
+            raise ValueError("label: expected either a label, or a direction and a threshold, got both")
+        if direction is None or threshold is None:
+            raise ValueError("direction, threshold: expected both or none, got one of them")
+        row, offset = _check.array("direction", direction, (outputs,)), _check.array("threshold", threshold, ())
+        if not row.any():
+            raise ValueError("direction: expected a number other than zero, got zeros only")
+        return Criterion(row[None], offset[None], np.array([False]), np.array([0]))
+    if label is None:
+        label = int(at_mean.argmax()) if outputs > 1 else int(at_mean[0] > 0)
+    label = label.item() if getattr(label, "shape", None) == () else label  # NumPy's and torch's integers
+    label = _check.index("label", label, classes)
+    rivals = np.delete(np.arange(classes), label)
+    rows = np.eye(classes)[rivals] - np.eye(classes)[label]
+    return Criterion(rows[:, -outputs:], np.zeros(len(rivals)), rivals > label, rivals)
 
 
 def _of_chain(chain, gaussian, device):
@@ -250,7 +241,7 @@ def _of_module(module, gaussian):
 
 
 class _Rows(nn.Module):
-    """A copy of a module on a device that takes rows (n, d); channels come last, which makes convolutions faster."""
+    """A copy of a module on a device that takes rows (n, d), with channels last if it can: convolutions are faster."""
 
     def __init__(self, net: nn.Module, dim: int, input_shape: Any, device: str | None):
         super().__init__()
@@ -258,11 +249,14 @@ class _Rows(nn.Module):
         if np.prod(self.shape) != dim:
             raise ValueError(f"input_shape: expected {dim} entries in all, as inputs have, got {self.shape}")
         self.inner = copy.deepcopy(net).requires_grad_(False).to(device or "cpu")
-        if any(isinstance(layer, nn.Conv2d) for layer in net.modules()):
-            self.inner = self.inner.to(memory_format=torch.channels_last)
         dtype = next((p.dtype for p in net.parameters()), torch.float64)
         self.like = torch.zeros(0, dtype=dtype, device=device)
         check_evaluable(self, self.like.new_zeros(1, dim), "inputs")
+        if any(isinstance(layer, nn.Conv2d) for layer in net.modules()):
+            fast = copy.deepcopy(self.inner).to(memory_format=torch.channels_last)
+            with suppress(RuntimeError):  # a module that calls x.view does not take it
+                fast(self.like.new_zeros(1, *self.shape))
+                self.inner = fast
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return self.inner(rows.reshape(-1, *self.shape))

@@ -8,7 +8,6 @@ error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +34,7 @@ COVERED = 1e3  # a search covers a point whose weight under its proposal is belo
 
 
 class SearchResult(NamedTuple):
-    """The result of one search: a proposal; points (m, r) on the failure set's boundary, and their rivals (m,)."""
+    """A proposal, and points (m, r) on the failure set's boundary with their rivals (m,)."""
 
     proposal: TailMixture
     points: np.ndarray
@@ -78,17 +77,18 @@ def _fitted(event, proposal, rng):
     return proposal
 
 
-@dataclass
 class WeightedDraws:
     """Draws from several proposals in turn, with the logs of their weights under the mixture, -inf for successes.
 
-    log_w (n,); each (failures, proposals): log weights of the failing draws under each proposal alone.
+    log_w (n,): these logs; log_p: log of their mean; variance: of one weight, relative to the squared mean; greatest:
+    share of the greatest weight; covered_once: share of the failure probability that at most one proposal covers.
     """
 
-    event: Event
-    proposals: list[TailMixture]
-    log_w: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    each: list[np.ndarray] = field(default_factory=list)
+    log_p, variance, greatest, covered_once = -np.inf, np.inf, 1.0, 0.0  # without a failure
+
+    def __init__(self, event: Event, proposals: list[TailMixture]) -> None:
+        self.event, self.proposals = event, proposals
+        self.log_w, self._each = np.zeros(0), np.zeros((0, len(proposals)))
 
     def draw(self, n: int) -> None:
         """At least n more draws."""
@@ -96,40 +96,21 @@ class WeightedDraws:
         for first in range(0, count, BATCH):
             for proposal in self.proposals:
                 self._add(proposal.place(*proposal.draw(min(BATCH, count - first), self.event.rng)))
+        if not len(self._each):
+            return
+        total, n = logsumexp(self.log_w), len(self.log_w)
+        self.log_p = float(total - np.log(n))
+        self.variance = max(float(n * np.exp(logsumexp(2 * self.log_w) - 2 * total)) - 1, 0.0)
+        self.greatest = float(np.exp(self.log_w.max() - total))
+        share = np.exp(self.log_w[np.isfinite(self.log_w)] - total)
+        self.covered_once = float(share[_coverage(self._each, self.log_p) <= 1].sum())
 
     def _add(self, z):
         fails = self.event(z) >= 0
         each = _log_weights(self.proposals, z[fails])
         log_w = np.full(len(z), -np.inf)
         log_w[fails] = np.log(len(self.proposals)) - logsumexp(-each, axis=1)
-        self.log_w = np.append(self.log_w, log_w)
-        self.each.append(each)
-
-    @property
-    def log_p(self) -> float:
-        """Log of the mean weight; -inf without a failure."""
-        return float(logsumexp(self.log_w) - np.log(len(self.log_w)))
-
-    @property
-    def variance(self) -> float:
-        """Variance of one weight relative to the squared mean; infinite without a failure."""
-        if self.log_p == -np.inf:
-            return np.inf
-        square = len(self.log_w) * np.exp(logsumexp(2 * self.log_w) - 2 * logsumexp(self.log_w))
-        return max(float(square) - 1, 0.0)
-
-    @property
-    def greatest(self) -> float:
-        """Share of the greatest weight; 1 without a failure."""
-        if self.log_p == -np.inf:
-            return 1.0
-        return float(np.exp(self.log_w.max() - logsumexp(self.log_w)))
-
-    @property
-    def covered_once(self) -> float:
-        """Share of the failure probability that at most one search covers: see `covered_once`."""
-        share = np.exp(self.log_w[np.isfinite(self.log_w)] - logsumexp(self.log_w))
-        return float(share[_coverage(np.concatenate(self.each), self.log_p) <= 1].sum())
+        self.log_w, self._each = np.append(self.log_w, log_w), np.concatenate([self._each, each])
 
 
 def covered_once(proposals: list[TailMixture], z: np.ndarray, log_p: float) -> float:

@@ -11,8 +11,8 @@ from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability import failure
 from rpa.reliability.certified import failing_patterns
+from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
-from rpa.reliability.margin import margins
 
 UP = {"direction": [1.0], "threshold": 2.0}
 
@@ -52,7 +52,7 @@ def test_sampling_agrees_with_the_exact_answer_in_the_plane(seed, monkeypatch):
     event = {"direction": [1.0], "threshold": net(circle).max()}
     exact = failure_probability(net, inputs, **event)
     assert exact.method == "exact" and exact.log_p == failing_patterns(net, inputs, **event).log_total
-    monkeypatch.setattr(failure, "PLANAR", 0)
+    monkeypatch.setattr(failure, "PLANAR_RANK", 0)
     found = failure_probability(net, inputs, **event, rtol=0.1, seed=seed)
     assert found.method != "exact" and abs(found.log_p - exact.log_p) < 3 * np.log1p(found.rel_error)
 
@@ -120,15 +120,15 @@ def test_a_module_and_its_network_agree_and_arguments_stay():
 def test_margins_and_gradients_do_not_depend_on_the_number_of_threads(monkeypatch):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)).eval()
-    ((_, margin),) = margins(module, Gaussian(np.zeros(64), 1.0), input_shape=(1, 8, 8))
+    ((_, event),) = events(module, Gaussian(np.zeros(64), 1.0), input_shape=(1, 8, 8))
     z, which = np.random.default_rng(0).standard_normal((1000, 64)), np.arange(1000) % 2
     results = []
     for workers in ("1", "2"):
         monkeypatch.setenv("RPA_WORKERS", workers)
-        results.append((margin(z), *margin.gradient(z, which)))
+        results.append((event(z), *event.gradient(z, which)))
     assert all(np.array_equal(a, b) for a, b in zip(*results))
-    assert margin.evaluations == 8000
-    pieces = [margin.gradient(z[i : i + 1], which[i : i + 1]) for i in range(0, 1000, 97)]
+    assert event.evaluations == 8000
+    pieces = [event.gradient(z[i : i + 1], which[i : i + 1]) for i in range(0, 1000, 97)]
     np.testing.assert_allclose(results[0][2][::97], np.concatenate([slope for _, slope in pieces]), atol=1e-5)
 
 
@@ -142,15 +142,15 @@ def test_an_accelerator_gets_large_batches_in_full_float32(monkeypatch):
             return x.flatten(1)
 
     module = nn.Sequential(nn.Conv2d(1, 1, 3), Watched()).eval()
-    ((_, margin),) = margins(module, Gaussian(np.zeros(16), 1.0), input_shape=(1, 4, 4))
+    ((_, event),) = events(module, Gaussian(np.zeros(16), 1.0), input_shape=(1, 4, 4))
     z, which = np.random.default_rng(0).standard_normal((300, 16)), np.arange(300) % 3
     monkeypatch.setattr(flags, "allow_tf32", True)
     seen.clear()
-    expected = margin(z), *margin.gradient(z, which)
+    expected = event(z), *event.gradient(z, which)
     assert max(n for n, *_ in seen) == 64
-    monkeypatch.setattr(type(margin), "_on_cpu", False)
+    monkeypatch.setattr(type(event), "_on_cpu", False)
     seen.clear()
-    found = margin(z), *margin.gradient(z, which)
+    found = event(z), *event.gradient(z, which)
     assert seen == [(300, False, True)] * 2 and flags.allow_tf32
     for a, b in zip(expected, found):
         np.testing.assert_allclose(a, b, atol=1e-6)
