@@ -21,7 +21,7 @@ from rpa.network import ReLUNetwork, as_network
 from rpa.reliability.certified import all_pieces
 from rpa.reliability.design import DesignPoint, nearest_of_each
 from rpa.reliability.event import Event, events, impossible
-from rpa.reliability.importance import SEARCHES, WeightedDraws, covered_once, search
+from rpa.reliability.importance import SEARCHES, WeightedDraws, covered_once, search, widened
 from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
 from rpa.reliability.splitting import repeated
 from rpa.reliability.tails import TailMixture
@@ -35,6 +35,7 @@ FREQUENT = 0.005  # share of failures from which plain sampling is tried
 CHEAP = 50_000  # draws that plain sampling may take: fewer than several searches
 CONTRADICTED = 1e-4  # no result is believed that gives the pilot's failures a lower probability
 SEARCH_ROUNDS = 3
+WIDENINGS = 3  # how often the proposals are widened at most
 FIRST_DRAWS = 4000  # draws of importance sampling before its weights are judged
 PATIENCE = 0.02  # share of the budget after which importance sampling may be given up
 UNEVEN = 100.0  # relative variance of the weights above which, if few weights dominate, a bridge is better
@@ -127,7 +128,10 @@ def _searched(event, count):
 
 
 def _rare(event, searches):
-    """(all searches, result): searches are repeated while some failures are covered by only one of them."""
+    """(all searches, result): searches are repeated while only one of them covers some failures.
+
+    Proposals are widened while some failures lie outside all their half-spaces.
+    """
     for _ in range(SEARCH_ROUNDS):
         searches = searches + _searched(event, SEARCHES)
         if not searches:
@@ -137,7 +141,15 @@ def _rare(event, searches):
         draws.draw(FIRST_DRAWS)
         if draws.covered_once < event.rtol / 2 or event.evaluations > event.budget / 4:
             break
-    return searches, _sampled(event, proposals) or _bridged(event, proposals)
+    for _ in range(WIDENINGS):
+        if (result := _sampled(event, proposals)) is None:
+            break
+        uncovered, proposals = widened(event, proposals, result.log_p)
+        error = float(np.hypot(result.rel_error, uncovered))
+        result = estimated(result.log_p, error, result.converged and error <= event.rtol, result.method)
+        if uncovered < event.rtol / 5 or event.left < event.budget / 2:
+            break
+    return searches, result or _bridged(event, proposals)
 
 
 def _sampled(event, proposals):

@@ -15,10 +15,10 @@ from scipy.special import logsumexp
 
 from rpa.reliability.design import Directions, distinct, nearest, tails, typical
 from rpa.reliability.event import Event
-from rpa.reliability.splitting import bridge
+from rpa.reliability.splitting import bridge, moved
 from rpa.reliability.tails import TailMixture
 
-__all__ = ["SEARCHES", "SearchResult", "WeightedDraws", "covered_once", "search"]
+__all__ = ["SEARCHES", "SearchResult", "WeightedDraws", "covered_once", "search", "widened"]
 
 SEARCHES = 4  # independent searches in a round
 SCOUTS = 100  # particles of the coarse splitting
@@ -30,6 +30,8 @@ SCOUTS_USED = 6  # scouts that are starts, for each leading rival
 FIT_ROUNDS = 2  # rounds of fitting the shares
 FIT_DRAWS = 400  # draws in each of them
 BATCH = 4096
+WALKERS = 200  # failing draws that look for failures outside all half-spaces
+WALKER_MOVES = 30
 COVERED = 1e3  # a search covers a point whose weight under its proposal is below this many means or least weights
 
 
@@ -119,6 +121,25 @@ def covered_once(proposals: list[TailMixture], z: np.ndarray, log_p: float) -> f
     As in Good and Turing's estimate, it is also an estimate of the share that no search covers.
     """
     return float((_coverage(_log_weights(proposals, z), log_p) <= 1).mean())
+
+
+def widened(event: Event, proposals: list[TailMixture], log_p: float) -> tuple[float, list[TailMixture]]:
+    """(share of the failure probability exp(log_p) that no proposal covers, proposals that cover more of it).
+
+    Failing draws are moved by steps that preserve the failure's law, out of the half-spaces if it reaches beyond them.
+    """
+    n = min(WALKERS, max(event.left, 0) // (WALKER_MOVES + 5))
+    (rng,), joined = event.rng.spawn(1), TailMixture.joined(proposals)
+    z = joined.place(*joined.draw(5 * n, rng))
+    z = z[event(z) >= 0]
+    if not len(z):
+        return 0.0, proposals
+    log_w = joined.log_weight(z)
+    z = moved(event, z[rng.choice(len(z), n, p=np.exp(log_w - logsumexp(log_w)))], WALKER_MOVES, rng)
+    outside = joined.log_weight(z) > log_p + np.log(COVERED)
+    if not outside.any():
+        return 0.0, proposals
+    return float(outside.mean()), [proposal.lowered(z[outside]).fitted(z, np.zeros(n)) for proposal in proposals]
 
 
 def _log_weights(proposals, z):

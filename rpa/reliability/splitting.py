@@ -26,7 +26,7 @@ from rpa.reliability.event import Event, events
 from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
 from rpa.reliability.tails import TailMixture
 
-__all__ = ["Run", "bridge", "repeated", "splitting"]
+__all__ = ["Run", "bridge", "moved", "repeated", "splitting"]
 
 DRAWN = 4  # draws for each particle of a proposal with several components
 KEPT = 0.25  # share of the particles above the next level
@@ -53,11 +53,11 @@ class Run:
 
 
 class _Particles:
-    """n particles of a proposal, with their margins and log weights."""
+    """Particles of a proposal (component (n,), v (n, r) as in `place`), with their margins and log weights."""
 
-    def __init__(self, event: Event, proposal: TailMixture, n: int, rng: np.random.Generator):
+    def __init__(self, event: Event, proposal: TailMixture, component, v, rng: np.random.Generator):
         self.event, self.proposal, self.rng, self.delta = event, proposal, rng, 0.5
-        self.component, self.v = proposal.draw(n, rng)
+        self.component, self.v = component, v
         self.z = proposal.place(self.component, self.v)
         self.g, self.log_w = event(self.z), proposal.log_weight(self.z)
 
@@ -92,7 +92,7 @@ def bridge(
     From a proposal with weights they are resampled from DRAWN n draws, which cost less than moves and find rare places.
     """
     drawn = DRAWN * n if len(proposal.starts) > 1 else n
-    particles = _Particles(event, proposal, drawn, rng)
+    particles = _Particles(event, proposal, *proposal.draw(drawn, rng), rng)
     log_p, spent = 0.0, drawn
     for level, power, log_w in _stages(particles):
         log_p += float(logsumexp(log_w) - np.log(len(log_w)))
@@ -105,6 +105,14 @@ def bridge(
             particles.move(level, power)
         spent += n * moves
     return Run(log_p, False, particles.z)
+
+
+def moved(event: Event, z: np.ndarray, moves: int, rng: np.random.Generator) -> np.ndarray:
+    """Failing points z (n, r) after `moves` moves that preserve the failure's law."""
+    particles = _Particles(event, TailMixture.prior(event.dim), np.zeros(len(z), dtype=int), z.copy(), rng)
+    for _ in range(moves):
+        particles.move(0.0, 1.0)
+    return particles.z
 
 
 def _stages(particles: _Particles) -> Iterator[tuple[float, float, np.ndarray]]:

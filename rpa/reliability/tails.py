@@ -101,6 +101,15 @@ class TailMixture:
         share, floor = weight @ parts, max(FLOOR, EVEN_DRAWS / (EVEN_DRAWS + 1 / (weight**2).sum()))
         return replace(self, log_share=np.log((1 - floor) * share / share.sum() + floor / len(share)))
 
+    def lowered(self, z: np.ndarray) -> TailMixture:
+        """Equal shares for these and lower starts, whose half-spaces contain points z (n, r); the nearest ones grow."""
+        along = z @ self.directions.T
+        ladders = [self.starts[self.owner == j] for j in range(len(self.directions))]
+        closest = (along - [ladder[np.isfinite(ladder)].min() for ladder in ladders]).argmax(axis=1)
+        for j in np.unique(closest):
+            ladders[j] = np.append(ladders[j], np.quantile(along[closest == j, j], (0.0, 0.5)))
+        return TailMixture.ladders(self.directions, ladders)
+
     def _heights(self, along):
         """Log of each direction's part of proposal / N(0, I), (J, n), at points with a . z = along (n, J)."""
         return np.stack([steps[np.searchsorted(starts, along[:, j])] for j, (starts, steps) in enumerate(self._steps)])

@@ -15,7 +15,7 @@ from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability import failure
 from rpa.reliability.failure import failure_probability
-from rpa.reliability.importance import SearchResult, WeightedDraws, covered_once
+from rpa.reliability.importance import SearchResult, WeightedDraws, covered_once, widened
 from rpa.reliability.result import complemented, estimated, mixed, unseen
 from rpa.reliability.splitting import Run, _mean, splitting
 from rpa.reliability.tails import TailMixture
@@ -119,14 +119,36 @@ def test_searches_are_repeated_while_some_failures_are_covered_once(monkeypatch,
     assert found == expected and result.converged == (rounds.count("2") > 1)
 
 
+def _beyond_the_tails(proposal):
+    """Failure beyond 4.8; the proposals draw beyond 5, where a third of the probability is."""
+    proposals = [replace(proposal, log_share=np.log([1e-9, 1 - 1e-9]))] * 2
+    return _event([4.8], budget=200_000), proposals
+
+
+def test_failures_outside_all_half_spaces_are_found_and_covered(monkeypatch):
+    tails = TailMixture.ladders(np.eye(1, 3), [np.array([-np.inf, 5.0])])
+    event, proposals = _beyond_the_tails(tails)
+    uncovered, wider = widened(event, proposals, log_ndtr(-5.0))
+    assert uncovered == pytest.approx(1 - ndtr(-5.0) / ndtr(-4.8), abs=0.15)
+    assert 4.8 <= wider[0].starts[1] < 4.83 and 0.3 < np.exp(wider[0].log_share[1:3]).sum() < 0.9
+    assert widened(event, [_half_spaces([4.7], [1.0])] * 2, log_ndtr(-4.8))[0] == 0
+    results = [SearchResult(proposal, np.zeros((0, 3)), np.zeros(0)) for proposal in proposals]
+    monkeypatch.setattr(failure, "_searched", lambda *arguments: results)
+    _, result = failure._rare(event, [])
+    assert result.converged and _gap(result, log_ndtr(-4.8)) < 4
+    monkeypatch.setattr(failure, "WIDENINGS", 1)
+    _, result = failure._rare(_beyond_the_tails(tails)[0], [])
+    assert not result.converged and 0.4 < result.rel_error < 0.8
+
+
 CURVED = lambda z: z[:, :1] - 3 - 0.05 * (z[:, 1:] ** 2).sum(dim=1, keepdim=True)
 
 
 @pytest.mark.parametrize(
     "event, evaluations",
     [
-        (_event([9.0], 6), 67_000),
-        (make_event(CURVED, 20, rtol=0.01), 97_500),
+        (_event([9.0], 6), 74_300),
+        (make_event(CURVED, 20, rtol=0.01), 104_700),
         (_event([2.0]), 31_000),
     ],
 )
