@@ -55,7 +55,7 @@ class Run:
 class _Particles:
     """Particles of a proposal (component (n,), v (n, r) as in `place`), with their margins and log weights."""
 
-    def __init__(self, event: Event, proposal: TailMixture, component, v, rng: np.random.Generator):
+    def __init__(self, event, proposal, component, v, rng):
         self.event, self.proposal, self.rng, self.delta = event, proposal, rng, 0.5
         self.component, self.v = component, v
         self.z = proposal.place(self.component, self.v)
