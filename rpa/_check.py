@@ -37,8 +37,8 @@ def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
 def covariance(name: str, value: ArrayLike, dim: int) -> Array:
     """A variance (scalar), variances (dim,) or covariance (dim, dim) as float64; positive semidefinite.
 
-    The eigenvalues of the correlations are compared with zero. As small variances may be rounding errors, ROUNDING times
-    the largest is added to each variance for that.
+    The eigenvalues of the correlations must not be negative, where ROUNDING times the largest variance is added to
+    each, since small variances may be rounding errors.
     """
     ndim = np.ndim(value)
     if ndim > 2:

@@ -62,9 +62,9 @@ def test_whitened_network_has_the_same_law(gaussian, rank):
     net.whitened(Gaussian(np.zeros(6), 2.0))  # white noise shares what depends on the weights alone
     flat = net.whitened(gaussian)
     assert flat.input_dim == rank
-    first = net.weights[0]
+    first, size = net.weights[0], {"rtol": 1e-12, "atol": 1e-14}
     np.testing.assert_allclose(flat.biases[0], first @ gaussian.mean + net.biases[0], rtol=1e-13)
-    np.testing.assert_allclose(flat.weights[0] @ flat.weights[0].T, first @ gaussian.cov @ first.T, atol=1e-12)
+    np.testing.assert_allclose(flat.weights[0] @ flat.weights[0].T, first @ gaussian.cov @ first.T, **size)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,8 @@ def events(
     components, chain = components_of(inputs), _as_chain(net)
     if chain is None:
         module = _Rows(net, inputs.dim, input_shape, device)
-        at_mean, fields = module.outputs(inputs.mean), [_of_module(module, part) for _, part in components]
+        at_mean = module(torch.as_tensor(inputs.mean[None].copy()).to(module.like))[0].numpy(force=True)
+        fields = [_of_module(module, part) for _, part in components]
     else:
         if chain.input_dim != inputs.dim:
             raise ValueError(f"inputs: expected dimension {chain.input_dim} of the network's input, got {inputs.dim}")
@@ -260,11 +261,6 @@ class _Rows(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return self.inner(rows.reshape(-1, *self.shape))
-
-    def outputs(self, x: np.ndarray) -> np.ndarray:
-        """Outputs (k,) at one input x (d,)."""
-        with torch.no_grad():
-            return self(torch.as_tensor(x[None].copy()).to(self.like))[0].numpy(force=True)
 
 
 def _check_repeatable(event):

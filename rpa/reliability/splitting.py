@@ -11,8 +11,8 @@ unbiased up to its adaptive choices, whatever its moves; its error is estimated 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -40,12 +40,8 @@ ROOM = 1.5  # evaluations reserved for a round, relative to the last one: more p
 LOOSE = 0.7  # relative standard deviation of single runs above which their mean is not believed
 
 
-@dataclass(eq=False)
-class Run:
-    """One run: log of the failure probability; the final particles z (n, r).
-
-    reached: whether they fail. If not, log_p is that of the highest level reached.
-    """
+class Run(NamedTuple):
+    """Log of the probability of the highest level, whether that level is failure, and the final particles z (n, r)."""
 
     log_p: float
     reached: bool
