@@ -28,6 +28,12 @@ def random_network(sizes, seed, slope=0.0):
     return ReLUNetwork(weights, [0.5 * rng.standard_normal(m) for _, m in pairs], slope)
 
 
+def coordinate(dim, bias=0.0):
+    """The network f(x) = x_1 + bias on 2 dim hidden units."""
+    first, last = np.vstack([np.eye(dim), -np.eye(dim)]), np.eye(1, 2 * dim) - np.eye(1, 2 * dim, dim)
+    return ReLUNetwork([first, last], [np.zeros(2 * dim), [bias]])
+
+
 def random_gaussian(dim, seed, spread=1.0):
     """Full covariance, mean up to `spread` from the origin."""
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import make_event, random_network
+from helpers import coordinate, make_event, random_network
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
@@ -53,11 +53,8 @@ def test_a_place_met_by_a_few_heavy_draws_widens_the_error():
     assert np.quantile(gaps, 0.9) <= 2
 
 
-@pytest.mark.parametrize(
-    "start, p, hits",
-    [(-np.inf, ndtr(-2.2), failure.MIN_FAILURES), (1.0, ndtr(-2.2) / ndtr(-1.0), failure.MIN_EFFECTIVE)],
-)
-def test_an_error_of_few_failures_is_not_believed(start, p, hits):
+@pytest.mark.parametrize("start, hits", [(-np.inf, failure.MIN_FAILURES), (1.0, failure.MIN_EFFECTIVE)])
+def test_an_error_of_few_failures_is_not_believed(start, hits):
     """However large rtol: plain sampling counts 50 failures, importance sampling 400."""
     event, p = _event([2.2], rtol=0.5), ndtr(-2.2) / ndtr(-start)
     proposals = [TailMixture.prior(3)] if start == -np.inf else [_half_spaces([start], [1.0])] * 2
@@ -214,9 +211,10 @@ def test_a_run_that_does_not_arrive_counts_as_zero_and_none_leaves_a_bound():
 @pytest.mark.parametrize("budget", [20_000, 25_000, 30_000, 60_000])
 @pytest.mark.parametrize("threshold", [1.88, 2.326, 2.5, 3.1])
 def test_a_small_budget_is_enough_for_an_easy_event_and_is_kept(threshold, budget):
-    net = ReLUNetwork([np.vstack([np.eye(4), -np.eye(4)]), np.eye(1, 8) - np.eye(1, 8, 4)], [np.zeros(8), [0.0]])
-    event = {"direction": [1.0], "threshold": threshold}  # f(x) = x_1
-    found = failure_probability(net, Gaussian(np.zeros(4), 1.0), **event, budget=budget, seed=int(budget / 1000))
+    event = {"direction": [1.0], "threshold": threshold}
+    found = failure_probability(
+        coordinate(4), Gaussian(np.zeros(4), 1.0), **event, budget=budget, seed=int(budget / 1000)
+    )
     assert found.converged and found.rel_error <= 0.05 and found.n < 1.1 * budget
     assert _gap(found, log_ndtr(-threshold)) < 4
 
@@ -242,13 +240,12 @@ def test_certain_and_impossible_failures_are_exact(estimate, width):
 
 
 def test_splitting_of_a_nearly_certain_failure_gives_the_error_of_its_complement():
-    net = ReLUNetwork([np.vstack([np.eye(3), -np.eye(3)]), np.eye(1, 6) - np.eye(1, 6, 3)], [np.zeros(6), [0.0]])
     event = {"direction": [1.0], "threshold": -4.86}
-    found = splitting(net, Gaussian(np.zeros(3), 1.0), **event)
+    found = splitting(coordinate(3), Gaussian(np.zeros(3), 1.0), **event)
     assert found.converged and found.method == "complement of splitting" and 0 < found.rel_error < ndtr(-4.86) / 2
     assert abs(found.log_p - log_ndtr(4.86)) < 4 * found.rel_error and found.lower <= log_ndtr(4.86) <= found.upper
     with pytest.raises(ValueError, match="^budget: expected an integer >= 2000"):
-        splitting(net, Gaussian(np.zeros(3), 1.0), **event, budget=1999)
+        splitting(coordinate(3), Gaussian(np.zeros(3), 1.0), **event, budget=1999)
 
 
 class Dropped(nn.Module):
