@@ -116,15 +116,10 @@ def test_searches_are_repeated_while_some_failures_are_covered_once(monkeypatch,
     assert found == expected and result.converged == (rounds.count("2") > 1)
 
 
-def _beyond_the_tails(proposal):
-    """Failure beyond 4.8; the proposals draw beyond 5, where a third of the probability is."""
-    proposals = [replace(proposal, log_share=np.log([1e-9, 1 - 1e-9]))] * 2
-    return _event([4.8], budget=200_000), proposals
-
-
 def test_failures_outside_all_half_spaces_are_found_and_covered(monkeypatch):
-    tails = TailMixture.ladders(np.eye(1, 3), [np.array([-np.inf, 5.0])])
-    event, proposals = _beyond_the_tails(tails)
+    """Failure beyond 4.8; the proposals draw beyond 5, where a third of the probability is."""
+    proposals = [TailMixture(np.eye(1, 3), np.zeros(2, int), np.array([-np.inf, 5.0]), np.log([1e-9, 1 - 1e-9]))] * 2
+    event = _event([4.8], budget=200_000)
     uncovered, wider = widened(event, proposals, log_ndtr(-5.0))
     assert uncovered == pytest.approx(1 - ndtr(-5.0) / ndtr(-4.8), abs=0.15)
     assert 4.8 <= wider[0].starts[1] < 4.83 and 0.3 < np.exp(wider[0].log_share[1:3]).sum() < 0.9
@@ -134,7 +129,7 @@ def test_failures_outside_all_half_spaces_are_found_and_covered(monkeypatch):
     _, result = failure._rare(event, [])
     assert result.converged and _gap(result, log_ndtr(-4.8)) < 4
     monkeypatch.setattr(failure, "WIDENINGS", 1)
-    _, result = failure._rare(_beyond_the_tails(tails)[0], [])
+    _, result = failure._rare(_event([4.8], budget=200_000), [])
     assert not result.converged and 0.4 < result.rel_error < 0.8
 
 
@@ -244,8 +239,6 @@ def test_splitting_of_a_nearly_certain_failure_gives_the_error_of_its_complement
     found = splitting(coordinate(3), Gaussian(np.zeros(3), 1.0), **event)
     assert found.converged and found.method == "complement of splitting" and 0 < found.rel_error < ndtr(-4.86) / 2
     assert abs(found.log_p - log_ndtr(4.86)) < 4 * found.rel_error and found.lower <= log_ndtr(4.86) <= found.upper
-    with pytest.raises(ValueError, match="^budget: expected an integer >= 2000"):
-        splitting(coordinate(3), Gaussian(np.zeros(3), 1.0), **event, budget=1999)
 
 
 class Dropped(nn.Module):

@@ -17,6 +17,7 @@ from rpa.reliability.certified import failing_patterns
 from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
 from rpa.reliability.screening import first_order
+from rpa.reliability.splitting import splitting
 
 PLAIN = Gaussian(np.zeros(4), 1.0)
 
@@ -174,29 +175,41 @@ def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
     assert first_order(same, np.ones((1, 16)), 1.0, label, **shape).distance.shape == (1, 3)
 
 
+NET, CNN = random_network([4, 5, 3], 0), nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval()
+ROWS = {"x": [[0.0] * 4], "cov": 1.0, "labels": [0]}
+
+
 @pytest.mark.parametrize(
-    ("change", "name"),
+    ("call", "change", "message"),
     [
-        ({"label": 3}, "label"),
-        ({"label": 0.5}, "label"),
-        ({"label": 0, "direction": [1, 0, 0], "threshold": 1.0}, "label"),
-        ({"direction": [1, 0, 0]}, "direction, threshold"),
-        ({"direction": [1, 0], "threshold": 1.0}, "direction"),
-        ({"direction": [0, 0, 0], "threshold": 1.0}, "direction"),
-        ({"direction": [1, 0, 0], "threshold": np.nan}, "threshold"),
-        ({"rtol": 0.0}, "rtol"),
-        ({"budget": 10}, "budget"),
-        ({"seed": -1}, "seed"),
-        ({"device": "nowhere"}, "device"),
-        ({"inputs": Gaussian(np.zeros(5), 1.0)}, "inputs"),
-        ({"inputs": "noise"}, "inputs"),
-        ({"net": "net"}, "net"),
-        ({"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))}, "net"),
-        ({"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}, "inputs"),
-        ({"net": nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval(), "input_shape": (2, 3)}, "input_shape"),
+        (failure_probability, {"label": 3}, "label"),
+        (failure_probability, {"label": 0.5}, "label"),
+        (failure_probability, {"label": 0, "direction": [1, 0, 0], "threshold": 1.0}, "label"),
+        (failure_probability, {"direction": [1, 0, 0]}, "direction, threshold"),
+        (failure_probability, {"direction": [1, 0], "threshold": 1.0}, "direction"),
+        (failure_probability, {"direction": [0, 0, 0], "threshold": 1.0}, "direction"),
+        (failure_probability, {"direction": [1, 0, 0], "threshold": np.nan}, "threshold"),
+        (failure_probability, {"rtol": 0.0}, "rtol"),
+        (failure_probability, {"budget": 10}, "budget"),
+        (failure_probability, {"seed": -1}, "seed"),
+        (failure_probability, {"device": "nowhere"}, "device"),
+        (failure_probability, {"inputs": Gaussian(np.zeros(5), 1.0)}, "inputs"),
+        (failure_probability, {"inputs": [PLAIN, PLAIN]}, "inputs: .*; for many inputs see rpa.parallel.pmap"),
+        (failure_probability, {"net": "net"}, "net"),
+        (failure_probability, {"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))}, "net"),
+        (failure_probability, {"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}, "inputs"),
+        (failure_probability, {"net": CNN, "input_shape": (2, 3)}, "input_shape"),
+        (splitting, {"budget": 1999}, "budget: expected an integer >= 2000"),
+        (failing_patterns, {"label": 0, "max_patterns": 0}, "max_patterns: expected an integer >= 1"),
+        (failing_patterns, {"label": 0, "rtol": 2.0}, "rtol: expected a number in"),
+        (first_order, {"labels": [3]}, "labels: expected an index below 3"),
+        (first_order, {"labels": [0, 1]}, "labels: expected 1, one per input, got 2"),
+        (first_order, {"x": [0.0]}, "x: expected shape"),
+        (first_order, {"cov": -1.0}, "cov: variances must not be negative"),
+        (first_order, {"net": random_network((2, 3, 1), 0)}, "net: expected two outputs or more"),
     ],
 )
-def test_refusals(change, name):
-    arguments = {"net": random_network([4, 5, 3], 0), "inputs": Gaussian(np.zeros(4), 1.0)} | change
-    with pytest.raises(ValueError, match=f"^{name}:"):
-        failure_probability(**arguments)
+def test_refusals(call, change, message):
+    arguments = {"net": NET} | (ROWS if call is first_order else {"inputs": PLAIN}) | change
+    with pytest.raises(ValueError, match=f"^{message}"):
+        call(**arguments)
