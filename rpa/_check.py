@@ -1,7 +1,6 @@
-"""Argument checks shared by every public function: one sentence that names the culprit.
+"""Argument checks of the public functions: each returns the checked value, or raises a ValueError that names it.
 
-Each function returns the argument as a fresh float64 array (or raises `ValueError`), so that callers
-never alter what they were given.
+Arrays are returned as copies, so that callers never change their arguments.
 """
 
 from typing import Any
@@ -13,9 +12,9 @@ Array = NDArray[np.float64]
 
 __all__ = ["array", "covariance", "device", "fraction", "index", "integer", "pattern_array", "positive", "seed"]
 
-ROUNDING = 5e-13  # of the largest variance: a smaller variance may be what subtracting larger numbers left
-ASYMMETRY = 1e-9  # of a covariance, in standard deviations of both coordinates
-INDEFINITE = 1e-10  # size of a negative eigenvalue of the correlations that counts as rounding
+ROUNDING = 5e-13  # smaller variances, relative to the largest, may be rounding errors
+ASYMMETRY = 1e-9  # tolerated asymmetry of the correlations
+INDEFINITE = 1e-10  # tolerated size of a negative eigenvalue of the correlations
 
 
 def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
@@ -38,8 +37,8 @@ def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
 def covariance(name: str, value: ArrayLike, dim: int) -> Array:
     """A variance (scalar), variances (dim,) or covariance (dim, dim) as float64; positive semidefinite.
 
-    A matrix is judged in units in which each coordinate has variance one. A variance below ROUNDING of the largest may
-    be all rounding, so that much is added to each of them before the eigenvalues are compared with zero.
+    The eigenvalues of the correlations must not be negative, where ROUNDING times the largest variance is added to
+    each, since small variances may be rounding errors.
     """
     ndim = np.ndim(value)
     if ndim > 2:
@@ -112,7 +111,7 @@ def index(name: str, value: object, length: int) -> int:
 
 
 def device(name: str, value: object) -> str | None:
-    """A device as torch names it, on which a tensor can be made; None is the CPU."""
+    """torch's name of a device on which it can create tensors; None is the CPU."""
     import torch
 
     try:

@@ -1,11 +1,11 @@
-"""Files that are either whole or not there, and the checkout in which notebooks, data and figures lie."""
+"""Atomic writes of files, and the paths of the checkout with notebooks, data and figures."""
 
 import os
 import uuid
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-# The checkout, or the working directory where the package is installed without one: nothing is written into it.
+# The checkout; without one the working directory, so that nothing is written into the installed package.
 ROOT = PACKAGE.parent if (PACKAGE.parent / "notebooks").is_dir() else Path.cwd()
 
 
@@ -18,12 +18,12 @@ def in_checkout(name):
 
 
 def build(name=""):
-    """build/<name> of the checkout, for all that runs write; the environment variable RPA_BUILD replaces build/."""
+    """build/<name> of the checkout, where runs write; the environment variable RPA_BUILD replaces build/."""
     return Path(os.environ.get("RPA_BUILD") or ROOT / "build") / name
 
 
 def replace(path, write):
-    """write(temporary) and move the result to `path`, which is returned: a reader sees the old file or the new one."""
+    """write(temporary), move the result to `path` and return it: a reader sees the old file or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
@@ -35,12 +35,11 @@ def replace(path, write):
 
 
 def save_arrays(path, **arrays):
-    """A compressed .npz of the arrays at `path`."""
-
+    """Write a compressed .npz of the arrays to `path`."""
     import numpy as np
 
     def write(temporary):
-        with open(temporary, "wb") as stream:  # given a name, NumPy would append .npz to it
+        with open(temporary, "wb") as stream:  # to a name NumPy would append .npz
             np.savez_compressed(stream, **arrays)
 
     return replace(path, write)

@@ -1,9 +1,9 @@
 """Random inputs of a network: Gaussians and Gaussian mixtures.
 
-Start here: every analytic result of the package is about a network whose input has one of these two
-distributions. A covariance may be a variance, a vector of variances or a full matrix, and may be singular:
-`Gaussian.times_factor` changes to coordinates in which the input is standard normal, whatever its rank. Coordinates may
-have different units: a matrix is divided by its standard deviations before it is factorized.
+Every analytic result of the package is about a network whose input has one of these two distributions. A covariance may
+be a variance, a vector of variances or a full matrix, and may be singular: `Gaussian.times_factor` changes to
+coordinates in which the input is standard normal. Coordinates may have different units, because a matrix is divided by
+its standard deviations before it is factorized.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ class Gaussian:
     The arrays are copies, read-only. Raises ValueError for wrong shapes, non-finite entries, negative variances, and a
     cov that is asymmetric or indefinite beyond rounding.
 
-    >>> x = Gaussian([1.0, 2.0], cov=[0.5, 1.0])
-    >>> x.affine([[1.0, 1.0]], [0.0]).cov
-    array([[1.5]])
+    >>> Gaussian([1.0, 2.0], cov=[0.5, 1.0])
+    Gaussian: 2 dimensions, independent, mean [1. 2.], standard deviations 0.7071 to 1
     """
 
     mean: np.ndarray
@@ -82,21 +81,19 @@ class Gaussian:
         values, vectors = np.linalg.eigh(self._correlations)
         keep = values > values.max() * self.dim * np.finfo(float).eps
         factor = vectors[:, keep] * np.sqrt(values[keep])
-        # Each coordinate keeps its variance whatever was cut off.
+        # Each coordinate keeps its variance.
         norm = np.linalg.norm(factor, axis=1, keepdims=True)
         return _read_only(factor / np.where((self.scales[:, None] > 0) & (norm > 0), norm, 1.0))
 
     def lost(self, rows: Array) -> Array:
-        """Error (n, n) of rows R rows^T, R the correlations, when `root` is used for R: what was cut off, and
-        rounding. rows (n, d), in standard deviations.
-        """
+        """Error (n, n) of rows R rows^T, R the correlations, by truncation in `root` and rounding; rows (n, d)."""
         if self.root is None:
             return np.zeros((len(rows), len(rows)))
         size = np.linalg.norm(rows, axis=1)
-        return np.abs(rows @ self._loss @ rows.T) + 4 * np.finfo(float).eps * np.outer(size, size)
+        return np.abs(rows @ self._truncated @ rows.T) + 4 * np.finfo(float).eps * np.outer(size, size)
 
     @cached_property
-    def _loss(self):
+    def _truncated(self):
         return self._correlations - self.root @ self.root.T
 
     @property
@@ -135,13 +132,6 @@ class Gaussian:
         mean = np.array2string(self.mean, precision=4, threshold=6, edgeitems=2)
         kind = ("white noise", "independent", "full covariance")[self.cov_given.ndim]
         return f"Gaussian: {self.dim} dimensions, {kind}, mean {mean}, standard deviations {spread}"
-
-    def affine(self, weight: ArrayLike, bias: ArrayLike) -> Gaussian:
-        """The law of weight @ x + bias: a Gaussian with mean (m,) and full cov (m, m)."""
-        weight = _check.array("weight", weight, (None, self.dim))
-        bias = _check.array("bias", bias, (len(weight),))
-        rows = self.times_factor(weight)
-        return Gaussian(weight @ self.mean + bias, rows @ rows.T)
 
     def sample(self, n: int, seed: Seed) -> Array:
         """n draws (n, d) from `numpy.random.default_rng(seed)`."""
@@ -213,10 +203,6 @@ class GaussianMixture:
         weights = np.array2string(self.weights, precision=3, threshold=6, edgeitems=2)
         return f"GaussianMixture: {self.dim} dimensions, {len(self.weights)} components of weights {weights}"
 
-    def affine(self, weight: ArrayLike, bias: ArrayLike) -> GaussianMixture:
-        """The law of weight @ x + bias: a mixture with the same weights."""
-        return GaussianMixture(self.weights, [c.affine(weight, bias) for c in self.components])
-
     def sample(self, n: int, seed: Seed) -> Array:
         """n draws (n, d), in random order, from seeds derived from `seed`."""
         n, rng = _check.integer("n", n), np.random.default_rng(_check.seed("seed", seed))
@@ -234,7 +220,8 @@ def components_of(inputs: RandomInput) -> list[tuple[float, Gaussian]]:
         return [(1.0, inputs)]
     if isinstance(inputs, GaussianMixture):
         return list(zip(inputs.weights, inputs.components))
-    raise ValueError(f"inputs: expected Gaussian or GaussianMixture, got {type(inputs).__name__}")
+    many = "; for many inputs see rpa.parallel.pmap" if isinstance(inputs, (list, tuple)) else ""
+    raise ValueError(f"inputs: expected Gaussian or GaussianMixture, got {type(inputs).__name__}{many}")
 
 
 def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:

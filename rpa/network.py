@@ -181,12 +181,12 @@ def _axes(rows):
     return u[:, keep] * s[keep] * size
 
 
-def as_network(net: ReLUNetwork | nn.Module) -> ReLUNetwork:
+def as_network(net: ReLUNetwork | nn.Module, input_shape: tuple[int, ...] | None = None) -> ReLUNetwork:
     """`net` itself, or the `ReLUNetwork` of a torch module (see `ReLUNetwork.from_torch`); ValueError for anything
     else.
     """
     if isinstance(net, ReLUNetwork):
         return net
     if any(kind.__module__.startswith("torch.nn") for kind in type(net).__mro__):
-        return ReLUNetwork.from_torch(net)
+        return ReLUNetwork.from_torch(net, input_shape)
     raise ValueError(f"net: expected a ReLUNetwork or a torch module, got {type(net).__name__}")

@@ -10,11 +10,13 @@ from unittest.mock import patch
 import nbformat
 import numpy as np
 import pytest
+import torch
 
 from rpa.companion.run import run
 from rpa.experiments.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
+from rpa.reliability.event import Criterion, Event
 
 PATIENCE = 300_000  # milliseconds for a page to do something; a busy machine needs them
 
@@ -24,6 +26,12 @@ def random_network(sizes, seed, slope=0.0):
     pairs = list(pairwise(sizes))
     weights = [rng.standard_normal((m, n)) * np.sqrt(2 / n) for n, m in pairs]
     return ReLUNetwork(weights, [0.5 * rng.standard_normal(m) for _, m in pairs], slope)
+
+
+def coordinate(dim, bias=0.0):
+    """The network f(x) = x_1 + bias on 2 dim hidden units."""
+    first, last = np.vstack([np.eye(dim), -np.eye(dim)]), np.eye(1, 2 * dim) - np.eye(1, 2 * dim, dim)
+    return ReLUNetwork([first, last], [np.zeros(2 * dim), [bias]])
 
 
 def random_gaussian(dim, seed, spread=1.0):
@@ -38,6 +46,12 @@ def random_mixture(dim, seed, n_components=3, spread=1.0):
     parts = [random_gaussian(dim, 100 * seed + c, spread) for c in range(n_components)]
     weights = np.random.default_rng(seed).uniform(0.2, 1, n_components)
     return GaussianMixture(weights / weights.sum(), parts)
+
+
+def make_event(f, dim, rivals=1, **options):
+    """The `Event` that one of the `rivals` columns of f(z) is not negative; options: rtol, budget, rng."""
+    criterion = Criterion(np.eye(rivals), np.zeros(rivals), np.zeros(rivals, dtype=bool), np.arange(rivals))
+    return Event(f, criterion, dim, lambda z: z, torch.zeros(0, dtype=torch.float64), **options)
 
 
 def assert_binomial(counts, n, p):

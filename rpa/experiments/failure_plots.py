@@ -54,7 +54,7 @@ def curve_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
 
 def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black") -> None:
     """A grey image on the scale 0..1 with a word above it."""
-    ax.imshow(image.reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
+    ax.imshow(np.reshape(image, (28, 28)), cmap="gray_r", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=7, color=colour, pad=2)

@@ -15,8 +15,8 @@ from scipy.special import ndtri
 
 from rpa import _check
 from rpa.inputs import Gaussian
+from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
-from rpa.reliability.margin import margins
 from rpa.reliability.screening import first_order
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def sampled(
     net: ReLUNetwork | nn.Module, image: np.ndarray, label: int, sigma: float, n: int, seed: int, **options: Any
 ) -> int:
     """How many of n noisy images change class: plain sampling, in the coordinates of the first layer where it can."""
-    ((_, margin),) = margins(net, Gaussian(image.ravel(), sigma**2), label=label, **options)
+    ((_, event),) = events(net, Gaussian(image.ravel(), sigma**2), label=label, **options)
     rng = np.random.default_rng(seed)
     sizes = [min(CHUNK, n - start) for start in range(0, n, CHUNK)]
-    return int(sum(np.count_nonzero(margin(rng.standard_normal((size, margin.dim))) >= 0) for size in sizes))
+    return int(sum(np.count_nonzero(event(rng.standard_normal((size, event.dim))) >= 0) for size in sizes))
 
 
 def sampled_gap(log10_p: float, rel_error: float, count: int, n: int) -> float:

@@ -1,43 +1,37 @@
 """Which affine pieces of a network fail, and with what probability: all of them in the plane, the likeliest elsewhere.
 
-On a region of the network the event "class c wins" is a polytope, so that its probability needs no samples of the
-network. Such events of different regions or classes are disjoint: their probabilities add up, however small they are,
-and no digit is lost in a difference from one. All regions of a plane give the failure probability itself; a choice of
-regions gives a lower bound, and says which pieces carry the failure.
+On a region of the network the event "class c wins" is a polytope, whose probability needs no samples of the network.
+Such events of different regions or classes are disjoint, so their probabilities add up without loss of digits, however
+small they are. All regions of a plane give the failure probability itself; a selection gives a lower bound.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import logsumexp
+from torch import nn
 
 from rpa import _check
-from rpa.inputs import components_of
-from rpa.network import as_network
+from rpa.inputs import RandomInput, components_of
+from rpa.network import ReLUNetwork, as_network
 from rpa.patterns.pieces import exact_pieces
 from rpa.patterns.planar_law import EXACT
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.regions import label as decimal
 from rpa.polytopes.polytope import probabilities
+from rpa.reliability.event import Criterion, events
 from rpa.reliability.importance import search
-from rpa.reliability.margin import margins
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
+__all__ = ["FailingPatterns", "all_pieces", "failing_patterns"]
 
-
-__all__ = ["FailingPatterns", "failing_patterns"]
-
-DRAWS = 20_000  # of the proposal, in which the likeliest failing patterns are counted
-BUDGET = 2**14  # points for the probability of one piece
+DRAWS = 20_000  # draws of the proposal that look for the likeliest failing patterns
+POINTS = 2**14  # points for the probability of one piece
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,104 +84,101 @@ def failing_patterns(
     net: ReLUNetwork | nn.Module,
     inputs: RandomInput,
     *,
-    label: int | None = None,
-    direction: ArrayLike | None = None,
-    threshold: float | None = None,
     max_patterns: int = 100,
     rtol: float = 0.03,
     seed: int = 0,
+    input_shape: tuple[int, ...] | None = None,
+    **event: Any,
 ) -> FailingPatterns:
     """The affine pieces that carry P(argmax f(x) != label), or P(direction . f(x) >= threshold); see `FailingPatterns`.
 
-    An input of rank at most two: all pieces, so the total is the failure probability, with relative error about 1e-13;
-    what lies 40 or more standard deviations out (p < 1e-349) is left out. Else: the `max_patterns` pieces that weigh
-    most among draws of the proposal of `failure_probability`, each with P(H x <= h, rival wins) to relative error
-    `rtol`; the total bounds the failure probability from below, whatever was drawn. Other arguments are those of
-    `failure_probability`. Raises ValueError for unfit arguments and for networks that are no chain of affine layers.
+    An input of rank at most two: all pieces, so the total is the failure probability, with relative error about 1e-13,
+    except for what is 40 or more standard deviations away (p < 1e-349). Else: the `max_patterns` pieces with the
+    greatest weights among draws of the proposal of `failure_probability`, each with P(H x <= h, rival wins) to relative
+    error `rtol`; the total is a lower bound of the failure probability, whatever was drawn. event: label, direction and
+    threshold, as in `failure_probability`. Raises ValueError for unfit arguments and for networks that are no chain of
+    affine layers.
 
     >>> from rpa import Gaussian, ReLUNetwork
     >>> net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])  # f(x) = |x|
-    >>> found = failing_patterns(net, Gaussian([0.0], 1.0), direction=[1.0], threshold=12.0)
-    >>> found.patterns.astype(int), found.log_p.round(6)  # log Phi(-12) each
+    >>> pieces = failing_patterns(net, Gaussian([0.0], 1.0), direction=[1.0], threshold=12.0)
+    >>> pieces.patterns.astype(int), pieces.log_p.round(6)  # log Phi(-12) each
     (array([[0, 1],
            [1, 0]]), array([-75.410673, -75.410673]))
     """
-    net = as_network(net)
+    net = as_network(net, input_shape)
     max_patterns = _check.integer("max_patterns", max_patterns, 1)
-    rtol, seed = _check.fraction("rtol", rtol), _check.integer("seed", seed)
-    components = margins(net, inputs, label=label, direction=direction, threshold=threshold)
-    if net.input_dim <= 2 or max(margin.dim for _, margin in components) <= 2:
-        return _merged(_all_parts(net, inputs, components[0][1].event), exact=True)
-    rngs = np.random.default_rng(seed).spawn(len(components))
-    drawn = [_drawn(margin, np.log(weight), rng) for (weight, margin), rng in zip(components, rngs)]
+    rtol = _check.fraction("rtol", rtol)
+    parts = events(net, inputs, seed=seed, **event)
+    criterion = parts[0][1].criterion
+    if net.input_dim <= 2 or max(part.dim for _, part in parts) <= 2:
+        return all_pieces(net, inputs, criterion)
+    drawn = [_drawn(part, np.log(weight)) for weight, part in parts]
     weights = np.sort(np.concatenate([log_weight for _, _, log_weight in drawn]))
     least = weights[-max_patterns] if len(weights) > max_patterns else -np.inf
-    parts = [(np.zeros((0, net.n_hidden), dtype=bool), 0, np.zeros(0), np.zeros(0))]
-    for (weight, margin), (patterns, which, log_weight) in zip(components, drawn):
+    pieces = [(np.zeros((0, net.n_hidden), dtype=bool), 0, np.zeros(0), np.zeros(0))]
+    for (weight, part), (patterns, which, log_weight) in zip(parts, drawn):
         kept = log_weight >= least
         for i in np.unique(which[kept]):
             chosen = patterns[kept & (which == i)]
-            G, g, A, b = affine_pieces(as_network(margin.chain), chosen)
-            cut = _cut(*halfspaces(chosen, G, g), *_half_spaces(margin.event, A, b, i))
-            log_p, rel_error = probabilities(*cut, rtol=rtol, seed=seed, budget=BUDGET)
-            parts.append((chosen, margin.event.rivals[i], np.log(weight) + log_p, rel_error))
-    return _merged(parts, exact=False)
+            G, g, A, b = affine_pieces(as_network(part.chain), chosen)
+            polytopes = _failing(*halfspaces(chosen, G, g), criterion, A, b, i)
+            log_p, rel_error = probabilities(*polytopes, rtol=rtol, seed=seed, budget=POINTS)
+            pieces.append((chosen, criterion.rivals[i], np.log(weight) + log_p, rel_error))
+    return _merged(pieces, exact=False)
 
 
-def _all_parts(net, inputs, event):
-    """(patterns, rival, log p, relative error) of every region and rival of an input of rank at most two."""
-    parts = []
+def all_pieces(net: ReLUNetwork, inputs: RandomInput, criterion: Criterion) -> FailingPatterns:
+    """All failing pieces for an input of rank at most two."""
+    pieces = []
     for piece in exact_pieces(net, components_of(inputs))[1]:
         for rows, H, h, A, b in piece.blocks():
-            for i, rival in enumerate(event.rivals):
-                log_p, rel_error = probabilities(*_cut(H, h, *_half_spaces(event, A, b, i)), rtol=EXACT)
-                parts.append((piece.patterns[rows], rival, np.log(piece.weight) + log_p, rel_error))
-    return parts
+            for i, rival in enumerate(criterion.rivals):
+                log_p, rel_error = probabilities(*_failing(H, h, criterion, A, b, i), rtol=EXACT)
+                pieces.append((piece.patterns[rows], rival, np.log(piece.weight) + log_p, rel_error))
+    return _merged(pieces, exact=True)
 
 
-def _drawn(margin, log_share, rng):
-    """Distinct (patterns, which rival, log weight) among failing draws of a proposal; the weights are their masses."""
-    found = search(margin, rng)
-    if found is None:
-        return np.zeros((0, margin.chain.n_hidden), dtype=bool), np.zeros(0, dtype=int), np.zeros(0)
-    z = found.proposal.place(*found.proposal.draw(DRAWS, rng))
-    z = z[margin(z) >= 0]
-    which = margin.each(z).argmax(axis=1)
-    first, index = _distinct(margin.chain.patterns(z), which)
+def _drawn(event, log_share):
+    """Distinct (patterns, which rival, log weight) among failing draws of a proposal, with their total weights."""
+    result = search(event, event.rng)
+    if result is None:
+        return np.zeros((0, event.chain.n_hidden), dtype=bool), np.zeros(0, dtype=int), np.zeros(0)
+    z = result.proposal.place(*result.proposal.draw(DRAWS, event.rng))
+    z = z[event(z) >= 0]
+    which = event.each(z).argmax(axis=1)
+    first, index = _distinct(event.chain.patterns(z), which)
     total = np.full(len(first), -np.inf)
-    np.logaddexp.at(total, index, found.proposal.log_weight(z) + log_share)
-    return margin.chain.patterns(z[first]), which[first], total
+    np.logaddexp.at(total, index, result.proposal.log_weight(z) + log_share)
+    return event.chain.patterns(z[first]), which[first], total
 
 
 def _distinct(patterns, which):
-    """Index of the first of each distinct (pattern, rival), and for each row which of these it is."""
+    """Index of the first of each distinct (pattern, rival), and for each row the position of its own."""
     rows = np.column_stack([which, np.packbits(patterns, axis=1)])
     _, first, index = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     return first, index.ravel()
 
 
-def _half_spaces(event, A, b, i):
-    """Half-spaces (rows (K, q, r), limits (K, q)) where A z + b fails, and by rival i more than by the others."""
-    others = np.delete(np.arange(len(event.rows)), i)
-    rows = np.vstack([event.rows[others] - event.rows[i], -event.rows[[i]]])
-    offsets = np.append(event.offsets[others] - event.offsets[i], -event.offsets[i])
-    H, h = rows @ A, offsets - b @ rows.T
-    lost = np.append(others < i, event.strict[i])  # where outputs are equal
-    return H, np.where((H == 0).all(axis=2) & (h == 0) & lost, -1.0, h)
+def _failing(H, h, criterion, A, b, i):
+    """The part of polytopes {H z <= h} where A z + b fails by rival i more than by the others: rows and limits."""
+    others = np.delete(np.arange(len(criterion.rows)), i)
+    rows = np.vstack([criterion.rows[others] - criterion.rows[i], -criterion.rows[[i]]])
+    offsets = np.append(criterion.offsets[others] - criterion.offsets[i], -criterion.offsets[i])
+    normals, limits = rows @ A, offsets - b @ rows.T
+    lost = np.append(others < i, criterion.strict[i])  # where outputs are equal
+    limits = np.where((normals == 0).all(axis=2) & (limits == 0) & lost, -1.0, limits)
+    return np.concatenate([H, normals], axis=1), np.concatenate([h, limits], axis=1)
 
 
-def _cut(H, h, rows, limits):
-    return np.concatenate([H, rows], axis=1), np.concatenate([h, limits], axis=1)
-
-
-def _merged(parts, exact):
-    """`FailingPatterns` of all parts, those of several components of the input added up, without the empty ones."""
-    patterns, log_p, rel_error = (np.concatenate([part[k] for part in parts]) for k in (0, 2, 3))
-    rival = np.concatenate([np.full(len(part[2]), part[1]) for part in parts])
+def _merged(pieces, exact):
+    """`FailingPatterns` of all pieces, summed over the components of the input, without empty ones."""
+    patterns, log_p, rel_error = (np.concatenate([piece[k] for piece in pieces]) for k in (0, 2, 3))
+    rival = np.concatenate([np.full(len(piece[2]), piece[1]) for piece in pieces])
     first, index = _distinct(patterns, rival)
     total, error = np.full(len(first), -np.inf), np.zeros(len(first))
     np.logaddexp.at(total, index, log_p)
-    found = np.isfinite(log_p)
-    np.add.at(error, index[found], np.exp(log_p[found] - total[index[found]]) * rel_error[found])
+    real = np.isfinite(log_p)
+    np.add.at(error, index[real], np.exp(log_p[real] - total[index[real]]) * rel_error[real])
     order = [i for i in np.argsort(-total, kind="stable") if np.isfinite(total[i])]
     return FailingPatterns(patterns[first[order]], rival[first[order]], total[order], error[order], exact)

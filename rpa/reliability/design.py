@@ -1,86 +1,77 @@
-"""Design points: the most likely failing input of each rival class, and the directions that failures lie in.
+"""Design points: the most likely failing input of each rival class, and the directions in which failures lie.
 
 In whitened coordinates the most likely failing point is the one nearest to the origin. `nearest` finds it for each
 rival from several starts, by the step z -> (g' . z - g(z)) g' / |g'|^2 of Hasofer, Lind, Rackwitz and Fiessler, which
 is exact where g is affine. In many dimensions typical failures are far from it: N(0, I) across the direction moves a
-point by sqrt(r). `typical` therefore looks for the direction and distance at which the margin is zero on average over
-such moves.
+point by sqrt(r). `typical` therefore finds the direction and distance at which the mean margin over such moves is zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_ndtr
 
-from rpa.reliability.margin import Margin
-from rpa.reliability.proposal import Proposal
+from rpa.reliability.event import Event
+from rpa.reliability.tails import TailMixture
 
-__all__ = [
-    "DesignPoint",
-    "Directions",
-    "aim",
-    "distinct",
-    "entered",
-    "ladder_proposal",
-    "nearest",
-    "nearest_of_each",
-    "typical",
-]
+__all__ = ["DesignPoint", "Directions", "aim", "distinct", "entered", "nearest", "nearest_of_each", "tails", "typical"]
 
-STEPS = (1.0,) * 6 + (0.5,) * 6 + (0.25,) * 4
-POLISHES, SHORTER = 6, (1.0, 0.5, 0.2, 0.05)
+STEPS = (1.0,) * 6 + (0.5,) * 6 + (0.25,) * 4  # sizes of the steps from each start
+POLISHES = 6  # steps that must keep the point failing, after the others
+POLISH_STEPS = (1.0, 0.5, 0.2, 0.05)
 BISECTIONS = 12
-NOISES, ROUNDS = 24, 8
-FARTHEST = 1e3  # standard deviations; a rival further away counts as never taking over
-ALIKE = 0.98  # cosine above which two directions count as one
-APART = 0.2  # difference of distance below which they do
-NEGLIGIBLE = 12.0  # natural log units below the nearest point at which another is left out
-MOST = 12  # design points with a direction of their own
-LADDER = np.arange(-5.0, 2.0)  # starts about the typical distance, in units of the failure set's depth
+NOISES = 24  # draws across a direction for its mean margin
+TYPICAL_ROUNDS = 8
+FARTHEST = 1e3  # standard deviations; ignore design points farther than this
+SAME_COSINE = 0.98  # directions of a greater cosine and distances within SAME_DISTANCE are the same
+SAME_DISTANCE = 0.2
+LOG_CUTOFF = 12.0  # ignore points whose log Phi(-distance) is lower than that of the nearest by more than this
+MOST_DIRECTIONS = 12
+START_OFFSETS = np.arange(-5.0, 2.0)  # starts of half-spaces about a distance, in depths of the failure set
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class DesignPoint:
-    """The nearest failing input found for one rival: x (d,), at `distance` standard deviations.
+    """The nearest failing input found for one rival: x, d numbers, at `distance` standard deviations.
 
     rival: the class that takes over; 0 where failure is a threshold's.
     """
 
-    x: np.ndarray
+    x: tuple[float, ...] = field(repr=False)
     distance: float
     rival: int
 
 
 class Directions(NamedTuple):
-    """J directions of failure (J, r) of norm 1, the distance at which it sets in, and how much that varies, (J,)."""
+    """J directions of failure (J, r) of norm 1, the distance at which failure begins, and its variation, (J,)."""
 
     a: np.ndarray
     distance: np.ndarray
     spread: np.ndarray
 
 
-def nearest(margin: Margin, starts: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(points (m, r) on the failure set's boundary, which (m,)) from starts (m, r), those that reached it only.
+def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(points (m, r) on the boundary of failure, their rivals (m,)), from those starts (n, r) that reach it.
 
-    Steps from each start lead to the boundary; from there, and from starts that fail already, shorter failing points
-    are accepted alone, since steps may circle where pieces meet.
+    Steps from each start lead to the boundary. From there, and from starts that fail, only shorter failing points are
+    accepted, since steps may circle where affine pieces meet.
     """
     z = starts
     for size in STEPS:
-        z = z + size * (aim(*margin.gradient(z, which), z) - z)
-    z, which = _on_boundary(margin, np.concatenate([z, starts]), np.append(which, which))
+        z = z + size * (aim(*event.gradient(z, which), z) - z)
+    z, which = _on_boundary(event, np.concatenate([z, starts]), np.append(which, which))
     for _ in range(POLISHES if len(z) else 0):
-        towards = aim(*margin.gradient(z, which), z)
-        for size in SHORTER:
+        towards = aim(*event.gradient(z, which), z)
+        for size in POLISH_STEPS:
             closer = 1.01 * (z + size * (towards - z))
             accepted = np.linalg.norm(closer, axis=1) < np.linalg.norm(z, axis=1)
-            accepted[accepted] = margin(closer[accepted]) >= 0
+            accepted[accepted] = event(closer[accepted]) >= 0
             z = np.where(accepted[:, None], closer, z)
-    return _on_boundary(margin, z, which)
+    return _on_boundary(event, z, which)
 
 
 def aim(g: np.ndarray, slope: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -95,20 +86,20 @@ def aim(g: np.ndarray, slope: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.where(flat, z, np.clip(scale, -farthest, farthest) * slope)
 
 
-def _on_boundary(margin, z, which):
-    """Points moved along their rays to where failure sets in; those left out on whose rays it was not met."""
+def _on_boundary(event, z, which):
+    """Points moved along their rays to where failure begins, without those whose rays meet no failure."""
     length = np.linalg.norm(z, axis=1)
     kept = (length > 0) & (length < FARTHEST)
     here, beyond = np.zeros(len(z), dtype=bool), np.zeros(len(z), dtype=bool)
-    here[kept], beyond[kept] = margin(z[kept]) >= 0, margin(1.3 * z[kept]) >= 0
+    here[kept], beyond[kept] = event(z[kept]) >= 0, event(1.3 * z[kept]) >= 0
     kept = here | beyond
     direction, which = z[kept] / length[kept, None], which[kept]
-    far = entered(lambda points: margin(points) >= 0, direction, np.where(here, 1.0, 1.3)[kept] * length[kept])
+    far = entered(lambda points: event(points) >= 0, direction, np.where(here, 1.0, 1.3)[kept] * length[kept])
     return direction * far[:, None], which
 
 
 def entered(fails: Callable[[np.ndarray], np.ndarray], direction: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """Distances (m,) at which failure sets in along rays `direction` (m, r), by bisection from the failing ones `far`.
+    """Distances (m,) at which failure begins on rays `direction` (m, r), by bisection from failing distances `far`.
 
     fails: for points (m, r), one on each ray, whether they fail (m,).
     """
@@ -122,13 +113,13 @@ def entered(fails: Callable[[np.ndarray], np.ndarray], direction: np.ndarray, fa
 
 def nearest_of_each(points: Iterable[DesignPoint]) -> tuple[DesignPoint, ...]:
     """The nearest point of each rival, nearest first."""
-    found: dict[int, DesignPoint] = {}
+    best: dict[int, DesignPoint] = {}
     for point in sorted(points, key=lambda point: point.distance):
-        found.setdefault(point.rival, point)
-    return tuple(found.values())
+        best.setdefault(point.rival, point)
+    return tuple(best.values())
 
 
-def typical(margin: Margin, points: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> Directions:
+def typical(event: Event, points: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> Directions:
     """From points (m, r) of given rivals, the directions a in which E g(s a + noise across a) = 0, and the s.
 
     Each round moves s by Newton's step on the mean margin, and a towards the mean gradient.
@@ -137,9 +128,9 @@ def typical(margin: Margin, points: np.ndarray, which: np.ndarray, rng: np.rando
     a = points / distance[:, None]
     noise = rng.standard_normal((NOISES, points.shape[1]))
     flat = np.repeat(which, NOISES)
-    for last in [False] * ROUNDS + [True]:
+    for last in [False] * TYPICAL_ROUNDS + [True]:
         moved = noise - (noise @ a.T).T[:, :, None] * a[:, None, :] + (distance[:, None] * a)[:, None, :]
-        g, slope = margin.gradient(moved.reshape(-1, moved.shape[2]), flat)
+        g, slope = event.gradient(moved.reshape(-1, moved.shape[2]), flat)
         g, slope = g.reshape(moved.shape[:2]), slope.reshape(moved.shape)
         mean = slope.mean(axis=1)
         rise = np.einsum("ij,ij->i", mean, a)
@@ -153,32 +144,31 @@ def typical(margin: Margin, points: np.ndarray, which: np.ndarray, rng: np.rando
     raise AssertionError("the last round returns")
 
 
-def ladder_proposal(found: Directions) -> Proposal:
-    """A `Proposal` with a ladder of starts about the distance of each direction, and the whole space beside them.
+def tails(directions: Directions) -> TailMixture:
+    """A `TailMixture` with several starts about the distance of each direction, and the whole space.
 
-    The depth of the failure set along a direction is the greater of 1 / distance, the depth of a Gaussian tail, and of
-    the spread of the distance. Directions that are alike, at distances that are, count once.
+    The depth of the failure set along a direction is 1 / distance, the depth of a Gaussian tail, or the spread of the
+    distance if that is greater. Directions that are the same count once.
     """
+    a, distance, spread = directions
     kept: list[int] = []
-    for i in range(len(found.a)):
-        near = [j for j in kept if abs(found.distance[i] - found.distance[j]) < APART]
-        if all(found.a[i] @ found.a[j] < ALIKE for j in near):
+    for i in range(len(a)):
+        near = [j for j in kept if abs(distance[i] - distance[j]) < SAME_DISTANCE]
+        if all(a[i] @ a[j] < SAME_COSINE for j in near):
             kept.append(i)
-    ladders = []
-    for i in kept:
-        depth = max(1 / max(found.distance[i], 1.0), found.spread[i] / 1.5)
-        ladders.append(np.append(found.distance[i] + depth * LADDER, -np.inf))
-    return Proposal.ladders(found.a[kept], ladders)
+    depth = np.maximum(1 / np.maximum(distance, 1.0), spread / 1.5)
+    ladders = [np.append(distance[i] + depth[i] * START_OFFSETS, -np.inf) for i in kept]
+    return TailMixture.ladders(a[kept], ladders)
 
 
 def distinct(points: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Indices of the points worth a direction of their own: not far behind the nearest, nor like a nearer one."""
+    """Indices of the points that get a direction each: not much less likely than the nearest, and not alike."""
     kept: list[int] = []
     length = np.linalg.norm(points, axis=1)
     order = np.argsort(length)
-    close = log_ndtr(-length) > log_ndtr(-length[order[0]]) - NEGLIGIBLE
+    close = log_ndtr(-length) > log_ndtr(-length[order[0]]) - LOG_CUTOFF
     for i in order:
         cosines = [points[i] @ points[j] / (length[i] * length[j]) for j in kept if which[j] == which[i]]
-        if close[i] and len(kept) < MOST and max(cosines, default=0.0) < ALIKE:
+        if close[i] and len(kept) < MOST_DIRECTIONS and max(cosines, default=0.0) < SAME_COSINE:
             kept.append(int(i))
     return np.array(kept)

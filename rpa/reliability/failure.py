@@ -1,51 +1,48 @@
 """The probability that a network fails under its random input, down to 1e-40 and below, with an honest error.
 
-`failure_probability` takes the cheapest way that works: the exact answer where the input decides nothing, or where its
-rank is at most two; plain sampling where failures are frequent; importance sampling from the design points of several
-independent searches where its weights are even enough; else a bridge by splitting from those proposals, in independent
-runs.
+`failure_probability` uses the cheapest method that works: the exact answer where the event is certain or impossible, or
+the input's rank is at most two; plain sampling where failures are frequent; importance sampling with the tails of
+several independent searches where its weights are even enough; otherwise splitting that starts from those tails.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import log_ndtr
+from torch import nn
 
 from rpa import _check
-from rpa.reliability.certified import failing_patterns
+from rpa.inputs import RandomInput
+from rpa.network import ReLUNetwork, as_network
+from rpa.reliability.certified import all_pieces
 from rpa.reliability.design import DesignPoint, nearest_of_each
-from rpa.reliability.importance import SCOUT_BUDGET, Found, Sampler, lonely, search
-from rpa.reliability.margin import Margin, impossible, margins
-from rpa.reliability.proposal import Proposal
-from rpa.reliability.result import USUAL, FailureProbability, complemented, estimated, over_components, unseen
+from rpa.reliability.event import Event, events, impossible
+from rpa.reliability.importance import SEARCHES, WeightedDraws, covered_once, search, widened
+from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
 from rpa.reliability.splitting import repeated
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
-
+from rpa.reliability.tails import TailMixture
 
 __all__ = ["failure_probability"]
 
-PLANAR, FAR = 2, 40.0  # rank up to which the answer is exact, standard deviations within which
-PILOT = 1000  # draws of the input, to begin with
-FREQUENT = 0.005  # share of failures from which plain sampling may serve
-CHEAP = 50_000  # draws that plain sampling may need where it serves: fewer than several searches take
-CONTRADICTED = 1e-4  # probability of as many failures in the pilot, below which no result is believed
-SEARCHES, ROUNDS = 4, 3  # searches at once, and how often at most
-FIRST = 4000  # draws by importance sampling before its weights are judged
-PATIENCE = 0.02  # share of the budget that is drawn before importance sampling is given up
-UNEVEN = 100.0  # relative variance of the weights beyond which, if a few weights carry it, a bridge does better
-FEWEST, COUNTED = 400, 50  # effective draws, failures in plain sampling, without which no error is believed
-STANDS_FOR = 4  # weights like it, most of them not drawn: one that carries half of the error
-LEAST = 20_000  # the smallest budget: searches and first draws
+PLANAR_RANK = 2  # rank up to which the answer is exact
+PLANAR_REACH = 40.0  # standard deviations within which it is
+PILOT = 1000  # draws of the input at the beginning
+FREQUENT = 0.005  # share of failures from which plain sampling is tried
+CHEAP = 50_000  # draws that plain sampling may take: fewer than several searches
+CONTRADICTED = 1e-4  # no result is believed that gives the pilot's failures a lower probability
+SEARCH_ROUNDS = 3
+WIDENINGS = 3  # how often the proposals are widened at most
+FIRST_DRAWS = 4000  # draws of importance sampling before its weights are judged
+PATIENCE = 0.02  # share of the budget after which importance sampling may be given up
+UNEVEN = 100.0  # relative variance of the weights above which, if few weights dominate, a bridge is better
+MIN_EFFECTIVE = 400  # effective draws of importance sampling below which no error is believed
+MIN_FAILURES = 50  # the same for failures in plain sampling
+UNSEEN_WEIGHTS = 4  # if one weight carries half of the error, assume that four such weights exist
+LEAST_BUDGET = 20_000
 
 
 def failure_probability(
@@ -64,10 +61,10 @@ def failure_probability(
     """P(argmax f(x) != label), or P(direction . f(x) >= threshold), for x ~ inputs, as a `FailureProbability`.
 
     net: a `ReLUNetwork`, or any torch module in evaluation mode that takes (n, *input_shape) (rows (n, d) by default).
-    inputs: a Gaussian or a GaussianMixture of dimension d, whatever its covariance. label: the right class, by default
-    that of the mean; the first of equal outputs wins, and one output is a logit (class 0 is f <= 0). direction (k,) and
-    threshold come together, instead of a label. rtol: standard error asked for, relative to p. budget: evaluations of
-    the network that may be spent, a gradient counting as three. device: where the network is evaluated.
+    inputs: a Gaussian or a GaussianMixture of dimension d, of any covariance. label: the right class, by default that
+    of the mean; the first of equal outputs wins, and one output is a logit (class 0 is f <= 0). direction (k,) and
+    threshold come together, instead of a label. rtol: requested standard error relative to p. budget: evaluations of
+    the network that may be spent; a gradient counts as three. device: where the network is evaluated.
 
     Design points (Hasofer & Lind 1974; Rackwitz & Fiessler 1978) guide importance sampling; where its weights are too
     uneven, splitting (Au & Beck 2001) bridges from its proposal to the failure set. The answer depends on the seed and
@@ -75,124 +72,127 @@ def failure_probability(
 
     >>> from rpa import Gaussian, ReLUNetwork
     >>> net = ReLUNetwork([[[1.0, 0.0, 0.0]], [[1.0]]], [[0.0], [0.0]])  # f(x) = max(x_1, 0)
-    >>> found = failure_probability(net, Gaussian([0.0, 0.0, 0.0], 1.0), direction=[1.0], threshold=8.0)
-    >>> round(found.log_p, 6), found.method, found.design_points[0].x.round(3)  # log Phi(-8)
+    >>> result = failure_probability(net, Gaussian([0.0, 0.0, 0.0], 1.0), direction=[1.0], threshold=8.0)
+    >>> round(result.log_p, 6), result.method, np.round(result.design_points[0].x, 3)  # log Phi(-8)
     (-35.013437, 'exact', array([8., 0., 0.]))
     """
-    rtol, budget = _check.positive("rtol", rtol), _check.integer("budget", budget, LEAST)
-    seed = _check.integer("seed", seed)
-    parts = margins(
+    parts = events(
         net,
         inputs,
         label=label,
         direction=direction,
         threshold=threshold,
+        rtol=rtol,
+        seed=seed,
+        budget=_check.integer("budget", budget, LEAST_BUDGET),
         input_shape=input_shape,
         device=device,
     )
-    if all(margin.chain is not None and 0 < margin.dim <= PLANAR for _, margin in parts):
-        return _planar(net, inputs, parts, seed, label=label, direction=direction, threshold=threshold)
-    return over_components(parts, _component, rtol, budget, seed)
+    if all(event.chain is not None and 0 < event.dim <= PLANAR_RANK for _, event in parts):
+        return _planar(as_network(net), inputs, [event for _, event in parts])
+    return mixed([weight for weight, _ in parts], [exact(event) or _component(event) for _, event in parts], rtol)
 
 
-def _planar(net, inputs, parts, seed, **event):
-    """The exact answer, from all affine pieces; where they carry nothing, nothing is closer than FAR."""
-    pieces = failing_patterns(net, inputs, **event)
+def _planar(net: ReLUNetwork, inputs: RandomInput, parts: list[Event]) -> FailureProbability:
+    """The exact answer from all affine pieces; where none has any probability, a bound by PLANAR_REACH."""
+    pieces = all_pieces(net, inputs, parts[0].criterion)
     result = estimated(min(pieces.log_total, 0.0), pieces.total_error, True, "exact")
-    if pieces.log_total == -np.inf and not all(impossible(margin) for _, margin in parts):
-        result = unseen(-np.inf, float(log_ndtr(-FAR)), "exact")
-    (rng,) = np.random.default_rng(seed).spawn(1)
-    points = [point for _, margin in parts for point in _design_points(margin, _searched(margin, rng, LEAST))]
-    return replace(result, design_points=nearest_of_each(points), n=sum(margin.evaluations for _, margin in parts))
+    if pieces.log_total == -np.inf and not all(impossible(event) for event in parts):
+        result = unseen(-np.inf, float(log_ndtr(-PLANAR_REACH)), "exact")
+    parts = [replace(event, budget=LEAST_BUDGET) for event in parts]
+    points = [point for event in parts for point in _design_points(event, _searched(event, SEARCHES))]
+    return replace(result, design_points=nearest_of_each(points), n=sum(event.evaluations for event in parts))
 
 
-def _component(margin: Margin, rtol: float, budget: int, rng: np.random.Generator) -> FailureProbability:
-    """The answer for one Gaussian."""
-    failures = np.count_nonzero(margin(rng.standard_normal((PILOT, margin.dim))) >= 0)
-    if failures > USUAL * PILOT and not margin.flipped:
-        inner = _component(margin.complement(), rtol, budget - margin.evaluations, rng)
-        return complemented(inner, rtol, margin.evaluations)
-    found, result = [], None
-    if failures >= PILOT * max(FREQUENT, 1 / (1 + min(CHEAP, budget / 2) * rtol**2)):
-        found = _searched(margin, rng, budget, 1)
-        result = _sampled(margin, [Proposal.prior(margin.dim)], rtol, budget, rng)
+def _component(event: Event) -> FailureProbability:
+    """The answer for one Gaussian by the cheapest method that the pilot's share of failures allows."""
+    failures = np.count_nonzero(event(event.rng.standard_normal((PILOT, event.dim))) >= 0)
+    if failures > NEARLY_CERTAIN * PILOT and not event.flipped:
+        return complemented(_component(event.complement()), event)
+    searches, result = [], None
+    if failures >= PILOT * max(FREQUENT, 1 / (1 + min(CHEAP, event.budget / 2) * event.rtol**2)):
+        searches = _searched(event, 1)
+        result = _sampled(event, [TailMixture.prior(event.dim)])
     if result is None:
-        found, result = _rare(margin, found, rtol, budget, rng)
+        searches, result = _rare(event, searches)
         believed = result.converged and stats.binom.sf(failures - 1, PILOT, result.p) > CONTRADICTED
         result = replace(result, converged=bool(believed))
-    return replace(result, design_points=_design_points(margin, found), n=margin.evaluations)
+    return replace(result, design_points=_design_points(event, searches), n=event.evaluations)
 
 
-def _searched(margin, rng, budget, searches=SEARCHES):
-    """What up to `searches` searches found; none begins once half of the budget is spent."""
-    scouts, found = min(SCOUT_BUDGET, budget // (8 * SEARCHES)), []
-    for each in rng.spawn(searches):
-        if margin.evaluations <= budget / 2 and (result := search(margin, each, scouts)) is not None:
-            found.append(result)
-    return found
+def _searched(event, count):
+    """Results of up to `count` searches; none begins after half of the budget."""
+    rngs = event.rng.spawn(count)
+    results = [search(event, rng) for rng in rngs if event.evaluations <= event.budget / 2]
+    return [result for result in results if result is not None]
 
 
-def _rare(margin, found, rtol, budget, rng):
-    """(what the searches found, result): searches are repeated while some failures are covered by one of them alone."""
-    for _ in range(ROUNDS):
-        found = found + _searched(margin, rng, budget)
-        if not found:
-            return found, repeated(
-                margin, Proposal.prior(margin.dim), rtol, budget - margin.evaluations, rng, "splitting"
-            )[0]
-        proposals = [one.proposal for one in found]
-        sampler = Sampler(margin, proposals, rng)
-        sampler.draw(FIRST)
-        if sampler.alone < rtol / 2 or margin.evaluations > budget / 4:
-            break
-    result = _sampled(margin, proposals, rtol, budget, rng)
-    if result is None:
-        result = _bridged(margin, proposals, rtol, budget - margin.evaluations, rng)
-    return found, result
+def _rare(event, searches):
+    """(all searches, result): searches are repeated while only one of them covers some failures.
 
-
-def _sampled(margin, proposals, rtol, budget, rng):
-    """The result of importance sampling, or of plain sampling where the proposal is the prior.
-
-    None where half of the budget is left for what should do better: a bridge, or the searches of `_rare`.
+    Proposals are widened while some failures lie outside all their half-spaces.
     """
-    sampler, plain = Sampler(margin, proposals, rng), np.isinf(proposals[0].starts).all()
-    wanted, fewest = FIRST, COUNTED if plain else FEWEST
+    for _ in range(SEARCH_ROUNDS):
+        searches = searches + _searched(event, SEARCHES)
+        if not searches:
+            return searches, repeated(event, TailMixture.prior(event.dim), "splitting")[0]
+        proposals = [result.proposal for result in searches]
+        draws = WeightedDraws(event, proposals)
+        draws.draw(FIRST_DRAWS)
+        if draws.covered_once < event.rtol / 2 or event.evaluations > event.budget / 4:
+            break
+    for _ in range(WIDENINGS):
+        if (result := _sampled(event, proposals)) is None:
+            break
+        uncovered, proposals = widened(event, proposals, result.log_p)
+        error = float(np.hypot(result.rel_error, uncovered))
+        result = estimated(result.log_p, error, result.converged and error <= event.rtol, result.method)
+        if uncovered < event.rtol / 5 or event.left < event.budget / 2:
+            break
+    return searches, result or _bridged(event, proposals)
+
+
+def _sampled(event, proposals):
+    """The result of importance sampling, or of plain sampling where the proposal is the input's own law.
+
+    None where another method should do better, a bridge or the searches of `_rare`, with half of the budget left.
+    """
+    plain = np.isinf(proposals[0].starts).all()
+    method, fewest = ("sampling", MIN_FAILURES) if plain else ("importance sampling", MIN_EFFECTIVE)
+    draws, wanted = WeightedDraws(event, proposals), FIRST_DRAWS
     while True:
-        sampler.draw(wanted - len(sampler.log_w))
-        n, variance = len(sampler.log_w), sampler.variance
+        draws.draw(wanted - len(draws.log_w))
+        n, variance = len(draws.log_w), draws.variance
         noise = float(np.sqrt(variance / n))
-        error = float(np.hypot(noise, 0.0 if plain else sampler.alone))
-        enough, even = n > fewest * (1 + variance), sampler.greatest < error / 2
-        error = error if even else max(error, STANDS_FOR * sampler.greatest)
-        found = estimated(
-            sampler.log_p, error, enough and error <= rtol, "sampling" if plain else "importance sampling"
-        )
-        # More draws would not lessen what one search covers alone.
-        if found.converged or (enough and even and noise < rtol / 2):
-            return found
-        left = budget - margin.evaluations
-        total = max(1.2 * variance / rtol**2, fewest * (1 + variance))
+        error = float(np.hypot(noise, 0.0 if plain else draws.covered_once))
+        enough, even = n > fewest * (1 + variance), draws.greatest < error / 2
+        error = error if even else max(error, UNSEEN_WEIGHTS * draws.greatest)
+        result = estimated(draws.log_p, error, enough and error <= event.rtol, method)
+        # More draws cannot reduce the share that only one search covers.
+        if result.converged or (enough and even and noise < event.rtol / 2):
+            return result
+        total = max(1.2 * variance / event.rtol**2, fewest * (1 + variance))
         wanted = int(np.clip(total, 1.5 * n, 4 * n))
-        heavy = variance > UNEVEN and sampler.greatest > noise / 3
-        if wanted - n > left or (n > PATIENCE * budget and (heavy or total - n > left)):
-            better = (plain or heavy or not (enough and even)) and left > budget / 2
-            return None if better or sampler.log_p == -np.inf else found
+        heavy = variance > UNEVEN and draws.greatest > noise / 3
+        if wanted - n > event.left or (n > PATIENCE * event.budget and (heavy or total - n > event.left)):
+            better = (plain or heavy or not (enough and even)) and event.left > event.budget / 2
+            return None if better or draws.log_p == -np.inf else result
 
 
-def _bridged(margin, proposals, rtol, budget, rng):
-    """The result of splitting from the proposals; what one search covers alone goes into the error here too."""
-    result, z = repeated(margin, Proposal.joined(proposals), rtol, budget, rng, "bridge")
+def _bridged(event, proposals):
+    """The result of splitting from the proposals; the share that only one search covers is part of its error."""
+    result, z = repeated(event, TailMixture.joined(proposals), "bridge")
     if not np.isfinite(result.rel_error):
         return result
-    error = float(np.hypot(result.rel_error, lonely(proposals, z, result.log_p)))
-    return estimated(result.log_p, error, result.converged and error <= rtol, "bridge")
+    error = float(np.hypot(result.rel_error, covered_once(proposals, z, result.log_p)))
+    return estimated(result.log_p, error, result.converged and error <= event.rtol, "bridge")
 
 
-def _design_points(margin: Margin, found: list[Found]) -> tuple[DesignPoint, ...]:
+def _design_points(event, searches):
+    """The nearest failing input of each rival that the searches found."""
     points = []
-    for one in found:
-        for z, which in zip(one.points, one.which):
-            rival = 0 if margin.flipped else int(margin.event.rivals[which])
-            points.append(DesignPoint(margin.to_input(z[None])[0], float(np.linalg.norm(z)), rival))
+    for result in searches:
+        for z, which in zip(result.points, result.which):
+            rival = 0 if event.flipped else int(event.criterion.rivals[which])
+            points.append(DesignPoint(tuple(event.to_input(z[None])[0].tolist()), float(np.linalg.norm(z)), rival))
     return nearest_of_each(points)

@@ -1,9 +1,9 @@
-"""Importance sampling from half-spaces laid over the failure set, by several searches that do not know of each other.
+"""Importance sampling with Gaussian tails that independent searches have laid over the failure set.
 
-`search` looks for failures once: coarse splitting scouts, design points from the scouts and from the middle, typical
-directions, shares fitted to failing draws. `Sampler` draws from the proposals of all searches and weights by their
-mixture, so that what one search found is right for all. What only one of them covers is a sign of what none has found,
-and goes into the error.
+`search` looks for failures once: coarse splitting, design points from its particles and from the origin, typical
+directions, shares fitted to failing draws. `WeightedDraws` draws from the proposals of all searches and weights by
+their mixture. Failures that only one search covers indicate failures that none covers, so their share is part of the
+error.
 """
 
 from __future__ import annotations
@@ -13,129 +13,142 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from rpa.reliability.design import Directions, distinct, ladder_proposal, nearest, typical
-from rpa.reliability.margin import Margin
-from rpa.reliability.proposal import Proposal
-from rpa.reliability.splitting import bridge
+from rpa.reliability.design import Directions, distinct, nearest, tails, typical
+from rpa.reliability.event import Event
+from rpa.reliability.splitting import bridge, moved
+from rpa.reliability.tails import TailMixture
 
-__all__ = ["Found", "Sampler", "lonely", "search"]
+__all__ = ["SEARCHES", "SearchResult", "WeightedDraws", "covered_once", "search", "widened"]
 
-SCOUTS, SCOUT_MOVES, SCOUT_BUDGET = 100, 3, 20_000
-WIDTHS = (0.1, 1.0, 4.0)  # standard deviations of starts about the origin; others are as far out as the scouts
-STARTS = 27  # of all these at least, one of each width for each rival or more
-SCOUTED = 6  # scouts for each rival that leads
-PILOTS, PILOT = 2, 400  # rounds of fitting the shares, draws in each
-AT_ONCE = 4096
-COVERED = 1e3  # a weight above this, relative to the mean and to the least of all searches, is one that knows nothing
+SEARCHES = 4  # independent searches in a round
+SCOUTS = 100  # particles of the coarse splitting
+SCOUT_MOVES = 3
+SCOUT_BUDGET = 20_000
+START_WIDTHS = (0.1, 1.0, 4.0)  # standard deviations of starts about the origin; a fourth width is that of the scouts
+STARTS = 27  # number of these starts, rounded up to as many of each width for each rival
+SCOUTS_USED = 6  # scouts that are starts, for each leading rival
+FIT_ROUNDS = 2  # rounds of fitting the shares
+FIT_DRAWS = 400  # draws in each of them
+BATCH = 4096
+WALKERS = 200  # failing draws that look for failures outside all half-spaces
+WALKER_MOVES = 30
+COVERED = 1e3  # a search covers a point whose weight under its proposal is below this many means or least weights
 
 
-class Found(NamedTuple):
-    """What one search found: a proposal; points (m, r) on the failure set's boundary, and their rivals (m,)."""
+class SearchResult(NamedTuple):
+    """A proposal, and points (m, r) on the failure set's boundary with their rivals (m,)."""
 
-    proposal: Proposal
+    proposal: TailMixture
     points: np.ndarray
     which: np.ndarray
 
 
-def search(margin: Margin, rng: np.random.Generator, budget: int = SCOUT_BUDGET) -> Found | None:
-    """One search for failures, its scouts at `budget` evaluations; None where no failing point was met."""
-    scouts = bridge(margin, Proposal.prior(margin.dim), SCOUTS, SCOUT_MOVES, rng, budget)
-    leading = margin.each(scouts.z).argmax(axis=1) * (not margin.flipped)
-    chosen = np.concatenate([_spread(np.flatnonzero(leading == rival)) for rival in np.unique(leading)])
-    widths = np.append(WIDTHS, np.sqrt((scouts.z**2).mean()))
-    copies = -(-STARTS // (len(widths) * len(margin.rivals)))
-    about = rng.standard_normal((len(widths), copies * len(margin.rivals), margin.dim)) * widths[:, None, None]
-    which = np.append(np.tile(margin.rivals, copies * len(widths)), leading[chosen])
-    points, which = nearest(margin, np.concatenate([about.reshape(-1, margin.dim), scouts.z[chosen]]), which)
+def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
+    """One search for failures; None where no failing point was found."""
+    limit = min(SCOUT_BUDGET, event.budget // (8 * SEARCHES))
+    scouts = bridge(event, TailMixture.prior(event.dim), SCOUTS, SCOUT_MOVES, rng, limit)
+    leading = event.each(scouts.z).argmax(axis=1) * (not event.flipped)
+    chosen = np.concatenate([_spaced(np.flatnonzero(leading == rival)) for rival in np.unique(leading)])
+    widths = np.append(START_WIDTHS, np.sqrt((scouts.z**2).mean()))
+    copies = -(-STARTS // (len(widths) * len(event.rivals)))
+    about = rng.standard_normal((len(widths), copies * len(event.rivals), event.dim)) * widths[:, None, None]
+    which = np.append(np.tile(event.rivals, copies * len(widths)), leading[chosen])
+    points, which = nearest(event, np.concatenate([about.reshape(-1, event.dim), scouts.z[chosen]]), which)
     if len(points) == 0:
         return None
     sharp = distinct(points, which)
-    found = typical(margin, points[sharp], which[sharp], rng)
     distance = np.linalg.norm(points[sharp], axis=1)
-    both = Directions(
-        np.concatenate([points[sharp] / distance[:, None], found.a]),
-        np.concatenate([distance, found.distance]),
-        np.concatenate([np.zeros(len(sharp)), found.spread]),
-    )
-    return Found(_fitted(margin, ladder_proposal(both), rng), points, which)
+    design = Directions(points[sharp] / distance[:, None], distance, np.zeros(len(sharp)))
+    both = zip(design, typical(event, points[sharp], which[sharp], rng))
+    proposal = tails(Directions(*map(np.concatenate, both)))
+    return SearchResult(_fitted(event, proposal, rng), points, which)
 
 
-def _spread(scouts):
-    """SCOUTED of these indices, from end to end: neighbours descend from the same particle."""
-    return scouts[np.linspace(0, len(scouts) - 1, min(SCOUTED, len(scouts))).astype(int)]
+def _spaced(scouts):
+    """SCOUTS_USED of these indices at equal spacing, since neighbours descend from the same particle."""
+    return scouts[np.linspace(0, len(scouts) - 1, min(SCOUTS_USED, len(scouts))).astype(int)]
 
 
-def _fitted(margin, proposal, rng):
-    for _ in range(PILOTS):
-        z = proposal.place(*proposal.draw(PILOT, rng))
-        fails = margin(z) >= 0
+def _fitted(event, proposal, rng):
+    """The proposal with shares fitted to its own failing draws."""
+    for _ in range(FIT_ROUNDS):
+        z = proposal.place(*proposal.draw(FIT_DRAWS, rng))
+        fails = event(z) >= 0
         if fails.any():
             proposal = proposal.fitted(z[fails], proposal.log_weight(z[fails]))
     return proposal
 
 
-class Sampler:
-    """Draws from the proposals of several searches in turn, weighted by their mixture."""
+class WeightedDraws:
+    """Draws from several proposals in turn, with the logs of their weights under the mixture, -inf for successes.
 
-    def __init__(self, margin: Margin, proposals: list[Proposal], rng: np.random.Generator) -> None:
-        self.margin, self.proposals, self.rng = margin, proposals, rng
-        self.log_w, self.own = np.zeros(0), np.zeros((0, len(proposals)))
+    log_w (n,): these logs; log_p: log of their mean; variance: of one weight, relative to the squared mean; greatest:
+    share of the greatest weight; covered_once: share of the failure probability that at most one proposal covers.
+    """
+
+    log_p, variance, greatest, covered_once = -np.inf, np.inf, 1.0, 0.0  # without a failure
+
+    def __init__(self, event: Event, proposals: list[TailMixture]) -> None:
+        self.event, self.proposals = event, proposals
+        self.log_w, self._each = np.zeros(0), np.zeros((0, len(proposals)))
 
     def draw(self, n: int) -> None:
         """At least n more draws."""
-        each = -(-n // len(self.proposals))
-        for first in range(0, each, AT_ONCE):
+        count = -(-n // len(self.proposals))
+        for first in range(0, count, BATCH):
             for proposal in self.proposals:
-                z = proposal.place(*proposal.draw(min(AT_ONCE, each - first), self.rng))
-                self._take(z)
+                self._add(proposal.place(*proposal.draw(min(BATCH, count - first), self.event.rng)))
+        if not len(self._each):
+            return
+        total, n = logsumexp(self.log_w), len(self.log_w)
+        self.log_p = float(total - np.log(n))
+        self.variance = max(float(n * np.exp(logsumexp(2 * self.log_w) - 2 * total)) - 1, 0.0)
+        self.greatest = float(np.exp(self.log_w.max() - total))
+        share = np.exp(self.log_w[np.isfinite(self.log_w)] - total)
+        self.covered_once = float(share[_coverage(self._each, self.log_p) <= 1].sum())
 
-    def _take(self, z):
-        fails = self.margin(z) >= 0
-        own = np.stack([proposal.log_weight(z[fails]) for proposal in self.proposals], axis=1)
+    def _add(self, z):
+        fails = self.event(z) >= 0
+        each = _log_weights(self.proposals, z[fails])
         log_w = np.full(len(z), -np.inf)
-        log_w[fails] = np.log(len(self.proposals)) - logsumexp(-own, axis=1)
-        self.log_w = np.append(self.log_w, log_w)
-        self.own = np.concatenate([self.own, own])
-
-    @property
-    def log_p(self) -> float:
-        """Log of the mean weight; -inf where nothing failed."""
-        return float(logsumexp(self.log_w) - np.log(len(self.log_w)))
-
-    @property
-    def variance(self) -> float:
-        """Variance of one weight relative to the squared mean; infinite where nothing failed."""
-        if self.log_p == -np.inf:
-            return np.inf
-        square = len(self.log_w) * np.exp(logsumexp(2 * self.log_w) - 2 * logsumexp(self.log_w))
-        return max(float(square) - 1, 0.0)
-
-    @property
-    def greatest(self) -> float:
-        """Share of the greatest weight; 1 where nothing failed."""
-        if self.log_p == -np.inf:
-            return 1.0
-        return float(np.exp(self.log_w.max() - logsumexp(self.log_w)))
-
-    @property
-    def alone(self) -> float:
-        """Share of the failure probability in places that at most one search covers: see `lonely`."""
-        share = np.exp(self.log_w[np.isfinite(self.log_w)] - logsumexp(self.log_w))
-        return float(share[_covering(self.own, self.log_p) <= 1].sum())
+        log_w[fails] = np.log(len(self.proposals)) - logsumexp(-each, axis=1)
+        self.log_w, self._each = np.append(self.log_w, log_w), np.concatenate([self._each, each])
 
 
-def lonely(proposals: list[Proposal], z: np.ndarray, log_p: float) -> float:
-    """Share of points z (n, r), drawn from the failure's law, that at most one of the searches' proposals covers.
+def covered_once(proposals: list[TailMixture], z: np.ndarray, log_p: float) -> float:
+    """Share of points z (n, r) from the failure's law that at most one of the searches' proposals covers.
 
-    As in Good and Turing's estimate, what was met once stands for what was not met.
+    As in Good and Turing's estimate, it is also an estimate of the share that no search covers.
     """
-    own = np.stack([proposal.log_weight(z) for proposal in proposals], axis=1)
-    return float((_covering(own, log_p) <= 1).mean())
+    return float((_coverage(_log_weights(proposals, z), log_p) <= 1).mean())
 
 
-def _covering(own, log_p):
-    """How many searches cover each point: those under whose proposal alone its weight is ordinary, or near the least.
+def widened(event: Event, proposals: list[TailMixture], log_p: float) -> tuple[float, list[TailMixture]]:
+    """(share of the failure probability exp(log_p) that no proposal covers, proposals that cover more of it).
 
-    In many dimensions weights vary greatly within a place that all searches know: a place is lonely by comparison.
+    Failing draws are moved by steps that preserve the failure's law, out of the half-spaces if it reaches beyond them.
     """
-    return (own < np.log(COVERED) + np.maximum(log_p, own.min(axis=1, keepdims=True))).sum(axis=1)
+    n = min(WALKERS, max(event.left, 0) // (WALKER_MOVES + 5))
+    (rng,), joined = event.rng.spawn(1), TailMixture.joined(proposals)
+    z = joined.place(*joined.draw(5 * n, rng))
+    z = z[event(z) >= 0]
+    if not len(z):
+        return 0.0, proposals
+    log_w = joined.log_weight(z)
+    z = moved(event, z[rng.choice(len(z), n, p=np.exp(log_w - logsumexp(log_w)))], WALKER_MOVES, rng)
+    outside = joined.log_weight(z) > log_p + np.log(COVERED)
+    if not outside.any():
+        return 0.0, proposals
+    return float(outside.mean()), [proposal.lowered(z[outside]).fitted(z, np.zeros(n)) for proposal in proposals]
+
+
+def _log_weights(proposals, z):
+    return np.stack([proposal.log_weight(z) for proposal in proposals], axis=1)
+
+
+def _coverage(log_w, log_p):
+    """Number of searches that cover each point, from its log weights (n, searches) under each proposal alone.
+
+    In many dimensions weights vary greatly where all searches agree, hence the comparison with the least weight.
+    """
+    return (log_w < np.log(COVERED) + np.maximum(log_p, log_w.min(axis=1, keepdims=True))).sum(axis=1)

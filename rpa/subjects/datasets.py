@@ -1,8 +1,8 @@
 """Data sets by name: the moons, MNIST, Fashion-MNIST, and a sample of ImageNet.
 
-A data set is looked for in the data roots (`roots`), then downloaded by torchvision, and at last replaced by a
-stand-in, with a warning. Every file is checked against its SHA-256 (data/README.md lists them). Nothing that is read
-here belongs into the repository. `python -m rpa.subjects.datasets` fetches what is missing and reports.
+A data set is read from the data roots (`roots`), else downloaded by torchvision, else replaced by a stand-in with a
+warning. Every file is checked against data/SHA256SUMS. `python -m rpa.subjects.datasets` fetches what is missing and
+reports.
 
 Environment: RPA_DATA names the only data root; RPA_OFFLINE=1 forbids downloads.
 """
@@ -22,35 +22,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpa import _check
-from rpa._files import ROOT
-from rpa.subjects import _standin
+from rpa._files import ROOT, in_checkout
 from rpa.subjects._torchvision import import_torchvision
 
 if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["Dataset", "ImageNetSample", "fashion_mnist", "imagenet_sample", "mnist", "moons", "roots"]
+__all__ = ["Dataset", "ImageNetSample", "fashion_mnist", "find", "imagenet_sample", "mnist", "moons", "roots"]
 
-_CLASSES = {
+CLASSES = {
     "MNIST": tuple("0123456789"),
     "FashionMNIST": ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
 }
-_FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-          "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}  # fmt: skip
-_SHA256 = {
-    "MNIST/raw/train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "MNIST/raw/train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "MNIST/raw/t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "MNIST/raw/t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    "FashionMNIST/raw/train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "FashionMNIST/raw/train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "FashionMNIST/raw/t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "FashionMNIST/raw/t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    "imagenet/classes.csv": "21ef855ca09694a7b7d75e4f584c825c1b9801cc383e8bfc8c0ff142d4d7d5d5",
-    "imagenet/squeezenet1_0.pth": "a65e213769e72f265973a8e1b72338e4b781034cce18eaf79a1070344995fe3a",
-}
-_PHOTOGRAPHS = "5d31e71b92c8266007890834c2040379271e7e9a6c699200927c15ed4d195e32"
+SPLITS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}  # first part of the files' names, number of images
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +43,7 @@ class Dataset:
     """Labelled grey images.
 
     x float32 (n, 1, 28, 28) in [0, 1]; y int64 (n,), an index into `classes`; sha256: of the file of images, or of
-    the drawn pixels where `stand_in` is True; source: where the images come from, in words.
+    the pixels where `stand_in` is True.
     """
 
     name: str
@@ -68,7 +53,6 @@ class Dataset:
     classes: tuple
     sha256: str
     stand_in: bool
-    source: str
 
     def __len__(self) -> int:
         return len(self.y)
@@ -80,12 +64,12 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """The name for a figure; a stand-in says so."""
+        """The name for a figure; a stand-in is marked."""
         return f"{self.name} STAND-IN" if self.stand_in else self.name
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What a record of numbers says about its data: name (a stand-in says so) -> SHA-256."""
+        """The entry of a record about its data: name (a stand-in is marked) -> SHA-256."""
         return {f"{self.title}, {self.split}": self.sha256}
 
 
@@ -124,59 +108,75 @@ def fashion_mnist(split: str = "test") -> Dataset:
 
 
 def _images(name, split):
-    if not isinstance(split, str) or split not in _FILES:
+    if not isinstance(split, str) or split not in SPLITS:
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
-    paths = _obtain(name, split)
-    if paths is None:
-        warnings.warn(f"{name}: not in {_shown(roots())} and not downloaded; a STAND-IN is used", stacklevel=3)
-        pixels, labels = _standin.draw(split)
-        digest, source = hashlib.sha256(pixels.tobytes()).hexdigest(), _standin.SOURCE
-    else:  # the checksums say that headers and lengths are right
+    files = [f"{name}/raw/{SPLITS[split][0]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+    paths = [find(file) for file in files]
+    if None in paths and os.environ.get("RPA_OFFLINE", "0") in ("", "0"):
+        try:
+            getattr(import_torchvision().datasets, name)(str(roots()[0]), download=True)
+        except (OSError, EOFError, RuntimeError) as error:
+            print(f"{name}: not downloaded ({error})", file=sys.stderr)
+        paths = [find(file) for file in files]
+    stand_in = None in paths
+    if stand_in:
+        warnings.warn(f"{name}: not in {_joined(roots())} and not downloaded; a STAND-IN is used", stacklevel=3)
+        pixels, labels = _digits(split)
+        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    else:  # the checksums guarantee headers and lengths
         pixels = np.fromfile(paths[0], np.uint8, offset=16).reshape(-1, 28, 28)
         labels = np.fromfile(paths[1], np.uint8, offset=8)
-        digest, source = _SHA256[f"{name}/raw/{_FILES[split][0]}"], "official IDX files"
+        digest = _checksums()[files[0]]
     x = (pixels / np.float32(255)).reshape(-1, 1, 28, 28)
-    return Dataset(name, split, x, labels.astype(np.int64), _CLASSES[name], digest, paths is None, source)
+    return Dataset(name, split, x, labels.astype(np.int64), CLASSES[name], digest, stand_in)
 
 
-def _obtain(name, split):
-    """The paths of the images and the labels, downloaded when they are not there; None when they cannot be had."""
-    for may_download in (True, False):
-        paths = [find(f"{name}/raw/{file}") for file in _FILES[split]]
-        if None not in paths:
-            return paths
-        if may_download and os.environ.get("RPA_OFFLINE", "0") in ("", "0"):
-            try:
-                getattr(import_torchvision().datasets, name)(str(roots()[0]), download=True)
-            except (OSError, EOFError, RuntimeError) as error:
-                print(f"{name}: not downloaded ({error})", file=sys.stderr)
-    return None
+def _digits(split):
+    """scikit-learn's digits as 20 x 20 pixels in 28 x 28, repeated to the size of the real set: pixels, labels."""
+    from scipy.ndimage import zoom
+    from sklearn.datasets import load_digits
+
+    digits, labels = load_digits(return_X_y=True)
+    part = slice(-500) if split == "train" else slice(-500, None)
+    large = zoom(digits[part].reshape(-1, 8, 8) * (255 / 16), (1, 2.5, 2.5), order=1).astype(np.uint8)
+    index = np.arange(SPLITS[split][1]) % len(large)
+    return np.pad(large, ((0, 0), (4, 4), (4, 4)))[index], labels[part][index]
 
 
 def roots() -> list[Path]:
-    """The folders in which data are looked for, first the one that downloads go to."""
+    """The folders in which data are looked for; downloads go to the first."""
     if os.environ.get("RPA_DATA"):
         return [Path(os.environ["RPA_DATA"])]
     return [ROOT / "data", ROOT.parent / "shared" / "data"]
 
 
-def find(relative):
-    """The path of a data file that is there, its SHA-256 checked, or None.
+def find(relative: str) -> Path | None:
+    """The path of a data file whose SHA-256 is that of data/SHA256SUMS, or None where it is not there.
 
-    Raises OSError when its content is not what data/README.md says.
+    Raises OSError for another content.
     """
     for root in roots():
         path = root / relative
         if path.is_file():
-            if hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256[relative]:
+            if _sha256(path).hexdigest() != _checksums()[relative]:
                 raise OSError(f"{path}: truncated or altered (SHA-256 differs); delete it, then run `make data`")
             return path
     return None
 
 
+def _checksums():
+    """SHA-256 of each file; that of the photographs is over their binary digests."""
+    lines = in_checkout("data/SHA256SUMS").read_text().splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def _sha256(path):
+    return hashlib.sha256(path.read_bytes())
+
+
 @dataclass(frozen=True, eq=False)
 class ImageNetSample:
-    """Photographs of ImageNet classes, read when asked for; photograph i shows class `indices[i]` named `names[i]`.
+    """Photographs of ImageNet classes, read on demand; photograph i shows class `indices[i]` named `names[i]`.
 
     paths, names: one per photograph; indices int64 (n,): torchvision's class numbers; sha256: of all photographs.
     """
@@ -194,7 +194,7 @@ class ImageNetSample:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What a record of numbers says about its data: name -> SHA-256."""
+        """The entry of a record about its data: name -> SHA-256."""
         return {f"ImageNet sample, {len(self)} photographs": self.sha256}
 
     def pixels(self, which: Sequence[int]) -> np.ndarray:
@@ -216,38 +216,32 @@ class ImageNetSample:
 def imagenet_sample() -> ImageNetSample:
     """The photographs in imagenet/ of the data root, as an `ImageNetSample`.
 
-    classes.csv has the columns index, wnid, name; images/<wnid>.jpg is the photograph. Raises FileNotFoundError
-    when there are none; OSError for a photograph missing or altered.
+    Either classes.csv with the columns index, wnid, name, and images/<wnid>.jpg; or one folder of images for each class
+    in images/ or val/. Raises FileNotFoundError without any; OSError for a photograph missing or altered.
     """
     for root in roots():
-        table = root / "imagenet" / "classes.csv"
-        if table.is_file():
-            break
-    else:
-        raise FileNotFoundError(f"imagenet/classes.csv: not in {_shown(roots())}; see data/README.md")
-    with table.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    paths = tuple(table.parent / "images" / f"{row['wnid']}.jpg" for row in rows)
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    ours = hashlib.sha256(table.read_bytes()).hexdigest() == _SHA256["imagenet/classes.csv"]
-    # Another table of classes means photographs of the reader's own; their digest then stands in the records.
-    if ours and digest.hexdigest() != _PHOTOGRAPHS:
-        raise OSError(f"{table.parent / 'images'}: a photograph is truncated or altered (SHA-256 differs)")
-    indices = np.array([int(row["index"]) for row in rows])
-    return ImageNetSample(paths, indices, tuple(row["name"] for row in rows), digest.hexdigest())
+        if (table := root / "imagenet" / "classes.csv").is_file():
+            with table.open(newline="") as stream:
+                rows = [tuple(row)[:3] for row in csv.reader(stream)][1:]
+            shown = [(int(index), name, table.parent / "images" / f"{wnid}.jpg") for index, wnid, name in rows]
+            sample, known = _sample(shown), _checksums()
+            # Another table of classes describes other photographs; records contain their digest.
+            ours = _sha256(table).hexdigest() == known["imagenet/classes.csv"]
+            if ours and sample.sha256 != known["imagenet/images/*.jpg"]:
+                raise OSError(f"{table.parent / 'images'}: a photograph is truncated or altered (SHA-256 differs)")
+            return sample
+    for folder in (root / "imagenet" / kind for root in roots() for kind in ("images", "val")):
+        classes = sorted(path for path in folder.glob("*") if path.is_dir())
+        if shown := [(i, path.name, each) for i, path in enumerate(classes) for each in sorted(path.iterdir())]:
+            return _sample(shown)
+    raise FileNotFoundError(f"imagenet/classes.csv: not in {_joined(roots())}; see data/README.md")
 
 
-def squeezenet_path():
-    """Path of the ImageNet-trained SqueezeNet 1.0 state dict, SHA-256 checked.
-
-    Raises FileNotFoundError when it is not there, OSError when it is truncated or altered.
-    """
-    path = find("imagenet/squeezenet1_0.pth")
-    if path is None:
-        raise FileNotFoundError(f"imagenet/squeezenet1_0.pth: not in {_shown(roots())}; see data/README.md")
-    return path
+def _sample(shown):
+    """An `ImageNetSample` of (class number, class name, path) triples."""
+    indices, names, paths = zip(*shown)
+    digest = hashlib.sha256(b"".join(_sha256(path).digest() for path in paths)).hexdigest()
+    return ImageNetSample(paths, np.array(indices), names, digest)
 
 
 def _centre_crop(path, short=256, size=224):
@@ -263,21 +257,21 @@ def _centre_crop(path, short=256, size=224):
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def _shown(folders):
+def _joined(folders):
     return " or ".join(str(folder) for folder in folders)
 
 
-def report():
-    """Fetches what is missing and prints one line per data set."""
+def report() -> None:
+    """Fetch what is missing and print one line per data set."""
     for load in (mnist, fashion_mnist):
-        for split in _FILES:
+        for split in SPLITS:
             data = load(split)
-            print(f"{data.title:22s}{split:6s}{len(data):6d} images  {data.source}  sha256 {data.sha256[:12]}")
+            print(f"{data.title:22s}{split:6s}{len(data):6d} images  sha256 {data.sha256[:12]}")
     try:
         sample = imagenet_sample()
-        print(f"{'ImageNet sample':22s}{'':6s}{len(sample):6d} images  sha256 {sample.sha256[:12]}")
+        print(f"{'ImageNet sample':28s}{len(sample):6d} images  sha256 {sample.sha256[:12]}")
     except FileNotFoundError as missing:
-        print(f"{'ImageNet sample':22s}not there ({missing}); make data DATA=imagenet fetches it")
+        print(f"{'ImageNet sample':28s}not there ({missing}); make data DATA=imagenet fetches it")
 
 
 if __name__ == "__main__":

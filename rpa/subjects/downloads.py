@@ -1,110 +1,94 @@
-"""Photographs and weights for AlexNet and SqueezeNet, fetched and checked: `make data DATA=imagenet`.
+"""Photographs and weights for AlexNet and SqueezeNet, downloaded and checked: `make data DATA=imagenet`.
 
 Into imagenet/ of the data root go the 1,000 photographs of github.com/EliSchwartz/imagenet-sample-images, one per
-class, at a fixed commit, and torchvision's weights. A photograph is checked against git's own hash of it, a file of
-weights against the SHA-256 in its name. What is there and right is not fetched again; nothing wrong is kept.
+class, at a fixed commit, and torchvision's weights. Each photograph is checked against its hash in git's tree of that
+commit, each file of weights against the SHA-256 in its name. Files that are correct are not downloaded again.
 """
-
-from __future__ import annotations
 
 import csv
 import hashlib
 import io
 import json
 import sys
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import pooch
 import torch
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from rpa import _files
 from rpa.subjects import datasets
 
-__all__ = ["main", "photographs", "weights"]
+__all__ = ["main", "photographs"]
 
 REPOSITORY, COMMIT = "EliSchwartz/imagenet-sample-images", "22d0a5c9c5c76d13532da2d29ea7fa2e9e034387"
 TREE = f"https://api.github.com/repos/{REPOSITORY}/git/trees/{COMMIT}"
 RAW = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/"
 WEIGHTS = "https://download.pytorch.org/models/"
 FILES = ("alexnet-owt-7be5be79.pth", "squeezenet1_0-b66bff10.pth")
-AT_A_TIME, TIMEOUT = 8, 30.0  # photographs; seconds without an answer
+TIMEOUT = 30.0  # seconds without an answer
 
 
-def photographs(folder: Path) -> int:
-    """Fetch the photographs into <folder>/images/<wnid>.jpg and write <folder>/classes.csv; how many there are.
+def photographs(folder: Path) -> None:
+    """Download the photographs to <folder>/images/<wnid>.jpg and write <folder>/classes.csv.
 
-    Classes are numbered as torchvision does, by their names' order. Raises OSError naming the first that is missing.
+    Classes are numbered as torchvision does, in the order of their names. Raises OSError for a missing or wrong file.
     """
-    with urllib.request.urlopen(TREE, timeout=TIMEOUT) as answer:
-        listed = [entry for entry in json.load(answer)["tree"] if entry["path"].endswith(".JPEG")]
-    listed.sort(key=lambda entry: entry["path"])
-    if not listed:
-        raise OSError(f"{TREE}: lists no photographs")
+    with urlopen(TREE, timeout=TIMEOUT) as answer:
+        entries = {e["path"]: e["sha"] for e in json.load(answer)["tree"] if e["path"].endswith(".JPEG")}
     pooch.get_logger().setLevel("ERROR")
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        for _ in tqdm(
-            pool.map(partial(_photograph, folder), listed), total=len(listed), desc="photographs", disable=None
-        ):
-            pass
+    items = sorted(entries.items())
+    thread_map(partial(_photograph, folder), items, max_workers=8, desc="photographs", disable=None)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("index", "wnid", "name"))
-    for index, entry in enumerate(listed):
-        table.writerow((index, entry["path"][:9], entry["path"][10:-5].replace("_", " ")))
+    # The fourth column tells this table from that of other sizes of the same photographs.
+    table.writerow(("index", "wnid", "name", "git hash"))
+    for index, (path, sha) in enumerate(items):
+        table.writerow((index, path[:9], path[10:-5].replace("_", " "), sha))
     _files.replace(folder / "classes.csv", lambda temporary: temporary.write_text(text.getvalue()))
-    return len(listed)
 
 
-def _photograph(folder, entry):
-    """Fetch one photograph unless it is there; entry: its path and its hash in git's tree."""
-    url, path = RAW + urllib.parse.quote(entry["path"]), folder / "images" / f"{entry['path'][:9]}.jpg"
-    if not (path.exists() and _blob(path) == entry["sha"]):
+def _photograph(folder, item):
+    """Download one photograph, given by (path, git's hash), unless it is there."""
+    url, path = RAW + quote(item[0]), folder / "images" / f"{item[0][:9]}.jpg"
+    if not (path.exists() and _git_hash(path) == item[1]):
         path.unlink(missing_ok=True)
         pooch.retrieve(url, None, path.name, path.parent, downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
-        if _blob(path) != entry["sha"]:
+        if _git_hash(path) != item[1]:
             path.unlink()
             raise OSError(f"{url}: its content is not what its hash says")
 
 
-def _blob(path):
-    """Git's hash of a file's content."""
+def _git_hash(path):
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def weights(folder: Path, file: str) -> Path:
-    """Fetch one of FILES, whose name ends with the first eight digits of its SHA-256, into the folder.
-
-    Raises RuntimeError for a file of another hash, OSError where it cannot be had.
-    """
-    torch.hub.load_state_dict_from_url(WEIGHTS + file, str(folder), check_hash=True, progress=sys.stderr.isatty())
-    return folder / file
+def _there():
+    try:
+        return len(datasets.imagenet_sample()) > 0
+    except OSError:
+        return False
 
 
 def main() -> int:
-    """Fetch what is missing, with progress; 1 when something could not be had."""
-    folder, failed = datasets.roots()[0] / "imagenet", False
-    steps: list[tuple[str, Callable[[], object]]] = [(file, partial(weights, folder, file)) for file in FILES]
-    try:
-        complete = len(datasets.imagenet_sample()) > 0
-    except OSError:
-        complete = False
-    if not complete:
-        steps.append(("photographs", partial(photographs, folder)))
+    """Download what is missing, with progress; returns 1 when something was not available."""
+    folder, failed = datasets.roots()[0] / "imagenet", 0
+    load = partial(torch.hub.load_state_dict_from_url, model_dir=folder, check_hash=True, progress=sys.stderr.isatty())
+    steps: list[tuple[str, Callable[[], object]]] = [(file, partial(load, WEIGHTS + file)) for file in FILES]
+    steps += [] if _there() else [("photographs", partial(photographs, folder))]
     for name, step in steps:
         print(f"{name} ...", flush=True)
         try:
             step()
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             print(f"{name}: {error}; run it again, or put the files into {folder} yourself", file=sys.stderr)
-            failed = True
-    return int(failed)
+            failed = 1
+    return failed
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ pixel's range [0, 1]; `Subject.scale` turns one into the standard deviation of t
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,78 +85,63 @@ class Subject:
 
 
 def squeezenet(n: int = 100) -> Subject | None:
-    """SqueezeNet 1.0 with ImageNet weights on every (1000/n)-th photograph; None when either is not at hand.
+    """SqueezeNet 1.0 with ImageNet weights on every (1000/n)-th photograph; None when either is missing.
 
     Weights: imagenet/squeezenet1_0.pth of the data root, or torchvision's own beside it (`make data DATA=imagenet`).
     """
     n = _check.integer("n", n, 1)
-    net = import_torchvision().models.squeezenet1_0(weights=None)
-    try:
-        path = datasets.squeezenet_path()
-    except FileNotFoundError:
-        found = [path for root in datasets.roots() for path in sorted((root / "imagenet").glob("squeezenet1_0-*.pth"))]
-        if not found:
-            return None
-        path, _ = found[0], _checked_weights(found[0])
-    _load(net, path, "SqueezeNet")
-    return _on_photographs("squeezenet1_0", "SqueezeNet 1.0", net, n)
+    path = datasets.find("imagenet/squeezenet1_0.pth") or _weights("squeezenet1_0-*.pth")
+    return path and _on_photographs("squeezenet1_0", "SqueezeNet 1.0", _loaded("squeezenet1_0", path), n)
 
 
 def alexnet(n: int = 100) -> Subject | None:
-    """AlexNet with torchvision's IMAGENET1K_V1 weights on the photographs; None when either is not at hand.
+    """AlexNet with torchvision's IMAGENET1K_V1 weights on the photographs; None when either is missing.
 
-    Weights: imagenet/alexnet*.pth of the data root, or torch's hub cache; `make data DATA=imagenet` fetches them.
+    Weights: imagenet/alexnet*.pth of the data root, or torch's hub cache; `make data DATA=imagenet` downloads them.
     Another file of the same shapes is taken too, and is not `official`. Raises OSError for a file that is no AlexNet or
-    does not hold what its name says.
+    whose SHA-256 is not that of its name.
     """
     n = _check.integer("n", n, 1)
-    folders = [root / "imagenet" for root in datasets.roots()] + [Path(torch.hub.get_dir()) / "checkpoints"]
-    found = [path for folder in folders for path in sorted(folder.glob("alexnet*.pth"))]
-    if not found or photographs() is None:
+    path = _weights("alexnet*.pth", Path(torch.hub.get_dir()) / "checkpoints")
+    if path is None or photographs() is None:
         return None
-    path = found[0]
-    official = _checked_weights(path).startswith(OFFICIAL)
-    net = import_torchvision().models.alexnet(weights=None)
-    _load(net, path, "AlexNet")
+    official = _digest(path).startswith(OFFICIAL)
     title = "AlexNet" if official else f"AlexNet with the weights {path.name}"
-    return _on_photographs("alexnet", title, net, n, official)
+    return _on_photographs("alexnet", title, _loaded("alexnet", path), n, official)
 
 
-def _checked_weights(path):
-    """SHA-256 of a file of weights; OSError when torchvision's name for it, ending in eight digits of it, differs."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    named = path.stem.rpartition("-")[2]
-    if len(named) == 8 and all(c in "0123456789abcdef" for c in named) and not digest.startswith(named):
-        raise OSError(f"{path}: truncated or altered (SHA-256 differs); delete it, then run `make data DATA=imagenet`")
-    return digest
+def _weights(pattern, *more):
+    """The first file of weights in imagenet/ of the data roots and folders `more`; None without one.
+
+    OSError when its name ends, as torchvision's do, in eight digits of a SHA-256 and its content has another one.
+    """
+    folders = [root / "imagenet" for root in datasets.roots()] + [*more]
+    path = next((path for folder in folders for path in sorted(folder.glob(pattern))), None)
+    named = path and re.search("-([0-9a-f]{8})$", path.stem)
+    if named and not _digest(path).startswith(named[1]):
+        raise OSError(f"{path}: truncated or altered (SHA-256 differs); delete it, then make data DATA=imagenet")
+    return path
 
 
-def _load(net, path, name):
+def _digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _loaded(model, path):
+    net = getattr(import_torchvision().models, model)(weights=None)
     try:
         net.load_state_dict(torch.load(path, weights_only=True))
     except Exception as error:
-        raise OSError(f"{path}: not a state dict of torchvision's {name} ({type(error).__name__})") from error
+        raise OSError(f"{path}: not a state dict of torchvision's {model} ({type(error).__name__})") from error
+    return net
 
 
 def photographs() -> datasets.ImageNetSample | None:
-    """Photographs of the data root as an `ImageNetSample`: imagenet/classes.csv and images, else folders of images by
-    class (ImageFolder) in imagenet/images or imagenet/val; None when there are none.
-    """
+    """The photographs of the data root (`rpa.subjects.datasets.imagenet_sample`); None when there are none."""
     try:
         return datasets.imagenet_sample()
     except FileNotFoundError:
-        pass
-    for root in datasets.roots():
-        for folder in (root / "imagenet" / "images", root / "imagenet" / "val"):
-            classes = sorted(path for path in folder.glob("*") if path.is_dir())
-            paths = [(i, path) for i, each in enumerate(classes) for path in sorted(each.iterdir())]
-            if paths:
-                digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for _, p in paths)).hexdigest()
-                names = tuple(classes[i].name for i, _ in paths)
-                return datasets.ImageNetSample(
-                    tuple(p for _, p in paths), np.array([i for i, _ in paths]), names, digest
-                )
-    return None
+        return None
 
 
 def _on_photographs(name, title, net, n, official=False, calibration=12):

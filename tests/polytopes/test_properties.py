@@ -125,7 +125,8 @@ def test_a_mixture_is_linear_in_its_laws(d, seed, weight):
     second = Gaussian(first.mean + rng.standard_normal(d), rng.uniform(0.5, 2, d))
     mixture = GaussianMixture([weight, 1 - weight], [first, second])
     A, b = rng.standard_normal((2, d)), rng.standard_normal(2)
-    moved = mixture.affine(A, b)
+    laws = [Gaussian(A @ law.mean + b, A @ law.cov @ A.T) for law in mixture.components]
+    moved = GaussianMixture(mixture.weights, laws)
     np.testing.assert_allclose(moved.mean, A @ mixture.mean + b, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(moved.cov, A @ mixture.cov @ A.T, rtol=1e-9, atol=1e-9 * np.abs(moved.cov).max())
 

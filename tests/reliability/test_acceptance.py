@@ -43,7 +43,7 @@ def _threshold(net, inputs, log_p):
 
 
 def test_planar_laws_from_1e_2_to_1e_40(monkeypatch):
-    monkeypatch.setattr(failure, "PLANAR", 0)
+    monkeypatch.setattr(failure, "PLANAR_RANK", 0)
     inputs, gaps = Gaussian(np.zeros(2), 1.0), []
     for seed in range(20):
         net = random_network([2, 12, 12, 1], seed)

@@ -1,9 +1,11 @@
 """What `converged` and `rel_error` rest on: each diagnostic on a failure set that was made to need it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from helpers import random_network
+from helpers import coordinate, make_event, random_network
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
@@ -13,21 +15,19 @@ from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability import failure
 from rpa.reliability.failure import failure_probability
-from rpa.reliability.importance import Found, Sampler, lonely
-from rpa.reliability.margin import Event, Margin
-from rpa.reliability.proposal import Proposal
+from rpa.reliability.importance import SearchResult, WeightedDraws, covered_once, widened
 from rpa.reliability.result import complemented, estimated, mixed, unseen
 from rpa.reliability.splitting import Run, _mean, splitting
+from rpa.reliability.tails import TailMixture
 
 ABOVE = {"direction": [1.0], "threshold": 0.0}
 
 
-def _margin(limits, dim=3):
+def _event(limits, dim=3, seed=0, **options):
     """Failure where z_i >= limits[i] for some i."""
     limits = torch.tensor(limits, dtype=torch.float64)
-    event = Event(np.eye(1), np.zeros(1), np.array([False]), np.array([0]))
-    forward = lambda z: (z[:, : len(limits)] - limits).amax(dim=1, keepdim=True)
-    return Margin(forward, event, dim, lambda z: z, torch.zeros(0, dtype=torch.float64))
+    highest = lambda z: (z[:, : len(limits)] - limits).amax(dim=1, keepdim=True)
+    return make_event(highest, dim, rng=np.random.default_rng(seed), **options)
 
 
 def _log_union(*limits):
@@ -36,7 +36,7 @@ def _log_union(*limits):
 
 def _half_spaces(starts, shares, dim=3):
     """The proposal that draws z_i > starts[i] with these shares."""
-    return Proposal(np.eye(len(starts), dim), np.arange(len(starts)), np.array(starts), np.log(shares))
+    return TailMixture(np.eye(len(starts), dim), np.arange(len(starts)), np.array(starts), np.log(shares))
 
 
 def _gap(found, log_p):
@@ -47,37 +47,36 @@ def test_a_place_met_by_a_few_heavy_draws_widens_the_error():
     """Four of 4,000 draws carry 15 % of the weight, on average: one of them alone must not be believed."""
     share, gaps = 4 / 4000 * ndtr(-3.0) / ndtr(-3.5), []
     for seed in range(50):
-        rng, proposals = np.random.default_rng(seed), [_half_spaces([3.0, 3.0], [1 - share, share])] * 2
-        gaps.append(_gap(failure._sampled(_margin([3.0, 3.5]), proposals, 0.05, 8000, rng), _log_union(3.0, 3.5)))
+        event = _event([3.0, 3.5], seed=seed, budget=8000)
+        result = failure._sampled(event, [_half_spaces([3.0, 3.0], [1 - share, share])] * 2)
+        gaps.append(_gap(result, _log_union(3.0, 3.5)))
     assert np.quantile(gaps, 0.9) <= 2
 
 
-@pytest.mark.parametrize(
-    "start, p, hits", [(-np.inf, ndtr(-2.2), failure.COUNTED), (1.0, ndtr(-2.2) / ndtr(-1.0), failure.FEWEST)]
-)
-def test_an_error_of_few_failures_is_not_believed(start, p, hits):
+@pytest.mark.parametrize("start, hits", [(-np.inf, failure.MIN_FAILURES), (1.0, failure.MIN_EFFECTIVE)])
+def test_an_error_of_few_failures_is_not_believed(start, hits):
     """However large rtol: plain sampling counts 50 failures, importance sampling 400."""
-    margin = _margin([2.2])
-    proposals = [Proposal.prior(3)] if start == -np.inf else [_half_spaces([start], [1.0])] * 2
-    found = failure._sampled(margin, proposals, 0.5, 10**6, np.random.default_rng(0))
-    assert found.converged and hits < margin.evaluations * p < 3 * hits
+    event, p = _event([2.2], rtol=0.5), ndtr(-2.2) / ndtr(-start)
+    proposals = [TailMixture.prior(3)] if start == -np.inf else [_half_spaces([start], [1.0])] * 2
+    found = failure._sampled(event, proposals)
+    assert found.converged and hits < event.evaluations * p < 3 * hits
     assert _gap(found, log_ndtr(-2.2)) < 4
-    np.testing.assert_allclose(found.rel_error, np.sqrt((1 / p - 1) / margin.evaluations), rtol=0.1)
+    np.testing.assert_allclose(found.rel_error, np.sqrt((1 / p - 1) / event.evaluations), rtol=0.1)
 
 
 def test_what_one_search_covers_alone_is_part_of_the_error():
     """Half of the failures lie where only the second proposal goes: others may lie where none does."""
     first, second = _half_spaces([4.9], [1.0]), _half_spaces([4.9, 4.9], [0.5, 0.5])
-    sampler = Sampler(_margin([5.0, 5.0]), [first, second], np.random.default_rng(0))
-    sampler.draw(4000)
+    draws = WeightedDraws(_event([5.0, 5.0]), [first, second])
+    draws.draw(4000)
     z = np.random.default_rng(1).standard_normal((1000, 3)) * [0, 0, 1] + np.repeat([[5.5, 0, 0], [0, 5.5, 0]], 500, 0)
-    assert lonely([first, second], z, sampler.log_p) == 0.5 and lonely([second, second], z, sampler.log_p) == 0
-    assert sampler.alone == pytest.approx(0.5, abs=0.1)
+    assert covered_once([first, second], z, draws.log_p) == 0.5 and covered_once([second, second], z, draws.log_p) == 0
+    assert draws.covered_once == pytest.approx(0.5, abs=0.1)
     for estimate in (failure._sampled, failure._bridged):
-        found = estimate(_margin([5.0, 5.0]), [first, second], 0.2, 100_000, np.random.default_rng(2))
+        found = estimate(_event([5.0, 5.0], seed=2, rtol=0.2, budget=100_000), [first, second])
         assert not found.converged and 0.4 < found.rel_error < 0.8
         assert abs(found.log_p - _log_union(5.0, 5.0)) < 0.3
-        alike = estimate(_margin([5.0, 5.0]), [second, second], 0.2, 200_000, np.random.default_rng(2))
+        alike = estimate(_event([5.0, 5.0], seed=2, rtol=0.2, budget=200_000), [second, second])
         assert alike.converged and alike.rel_error < 0.2 and _gap(alike, _log_union(5.0, 5.0)) < 4
 
 
@@ -97,48 +96,58 @@ def test_failures_of_the_pilot_contradict_a_result_far_below_them(seed):
 
 @pytest.mark.parametrize("share, believed", [(1.05, True), (0.95, False)])
 def test_the_pilot_contradicts_below_one_in_ten_thousand(monkeypatch, share, believed):
-    margin, failures = (
-        _margin([2.8]),
-        np.count_nonzero(np.random.default_rng(0).standard_normal((1000, 3))[:, 0] >= 2.8),
-    )
+    event = _event([2.8])
+    failures = np.count_nonzero(np.random.default_rng(0).standard_normal((1000, 3))[:, 0] >= 2.8)
     tail = lambda p: stats.binom.pmf(np.arange(failures, 200), 1000, p).sum() - 1e-4
     result = estimated(np.log(share * brentq(tail, 1e-9, 1e-2)), 0.01, True, "importance sampling")
     monkeypatch.setattr(failure, "_rare", lambda *arguments: ([], result))
     assert failures > 0
-    assert failure._component(margin, 0.05, 10**6, np.random.default_rng(0)).converged == believed
+    assert failure._component(event).converged == believed
 
 
 @pytest.mark.parametrize("rounds, calls", [("12 22", 2), ("12 11 11 11", 3), ("22 22", 1)])
 def test_searches_are_repeated_while_some_failures_are_covered_once(monkeypatch, rounds, calls):
     """Rounds of two searches: 1 finds one half of the failures, 2 finds both."""
     kinds = {"1": _half_spaces([4.9], [1.0]), "2": _half_spaces([4.9, 4.9], [0.5, 0.5])}
-    left = [[Found(kinds[kind], np.zeros((0, 3)), np.zeros(0)) for kind in pair] for pair in rounds.split()]
+    left = [[SearchResult(kinds[kind], np.zeros((0, 3)), np.zeros(0)) for kind in pair] for pair in rounds.split()]
     expected = [each for pair in left[:calls] for each in pair]
     monkeypatch.setattr(failure, "_searched", lambda *arguments: left.pop(0))
-    found, result = failure._rare(_margin([5.0, 5.0]), [], 0.2, 10**6, np.random.default_rng(0))
+    found, result = failure._rare(_event([5.0, 5.0], rtol=0.2), [])
     assert found == expected and result.converged == (rounds.count("2") > 1)
+
+
+def test_failures_outside_all_half_spaces_are_found_and_covered(monkeypatch):
+    """Failure beyond 4.8; the proposals draw beyond 5, where a third of the probability is."""
+    proposals = [TailMixture(np.eye(1, 3), np.zeros(2, int), np.array([-np.inf, 5.0]), np.log([1e-9, 1 - 1e-9]))] * 2
+    event = _event([4.8], budget=200_000)
+    uncovered, wider = widened(event, proposals, log_ndtr(-5.0))
+    assert uncovered == pytest.approx(1 - ndtr(-5.0) / ndtr(-4.8), abs=0.15)
+    assert 4.8 <= wider[0].starts[1] < 4.83 and 0.3 < np.exp(wider[0].log_share[1:3]).sum() < 0.9
+    assert widened(event, [_half_spaces([4.7], [1.0])] * 2, log_ndtr(-4.8))[0] == 0
+    results = [SearchResult(proposal, np.zeros((0, 3)), np.zeros(0)) for proposal in proposals]
+    monkeypatch.setattr(failure, "_searched", lambda *arguments: results)
+    _, result = failure._rare(event, [])
+    assert result.converged and _gap(result, log_ndtr(-4.8)) < 4
+    monkeypatch.setattr(failure, "WIDENINGS", 1)
+    _, result = failure._rare(_event([4.8], budget=200_000), [])
+    assert not result.converged and 0.4 < result.rel_error < 0.8
 
 
 CURVED = lambda z: z[:, :1] - 3 - 0.05 * (z[:, 1:] ** 2).sum(dim=1, keepdim=True)
 
 
 @pytest.mark.parametrize(
-    "make, rtol, evaluations",
+    "event, evaluations",
     [
-        (lambda: _margin([9.0], 6), 0.05, 67_000),
-        (
-            lambda: Margin(CURVED, _margin([0.0]).event, 20, lambda z: z, torch.zeros(0, dtype=torch.float64)),
-            0.01,
-            97_500,
-        ),
-        (lambda: _margin([2.0]), 0.05, 31_000),
+        (_event([9.0], 6), 74_300),
+        (make_event(CURVED, 20, rtol=0.01), 104_700),
+        (_event([2.0]), 31_000),
     ],
 )
-def test_what_an_answer_costs(make, rtol, evaluations):
+def test_what_an_answer_costs(event, evaluations):
     """Evaluations with the tuned constants; another choice of them shows here."""
-    margin = make()
-    assert failure._component(margin, rtol, 10**6, np.random.default_rng(0)).converged
-    assert abs(margin.evaluations / evaluations - 1) < 0.03
+    assert failure._component(event).converged
+    assert abs(event.evaluations / evaluations - 1) < 0.03
 
 
 def test_a_mixture_is_believed_as_far_as_its_parts_are():
@@ -158,7 +167,8 @@ def test_a_mixture_is_believed_as_far_as_its_parts_are():
 
 
 def test_a_complement_is_judged_by_its_upper_bound_where_it_is_not_believed():
-    q = 0.02
+    q, event = 0.02, _event([0.0])
+    event(np.zeros((7, 3)))
     for other, error, converged in (
         (estimated(np.log(q), 0.5, True, "a"), 0.5 * q / (1 - q), True),
         (estimated(np.log(q), 0.5, False, "a"), 0.5 * q / (1 - q), False),
@@ -166,7 +176,7 @@ def test_a_complement_is_judged_by_its_upper_bound_where_it_is_not_believed():
         (unseen(np.log(q), np.log(0.03), "a"), 0.03 / (1 - q), True),
         (unseen(np.log(q), np.log(0.3), "a"), 0.3 / (1 - q), False),
     ):
-        found = complemented(other, 0.05, 7)
+        found = complemented(other, event)
         assert found.p == pytest.approx(1 - q) and found.rel_error == pytest.approx(error)
         assert (found.converged, found.method, found.n) == (converged, "complement of a", 7)
         assert np.exp([found.lower, found.upper]) == pytest.approx(1 - np.exp([other.upper, other.lower]))
@@ -175,20 +185,20 @@ def test_a_complement_is_judged_by_its_upper_bound_where_it_is_not_believed():
 @pytest.mark.parametrize("spread, converged", [(0.3, True), (0.5, True), (0.75, False)])
 def test_the_error_of_repeated_runs_is_students_and_loose_runs_are_not_believed(spread, converged):
     p = 1e-9 * (1 + spread * stats.zscore(np.arange(8.0) ** 2, ddof=1))
-    found = _mean([Run(np.log(each), True, None, None) for each in p], np.full(8, 100), 100, 0.5, "splitting", True)
+    found = _mean([Run(np.log(each), True, None) for each in p], np.full(8, 100), 0.5, "splitting", True)
     assert found.p == pytest.approx(1e-9) and found.converged == converged
     assert 3 * found.rel_error == pytest.approx(stats.t.ppf(0.995, 7) * stats.sem(p) / 1e-9)
 
 
 def test_a_run_that_does_not_arrive_counts_as_zero_and_none_leaves_a_bound():
-    runs = [Run(np.log(2e-4), True, None, None), Run(np.log(0.5), False, None, None)]
-    found = _mean(runs * 4, np.array([100, 300] * 4), 300, 9.0, "splitting", True)
+    runs = [Run(np.log(2e-4), True, None), Run(np.log(0.5), False, None)]
+    found = _mean(runs * 4, np.array([100, 300] * 4), 9.0, "splitting", True)
     assert found.p == pytest.approx(0.5e-4) and not found.converged
     deviation, size = np.array([3.0, -1.0] * 4), np.array([100, 300] * 4)
     variance = (size * deviation**2).sum() / 7 / size.sum()
     assert 3 * found.rel_error == pytest.approx(stats.t.ppf(0.995, 7) * np.sqrt(variance))
     for plain, upper in ((True, -np.log(0.01) / 1200), (False, 1.0)):
-        found = _mean(runs[1:] * 4, size[1::2], 300, 9.0, "splitting", plain)
+        found = _mean(runs[1:] * 4, size[1::2], 9.0, "splitting", plain)
         assert np.exp(found.upper) == pytest.approx(upper) and found.log_p == min(found.upper, np.log(0.5))
         assert found.rel_error == np.inf and not found.converged
 
@@ -196,19 +206,20 @@ def test_a_run_that_does_not_arrive_counts_as_zero_and_none_leaves_a_bound():
 @pytest.mark.parametrize("budget", [20_000, 25_000, 30_000, 60_000])
 @pytest.mark.parametrize("threshold", [1.88, 2.326, 2.5, 3.1])
 def test_a_small_budget_is_enough_for_an_easy_event_and_is_kept(threshold, budget):
-    net = ReLUNetwork([np.vstack([np.eye(4), -np.eye(4)]), np.eye(1, 8) - np.eye(1, 8, 4)], [np.zeros(8), [0.0]])
-    event = {"direction": [1.0], "threshold": threshold}  # f(x) = x_1
-    found = failure_probability(net, Gaussian(np.zeros(4), 1.0), **event, budget=budget, seed=int(budget / 1000))
+    event = {"direction": [1.0], "threshold": threshold}
+    found = failure_probability(
+        coordinate(4), Gaussian(np.zeros(4), 1.0), **event, budget=budget, seed=int(budget / 1000)
+    )
     assert found.converged and found.rel_error <= 0.05 and found.n < 1.1 * budget
     assert _gap(found, log_ndtr(-threshold)) < 4
 
 
 def test_plain_sampling_that_cannot_converge_gives_way_to_searches():
     """A pilot of many failures by chance: 4,000 draws say that the budget is not enough for plain sampling."""
-    margin = _margin([2.7])
-    assert failure._sampled(margin, [Proposal.prior(3)], 0.05, 40_000, np.random.default_rng(0)) is None
-    margin.evaluations = 30_000
-    found = failure._sampled(margin, [Proposal.prior(3)], 0.05, 40_000, np.random.default_rng(0))
+    event = _event([2.7], budget=40_000)
+    assert failure._sampled(event, [TailMixture.prior(3)]) is None
+    event.counter["evaluations"], rng = 30_000, np.random.default_rng(0)
+    found = failure._sampled(replace(event, rng=rng), [TailMixture.prior(3)])
     assert not found.converged and _gap(found, log_ndtr(-2.7)) < 4
 
 
@@ -224,13 +235,10 @@ def test_certain_and_impossible_failures_are_exact(estimate, width):
 
 
 def test_splitting_of_a_nearly_certain_failure_gives_the_error_of_its_complement():
-    net = ReLUNetwork([np.vstack([np.eye(3), -np.eye(3)]), np.eye(1, 6) - np.eye(1, 6, 3)], [np.zeros(6), [0.0]])
     event = {"direction": [1.0], "threshold": -4.86}
-    found = splitting(net, Gaussian(np.zeros(3), 1.0), **event)
+    found = splitting(coordinate(3), Gaussian(np.zeros(3), 1.0), **event)
     assert found.converged and found.method == "complement of splitting" and 0 < found.rel_error < ndtr(-4.86) / 2
     assert abs(found.log_p - log_ndtr(4.86)) < 4 * found.rel_error and found.lower <= log_ndtr(4.86) <= found.upper
-    with pytest.raises(ValueError, match="^budget: expected an integer >= 2000"):
-        splitting(net, Gaussian(np.zeros(3), 1.0), **event, budget=1999)
 
 
 class Dropped(nn.Module):

@@ -1,9 +1,12 @@
 """Failure probabilities against exact laws, and the cases that have no failure, only failures, or no noise."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
-from helpers import random_gaussian, random_network
+from helpers import coordinate, random_gaussian, random_network
 from scipy.special import log_ndtr
 from torch import nn
 
@@ -11,28 +14,22 @@ from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability import failure
 from rpa.reliability.certified import failing_patterns
+from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
-from rpa.reliability.margin import margins
+from rpa.reliability.screening import first_order
+from rpa.reliability.splitting import splitting
 
-UP = {"direction": [1.0], "threshold": 2.0}
-
-
-def _line(dim, bias=0.0, sign=1.0):
-    """f(x) = sign (x_1 + bias), on three hidden units, so that no exact answer for the plane is at hand."""
-    first = np.eye(3, dim)
-    first[1, 0], first[2, 0] = -1.0, 0.0
-    first[2, 1:] = 1.0
-    first[1, 1] = 0.0
-    return ReLUNetwork(
-        [np.vstack([first, np.eye(dim)[2:]]), np.concatenate([[[sign, -sign]], np.zeros((1, dim - 1))], axis=1)],
-        [np.zeros(dim + 1), np.array([sign * bias])],
-    )
+PLAIN = Gaussian(np.zeros(4), 1.0)
 
 
-@pytest.mark.parametrize("distance", [0.5, 3.0, 9.0, 30.0])
+def _fail(net, inputs=PLAIN, threshold=2.0, **options):
+    return failure_probability(net, inputs, direction=[1.0], threshold=threshold, **options)
+
+
+@pytest.mark.parametrize("distance", [0.3, 0.5, 3.0, 9.0, 30.0])
 def test_a_half_space(distance):
-    found = failure_probability(_line(5), Gaussian(np.zeros(5), 1.0), direction=[1.0], threshold=distance)
-    assert found.converged and found.rel_error <= 0.05
+    found = _fail(coordinate(5), Gaussian(np.zeros(5), 1.0), distance)
+    assert found.converged and found.rel_error <= 0.05 and (found.method == "sampling") == (distance < 1)
     assert abs(found.log_p - log_ndtr(-distance)) < 3 * found.rel_error
     assert found.lower <= log_ndtr(-distance) <= found.upper
     assert abs(found.design_points[0].distance - distance) < 0.01 * distance
@@ -41,7 +38,7 @@ def test_a_half_space(distance):
 
 def test_two_half_spaces_far_apart_are_both_found():
     net = ReLUNetwork([np.concatenate([np.eye(4), -np.eye(4)]), np.eye(1, 8) + np.eye(1, 8, 4)], [np.zeros(8), [0.0]])
-    found = failure_probability(net, Gaussian(np.zeros(4), 1.0), direction=[1.0], threshold=8.0)  # |x_1| >= 8
+    found = _fail(net, threshold=8.0)  # |x_1| >= 8
     assert found.converged and abs(found.log_p - np.log(2) - log_ndtr(-8.0)) < 3 * found.rel_error
 
 
@@ -52,57 +49,48 @@ def test_sampling_agrees_with_the_exact_answer_in_the_plane(seed, monkeypatch):
     event = {"direction": [1.0], "threshold": net(circle).max()}
     exact = failure_probability(net, inputs, **event)
     assert exact.method == "exact" and exact.log_p == failing_patterns(net, inputs, **event).log_total
-    monkeypatch.setattr(failure, "PLANAR", 0)
+    monkeypatch.setattr(failure, "PLANAR_RANK", 0)
     found = failure_probability(net, inputs, **event, rtol=0.1, seed=seed)
     assert found.method != "exact" and abs(found.log_p - exact.log_p) < 3 * np.log1p(found.rel_error)
 
 
 def test_a_wrong_label_is_nearly_certain_to_fail():
-    found = failure_probability(_line(4, 9.0), Gaussian(np.zeros(4), 1.0), label=0)  # fails where x_1 > -9
+    found = failure_probability(coordinate(4, 9.0), PLAIN, label=0)  # fails where x_1 > -9
     survival = log_ndtr(-9.0)
     assert found.converged and found.method.startswith("complement")
     assert abs(found.log_p + np.exp(survival)) < 3 * found.rel_error < np.exp(survival)
 
 
-def test_frequent_failures_are_sampled():
-    found = failure_probability(_line(4), Gaussian(np.zeros(4), 1.0), direction=[1.0], threshold=0.3)
-    assert found.method == "sampling" and found.converged
-    assert abs(found.log_p - log_ndtr(-0.3)) < 3 * found.rel_error
-
-
-def test_without_noise_the_answer_is_certain():
-    net = _line(4)
-    for mean, log_p in ((3.0, 0.0), (1.0, -np.inf)):
-        found = failure_probability(net, Gaussian([mean, 0, 0, 0], 0.0), **UP)
-        assert (found.log_p, found.rel_error, found.converged, found.method) == (log_p, 0.0, True, "exact")
+@pytest.mark.parametrize("mean, log_p", [(3.0, 0.0), (1.0, -np.inf)])
+def test_without_noise_the_answer_is_certain(mean, log_p):
+    found = _fail(coordinate(4), Gaussian([mean, 0, 0, 0], 0.0))
+    assert (found.log_p, found.rel_error, found.converged, found.method) == (log_p, 0.0, True, "exact")
 
 
 def test_a_singular_covariance_is_that_of_its_subspace():
     direction = np.array([1.0, 1.0, 0.0, 0.0])
     cov = np.outer(direction, direction) + np.diag([0.0, 0.0, 1.0, 1.0])
-    found = failure_probability(_line(4), Gaussian(np.zeros(4), cov), direction=[1.0], threshold=6.0)
+    found = _fail(coordinate(4), Gaussian(np.zeros(4), cov), 6.0)
     assert found.converged and abs(found.log_p - log_ndtr(-6.0)) < 3 * max(found.rel_error, 1e-9)
 
 
-def test_a_dead_network_cannot_fail_and_an_unreachable_threshold_neither():
+def test_a_dead_network_cannot_fail():
     dead = ReLUNetwork([-np.zeros((3, 4)), np.ones((2, 3))], [-np.ones(3), np.array([1.0, 0.0])])
-    below = ReLUNetwork([np.eye(4), -np.ones((1, 4))], [np.zeros(4), np.zeros(1)])  # never above 0
-    for net, event in ((dead, {"label": 0}), (below, UP)):
-        found = failure_probability(net, Gaussian(np.zeros(4), 1.0), **event)
-        assert (found.log_p, found.upper, found.converged, found.method) == (-np.inf, -np.inf, True, "exact")
-    assert failure_probability(dead, Gaussian(np.zeros(4), 1.0), label=1).log_p == 0.0
+    found = failure_probability(dead, PLAIN, label=0)
+    assert (found.log_p, found.upper, found.converged, found.method) == (-np.inf, -np.inf, True, "exact")
+    assert failure_probability(dead, PLAIN, label=1).log_p == 0.0
 
 
 def test_a_failure_that_is_never_met_leaves_a_bound_and_says_so():
-    module = nn.Sequential(nn.Linear(4, 1), nn.Tanh())  # never reaches 2, which nothing here proves
-    found = failure_probability(module.eval(), Gaussian(np.zeros(4), 1.0), **UP, budget=20_000)
+    module = nn.Sequential(nn.Linear(4, 1), nn.Tanh())  # never reaches 2, which no bound here proves
+    found = _fail(module.eval(), budget=20_000)
     assert not found.converged and found.rel_error == np.inf and found.lower == -np.inf
     assert -np.inf <= found.log_p <= found.upper < 0 and found.design_points == ()
 
 
 def test_a_mixture_adds_up_its_components():
     parts = [Gaussian(np.full(4, m) * np.eye(4)[0], 1.0) for m in (0.0, 1.0)]
-    found = failure_probability(_line(4), GaussianMixture([0.3, 0.7], parts), direction=[1.0], threshold=7.0)
+    found = _fail(coordinate(4), GaussianMixture([0.3, 0.7], parts), 7.0)
     exact = np.logaddexp(np.log(0.3) + log_ndtr(-7.0), np.log(0.7) + log_ndtr(-6.0))
     assert found.converged and abs(found.log_p - exact) < 3 * found.rel_error
 
@@ -120,15 +108,15 @@ def test_a_module_and_its_network_agree_and_arguments_stay():
 def test_margins_and_gradients_do_not_depend_on_the_number_of_threads(monkeypatch):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)).eval()
-    ((_, margin),) = margins(module, Gaussian(np.zeros(64), 1.0), input_shape=(1, 8, 8))
+    ((_, event),) = events(module, Gaussian(np.zeros(64), 1.0), input_shape=(1, 8, 8))
     z, which = np.random.default_rng(0).standard_normal((1000, 64)), np.arange(1000) % 2
     results = []
     for workers in ("1", "2"):
         monkeypatch.setenv("RPA_WORKERS", workers)
-        results.append((margin(z), *margin.gradient(z, which)))
+        results.append((event(z), *event.gradient(z, which)))
     assert all(np.array_equal(a, b) for a, b in zip(*results))
-    assert margin.evaluations == 8000
-    pieces = [margin.gradient(z[i : i + 1], which[i : i + 1]) for i in range(0, 1000, 97)]
+    assert event.evaluations == 8000
+    pieces = [event.gradient(z[i : i + 1], which[i : i + 1]) for i in range(0, 1000, 97)]
     np.testing.assert_allclose(results[0][2][::97], np.concatenate([slope for _, slope in pieces]), atol=1e-5)
 
 
@@ -142,49 +130,86 @@ def test_an_accelerator_gets_large_batches_in_full_float32(monkeypatch):
             return x.flatten(1)
 
     module = nn.Sequential(nn.Conv2d(1, 1, 3), Watched()).eval()
-    ((_, margin),) = margins(module, Gaussian(np.zeros(16), 1.0), input_shape=(1, 4, 4))
+    ((_, event),) = events(module, Gaussian(np.zeros(16), 1.0), input_shape=(1, 4, 4))
     z, which = np.random.default_rng(0).standard_normal((300, 16)), np.arange(300) % 3
     monkeypatch.setattr(flags, "allow_tf32", True)
     seen.clear()
-    expected = margin(z), *margin.gradient(z, which)
+    expected = event(z), *event.gradient(z, which)
     assert max(n for n, *_ in seen) == 64
-    monkeypatch.setattr(type(margin), "_on_cpu", False)
+    monkeypatch.setattr(type(event), "_on_cpu", False)
     seen.clear()
-    found = margin(z), *margin.gradient(z, which)
+    found = event(z), *event.gradient(z, which)
     assert seen == [(300, False, True)] * 2 and flags.allow_tf32
     for a, b in zip(expected, found):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_the_answer_depends_on_the_seed_alone():
+def test_the_answer_depends_on_the_seed_alone_and_is_plain_values():
     net, inputs = random_network([6, 8, 8, 3], 6), random_gaussian(6, 6)
     a, b, c = (failure_probability(net, inputs, seed=seed) for seed in (1, 1, 2))
-    assert a.log_p == b.log_p != c.log_p
+    assert a == b != c and a.log_p != c.log_p
+    values = json.loads(json.dumps(asdict(a)))
+    assert values["log_p"] == a.log_p and values["design_points"][0]["x"] == list(a.design_points[0].x)
+
+
+class Viewed(nn.Module):
+    """A convolution whose output is flattened by `view`, which does not take channels last."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.last = nn.Conv2d(1, 4, 3), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.convolution(x)).view(len(x), -1))
+
+
+def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
+    module, inputs, shape = Viewed().double().eval(), Gaussian(np.ones(16), 1.0), {"input_shape": (1, 4, 4)}
+    same = nn.Sequential(module.convolution, nn.ReLU(), nn.Flatten(), module.last)
+    found, expected = (failure_probability(net, inputs, rtol=0.1, **shape) for net in (module, same))
+    assert found.converged and abs(found.log_p - expected.log_p) < 1e-9
+    pieces = failing_patterns(same, inputs, max_patterns=3, **shape)
+    assert len(pieces) == 3 and pieces.log_total < found.log_p + 3 * found.rel_error
+    label = [int(same(torch.ones(1, 1, 4, 4, dtype=torch.float64)).argmax())]
+    assert first_order(same, np.ones((1, 16)), 1.0, label, **shape).distance.shape == (1, 3)
+
+
+NET, CNN = random_network([4, 5, 3], 0), nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval()
+ROWS = {"x": [[0.0] * 4], "cov": 1.0, "labels": [0]}
 
 
 @pytest.mark.parametrize(
-    ("change", "name"),
+    ("call", "change", "message"),
     [
-        ({"label": 3}, "label"),
-        ({"label": 0.5}, "label"),
-        ({"label": 0, "direction": [1, 0, 0], "threshold": 1.0}, "label"),
-        ({"direction": [1, 0, 0]}, "direction, threshold"),
-        ({"direction": [1, 0], "threshold": 1.0}, "direction"),
-        ({"direction": [0, 0, 0], "threshold": 1.0}, "direction"),
-        ({"direction": [1, 0, 0], "threshold": np.nan}, "threshold"),
-        ({"rtol": 0.0}, "rtol"),
-        ({"budget": 10}, "budget"),
-        ({"seed": -1}, "seed"),
-        ({"device": "nowhere"}, "device"),
-        ({"inputs": Gaussian(np.zeros(5), 1.0)}, "inputs"),
-        ({"inputs": "noise"}, "inputs"),
-        ({"net": "net"}, "net"),
-        ({"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))}, "net"),
-        ({"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}, "inputs"),
-        ({"net": nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval(), "input_shape": (2, 3)}, "input_shape"),
+        (failure_probability, {"label": 3}, "label"),
+        (failure_probability, {"label": 0.5}, "label"),
+        (failure_probability, {"label": 0, "direction": [1, 0, 0], "threshold": 1.0}, "label"),
+        (failure_probability, {"direction": [1, 0, 0]}, "direction, threshold"),
+        (failure_probability, {"direction": [1, 0], "threshold": 1.0}, "direction"),
+        (failure_probability, {"direction": [0, 0, 0], "threshold": 1.0}, "direction"),
+        (failure_probability, {"direction": [1, 0, 0], "threshold": np.nan}, "threshold"),
+        (failure_probability, {"rtol": 0.0}, "rtol"),
+        (failure_probability, {"budget": 10}, "budget"),
+        (failure_probability, {"seed": -1}, "seed"),
+        (failure_probability, {"device": "nowhere"}, "device"),
+        (failure_probability, {"inputs": Gaussian(np.zeros(5), 1.0)}, "inputs"),
+        (failure_probability, {"inputs": [PLAIN, PLAIN]}, "inputs: .*; for many inputs see rpa.parallel.pmap"),
+        (failure_probability, {"net": "net"}, "net"),
+        (failure_probability, {"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))}, "net"),
+        (failure_probability, {"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}, "inputs"),
+        (failure_probability, {"net": CNN, "input_shape": (2, 3)}, "input_shape"),
+        (splitting, {"budget": 1999}, "budget: expected an integer >= 2000"),
+        (failing_patterns, {"label": 0, "max_patterns": 0}, "max_patterns: expected an integer >= 1"),
+        (failing_patterns, {"label": 0, "rtol": 2.0}, "rtol: expected a number in"),
+        (first_order, {"labels": [3]}, "labels: expected an index below 3"),
+        (first_order, {"labels": [0, 1]}, "labels: expected 1, one per input, got 2"),
+        (first_order, {"x": [0.0]}, "x: expected shape"),
+        (first_order, {"cov": -1.0}, "cov: variances must not be negative"),
+        (first_order, {"net": random_network((2, 3, 1), 0)}, "net: expected two outputs or more"),
     ],
 )
-def test_refusals(change, name):
-    arguments = {"net": random_network([4, 5, 3], 0), "inputs": Gaussian(np.zeros(4), 1.0)} | change
-    with pytest.raises(ValueError, match=f"^{name}:"):
-        failure_probability(**arguments)
+def test_refusals(call, change, message):
+    arguments = {"net": NET} | (ROWS if call is first_order else {"inputs": PLAIN}) | change
+    with pytest.raises(ValueError, match=f"^{message}"):
+        call(**arguments)

@@ -1,24 +1,20 @@
 """Margins, proposals, searches and runs one by one, on half-spaces and spheres whose numbers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from helpers import random_gaussian, random_network
+from helpers import make_event, random_gaussian, random_network
 from scipy import stats
 from scipy.special import log_ndtr, logsumexp, ndtr
 
-from rpa.inputs import Gaussian
+from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability import design, importance, splitting
-from rpa.reliability.margin import BELOW, Event, Margin, impossible, margins
-from rpa.reliability.proposal import EVEN, FLOOR, Proposal
-from rpa.reliability.result import estimated, nearest_of_each, over_components
-
-
-def make_margin(f, dim, rivals=1):
-    """Failure where one of the `rivals` columns of f(z) is not negative."""
-    event = Event(np.eye(rivals), np.zeros(rivals), np.zeros(rivals, dtype=bool), np.arange(rivals))
-    return Margin(f, event, dim, lambda z: z, torch.zeros(0, dtype=torch.float64))
+from rpa.reliability.event import BELOW, _criterion, events, impossible
+from rpa.reliability.result import estimated
+from rpa.reliability.tails import EVEN_DRAWS, FLOOR, TailMixture
 
 
 def _sphere(z):
@@ -38,57 +34,51 @@ def _sphere(z):
     ],
 )
 def test_the_first_of_equal_outputs_wins(label, outputs, rows, strict, rivals):
-    event = Event.of_label(label, outputs)
-    for found, expected in zip((event.rows, event.offsets, event.strict, event.rivals), (rows, 0, strict, rivals)):
-        np.testing.assert_array_equal(found, np.broadcast_to(expected, np.shape(found)))
+    criterion = _criterion(np.zeros(outputs), label, None, None)
+    expected = rows, 0, strict, rivals
+    for found, wanted in zip((criterion.rows, criterion.offsets, criterion.strict, criterion.rivals), expected):
+        np.testing.assert_array_equal(found, np.broadcast_to(wanted, np.shape(found)))
     f = torch.tensor([[0.0] * outputs, [1.0, *[0.0] * (outputs - 1)], [-1.0, *[0.0] * (outputs - 1)]])
-    margin = Margin(lambda z: f, event, 1, lambda z: z, torch.zeros(0, dtype=torch.float64))
+    event = replace(make_event(lambda z: f, 1), criterion=criterion)
     classes = f.argmax(dim=1) if outputs > 1 else (f[:, 0] > 0).long()
     fails = classes.numpy() != label
     if outputs == 1:
-        ((_, default),) = margins(ReLUNetwork([[[1.0]]], [[0.0]]), Gaussian([label - 0.5], 1.0))
-        np.testing.assert_array_equal(default.event.rows, event.rows)
-    np.testing.assert_array_equal(margin(np.zeros((3, 1))) >= 0, fails)
-    np.testing.assert_array_equal(margin.complement()(np.zeros((3, 1))) >= 0, ~fails)
+        ((_, default),) = events(ReLUNetwork([[[1.0]]], [[0.0]]), Gaussian([label - 0.5], 1.0))
+        np.testing.assert_array_equal(default.criterion.rows, criterion.rows)
+    np.testing.assert_array_equal(event(np.zeros((3, 1))) >= 0, fails)
+    np.testing.assert_array_equal(event.complement()(np.zeros((3, 1))) >= 0, ~fails)
 
 
 def test_a_margin_is_the_largest_of_its_rivals_and_counts_its_evaluations():
-    margin, z = (
-        make_margin(lambda z: z[:, :2] - 1, 3, 2),
-        np.array([[0.5, 3.0, 9.0], [-1.0, -2.0, 0.0], [1.0, 0.0, 0.0]]),
-    )
-    np.testing.assert_array_equal(margin(z), [2.0, -2.0, 0.0])
-    values, slopes = margin.gradient(z, np.array([1, 0, 1]))
+    event = make_event(lambda z: z[:, :2] - 1, 3, 2)
+    z = np.array([[0.5, 3.0, 9.0], [-1.0, -2.0, 0.0], [1.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(event(z), [2.0, -2.0, 0.0])
+    values, slopes = event.gradient(z, np.array([1, 0, 1]))
     np.testing.assert_array_equal(values, [2.0, -2.0, -1.0])
     np.testing.assert_array_equal(slopes, np.eye(3)[[1, 0, 1]])
-    assert margin.evaluations == 3 + 3 * 3 and list(margin.rivals) == [0, 1]
-    other = margin.complement()
+    assert event.evaluations == 3 + 3 * 3 and list(event.rivals) == [0, 1]
+    other = event.complement()
     np.testing.assert_array_equal(other(z), [-2.0, 2.0, BELOW])
     values, slopes = other.gradient(z, np.zeros(3, dtype=int))
     np.testing.assert_array_equal(values, [-2.0, 2.0, 0.0])
     np.testing.assert_array_equal(slopes, -np.eye(3)[[1, 0, 0]])
-    assert other.evaluations == 12 and list(other.rivals) == [0] and len(margin(np.zeros((0, 3)))) == 0
+    assert other.evaluations == 12 and list(other.rivals) == [0] and len(event(np.zeros((0, 3)))) == 0
     with pytest.raises(ValueError, match="^net: returned NaN"):
-        make_margin(lambda z: z / 0, 1)(np.zeros((1, 1)))
+        make_event(lambda z: z / 0, 1)(np.zeros((1, 1)))
 
 
 @pytest.mark.parametrize("cov", [random_gaussian(4, 1).cov, np.array([1.0, 4.0, 0.0, 9.0]), 2.0])
 def test_margins_of_a_network_and_of_its_module_have_one_law(cov):
     net, inputs = random_network([4, 3, 2], 0), Gaussian([1.0, 2.0, 3.0, 4.0], cov)
-    for f in (net, net.to_torch()):
-        ((_, margin),) = (
-            margins(f, inputs, label=0)
-            if f is net
-            else margins(torch.nn.Sequential(f, torch.nn.Tanh()), inputs, label=0)
-        )
-        z = np.random.default_rng(0).standard_normal((40_000, margin.dim))
-        x = margin.to_input(z)
-        gap = net(x)[:, 1] - net(x)[:, 0]
-        if f is not net:
-            np.testing.assert_allclose(margin(z), np.tanh(net(x)) @ [-1, 1], atol=1e-6)
-            np.testing.assert_allclose(np.cov(x.T), Gaussian(inputs.mean, cov).cov, atol=0.3)
+    for f in (net, torch.nn.Sequential(net.to_torch(), torch.nn.Tanh())):
+        ((_, event),) = events(f, inputs, label=0)
+        z = np.random.default_rng(0).standard_normal((40_000, event.dim))
+        x = event.to_input(z)
+        if f is net:
+            np.testing.assert_allclose(event(z), net(x) @ [-1, 1], atol=1e-9)
         else:
-            np.testing.assert_allclose(margin(z), gap, atol=1e-9)
+            np.testing.assert_allclose(event(z), np.tanh(net(x)) @ [-1, 1], atol=1e-6)
+            np.testing.assert_allclose(np.cov(x.T), Gaussian(inputs.mean, cov).cov, atol=0.3)
         np.testing.assert_allclose(x.mean(0), inputs.mean, atol=0.15)
 
 
@@ -106,21 +96,21 @@ def test_what_bounds_exclude_never_happens(seed):
         (0, -1, 9, False),
     ):
         net = ReLUNetwork([*weights[:2], sign * weights[2]], [*biases[:2], sign * biases[2]], slope)
-        event = {"direction": [1.0], "threshold": highest[0] + share}
-        ((_, margin),) = margins(net, Gaussian(np.zeros(3), 1.0), **event)
-        assert impossible(margin) is expected and not impossible(margin.complement())
-        ((_, margin),) = margins(net, Gaussian(np.zeros(3), 1.0), direction=[-1.0], threshold=-event["threshold"])
-        assert impossible(margin.complement()) is (expected and share > 0) and not impossible(margin)
+        threshold = highest[0] + share
+        ((_, event),) = events(net, Gaussian(np.zeros(3), 1.0), direction=[1.0], threshold=threshold)
+        assert impossible(event) is expected and not impossible(event.complement())
+        ((_, event),) = events(net, Gaussian(np.zeros(3), 1.0), direction=[-1.0], threshold=-threshold)
+        assert impossible(event.complement()) is (expected and share > 0) and not impossible(event)
 
 
 def test_proposals_are_what_they_say():
     starts, owner = np.array([-np.inf, 1.0, 2.0, -1.0, 0.5]), np.array([0, 0, 0, 1, 2])
     share = np.array([1, 2, 3, 3, 1.0]) / 10
-    proposal, n = Proposal(np.array([[0.6, 0.8, 0], [0, 0, 1], [1, 0, 0]]), owner, starts, np.log(share)), 40_000
+    proposal, n = TailMixture(np.array([[0.6, 0.8, 0], [0, 0, 1], [1, 0, 0]]), owner, starts, np.log(share)), 40_000
     z = np.random.default_rng(0).standard_normal((200, 3))
     inside = (z @ proposal.directions.T)[:, owner] > starts
     np.testing.assert_allclose(np.exp(-proposal.log_weight(z)), inside @ (share / ndtr(-starts)), rtol=1e-12)
-    joined = Proposal.joined([proposal, Proposal.prior(3)])
+    joined = TailMixture.joined([proposal, TailMixture.prior(3)])
     mixture = logsumexp([-proposal.log_weight(z), np.zeros(200)], axis=0) - np.log(2)
     np.testing.assert_allclose(-joined.log_weight(z), mixture, rtol=1e-12, atol=1e-12)
     rng = np.random.default_rng(1)
@@ -139,7 +129,7 @@ def test_proposals_are_what_they_say():
 
 
 def test_shares_move_to_where_weighted_failures_lie():
-    proposal = Proposal.ladders(np.eye(2), [np.array([0.5, -np.inf]), np.array([1.0])])
+    proposal = TailMixture.ladders(np.eye(2), [np.array([0.5, -np.inf]), np.array([1.0])])
     np.testing.assert_array_equal(proposal.starts, [-np.inf, 0.5, 1.0])
     np.testing.assert_allclose(np.exp(proposal.log_share), 1 / 3)
     z, log_weight = np.array([[0.6, 0.0], [0.0, 2.0], [-1.0, -1.0]]), np.log([0.2, 0.3, 0.5])
@@ -147,23 +137,23 @@ def test_shares_move_to_where_weighted_failures_lie():
     share = np.array([0.2, 0.3, 0.5]) @ (density / density.sum(axis=1, keepdims=True))
     for times in (1, 1000):  # few draws raise the floor
         effective = times / (0.04 + 0.09 + 0.25)
-        floor = max(FLOOR, EVEN / (EVEN + effective))
+        floor = max(FLOOR, EVEN_DRAWS / (EVEN_DRAWS + effective))
         fitted = proposal.fitted(np.repeat(z, times, axis=0), np.repeat(log_weight, times) - 7.0)
         np.testing.assert_allclose(np.exp(fitted.log_share), (1 - floor) * share + floor / 3, rtol=1e-9)
 
 
 def test_design_points_of_spheres_and_half_spaces():
-    margin, rng = make_margin(_sphere, 4), np.random.default_rng(0)
+    event, rng = make_event(_sphere, 4), np.random.default_rng(0)
     starts = np.concatenate([rng.standard_normal((20, 4)), 6 * np.eye(4)[:1]])
-    points, which = design.nearest(margin, starts, np.zeros(21, dtype=int))
+    points, which = design.nearest(event, starts, np.zeros(21, dtype=int))
     assert len(points) > 15 and (which == 0).all()
     np.testing.assert_allclose(points, np.tile([3.0, 0, 0, 0], (len(points), 1)), atol=0.1)
-    assert (margin(points) >= 0).all() and (margin(0.999 * points) < 0).all()
-    two = make_margin(lambda z: z[:, :2] * torch.tensor([1.0, -2.0]) - torch.tensor([3.0, 10.0]), 3, 2)
+    assert (event(points) >= 0).all() and (event(0.999 * points) < 0).all()
+    two = make_event(lambda z: z[:, :2] * torch.tensor([1.0, -2.0]) - torch.tensor([3.0, 10.0]), 3, 2)
     points, which = design.nearest(two, rng.standard_normal((6, 3)), np.arange(6) % 2)
     np.testing.assert_allclose(points[which == 0], np.tile([3.0, 0, 0], (3, 1)), atol=0.02)
     np.testing.assert_allclose(points[which == 1], np.tile([0, -5.0, 0], (3, 1)), atol=0.02)
-    away = make_margin(lambda z: z[:, :1] - 2000, 3)
+    away = make_event(lambda z: z[:, :1] - 2000, 3)
     assert len(design.nearest(away, rng.standard_normal((4, 3)), np.zeros(4, dtype=int))[0]) == 0
     slope, z = np.array([[3.0, 4.0], [0.0, 0.0], [1e-6, 0.0]]), np.array([[1.0, 1.0], [2.0, 3.0], [0.0, 0.0]])
     aimed = design.aim(np.array([7.0 - 12, -1.0, -1.0]), slope, z)  # 3 x + 4 y = 12
@@ -173,8 +163,8 @@ def test_design_points_of_spheres_and_half_spaces():
 def test_typical_failures_are_farther_away_than_the_nearest():
     """g = z_1 - 3 - c (sum of the other squares): on average over N(0, I) across, 0 at 3 + c (r - 1)."""
     dim, curvature = 101, 0.01
-    margin = make_margin(lambda z: z[:, :1] - 3 - curvature * (z[:, 1:] ** 2).sum(1, keepdim=True), dim)
-    found = design.typical(margin, np.array([3.0 * np.eye(dim)[0]]), np.zeros(1, dtype=int), np.random.default_rng(0))
+    event = make_event(lambda z: z[:, :1] - 3 - curvature * (z[:, 1:] ** 2).sum(1, keepdim=True), dim)
+    found = design.typical(event, np.array([3.0 * np.eye(dim)[0]]), np.zeros(1, dtype=int), np.random.default_rng(0))
     spread = curvature * np.sqrt(2 * (dim - 1))
     assert abs(found.a[0, 0]) > 0.95 and abs(np.linalg.norm(found.a) - 1) < 1e-12
     assert abs(found.distance[0] - 4) < 6 * spread / np.sqrt(design.NOISES)
@@ -185,36 +175,39 @@ def test_directions_that_are_alike_count_once():
     a = np.array([[1.0, 0, 0], [1.0, 0.01, 0], [1.0, 0.01, 0], [0, 1.0, 0]])
     a /= np.linalg.norm(a, axis=1, keepdims=True)
     found = design.Directions(a, np.array([10.0, 10.1, 11.0, 0.5]), np.array([0.0, 0.0, 3.0, 0.0]))
-    proposal = design.ladder_proposal(found)
+    proposal = design.tails(found)
     np.testing.assert_array_equal(proposal.directions, a[[0, 2, 3]])
     for j, (distance, depth) in enumerate([(10.0, 0.1), (11.0, 2.0), (0.5, 1.0)]):
-        expected = [-np.inf, *(distance + depth * design.LADDER)]
+        expected = [-np.inf, *(distance + depth * design.START_OFFSETS)]
         np.testing.assert_allclose(proposal.starts[proposal.owner == j], expected)
     points = np.array([[4.0, 0, 0], [3.0, 0, 0], [0, 5.0, 0], [3.5, 0.1, 0], [0, 0, 9.0]])
     assert list(design.distinct(points, np.array([0, 0, 0, 1, 0]))) == [1, 3, 2]
-    nearest = nearest_of_each([design.DesignPoint(None, d, r) for d, r in ((3.0, 1), (2.0, 0), (1.0, 1), (5.0, 0))])
+    nearest = design.nearest_of_each(
+        [design.DesignPoint(None, d, r) for d, r in ((3.0, 1), (2.0, 0), (1.0, 1), (5.0, 0))]
+    )
     assert [(point.distance, point.rival) for point in nearest] == [(1.0, 1), (2.0, 0)]
 
 
 def test_a_search_finds_every_rival_and_a_sampler_knows_its_weights():
-    margin = make_margin(lambda z: torch.stack([z[:, 0] - 4, -z[:, 1] - 4.5, z[:, 2] - 5], dim=1), 6, 3)
-    found = importance.search(margin, np.random.default_rng(0), 3000)
+    fails = lambda z: torch.stack([z[:, 0] - 4, -z[:, 1] - 4.5, z[:, 2] - 5], dim=1)
+    event = make_event(fails, 6, 3, budget=96_000, rng=np.random.default_rng(1))
+    found = importance.search(event, np.random.default_rng(0))
     distances = [np.linalg.norm(found.points[found.which == rival], axis=1).min() for rival in range(3)]
     np.testing.assert_allclose(distances, [4.0, 4.5, 5.0], rtol=0.02)
     exact = np.log(-np.expm1(log_ndtr([4.0, 4.5, 5.0]).sum()))
-    sampler = importance.Sampler(margin, [found.proposal] * 2, np.random.default_rng(1))
-    assert (sampler.draw(9), len(sampler.log_w))[1] == 10
-    sampler.draw(9991)
-    w = np.exp(sampler.log_w - exact)
-    assert len(w) == 10_002 and 0.2 < (w > 0).mean() < 1 and sampler.log_p == pytest.approx(np.log(w.mean()) + exact)
-    assert sampler.variance == pytest.approx(w.var() / w.mean() ** 2) and sampler.variance < 8
-    assert sampler.greatest == pytest.approx(w.max() / w.sum()) and sampler.alone == 0
+    draws = importance.WeightedDraws(event, [found.proposal] * 2)
+    assert (draws.draw(9), len(draws.log_w))[1] == 10
+    draws.draw(9991)
+    w = np.exp(draws.log_w - exact)
+    assert len(w) == 10_002 and 0.2 < (w > 0).mean() < 1 and draws.log_p == pytest.approx(np.log(w.mean()) + exact)
+    assert draws.variance == pytest.approx(w.var() / w.mean() ** 2) and draws.variance < 8
+    assert draws.greatest == pytest.approx(w.max() / w.sum()) and draws.covered_once == 0
     assert abs(w.mean() - 1) < 6 * w.std() / 100
-    never = importance.Sampler(make_margin(lambda z: z[:, :1] - 60, 2), [Proposal.prior(2)], np.random.default_rng(0))
+    never = importance.WeightedDraws(make_event(lambda z: z[:, :1] - 60, 2), [TailMixture.prior(2)])
     never.draw(10)
-    assert (never.log_p, never.variance, never.greatest, never.alone) == (-np.inf, np.inf, 1.0, 0.0)
-    assert importance.search(make_margin(lambda z: z[:, :1] * 0 - 1, 2), np.random.default_rng(0), 100) is None
-    np.testing.assert_array_equal(importance._spread(np.arange(100, 111)), [100, 102, 104, 106, 108, 110])
+    assert (never.log_p, never.variance, never.greatest, never.covered_once) == (-np.inf, np.inf, 1.0, 0.0)
+    assert importance.search(make_event(lambda z: z[:, :1] * 0 - 1, 2, budget=3200), np.random.default_rng(0)) is None
+    np.testing.assert_array_equal(importance._spaced(np.arange(100, 111)), [100, 102, 104, 106, 108, 110])
 
 
 @pytest.mark.parametrize(
@@ -227,19 +220,19 @@ def test_a_search_finds_every_rival_and_a_sampler_knows_its_weights():
     ],
 )
 def test_a_search_covers_where_its_weight_is_ordinary(own, log_p, covering):
-    np.testing.assert_array_equal(importance._covering(np.array(own), log_p), covering)
+    np.testing.assert_array_equal(importance._coverage(np.array(own), log_p), covering)
 
 
 @pytest.mark.parametrize("plain", [True, False])
 def test_splitting_ends_in_the_law_of_the_failures(plain):
     """Mean of 40 runs against the exact probability; the particles against the truncated normal law."""
-    margin = make_margin(lambda z: z[:, :1] - 3, 3)
+    event = make_event(lambda z: z[:, :1] - 3, 3)
     rows = np.array([[0.8, 0.6, 0], [0, 0, 1.0]])
-    proposal = Proposal.prior(3) if plain else Proposal.ladders(rows, [np.array([-np.inf, 2.0]), np.array([0.0])])
-    runs = [splitting.bridge(margin, proposal, 100, 6, rng) for rng in np.random.default_rng(0).spawn(40)]
+    proposal = TailMixture.prior(3) if plain else TailMixture.ladders(rows, [np.array([-np.inf, 2.0]), np.array([0.0])])
+    runs = [splitting.bridge(event, proposal, 100, 6, rng) for rng in np.random.default_rng(0).spawn(40)]
     p, z = np.exp([run.log_p for run in runs]) / ndtr(-3.0), np.concatenate([run.z for run in runs])
     assert abs(p.mean() - 1) < 5 * stats.sem(p) and p.std() < 0.8 and all(run.reached for run in runs)
-    assert (z[:, 0] >= 3).all() and all((run.margins >= 0).all() and len(run.z) == 100 for run in runs)
+    assert (z[:, 0] >= 3).all() and all(len(run.z) == 100 for run in runs)
     means = np.array([run.z.mean(axis=0) for run in runs])
     mills = stats.norm.pdf(3.0) / ndtr(-3.0)
     assert (np.abs(means.mean(axis=0) - [mills, 0, 0]) < 5 * stats.sem(means)).all()
@@ -259,47 +252,38 @@ def test_levels_and_powers():
         effective = np.exp(power * log_w * 3).sum() ** 2 / np.exp(2 * power * log_w * 3).sum() / 51
         assert power == most or effective == pytest.approx(splitting.EVENNESS, abs=1e-6)
     assert power < 1 and splitting._power_step(log_w * 0, 0.7) == 0.7
-    particles = splitting._Particles(make_margin(lambda z: z, 1), Proposal.prior(1), 3, np.random.default_rng(0))
+    particles = splitting._Particles(make_event(lambda z: z, 1), TailMixture.prior(1), 3, np.random.default_rng(0))
     z = particles.z[:, 0].copy()
-    particles.redraw(np.log([0.5, 0.25, 0.25]), 8)
+    particles.resample(np.log([0.5, 0.25, 0.25]), 8)
     assert [np.count_nonzero(particles.z[:, 0] == value) for value in z] == [4, 2, 2]
     np.testing.assert_array_equal(particles.g, particles.z[:, 0])
 
 
-def test_results_of_components_are_weighted_and_their_evaluations_added():
-    parts = [(0.25, make_margin(lambda z: z, 2)), (0.75, make_margin(lambda z: z, 3))]
-    seen = []
-
-    def estimate(margin, rtol, budget, rng):
-        seen.append((margin.dim, rtol, budget, rng.random()))
-        return estimated(np.log(0.1 * margin.dim), 0.01, True, "sampling")
-
-    found = over_components(parts, estimate, 0.03, 1001, 7)
-    assert found.p == pytest.approx(0.25 * 0.2 + 0.75 * 0.3) and [row[:3] for row in seen] == [
-        (2, 0.03, 500),
-        (3, 0.03, 500),
-    ]
-    assert seen[0][3] != seen[1][3]
+def test_components_have_equal_budgets_and_independent_streams():
+    net, half = random_network([4, 3, 2], 0), Gaussian(np.zeros(4), 1.0)
+    parts = events(net, GaussianMixture([0.25, 0.75], [half, half]), rtol=0.03, budget=1001, seed=7)
+    assert [(weight, event.rtol, event.budget) for weight, event in parts] == [(0.25, 0.03, 500), (0.75, 0.03, 500)]
+    first, second = (event.rng.random() for _, event in parts)
+    assert first != second
     single = estimated(np.log(0.9), 0.1, True, "a")
-    assert (
-        np.exp(single.lower) == pytest.approx(0.9 / 1.1**3) and single.upper == 0.0 and single.p == pytest.approx(0.9)
-    )
+    assert np.exp(single.lower) == pytest.approx(0.9 / 1.1**3) and single.upper == 0.0
+    assert single.p == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("budget, levels", [(1000, 1), (2000, 2), (4000, 3)])
 def test_a_run_that_is_cut_short_ends_with_the_levels_it_reached(budget, levels):
-    margin = make_margin(lambda z: z[:, :1] - 6, 3)
-    run = splitting.bridge(margin, Proposal.prior(3), 200, 8, np.random.default_rng(0), budget)
+    event = make_event(lambda z: z[:, :1] - 6, 3)
+    run = splitting.bridge(event, TailMixture.prior(3), 200, 8, np.random.default_rng(0), budget)
     assert not run.reached and run.log_p == pytest.approx(levels * np.log(splitting.KEPT), abs=0.02)
-    assert margin.evaluations <= 200 + 1600 * (levels - 1)
+    assert event.evaluations <= 200 + 1600 * (levels - 1)
 
 
 @pytest.mark.parametrize("budget", [3000, 10_000, 50_000])
 def test_repeated_runs_keep_their_budget_and_end_once_they_converge(budget):
-    margin = make_margin(lambda z: z[:, :1] - 2.2, 2)
-    found, z = splitting.repeated(margin, Proposal.prior(2), 1e-3, budget, np.random.default_rng(0), "splitting")
-    assert not found.converged and 0.4 * budget < margin.evaluations <= 1.05 * budget and len(z) % 8 == 0
-    margin.evaluations = 0
-    found, z = splitting.repeated(margin, Proposal.prior(2), 0.2, 10**6, np.random.default_rng(0), "splitting")
-    assert found.converged and found.rel_error <= 0.2 and margin.evaluations < 60_000
+    event = make_event(lambda z: z[:, :1] - 2.2, 2, rtol=1e-3, budget=budget)
+    found, z = splitting.repeated(event, TailMixture.prior(2), "splitting")
+    assert not found.converged and 0.4 * budget < event.evaluations <= 1.05 * budget and len(z) % 8 == 0
+    event = make_event(lambda z: z[:, :1] - 2.2, 2, rtol=0.2)
+    found, z = splitting.repeated(event, TailMixture.prior(2), "splitting")
+    assert found.converged and found.rel_error <= 0.2 and event.evaluations < 60_000
     assert abs(found.log_p - log_ndtr(-2.2)) < 4 * found.rel_error

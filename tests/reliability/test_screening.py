@@ -56,19 +56,3 @@ def test_a_wrong_label_fails_already_and_a_rival_out_of_reach_never():
     found = first_order(net, [[2.0], [2.0]], 1.0, [1, 0])
     assert found.distance[0, 0] == 0 and found.log_p[0] == pytest.approx(np.log(0.5))
     assert np.isinf(found.distance[1]).all() and found.log_p[1] == -np.inf
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"labels": [3]}, "labels: expected an index below 3"),
-        ({"labels": [0, 1]}, "labels: expected 1, one per input, got 2"),
-        ({"x": [0.0]}, "x: expected shape"),
-        ({"cov": -1.0}, "cov: variances must not be negative"),
-        ({"net": random_network((2, 3, 1), 0)}, "net: expected two outputs or more"),
-    ],
-)
-def test_bad_input_is_named(change, message):
-    good = {"net": random_network((2, 3, 3), 0), "x": [[0.0, 0.0]], "cov": 1.0, "labels": [0]}
-    with pytest.raises(ValueError, match=message):
-        first_order(**good | change)

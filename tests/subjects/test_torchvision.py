@@ -33,7 +33,7 @@ import sys, types
 sys.modules["torchvision"] = types.ModuleType("torchvision")
 from rpa.subjects import _torchvision
 assert _torchvision.import_torchvision() is sys.modules["torchvision"]
-assert _torchvision._declared == []
+assert _torchvision._libraries == []
 """
     done = _python(code)
     assert done.returncode == 0, done.stderr

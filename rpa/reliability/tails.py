@@ -1,9 +1,8 @@
-"""Where to draw from when failures are rare: half-spaces of known probability, laid over the failure set.
+"""Proposals for importance sampling: mixtures of Gaussian tails, whose half-spaces cover the failure set.
 
-A component of a `Proposal` is N(0, I) restricted to a half-space {a . z > s}: along a the exact Gaussian tail, across
-it N(0, I). On a failure set that is a half-space the weight N(0, I) / proposal is constant. Each direction a has a
-ladder of starts s, from the whole space (s = -inf, which bounds the weights) to beyond the failure set; the shares of
-all components are fitted to weighted failing points.
+A component of a `TailMixture` is N(0, I) restricted to a half-space {a . z > s}. If the failure set is that half-space,
+the weight N(0, I) / proposal is constant. Each direction a has several starts s, from the whole space (s = -inf, which
+bounds the weights) to beyond the failure set. The shares of the components are fitted to weighted failing points.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ from functools import cached_property
 import numpy as np
 from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
-__all__ = ["Proposal"]
+__all__ = ["TailMixture"]
 
-FLOOR, EVEN = 0.1, 3.0  # part of the shares that is spread evenly, whatever the fit says; draws that weigh as much
+FLOOR = 0.1  # least part of the shares that is spread evenly
+EVEN_DRAWS = 3.0  # the even part counts as much as this many failing draws
 
 
 @dataclass(frozen=True, eq=False)
-class Proposal:
+class TailMixture:
     """sum_k exp(log_share[k]) N(z; 0, I) 1[a_k . z > starts[k]] / Phi(-starts[k]), with a_k = directions[owner[k]].
 
     directions (J, r) of norm 1; owner, starts, log_share (K,), owners rising and starts within each owner.
@@ -33,19 +33,19 @@ class Proposal:
     log_share: np.ndarray
 
     @classmethod
-    def prior(cls, dim: int) -> Proposal:
+    def prior(cls, dim: int) -> TailMixture:
         """N(0, I) itself."""
         return cls(np.zeros((1, dim)), np.array([0]), np.array([-np.inf]), np.array([0.0]))
 
     @classmethod
-    def ladders(cls, directions: np.ndarray, ladders: Sequence[np.ndarray]) -> Proposal:
-        """Equal shares for the starts of each direction: ladders[j] are those of directions[j] (J, r)."""
+    def ladders(cls, directions: np.ndarray, ladders: Sequence[np.ndarray]) -> TailMixture:
+        """Equal shares for all starts; ladders[j] are the starts of directions[j], directions (J, r)."""
         owner = np.concatenate([np.full(len(starts), j) for j, starts in enumerate(ladders)])
         starts = np.concatenate([np.sort(starts) for starts in ladders])
         return cls(directions, owner, starts, np.full(len(owner), -np.log(len(owner))))
 
     @classmethod
-    def joined(cls, proposals: Sequence[Proposal]) -> Proposal:
+    def joined(cls, proposals: Sequence[TailMixture]) -> TailMixture:
         """The mixture of several proposals in equal parts."""
         first = np.cumsum([0, *(len(q.directions) for q in proposals)])
         return cls(
@@ -56,19 +56,19 @@ class Proposal:
         )
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(component (n,), v (n, r)): `place` turns standard normal v into a draw."""
+        """n draws as (component (n,), standard normal v (n, r)), which `place` turns into points."""
         component = rng.choice(len(self.starts), n, p=np.exp(self.log_share - logsumexp(self.log_share)))
         return component, rng.standard_normal((n, self.directions.shape[1]))
 
     def place(self, component: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """z (n, r): v moved along its component's direction, so that N(0, 1) becomes the tail beyond the start."""
+        """Points z (n, r): v moved along its component's direction from N(0, 1) to the tail beyond the start."""
         a = self.directions[self.owner[component]]
         along = np.einsum("ij,ij->i", v, a)
         tail = -ndtri_exp(log_ndtr(-along) + log_ndtr(-self.starts[component]))
         return v + (tail - along)[:, None] * a
 
     def placed(self, z: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(component (n,), v (n, r)) behind draws z (n, r): each component by its part in the density there."""
+        """Inverse of `place`: (component (n,), v (n, r)) for draws z (n, r), the component drawn given z."""
         along = z @ self.directions.T
         heights, rows = self._heights(along), np.arange(len(z))
         owner = (heights - np.log(rng.standard_exponential(heights.shape))).argmax(axis=0)
@@ -86,31 +86,40 @@ class Proposal:
         heights = self._heights(z @ self.directions.T)
         top = heights.max(axis=0)
         inside = np.exp(heights - np.where(top > -np.inf, top, 0.0)).sum(axis=0)
-        return -top - np.log(np.maximum(inside, 1.0))  # scipy's logsumexp takes longer for few points than the network
+        return -top - np.log(np.maximum(inside, 1.0))  # faster than scipy's logsumexp
 
-    def fitted(self, z: np.ndarray, log_weight: np.ndarray) -> Proposal:
-        """Shares moved to where weighted failing points z (n, r) lie: one step of cross-entropy (EM), with a floor.
+    def fitted(self, z: np.ndarray, log_weight: np.ndarray) -> TailMixture:
+        """Shares fitted to weighted failing points z (n, r) by one step of cross-entropy (EM), with a floor.
 
-        The fewer draws the weights are worth, the higher the floor: EVEN / (EVEN + effective draws).
+        The floor is EVEN_DRAWS / (EVEN_DRAWS + effective draws), at least FLOOR.
         """
         along = z @ self.directions.T
         inside = along[:, self.owner] > self.starts
         terms = np.where(inside, self.log_share - log_ndtr(-self.starts), -np.inf)
         parts = np.exp(terms - logsumexp(terms, axis=1, keepdims=True))
         weight = np.exp(log_weight - logsumexp(log_weight))
-        share, floor = weight @ parts, max(FLOOR, EVEN / (EVEN + 1 / (weight**2).sum()))
+        share, floor = weight @ parts, max(FLOOR, EVEN_DRAWS / (EVEN_DRAWS + 1 / (weight**2).sum()))
         return replace(self, log_share=np.log((1 - floor) * share / share.sum() + floor / len(share)))
 
+    def lowered(self, z: np.ndarray) -> TailMixture:
+        """Equal shares for these and lower starts, whose half-spaces contain points z (n, r); the nearest ones grow."""
+        along = z @ self.directions.T
+        ladders = [self.starts[self.owner == j] for j in range(len(self.directions))]
+        closest = (along - [ladder[np.isfinite(ladder)].min() for ladder in ladders]).argmax(axis=1)
+        for j in np.unique(closest):
+            ladders[j] = np.append(ladders[j], np.quantile(along[closest == j, j], (0.0, 0.5)))
+        return TailMixture.ladders(self.directions, ladders)
+
     def _heights(self, along):
-        """Logs of proposal / N(0, I) that each direction adds, (J, n), at points along[i] = a . z_i (n, J)."""
+        """Log of each direction's part of proposal / N(0, I), (J, n), at points with a . z = along (n, J)."""
         return np.stack([steps[np.searchsorted(starts, along[:, j])] for j, (starts, steps) in enumerate(self._steps)])
 
     @cached_property
     def _steps(self):
-        """For each direction its starts, and the log of proposal / N(0, I) between them, a rising step function."""
-        found = []
+        """For each direction (starts, log of its part of proposal / N(0, I) between them): rising step functions."""
+        steps = []
         for j in range(len(self.directions)):
             mine = self.owner == j
             heights = np.logaddexp.accumulate(self.log_share[mine] - log_ndtr(-self.starts[mine]))
-            found.append((self.starts[mine], np.append(-np.inf, heights)))
-        return found
+            steps.append((self.starts[mine], np.append(-np.inf, heights)))
+        return steps

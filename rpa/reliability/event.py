@@ -1,0 +1,302 @@
+"""The failure event of a network with a Gaussian input, in coordinates in which the input is standard normal.
+
+`events` makes one `Event` for each component of the input. An event is a function of z ~ N(0, I), the margin g(z): the
+network fails at z where g(z) >= 0. For a label, g is the largest of f_c(z) - f_label(z) over the rival classes c; for a
+direction and a threshold it is direction . f(z) - threshold. The coordinates z are those of the first layer
+(`ReLUNetwork.whitened`) where the network is a chain of affine maps and ReLUs, and those of the input otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+
+from rpa import _check
+from rpa.inputs import RandomInput, components_of
+from rpa.moments.modules import check_evaluable
+from rpa.network import ReLUNetwork
+from rpa.parallel import tmap
+
+__all__ = ["Criterion", "Event", "events", "impossible"]
+
+CPU_ROWS = {torch.float64: 4096, torch.float32: 64}  # inputs in a batch: small networks, convolutions
+ACCELERATOR_ROWS = 2048  # inputs in a batch on an accelerator, which needs large batches
+PROBES = 8  # inputs evaluated in one batch and one by one, which must agree
+BELOW = -np.finfo(float).tiny
+
+
+@dataclass(frozen=True, eq=False)
+class Criterion:
+    """The outputs f that fail: a union over q rivals of {rows[i] . f >= offsets[i]}, without equality where strict[i].
+
+    rows (q, k), offsets (q,), strict bool (q,); rivals (q,): the class that takes over, or 0 for a direction.
+    """
+
+    rows: np.ndarray
+    offsets: np.ndarray
+    strict: np.ndarray
+    rivals: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """Failure {z: g(z) >= 0} for z ~ N(0, I_dim), and how accurately its probability is wanted.
+
+    net: outputs (n, k) for tensors z (n, dim) of the type and device of `like`; to_input maps z (n, dim) to inputs
+    (n, d). chain: `net` as a `ReLUNetwork`, if it is one. flipped: failure and success change roles. rtol, budget, rng:
+    the relative error wanted, the evaluations of the network allowed, and the source of random numbers.
+    """
+
+    net: Callable[[torch.Tensor], torch.Tensor]
+    criterion: Criterion
+    dim: int
+    to_input: Callable[[np.ndarray], np.ndarray]
+    like: torch.Tensor
+    chain: ReLUNetwork | None = None
+    flipped: bool = False
+    rtol: float = 0.05
+    budget: int = 1_000_000
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    counter: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network up to now; a gradient counts as three."""
+        return self.counter["evaluations"]
+
+    @property
+    def left(self) -> int:
+        """Evaluations of the budget that have not been used."""
+        return self.budget - self.evaluations
+
+    def each(self, z: np.ndarray) -> np.ndarray:
+        """The margin of each rival, (n, q), whether flipped or not."""
+        with self._accurate():
+            batches = tmap(self._values, self._batches(z))
+        each = np.concatenate(batches) if batches else np.zeros((0, len(self.criterion.rows)))
+        if not np.isfinite(each).all():
+            raise ValueError("net: returned NaN or infinite values")
+        self.counter["evaluations"] += len(each)
+        return each
+
+    def __call__(self, z: np.ndarray) -> np.ndarray:
+        """Margins (n,): g >= 0 exactly where the network fails."""
+        each = self.each(z)
+        fails = np.where(self.criterion.strict, each > 0, each >= 0).any(axis=1)
+        g = each.max(axis=1)
+        g = np.where(fails, np.maximum(g, 0.0), np.minimum(g, BELOW))
+        return np.where(fails, np.minimum(-g, BELOW), -g) if self.flipped else g
+
+    @property
+    def rivals(self) -> np.ndarray:
+        """The indices that `gradient` takes as `which`: one for each rival, only one for a flipped event."""
+        return np.arange(1 if self.flipped else len(self.criterion.rows))
+
+    def gradient(self, z: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(margin of one rival (n,), its gradient (n, dim)) at z (n, dim); which (n,): the rival of each point."""
+        with self._accurate():
+            values, slopes = zip(*tmap(self._slopes, zip(self._batches(z), self._batches(which, torch.int64))))
+        self.counter["evaluations"] += 3 * len(z)  # a backward pass costs about two forward passes
+        return np.concatenate(values), np.concatenate(slopes)
+
+    def complement(self) -> Event:
+        """The event of success, with the budget that is left."""
+        return replace(self, flipped=not self.flipped, budget=self.left, counter=Counter())
+
+    @property
+    def _on_cpu(self):
+        return self.like.device.type == "cpu"
+
+    def _accurate(self):
+        """Convolutions in full float32, the same on every call: cuDNN's default is TF32 with 10 bits."""
+        if self._on_cpu:
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+
+    def _batches(self, z, dtype=None):
+        rows = torch.as_tensor(z, dtype=dtype or self.like.dtype, device=self.like.device)
+        return rows.split(CPU_ROWS.get(self.like.dtype, 256) if self._on_cpu else ACCELERATOR_ROWS) if len(rows) else []
+
+    def _values(self, z):
+        with torch.inference_mode():
+            return self._each(z).double().numpy(force=True)
+
+    def _slopes(self, z_and_which):
+        z, which = z_and_which
+        z = z.clone().requires_grad_(True)
+        each = self._each(z)
+        g = -each.amax(dim=1) if self.flipped else each.gather(1, which[:, None])[:, 0]
+        (slope,) = torch.autograd.grad(g.sum(), z)
+        return g.detach().double().numpy(force=True), slope.double().numpy(force=True)
+
+    def _each(self, z):
+        f = self.net(z).flatten(1)
+        rows, offsets = (torch.as_tensor(a).to(f) for a in (self.criterion.rows, self.criterion.offsets))
+        return f @ rows.T - offsets
+
+
+def events(
+    net: ReLUNetwork | nn.Module,
+    inputs: RandomInput,
+    *,
+    label: int | None = None,
+    direction: ArrayLike | None = None,
+    threshold: float | None = None,
+    rtol: float = 0.05,
+    seed: int = 0,
+    budget: int = 1_000_000,
+    input_shape: tuple[int, ...] | None = None,
+    device: str | None = None,
+) -> list[tuple[float, Event]]:
+    """[(weight, `Event`), ...], one for each component of the input, with equal budgets and independent random streams.
+
+    Arguments as in `rpa.reliability.failure.failure_probability`.
+    """
+    rtol, seed, device = _check.positive("rtol", rtol), _check.integer("seed", seed), _check.device("device", device)
+    components, chain = components_of(inputs), _as_chain(net)
+    if chain is None:
+        module = _Rows(net, inputs.dim, input_shape, device)
+        at_mean = module(torch.as_tensor(inputs.mean[None].copy()).to(module.like))[0].numpy(force=True)
+        fields = [_of_module(module, part) for _, part in components]
+    else:
+        if chain.input_dim != inputs.dim:
+            raise ValueError(f"inputs: expected dimension {chain.input_dim} of the network's input, got {inputs.dim}")
+        at_mean, fields = chain(inputs.mean[None])[0], [_of_chain(chain, part, device) for _, part in components]
+    criterion = _criterion(at_mean, label, direction, threshold)
+    shared = {"criterion": criterion, "rtol": rtol, "budget": budget // len(components)}
+    rngs = np.random.default_rng(seed).spawn(len(components))
+    result = [Event(**own, **shared, rng=rng) for own, rng in zip(fields, rngs)]
+    if chain is None:
+        _check_repeatable(result[0])
+    return [(weight, event) for (weight, _), event in zip(components, result)]
+
+
+def _as_chain(net):
+    """`net` as a `ReLUNetwork`; None for a torch module that is none, or that is faster as a convolution."""
+    if isinstance(net, ReLUNetwork):
+        return net
+    check_evaluable(net)
+    if any(isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Unflatten)) for layer in net.modules()):
+        return None
+    try:
+        return ReLUNetwork.from_torch(net)
+    except ValueError:
+        return None
+
+
+def _criterion(at_mean, label, direction, threshold):
+    """A `Criterion`; for a label the first of equal outputs wins, and one output is a logit, class 0 being f <= 0."""
+    outputs, classes = len(at_mean), max(len(at_mean), 2)
+    if direction is not None or threshold is not None:
+        if label is not None:
+            raise ValueError("label: expected either a label, or a direction and a threshold, got both")
+        if direction is None or threshold is None:
+            raise ValueError("direction, threshold: expected both or none, got one of them")
+        row, offset = _check.array("direction", direction, (outputs,)), _check.array("threshold", threshold, ())
+        if not row.any():
+            raise ValueError("direction: expected a number other than zero, got zeros only")
+        return Criterion(row[None], offset[None], np.array([False]), np.array([0]))
+    if label is None:
+        label = int(at_mean.argmax()) if outputs > 1 else int(at_mean[0] > 0)
+    label = label.item() if getattr(label, "shape", None) == () else label  # NumPy's and torch's integers
+    label = _check.index("label", label, classes)
+    rivals = np.delete(np.arange(classes), label)
+    rows = np.eye(classes)[rivals] - np.eye(classes)[label]
+    return Criterion(rows[:, -outputs:], np.zeros(len(rivals)), rivals > label, rivals)
+
+
+def _of_chain(chain, gaussian, device):
+    """The fields of an `Event` in the coordinates of the first layer."""
+    inner, weight, cov = chain.whitened(gaussian), chain.weights[0], gaussian.cov_given
+    # The most likely input for z: mean + Cov(x, u) Cov(u)^+ (u - E u), u the first layer's pre-activations.
+    back = np.linalg.pinv(inner.weights[0]) @ (weight @ cov if cov.ndim == 2 else weight * cov)
+    return {
+        "net": inner.to_torch().requires_grad_(False).to(device or "cpu"),
+        "dim": inner.input_dim,
+        "to_input": lambda z: gaussian.mean + z @ back,
+        "like": torch.zeros(0, dtype=torch.float64, device=device),
+        "chain": inner,
+    }
+
+
+def _of_module(module, gaussian):
+    """The fields of an `Event` in the coordinates of the input."""
+    full = gaussian.cov_given.ndim == 2
+    scale = gaussian.times_factor(np.eye(gaussian.dim)).T if full else np.sqrt(gaussian.cov_given)
+    mean, moved = (torch.as_tensor(a).to(module.like) for a in (gaussian.mean.copy(), scale))
+    return {
+        "net": lambda z: module(mean + (z @ moved if full else z * moved)),
+        "dim": len(scale) if full else gaussian.dim,
+        "to_input": lambda z: gaussian.mean + (z @ scale if full else z * scale),
+        "like": module.like,
+    }
+
+
+class _Rows(nn.Module):
+    """A copy of a module on a device that takes rows (n, d), with channels last if it can: convolutions are faster."""
+
+    def __init__(self, net: nn.Module, dim: int, input_shape: Any, device: str | None):
+        super().__init__()
+        self.shape = (dim,) if input_shape is None else tuple(_check.integer("input_shape", n, 1) for n in input_shape)
+        if np.prod(self.shape) != dim:
+            raise ValueError(f"input_shape: expected {dim} entries in all, as inputs have, got {self.shape}")
+        self.inner = copy.deepcopy(net).requires_grad_(False).to(device or "cpu")
+        dtype = next((p.dtype for p in net.parameters()), torch.float64)
+        self.like = torch.zeros(0, dtype=dtype, device=device)
+        check_evaluable(self, self.like.new_zeros(1, dim), "inputs")
+        if any(isinstance(layer, nn.Conv2d) for layer in net.modules()):
+            fast = copy.deepcopy(self.inner).to(memory_format=torch.channels_last)
+            with suppress(RuntimeError):  # a module that calls x.view does not take it
+                fast(self.like.new_zeros(1, *self.shape))
+                self.inner = fast
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.inner(rows.reshape(-1, *self.shape))
+
+
+def _check_repeatable(event):
+    """ValueError where the outputs for one input differ between two calls, or between two batches."""
+    z = np.random.default_rng(0).standard_normal((PROBES, event.dim))
+    together, alone = event.each(z), np.concatenate([event.each(row[None]) for row in z])
+    event.counter.clear()
+    if np.abs(together - alone).max() > np.sqrt(torch.finfo(event.like.dtype).eps) * np.abs(together).max():
+        raise ValueError(
+            "net: expected outputs that depend on the input alone, got two evaluations of one input that differ "
+            "(F.dropout without training=self.training? statistics of the batch?)"
+        )
+
+
+def impossible(event: Event) -> bool:
+    """Whether failure is excluded by bounds that hold for every input: dead units, thresholds out of reach.
+
+    Interval arithmetic through the layers from an unbounded input; False where the bounds do not decide.
+    """
+    if event.chain is None:
+        return False
+    chain, criterion = event.chain, event.criterion
+    low, high = np.full(chain.input_dim, -np.inf), np.full(chain.input_dim, np.inf)
+    for weight, bias in zip(chain.weights[:-1], chain.biases[:-1]):
+        low, high = _interval(weight, bias, low, high)
+        low, high = (np.where(bound > 0, bound, chain.slope * bound if chain.slope else 0.0) for bound in (low, high))
+    rows = criterion.rows @ chain.weights[-1]
+    low, high = _interval(rows, criterion.rows @ chain.biases[-1] - criterion.offsets, low, high)
+    if event.flipped:
+        return bool(np.where(criterion.strict, low > 0, low >= 0).any())
+    return bool(np.where(criterion.strict, high <= 0, high < 0).all())
+
+
+def _interval(weight, bias, low, high):
+    """Bounds (m,) of weight @ x + bias for low <= x <= high."""
+    ends = np.stack([low, high])
+    with np.errstate(invalid="ignore"):
+        terms = np.where(weight != 0, weight * ends[:, None], 0.0)  # 0 * inf counts as 0
+    return bias + terms.min(axis=0).sum(axis=1), bias + terms.max(axis=0).sum(axis=1)
