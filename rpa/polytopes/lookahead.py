@@ -96,11 +96,13 @@ def _backward(p, tau, nu):
     for k in reversed(range(c)):
         own, head, tail = precision[:, k, k, None], precision[:, k, :k], pull[:, k, None]
         shift[:, k], slope[:, k, :k], spread[:, k] = (tail / own)[:, 0], -head / own, 1 / np.sqrt(own[:, 0])
-        # All rows, those that end elsewhere with weight 0: sums over fewer would depend on the other polytopes.
-        rows, owned = p.coef[:, :, : k + 1], p.owner == k
-        weight, force = np.where(owned, tau, 0.0), np.where(owned, nu, 0.0)
-        precision = precision + rows.mT @ (weight[:, :, None] * rows)
-        pull = pull + (force[:, None] @ rows)[:, 0]
+        rows, _, order = p.owned(k)
+        weight, force = (np.take_along_axis(part, order, axis=1) for part in (tau, nu))
+        # One row after the other: the last bits of a product of matrices would depend on the padding.
+        for i in range(rows.shape[1]):
+            row = rows[:, i]
+            precision = precision + (weight[:, i, None] * row)[:, :, None] * row[:, None]
+            pull = pull + force[:, i, None] * row
         own, head, tail = precision[:, k, k, None], precision[:, k, :k], pull[:, k, None]
         precision = precision[:, :k, :k] - head[:, :, None] * (head / own)[:, None]
         pull = pull[:, :k] - head * (tail / own)

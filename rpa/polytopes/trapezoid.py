@@ -53,7 +53,7 @@ class Plan:
         sign +1 or -1: only those that bound it from above or below. Also their places in the plan, (K, S).
         """
         rows = (self.owner == k) & (self.coef[:, :, k] * sign >= 0)
-        order = np.argsort(~rows, axis=1, kind="stable")[:, : rows.sum(axis=1).max(initial=0)]
+        order = np.argsort(~rows, axis=1, kind="stable")[:, : max(rows.sum(axis=1).max(initial=0), sign)]
         real = np.take_along_axis(rows, order, axis=1)
         coef = np.take_along_axis(self.coef[:, :, : k + 1], order[:, :, None], axis=1)
         bound = np.where(real, np.take_along_axis(self.h, order, axis=1), np.inf)
@@ -157,14 +157,21 @@ class Sampler:
         self._coordinates = []
         for k in range(self.dim):
             slopes = [np.zeros_like(p.coef[:, 0, :k]) if q.slope is None else q.slope[:, k, :k] for q in proposals]
-            (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
-            matrix = np.concatenate([np.stack(slopes, axis=1), -above, -below], axis=1)
             shifts = np.stack([q.shift[:, k] for q in proposals], axis=1)
-            offset = np.concatenate([shifts, upper, lower], axis=1)[:, :, None]
-            sizes = [len(proposals), upper.shape[1], lower.shape[1], -matrix.shape[1] % (TILE if k > 1 else 2 * TILE)]
-            padding = [(0, 0), (0, sizes[3]), (0, 0)]
-            tensors = (torch.as_tensor(np.pad(part, padding), device=device) for part in (matrix, offset))
-            self._coordinates.append((*tensors, sizes))
+            (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
+            # The first row from above, which every coordinate has, and the others, which are fewer: two products.
+            parts = [
+                (
+                    np.concatenate([np.stack(slopes, axis=1), -above[:, :1]], axis=1),
+                    np.column_stack([shifts, upper[:, :1]]),
+                )
+            ]
+            sizes = [upper.shape[1] - 1, lower.shape[1]]
+            sizes.append(-sum(sizes) % (TILE if k > 1 else 2 * TILE))
+            parts.append((np.concatenate([-above[:, 1:], -below], axis=1), np.column_stack([upper[:, 1:], lower])))
+            parts[1] = tuple(np.pad(part, [(0, 0), (0, sizes[2]), (0, 0)][: part.ndim]) for part in parts[1])
+            tensors = [torch.as_tensor(t, device=device) for m, o in parts for t in (m, o[:, :, None])]
+            self._coordinates.append((tensors, sizes))
 
     def points(self, index: np.ndarray, uniforms: torch.Tensor, source: int = 0) -> Any:
         """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).
@@ -178,29 +185,20 @@ class Sampler:
         drawn, spreads = min(self.dim, len(u)), self._spread[index]
         y = torch.zeros(len(index), drawn, u.shape[-1], dtype=torch.float64, device=self.device)
         log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[-1]).contiguous()
-        for k, (matrix, offset, sizes) in enumerate(self._coordinates):
-            centre, upper, lower, _ = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split(sizes, dim=1)
-            spread, bounded = spreads[:, :, k, None], sizes[1] or sizes[2]
-            if bounded:
-                interval = _Interval(
-                    _tightest(lower, torch.amax) if sizes[2] else None,
-                    _tightest(upper, torch.amin) if sizes[1] else None,
-                    centre,
-                    spread,
-                )
-                log_w += interval.log_mass()
+        for k, ((matrix, offset, others, bounds), sizes) in enumerate(self._coordinates):
+            both = torch.baddbmm(offset[index], matrix[index], y[:, :k])
+            centre, upper, lower, spread = both[:, :-1], both[:, -1:], None, spreads[:, :, k, None]
+            if sizes[0] or sizes[1]:
+                more, below, _ = torch.baddbmm(bounds[index], others[index], y[:, :k]).split(sizes, dim=1)
+                upper = torch.minimum(upper, more.amin(dim=1, keepdim=True)) if sizes[0] else upper
+                lower = below.amax(dim=1, keepdim=True) if sizes[1] else None
+            interval = _Interval(lower, upper, centre, spread)
+            log_w += interval.log_mass()
             if k < drawn:
-                if bounded:
-                    y[:, k] = interval.draw(u[k], source)
-                else:
-                    torch.addcmul(centre[:, source], torch.special.ndtri(u[k]), spread[:, source], out=y[:, k])
+                y[:, k] = interval.draw(u[k], source)
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
         return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
-
-
-def _tightest(limits, reduce):
-    return limits if limits.shape[1] == 1 else reduce(limits, dim=1, keepdim=True)
 
 
 def _limits(p, k, sign):
@@ -211,19 +209,17 @@ def _limits(p, k, sign):
 
 
 class _Interval:
-    """Where N(centre, spread^2) is truncated to [lower, upper]; None is no bound, of which there is one at most.
+    """N(centre, spread^2) truncated to [lower, upper], where lower may be None: no bound.
 
     In standard deviations it is [a, b], mirrored where it lies mostly above 0, as Phi has no digits left there.
     """
 
     def __init__(self, lower, upper, centre, spread):
-        self.lower, self.upper, self.centre, self.spread = lower, upper, centre, spread
-        low = None if lower is None else (lower - centre).div_(spread)
-        high = None if upper is None else (upper - centre).div_(spread)
-        if low is None or high is None:
-            self.flip, self.a, self.at_a, self.short = high is None, None, None, None
-            self.b = -low if high is None else high
-        else:
+        self.lower, self.centre, self.spread = lower, centre, spread
+        self.b = (upper - centre).div_(spread)
+        self.a = self.short = None
+        if lower is not None:
+            low, high = (lower - centre).div_(spread), self.b
             self.flip = low + high > 0
             self.a, self.b = torch.where(self.flip, -high, low), torch.where(self.flip, -low, high)
             self.at_a = _ndtr(self.a)
@@ -232,40 +228,35 @@ class _Interval:
             short = (self.width < SHORT) & (self.width > 0) & (self.b >= DEEP)
             self.short = short if short.any() else None
         self.at_b = _ndtr(self.b)
-        self.deep = self.b < DEEP if (self.b < DEEP).any() else None
+        deep = self.b < DEEP
+        self.deep = deep if deep.any() else None
 
     def log_mass(self):
         """log of the interval's probability, -inf for an empty one."""
         log_p = self.at_b.log() if self.a is None else (self.at_b - self.at_a).clamp_min_(0.0).log_()
-        if self.deep is not None:
-            deep = self.deep if self.a is None else self.deep & (self.a < self.b)
-            log_b = torch.special.log_ndtr(self.b[deep])
-            part = (
-                0.0
-                if self.a is None
-                else torch.log(-torch.expm1(_log_ratio(self.a[deep], self.b[deep], self.width[deep])))
-            )
-            log_p[deep] = log_b + part
+        if self.deep is not None and self.a is None:
+            log_p[self.deep] = torch.special.log_ndtr(self.b[self.deep])
+        elif self.deep is not None:
+            deep = self.deep & (self.a < self.b)
+            ratio = _log_ratio(self.a[deep], self.b[deep], self.width[deep])
+            log_p[deep] = torch.special.log_ndtr(self.b[deep]) + torch.log(-torch.expm1(ratio))
         if self.short is not None:
             width, middle = self.width[self.short], (self.a[self.short] + self.b[self.short]) / 2
             log_p[self.short] = width.log() - (middle * middle + LOG_2PI) / 2
         return log_p
 
     def draw(self, u, source):
-        """The point below which lies the fraction u of the law that is truncated, of one source; in the interval or at
-        an end, even if it is empty.
+        """The point below which lies the fraction u of the law truncated from one source; in the interval or at an end,
+        even if it is empty.
         """
-        b, at_b, flip = self.b[:, source], self.at_b[:, source], self.flip
-        centre, spread = self.centre[:, source], self.spread[:, source]
+        b, at_b, centre, spread = (t[:, source] for t in (self.b, self.at_b, self.centre, self.spread))
         deep = None if self.deep is None else self.deep[:, source]
         if self.a is None:
-            share = 1 - u if flip else u
-            x = torch.special.ndtri(share * at_b)
+            x = torch.special.ndtri(u * at_b)
             if deep is not None:
-                x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + share.expand_as(b)[deep].log())
-            x = torch.minimum(x, b)
-            return torch.addcmul(centre, -x if flip else x, spread)
-        a, at_a, flip = self.a[:, source], self.at_a[:, source], flip[:, source]
+                x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + u.expand_as(b)[deep].log())
+            return torch.addcmul(centre, torch.minimum(x, b), spread)
+        a, at_a, flip = self.a[:, source], self.at_a[:, source], self.flip[:, source]
         share = torch.where(flip, 1 - u, u)
         x = torch.special.ndtri(at_a + share * (at_b - at_a))
         if deep is not None:
