@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import elementwise
 
 from rpa import _check
 from rpa.patterns import planar_law, plots, points
@@ -35,7 +36,6 @@ STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those 
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
 LINES = 1 << 13  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
-BISECTIONS = 60  # halvings of the interval of a quantile: down to rounding
 
 
 class OutputMixture:
@@ -130,7 +130,8 @@ class OutputMixture:
             raise ValueError(f"q: expected numbers in (0, 1), got {levels[(levels <= 0) | (levels >= 1)][0]:g}")
         value = self._inverse(levels, output)
         spread = np.maximum(self.cdf(value, output).error, 1e-15)
-        low, high = (self._inverse(np.clip(levels + s * spread, 1e-16, 1 - 1e-16), output) for s in (-1, 1))
+        around = np.concatenate([levels - spread, levels + spread]).clip(1e-16, 1 - 1e-16)
+        low, high = np.split(self._inverse(around, output), 2)
         return _reshaped(Estimate(value, (high - low) / 2), shape)
 
     def atoms(self, output: int = 0) -> tuple[np.ndarray, Estimate]:
@@ -283,11 +284,13 @@ class OutputMixture:
         ends = [planar_law.output_range(part, *at, output) for part in self.pmf.pieces for at in _maps(part)]
         low, high = (np.full(len(levels), pick(np.concatenate(side))) for pick, side in zip((min, max), zip(*ends)))
         low -= 1e-9 * (1 + np.abs(low))
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            above = np.asarray(self.cdf(middle, output)) >= levels
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-        return high
+
+        def excess(y, level):
+            # Never 0, so that the search ends where the function first reaches the level.
+            gap = np.asarray(self.cdf(y, output)) - level
+            return np.where(gap >= 0, np.maximum(gap, 1e-300), gap)
+
+        return elementwise.find_root(excess, (low, high), args=(levels,)).bracket[1]
 
     def _grid(self, y, output, name="y"):
         k = self.pmf.net.output_dim

@@ -65,7 +65,7 @@ def output_range(part: Pieces, rows: slice, A: np.ndarray, b: np.ndarray, output
 
 def _cdf_terms(part, block, grid, output):
     """Yields (index into grid, mass, error) of each region: whole below a threshold, or cut by it."""
-    rows, H, h, A, b = block
+    rows, _, _, A, b = block
     low, high = output_range(part, rows, A, b, output)
     flat = constant(A, output)
     low, high = np.where(flat, b[:, output], low), np.where(flat, b[:, output], high)
@@ -75,10 +75,20 @@ def _cdf_terms(part, block, grid, output):
     piece, at = np.nonzero((low[:, None] <= grid) & (grid < high[:, None]) & ~flat[:, None])
     for k in _chunks(piece):
         i, j = piece[k], at[k]
-        extra, limits = A[i, output, None], (grid[j] - b[i, output])[:, None]
-        cut = np.concatenate([H[i], extra], 1), np.concatenate([h[i], limits], 1)
-        log_p, rel_error = probabilities(*cut, rtol=EXACT)
-        yield j, np.exp(log_p), np.exp(log_p) * rel_error
+        mass, error = _cut_mass(part.polygons[rows][i], A[i, output, None], (grid[j] - b[i, output])[:, None])
+        yield j, mass, error
+
+
+def _cut_mass(polygons, rows, limits):
+    """Probability (P,) and its error of the part of each polygon on which rows (P, m, 2) z <= limits (P, m)."""
+    norm = np.linalg.norm(rows, axis=2)
+    dead = norm == 0
+    norm[dead] = 1.0
+    limits = np.where(dead & (limits >= 0), 1.0, limits / norm)
+    for line in np.moveaxis(np.concatenate([rows / norm[:, :, None], limits[:, :, None]], axis=2), 1, 0):
+        polygons = planar.clip(polygons, line)
+    log_p, rel_error, _ = planar.polygon_log_mass(polygons)
+    return np.exp(log_p), np.exp(log_p) * rel_error
 
 
 def _pdf_terms(part, block, grid, output):
@@ -140,14 +150,13 @@ def class_masses(pieces: tuple[Pieces, ...], classes: int) -> Any:
     """P(argmax f(x) = c) and its error, each (classes,); a single output is a logit (`winners.logits`)."""
     mass, error = np.zeros(classes), np.zeros(classes)
     for part in pieces:
-        for _, H, h, A, b in part.blocks():
+        polygons: Any = part.polygons
+        for rows, _, _, A, b in part.blocks():
             maps = logits(A, b)
             for c in range(classes):
-                extra, limits = wins(*maps, c)
-                cut = np.concatenate([H, extra], axis=1), np.concatenate([h, limits], axis=1)
-                log_p, rel_error = probabilities(*cut, rtol=EXACT)
-                mass[c] += part.weight * np.exp(log_p).sum()
-                error[c] += part.weight * (np.exp(log_p) @ rel_error)
+                p, p_error = _cut_mass(polygons[rows], *wins(*maps, c))
+                mass[c] += part.weight * p.sum()
+                error[c] += part.weight * p_error.sum()
     return mass, error
 
 
