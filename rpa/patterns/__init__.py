@@ -11,22 +11,6 @@ component of the input, and `points` draws weighted points in them. Results are 
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=[
-        "arrangement",
-        "estimate",
-        "output_law",
-        "packing",
-        "pieces",
-        "planar_law",
-        "plots",
-        "pmf",
-        "points",
-        "pruning",
-        "regions",
-        "search",
-        "support",
-        "winners",
-    ],
-)
+SUBMODULES = """arrangement estimate output_law packing pieces planar_law plots pmf points pruning regions search
+support winners"""
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=SUBMODULES.split())

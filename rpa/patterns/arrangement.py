@@ -13,13 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import comb
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from rpa.network import ReLUNetwork
-
+from rpa.network import ReLUNetwork
 
 __all__ = ["enumerate_regions"]
 

@@ -9,7 +9,7 @@ patterns: stratified sampling, unbiased for every functional whatever the PMF co
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,16 +22,14 @@ from rpa.patterns.packing import among
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.winners import winner
 from rpa.polytopes import quadrature
+from rpa.polytopes.trapezoid import take
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rpa.patterns.pmf import PatternPMF
-
-
 __all__ = ["OutputMixture"]
 
-CHUNK = 1 << 13  # random inputs propagated at once
+INPUTS_AT_ONCE = 1 << 13  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
 LINES = 1 << 13  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
@@ -47,7 +45,7 @@ class OutputMixture:
     density of the rest. For a probability beyond what points show, 1e-6 say, use `rpa.failure_probability`.
     """
 
-    def __init__(self, pmf: PatternPMF, n: int, seed: int) -> None:
+    def __init__(self, pmf: Any, n: int, seed: int) -> None:
         self.pmf = pmf
         self.n, self.seed = _check.integer("n", n, 1), _check.integer("seed", seed)
         self._kept: list | None = None
@@ -73,7 +71,7 @@ class OutputMixture:
     def mean(self) -> Estimate:
         """E f(x), shape (k,)."""
         if self.exact:
-            mean, second, error = planar_law.moments(self.pmf.pieces, self.pmf.net.output_dim)
+            mean, second, error = planar_law.two_moments(self.pmf.pieces, self.pmf.net.output_dim)
             return Estimate(mean, error * np.sqrt(np.diag(second)))
         f, weights = self._regions
         sums, square = np.einsum("rp,rpk->rk", weights, f), np.einsum("rp,rpk->k", weights, f * f) / len(f)
@@ -84,7 +82,7 @@ class OutputMixture:
         """Covariance of f(x), shape (k, k)."""
         k, mean = self.pmf.net.output_dim, np.asarray(self.mean)
         if self.exact:
-            _, second, error = planar_law.moments(self.pmf.pieces, k)
+            _, second, error = planar_law.two_moments(self.pmf.pieces, k)
             deviation = np.sqrt(np.diag(second))
             return Estimate(second - np.outer(mean, mean), 3 * error * np.outer(deviation, deviation))
         f, weights = self._regions
@@ -166,10 +164,6 @@ class OutputMixture:
         rest = winner(self._rest[0])[:, None] == np.arange(classes)
         return self._combined(sums, rest, 1.0, bounded=True)
 
-    def sample(self, n: int, seed: int) -> np.ndarray:
-        """n independent draws (n, k) of f(x)."""
-        return self.pmf.net(self.pmf.inputs.sample(_check.integer("n", n), seed))
-
     def plot(self, ax: Axes | None = None, output: int = 0, samples: ArrayLike | None = None) -> Axes:
         """Draw the distribution function of an output with a band of three errors, on new axes if ax is None.
 
@@ -211,8 +205,8 @@ class OutputMixture:
         shares = rng.multinomial(self.n, [part.weight for part in self.pmf.pieces])
         for part, share in zip(self.pmf.pieces, shares):
             inputs = []
-            for start in range(0, share, CHUNK):
-                z = rng.standard_normal((min(CHUNK, share - start), part.net.input_dim))
+            for start in range(0, share, INPUTS_AT_ONCE):
+                z = rng.standard_normal((min(INPUTS_AT_ONCE, share - start), part.net.input_dim))
                 f, patterns = part.net.outputs_and_patterns(z)
                 new = ~among(patterns, self.pmf.patterns)
                 outputs.append(f[new])
@@ -281,7 +275,8 @@ class OutputMixture:
         return values[order], np.cumsum(mass[order])
 
     def _bisected(self, levels, output):
-        ends = [planar_law.output_range(part, *at, output) for part in self.pmf.pieces for at in _maps(part)]
+        blocks = ((part, rows, A, b) for part in self.pmf.pieces for rows, _, _, A, b in part.blocks())
+        ends = [planar_law.output_range(*block, output) for block in blocks]
         low, high = (np.full(len(levels), pick(np.concatenate(side))) for pick, side in zip((min, max), zip(*ends)))
         low -= 1e-9 * (1 + np.abs(low))
 
@@ -296,12 +291,8 @@ class OutputMixture:
         k = self.pmf.net.output_dim
         if not 0 <= _check.integer("output", output) < k:
             raise ValueError(f"output: expected an index below {k}, got {output}")
-        y = _check.array(name, y, (None,) * np.ndim(y)) if np.ndim(y) < 2 else _check.array(name, y, (None,))
+        y = _check.array(name, y, (None,) * min(np.ndim(y), 1))
         return np.atleast_1d(y), y.shape
-
-
-def _maps(part):
-    return [(rows, A, b) for rows, _, _, A, b in part.blocks()]
 
 
 def _outputs(draws):
@@ -319,7 +310,7 @@ def _line_density(draws, grid, output):
     count, _, replicates, size = draws.z[moving].shape
     if count == 0:
         return np.zeros((replicates, len(grid)))
-    line = points.line(draws.take(moving), output)
+    line = points.line(take(draws, moving), output)
     owner = (np.arange(count)[:, None] * replicates + np.repeat(np.arange(replicates), size)) * (len(grid) + 1)
     total = np.zeros(count * replicates * (len(grid) + 1))
     for end, sign in ((line.low, 1.0), (line.high, -1.0)):
@@ -334,7 +325,7 @@ def _each_density(draws, grid, output):
     moving = ~planar_law.constant(draws.A, output)
     result = np.zeros((len(moving), len(grid)))
     if moving.any():
-        line = points.line(draws.take(np.flatnonzero(moving)), output)
+        line = points.line(take(draws, np.flatnonzero(moving)), output)
         inside = (line.low < grid) & (grid <= line.high)
         result[moving] = np.where(inside, line.density * line.bell(grid), 0.0)
     return result

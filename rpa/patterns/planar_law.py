@@ -6,21 +6,18 @@ more half-planes. Nothing is sampled; the errors are those of rounding.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from rpa.patterns.pieces import Pieces
 from rpa.patterns.winners import logits, wins
 from rpa.polytopes import planar
 from rpa.polytopes.polytope import probabilities
 
-if TYPE_CHECKING:
-    from rpa.patterns.pieces import Pieces
+__all__ = ["atoms", "cdf", "class_masses", "constant", "output_range", "pdf", "two_moments"]
 
-
-__all__ = ["atoms", "cdf", "class_masses", "constant", "moments", "output_range", "pdf"]
-
-PAIRS_AT_ONCE = 20_000
+CUTS_AT_ONCE = 20_000
 FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
 EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no row is left out as nearly certain
 
@@ -127,7 +124,7 @@ def atoms(pieces: tuple[Pieces, ...], output: int) -> Any:
     return (unique, *(np.bincount(inverse, np.concatenate(part), len(unique)) for part in (masses, errors)))
 
 
-def moments(pieces: tuple[Pieces, ...], k: int) -> Any:
+def two_moments(pieces: tuple[Pieces, ...], k: int) -> Any:
     """Mean (k,) and second moment (k, k) of f(x): the sums over regions of p E[A z + b] and p E[(A z + b)(A z + b)^T],
     and the sum of the errors of p.
     """
@@ -161,4 +158,4 @@ def class_masses(pieces: tuple[Pieces, ...], classes: int) -> Any:
 
 
 def _chunks(items):
-    return [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(items), PAIRS_AT_ONCE)]
+    return [slice(start, start + CUTS_AT_ONCE) for start in range(0, len(items), CUTS_AT_ONCE)]

@@ -222,7 +222,13 @@ def _search(table, inputs, search, max_patterns, mass, seed, progress):
     """Fill the table from ever wider searches; returns why it stopped."""
     asked, wanted = mass, max_patterns
     while True:
-        candidates = _candidates(table.net, inputs, search, wanted, asked, seed, progress)
+        if search == "monte_carlo":
+            candidates = support.monte_carlo(table.net, inputs, 100_000, seed, max_patterns=wanted)
+        elif search == "entropy":
+            candidates = support.entropy_pruned(table.net, inputs, max_patterns=wanted, mass=asked)
+        else:
+            options = dict(max_patterns=wanted, mass=asked, seed=seed, progress=progress)
+            candidates = support.best_first(table.net, inputs, **options)
         table.add(candidates.patterns, min(np.exp(candidates.log_q).sum(), 1.0))
         if mass < 1 and table.covered >= mass - table.covered_error:
             return "mass"
@@ -233,15 +239,6 @@ def _search(table, inputs, search, max_patterns, mass, seed, progress):
         if len(candidates) == wanted:
             wanted = min(2 * wanted, WIDEST * max_patterns)
         asked = 1.0
-
-
-def _candidates(net, inputs, search, max_patterns, mass, seed, progress):
-    """The `Support` that a search returns."""
-    if search == "monte_carlo":
-        return support.monte_carlo(net, inputs, 100_000, seed, max_patterns=max_patterns)
-    if search == "entropy":
-        return support.entropy_pruned(net, inputs, max_patterns=max_patterns, mass=mass)
-    return support.best_first(net, inputs, max_patterns=max_patterns, mass=mass, seed=seed, progress=progress)
 
 
 class _Table:
@@ -257,15 +254,9 @@ class _Table:
         """Compute the probabilities of those patterns that are new; `mass`: what all of them hold, roughly."""
         new = patterns[~among(patterns, self.patterns)]
         log_floor = np.log(max(mass, 1e-300) / max(len(patterns), 1))
-        bar = tqdm(
-            desc=f"probabilities of {len(new):,} patterns, about {mass:.2g} in all",
-            total=len(new) * len(self.parts),
-            delay=2.0,
-            leave=False,
-            disable=not self.progress,
-        )
+        text, total = f"probabilities of {len(new):,} patterns, about {mass:.2g} in all", len(new) * len(self.parts)
         columns = []
-        with bar:
+        with tqdm(desc=text, total=total, delay=2.0, leave=False, disable=not self.progress) as bar:
             for weight, small in self.parts:
                 floor = log_floor - np.log(weight)
                 columns.append(region_probabilities(small, new, self.rtol, self.seed, floor, bar.update))

@@ -8,21 +8,17 @@ approximation of the whole law: the scatter of a functional over the replicates 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.special import ndtr
 
 from rpa.patterns.packing import shifts
+from rpa.patterns.pieces import Pieces
 from rpa.polytopes import quadrature, reduction
 from rpa.polytopes.lookahead import lookahead
 from rpa.polytopes.trapezoid import plan
-
-if TYPE_CHECKING:
-    from rpa.patterns.pieces import Pieces
-
 
 __all__ = ["Draws", "Line", "draw", "line"]
 
@@ -46,10 +42,6 @@ class Draws:
     A: np.ndarray
     b: np.ndarray
 
-    def take(self, index: np.ndarray) -> Draws:
-        """The draws of some of the regions."""
-        return Draws(*(getattr(self, f.name)[index] for f in fields(self)))
-
 
 def draw(part: Pieces, seed: int) -> Iterator[Draws]:
     """Yields `Draws` of all regions of positive probability of one component, the same for the same seed."""
@@ -67,7 +59,7 @@ def _block(maps, patterns, log_p, stop, seed):
     for group, size in reduction.groups(kept, unit.shape[2]):
         group = group[np.isfinite(log_p[group])]
         p = plan(*reduction.gather(unit[group], slack[group], kept[group], size)) if size and len(group) else None
-        sampler = quadrature.Sampler(p, lookahead(p)) if p is not None else None
+        sampler = quadrature.PolytopeSampler(p, lookahead(p)) if p is not None else None
         for points in np.unique(stop[group]):
             index = np.flatnonzero(stop[group] == points)
             for part, z, weights in _points(sampler, p, index, points, move[group], unit.shape[2], seed, rng):

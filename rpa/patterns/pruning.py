@@ -8,18 +8,14 @@ independent, and the input keeps its Gaussian law inside a region. `rpa.patterns
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.special import entr, log_ndtr
 
-if TYPE_CHECKING:
-    from rpa.network import ReLUNetwork
-
+from rpa.network import ReLUNetwork
 
 __all__ = ["activation_probabilities", "enumerate_layers", "fixed_units"]
 
-CHUNK = 1 << 18  # numbers worked on at once
+NUMBERS_AT_ONCE = 1 << 18  # numbers worked on at once
 
 
 def activation_probabilities(rows: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +91,7 @@ def _next_layer(weight, bias, rows, offset, likely, gate, parent, keep):
     if not keep and len(flipped) + 1 < rows.shape[2]:
         base, moving = _turned(base, moving)
     after = (gate * offset[parent]) @ weight.T + bias
-    parts, step = [], max(1, CHUNK // max(1, base[0].size))
+    parts, step = [], max(1, NUMBERS_AT_ONCE // max(1, base[0].size))
     for start in range(0, len(gate), step):
         at = slice(start, start + step)
         own = parent[at]

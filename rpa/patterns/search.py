@@ -20,25 +20,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.special import ndtri_exp
 
-if TYPE_CHECKING:
-    from rpa.network import ReLUNetwork
-
+from rpa.network import ReLUNetwork
 
 __all__ = ["beam", "hidden_layers", "node_bytes"]
 
-CHUNK = 64  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
+NODES_AT_ONCE = 64  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
 WIDEST_GAP = 80.0  # nats below the best node at which a node is dropped: single precision ends there
 CERTAIN = 3.0  # standard deviations from the threshold at which cutting off the tail no longer moves the moments
-NEGLIGIBLE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
-FAR = 2.0  # nats by which a refined log mass may differ from the first one and be believed
+WEAK_SITE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
+BELIEVED = 2.0  # nats by which a refined log mass may differ from the first one and be believed
 WEAK = 1e4  # ratio of offsets to noise up to which single precision resolves a thousandth of the noise
-NOTHING = 1e-20  # a ratio that moves no moment; products of smaller ones are denormal numbers, and slow
+RELATIVE_ZERO = 1e-20  # a ratio that moves no moment; products of smaller ones are denormal numbers, and slow
 ROUNDING = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
 
 
@@ -98,7 +95,7 @@ def beam(
         active = (mean > 0)[parent]
         active[:, units] = found[2] > 0
         bits = [*(part[parent] for part in bits), active]
-        matters = (found[0] * torch.diagonal(cov, dim1=1, dim2=2).amax(0)[units]).amax(0) > NEGLIGIBLE
+        matters = (found[0] * torch.diagonal(cov, dim1=1, dim2=2).amax(0)[units]).amax(0) > WEAK_SITE
         sites = _extend(sites, units, parent, found, certain, matters)
     if refine:
         log_q = _refine(layers, net.slope, bits, sites, log_q)
@@ -120,7 +117,7 @@ def _log_tail(t):
     """log Phi(t) and the ratio phi(t) / Phi(t)."""
     log_p = torch.special.log_ndtr(t)
     ratio = torch.exp(-0.5 * t * t - 0.5 * math.log(2 * math.pi) - log_p)
-    return log_p, torch.nn.functional.threshold(ratio, NOTHING, 0.0)
+    return log_p, torch.nn.functional.threshold(ratio, RELATIVE_ZERO, 0.0)
 
 
 def _decide(mean, cov, log_q, width, gap, tick):
@@ -216,7 +213,7 @@ def _condition(rows, mean, tau, nu, others, offset):
 def _next_layer(layers, slope, bits, sites):
     """Mean (K, n) and covariance (K, n, n) of the next layer's pre-activations in each node."""
     parts = []
-    for node in torch.arange(len(sites.base)).split(CHUNK):
+    for node in torch.arange(len(sites.base)).split(NODES_AT_ONCE):
         site_rows, site_mean, rows, offset = _maps(layers, slope, bits, node, sites.units)
         mean, V, _ = _condition(site_rows, site_mean, sites.tau[node], sites.nu[node], rows, offset)
         parts.append((mean, rows @ rows.transpose(1, 2) - V.transpose(1, 2) @ V))
@@ -229,10 +226,10 @@ def _refine(layers, slope, bits, sites, log_q):
     A pattern whose two values are far apart (most often an empty region) keeps the one it has.
     """
     parts = []
-    for node in torch.arange(len(log_q)).split(CHUNK):
+    for node in torch.arange(len(log_q)).split(NODES_AT_ONCE):
         rows, mean, _, _ = _maps(layers, slope, bits, node, sites.units)
         log_z = sites.base[node] + _log_z(rows, mean, sites.tau[node], sites.nu[node], sites.sign[node])
-        parts.append(torch.where((log_z - log_q[node]).abs() < FAR, log_z.clamp_max(0.0), log_q[node]))
+        parts.append(torch.where((log_z - log_q[node]).abs() < BELIEVED, log_z.clamp_max(0.0), log_q[node]))
     return torch.cat(parts)
 
 

@@ -10,25 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import nn
 from tqdm import tqdm
 
 from rpa import _check
-from rpa.inputs import Gaussian, components_of
-from rpa.network import as_network
+from rpa.inputs import Gaussian, RandomInput, components_of
+from rpa.network import ReLUNetwork, as_network
 from rpa.patterns import pruning, search
 from rpa.patterns.packing import first_and_counts, pattern_keys
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
-
 
 __all__ = [
     "Support",

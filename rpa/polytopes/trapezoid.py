@@ -1,9 +1,8 @@
 """Polytopes in lower-trapezoidal form, and points drawn coordinate by coordinate inside them.
 
-An orthogonal change of variables turns the rows of {z : H z <= h} into rows that end at different coordinates, so that
-each coordinate has one interval given the earlier ones (Genz & Kwong 2000, for singular covariances; with as many rows
-as coordinates it is the separation of variables of Genz 1992). `plan` makes the form, a `Proposal` says from which
-normal law each coordinate is drawn, a `Sampler` draws. Everything is batched over K polytopes.
+An orthogonal change of variables makes the rows end at different coordinates, so that each coordinate has one interval
+given the earlier ones (Genz & Kwong 2000; with as many rows as coordinates, Genz 1992). `plan` makes the form, a
+`Conditionals` is the normal law of each coordinate, a `PolytopeSampler` draws. Everything is batched over K polytopes.
 """
 
 from __future__ import annotations
@@ -17,13 +16,19 @@ import torch
 
 from rpa.polytopes.normal import LOG_2PI, log_interval
 
-__all__ = ["Plan", "Proposal", "Sampler", "plain", "plan", "truncated_normal"]
+__all__ = ["Conditionals", "Plan", "PolytopeSampler", "plain", "plan", "take", "truncated_normal"]
 
 DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is shorter is linearly dependent
 SHORT = 1e-6  # width of an interval below which its density is a straight line
 THIN = 1e-3  # width of a slab, in standard deviations, below which its direction is chosen first
 TILE = 4  # a matrix product's last bits depend on the number of rows, unless that is a multiple of this
 DEEP = -37.0  # Phi underflows below
+
+
+def take(record: Any, index: np.ndarray) -> Any:
+    """A dataclass of arrays (K, ...), restricted to `index`."""
+    arrays = (getattr(record, f.name) for f in fields(record))
+    return type(record)(*(None if array is None else array[index] for array in arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +48,6 @@ class Plan:
     mean: np.ndarray
     cut: np.ndarray
 
-    def take(self, index: np.ndarray) -> Plan:
-        """The plan of the polytopes `index`."""
-        return Plan(*(getattr(self, f.name)[index] for f in fields(self)))
-
     def owned(self, k: int, sign: int = 0) -> Any:
         """Rows that end at coordinate k: coefficients (K, S, k + 1) and bounds (K, S), padded by zeros and infinity.
 
@@ -63,9 +64,9 @@ class Plan:
 def plan(H: np.ndarray, h: np.ndarray) -> Plan:
     """The `Plan` of {H z <= h}: the next coordinate is the direction of the row least probable to hold.
 
-    H (K, n, r) with rows of norm 1, h (K, n), infinite for a row that is only padding. Earlier coordinates are held at
-    the mean of their truncated law. A row with nothing left outside the chosen directions bounds the latest of them.
-    Thin slabs come first: later, rounding in the earlier coordinates would be large against their width.
+    H (K, n, r) with rows of norm 1, h (K, n), infinite for padding. Earlier coordinates are fixed at the mean of their
+    truncated law. A row in the span of the chosen directions bounds the latest of them. Thin slabs come first: later,
+    rounding in the earlier coordinates would be large against their width.
     """
     count, n, r = H.shape
     c, batch = min(n, r), np.arange(count)
@@ -114,10 +115,7 @@ def _slab_width(H, h):
 
 
 def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tuple:
-    """Mean and variance of N(0, 1) on [lower, upper], elementwise; the middle and 0 for an interval that is empty.
-
-    Good to 1e-9 relative, which is ample for choosing a proposal.
-    """
+    """Mean and variance of N(0, 1) on [lower, upper], to 1e-9; the middle and 0 for an empty interval."""
     a, b = np.clip(lower, -1e7, 1e7), np.clip(upper, -1e7, 1e7)
     wide = b - a > 1e-5
     log_z = np.where(wide, log_interval(a, b), 0.0)
@@ -128,7 +126,7 @@ def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tu
 
 
 @dataclass(frozen=True, eq=False)
-class Proposal:
+class Conditionals:
     """Coordinate k is drawn from N(shift_k + sum_{j < k} slope_kj y_j, spread_k^2) truncated to its interval.
 
     shift (K, c), slope (K, c, c) or None for zero, spread (K, c). The last coordinate has 0, 0, 1.
@@ -138,20 +136,16 @@ class Proposal:
     slope: np.ndarray | None
     spread: np.ndarray
 
-    def take(self, index: np.ndarray) -> Proposal:
-        """The proposal for the polytopes `index`."""
-        return Proposal(self.shift[index], None if self.slope is None else self.slope[index], self.spread[index])
 
-
-def plain(p: Plan) -> Proposal:
+def plain(p: Plan) -> Conditionals:
     """The proposal of Genz (1992): each coordinate from N(0, 1)."""
-    return Proposal(np.zeros_like(p.mean), None, np.ones_like(p.mean))
+    return Conditionals(np.zeros_like(p.mean), None, np.ones_like(p.mean))
 
 
-class Sampler:
-    """Draws from `Proposal`s inside the polytopes of a `Plan`, with what every batch of points needs on one device."""
+class PolytopeSampler:
+    """Draws from `Conditionals` inside the polytopes of a `Plan`, with what every batch of points needs on one device."""
 
-    def __init__(self, p: Plan, proposals: Sequence[Proposal], device: str | None = None) -> None:
+    def __init__(self, p: Plan, proposals: Sequence[Conditionals], device: str | None = None) -> None:
         self.dim, self.sources, self.device = p.mean.shape[1], len(proposals), device
         self._spread = torch.as_tensor(np.stack([q.spread for q in proposals], axis=1), device=device)
         self._coordinates = []
@@ -176,9 +170,9 @@ class Sampler:
     def points(self, index: np.ndarray, uniforms: torch.Tensor, source: int = 0) -> Any:
         """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).
 
-        Drawn from q_j the weight 1[inside] phi / q_j has the probability of the polytope as its mean; it is 0 where an
-        interval is empty. index: which polytopes. uniforms (c - 1, M), or (c - 1, K, M) if each polytope has its own;
-        with c in place of c - 1 the last coordinate is drawn too.
+        The weight 1[inside] phi / q_j of draws from q_j has the probability of the polytope as its mean. index: of the
+        polytopes. uniforms (c - 1, M), or (c - 1, K, M) if each polytope has its own; with c rows the last coordinate
+        is drawn.
         """
         u = torch.as_tensor(uniforms, device=self.device)
         index = torch.as_tensor(index, device=self.device)
@@ -209,10 +203,7 @@ def _limits(p, k, sign):
 
 
 class _Interval:
-    """N(centre, spread^2) truncated to [lower, upper], where lower may be None: no bound.
-
-    In standard deviations it is [a, b], mirrored where it lies mostly above 0, as Phi has no digits left there.
-    """
+    """N(centre, spread^2) truncated to [lower, upper]; [a, b] in standard deviations, mirrored where mostly above 0."""
 
     def __init__(self, lower, upper, centre, spread):
         self.lower, self.centre, self.spread = lower, centre, spread
