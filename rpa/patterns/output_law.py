@@ -1,9 +1,8 @@
 """The law of the network's output: truncated Gaussians, each pushed through its region's affine map.
 
-P1's second proposition. Given the pattern, f(x) = A x + b with x a Gaussian truncated to a polytope; over all patterns
-that is a mixture. In the plane every functional of it is exact (`planar_law`). Above, the regions are known by
-weighted points (`points`), drawn once, and the patterns that the PMF lacks by random inputs that show none of its
-patterns: stratified sampling, unbiased for every functional whatever the PMF covers.
+P1's second proposition. In the plane every functional is exact (`planar_law`). Above, weighted points (`points`) stand
+for the regions, and random inputs with none of the PMF's patterns for the rest: stratified sampling, unbiased for every
+functional whatever the PMF covers.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ UNSEEN = 10  # typical deviations that a part of the law that no random input sh
 class OutputMixture:
     """The law of f(x) under the random input of a `PatternPMF`.
 
-    n: random inputs that stand in for the patterns the PMF lacks; seed: of all draws. `mean`, `cov`, `cdf`, `pdf`,
-    `quantile` and `class_probabilities` return an `Estimate`: values with `error`, `lower` and `upper`. Atoms, where
-    the network is constant on a region of positive probability, are part of `cdf` and listed by `atoms`; `pdf` is the
-    density of the rest. For a probability beyond what points show, 1e-6 say, use `rpa.failure_probability`.
+    n: random inputs for the patterns that the PMF lacks; seed: of all draws. `mean`, `cov`, `cdf`, `pdf`, `quantile`
+    and `class_probabilities` return an `Estimate`: values with `error`, `lower` and `upper`. Atoms, where the network
+    is constant on a region of positive probability, are part of `cdf` and listed by `atoms`; `pdf` is the density of
+    the rest. For a probability too small for points, 1e-6 say, use `rpa.failure_probability`.
     """
 
     def __init__(self, pmf: Any, n: int, seed: int) -> None:
@@ -108,8 +107,7 @@ class OutputMixture:
     def pdf(self, y: ArrayLike, output: int = 0) -> Estimate:
         """Density of f(x)[output] at y (m,) (or a scalar), atoms left out, of the shape of y.
 
-        On a region with output a z + b the scalar s = a z / |a|, given the other coordinates of a point, is a standard
-        normal truncated to the part of a line in the region: the density is the mean of its densities.
+        The mean over points of the densities of a z / |a| given the other coordinates, a truncated normal on a line.
         """
         grid, shape = self._grid(y, output)
         if self.exact:
@@ -149,10 +147,10 @@ class OutputMixture:
         return values[order], Estimate(p[order], error[order], 0.0, 1.0)
 
     def class_probabilities(self) -> Estimate:
-        """P(argmax f(x) = c) for each class c, (k,); bounds: what the PMF lacks may belong to any class.
+        """P(argmax f(x) = c) for each class c, (k,), the first of equal outputs; bounds: any class may have the
+        uncovered mass.
 
-        The first of equal outputs wins. A network with one output is read as a logit: class 0 is f(x) <= 0, class 1 is
-        f(x) > 0.
+        A network with one output is a logit: class 0 is f(x) <= 0, class 1 is f(x) > 0.
         """
         classes = max(self.pmf.net.output_dim, 2)
         if self.exact:
@@ -231,14 +229,12 @@ class OutputMixture:
         return sums, np.concatenate(rest)
 
     def _combined(self, sums, rest, typical, bounded=False):
-        """The `Estimate` (q,) of functionals: sums (R, q) over each replicate's points, values (m, q) at the rest.
-
-        With the mean g of the rest the estimate is g + mean_r (sum_r - covered_r g): what a replicate covers too much
-        the rest has too little. The largest deviation from g widens the error of few inputs, as if one more had shown
-        it. typical: a deviation to be expected, ten of which are assumed where no input shows the rest. bounded: a
-        probability, whose deviation is at most 1; it is moved to its bounds where noise takes it beyond. A complete PMF
-        has g = sum / covered.
+        """The `Estimate` (q,): sums (R, q) over each replicate's points, values (m, q) at the random inputs of the
+        rest.
         """
+        # With the mean g of the rest the estimate is g + mean_r (sum_r - covered_r g): what a replicate covers too much
+        # the rest has too little. The largest deviation from g widens the error, as if one more input had shown it;
+        # where no input shows the rest it is UNSEEN times `typical`. A probability (bounded) deviates by 1 at most.
         covered = self._regions[1].sum(axis=1)
         missing = 0.0 if self.pmf.complete else max(1.0 - covered.mean(), 0.0)
         m = len(rest) if missing > 0 else 0

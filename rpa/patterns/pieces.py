@@ -1,8 +1,7 @@
 """The regions of a network as polytopes under a standard normal law, one set per component of the input.
 
-`PatternPMF` holds these; the output law is made of them. In the plane a region is kept as a polygon, whose few edges
-replace all rows. In higher dimensions the rows are computed again when they are needed, block by block, so that
-thousands of wide regions fit in memory.
+In the plane a region is kept as a polygon. In higher dimensions its rows are computed again when needed, block by
+block, so that thousands of wide regions fit in memory.
 """
 
 from __future__ import annotations

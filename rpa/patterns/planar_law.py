@@ -1,7 +1,7 @@
 """The output law of a network whose input has rank two at most: every functional as a sum over polygons, exactly.
 
-A distribution function is one more half-plane for each region, a density one dimension fewer, a class probability k - 1
-more half-planes. Nothing is sampled; the errors are those of rounding.
+A distribution function cuts each region by one more half-plane, a class probability by k - 1; a density is a
+probability on a line. Nothing is sampled; the errors are those of rounding.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What P1's figures show of a law: the pattern PMF as stems over labels, a distribution function with its band.
+"""P1's figures of a law: the pattern PMF as stems over labels, a distribution function with its band.
 
-Analytic results are drawn in the first colour of the style, Monte Carlo as circles in the second.
+Analytic results have the first colour of the style, Monte Carlo circles the second.
 """
 
 from __future__ import annotations

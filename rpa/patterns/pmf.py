@@ -52,8 +52,8 @@ class PatternPMF:
 
     patterns bool (K, N); log_p (K,) natural logs of P(zeta = pattern); rel_error (K,): standard relative error of p.
     pieces: for each component of the input, the regions as polytopes in coordinates where that component is N(0, I).
-    covered_error: standard error of `covered`. stopped: why there are no more patterns: "complete" (these are all),
-    "mass" (the mass asked for is reached within the error), "max_patterns", or "exhausted" (the search finds no more).
+    covered_error: standard error of `covered`. stopped: "complete" (these are all patterns), "mass" (the requested mass
+    is reached within the error), "max_patterns", or "exhausted" (the search finds no more).
     """
 
     net: ReLUNetwork
@@ -115,8 +115,7 @@ class PatternPMF:
     def output(self, *, n: int = 400_000, seed: int = 0) -> OutputMixture:
         """The law of f(x): an `OutputMixture` of truncated Gaussians (P1's proposition on the output).
 
-        n, seed: random inputs that stand in for the patterns that are missing here. Calls with the same arguments
-        return the same object, so that its points are drawn once.
+        n, seed: random inputs for the patterns that are missing here. Equal arguments return the same object.
         """
         if (n, seed) not in self._laws:
             self._laws[n, seed] = OutputMixture(self, n, seed)

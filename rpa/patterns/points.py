@@ -1,8 +1,7 @@
-"""Weighted points in the regions of a network: from them every functional of the output law is a weighted sum.
+"""Weighted points in the regions of a network: every functional of the output law is a weighted sum over them.
 
-A region's points come from the proposals that its probability was computed with, so a region far in the tail has as
-many as it needs. They are drawn in independent replicates. One replicate holds points of all regions and is an
-approximation of the whole law: the scatter of a functional over the replicates is its error, whatever the functional.
+A region's points come from the proposals of its probability, so that a region far in the tail has as many as it needs.
+One replicate has points of all regions; the scatter of a functional over the independent replicates is its error.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ DROPPED = 1e-6  # union bound of the rows left out of a region, relative to its 
 class Draws:
     """Points of K regions: z (K, r, R, M) and weights (K, R, M); the weights of a replicate sum to the probability.
 
-    H, h, A, b: half-spaces and affine maps of the regions, as `Pieces.blocks` gives
-    them.
+    H, h, A, b: half-spaces and affine maps of the regions, as `Pieces.blocks` gives them.
     """
 
     z: np.ndarray
@@ -88,8 +86,8 @@ def _points(sampler, p, index, points, move, r, seed, rng):
 class Line:
     """Where lines through points, along the gradient of an output, lie inside their region, in values of that output.
 
-    low, high: the ends, in values y; density: weight / P(the standard normal is between the ends), so that the density
-    of the output at y between the ends is density * phi((y - b) / size) / size; size (K,), b (K,): of the region.
+    low, high: their ends; density: weight / P(the standard normal is between the ends): the density of the output at y
+    between the ends is density * phi((y - b) / size) / size; size (K,), b (K,): of the region.
     """
 
     low: np.ndarray
@@ -107,8 +105,8 @@ class Line:
 def line(draws: Draws, output: int) -> Line:
     """The `Line` of output A z + b through each point of regions on which it is not constant.
 
-    Given the other coordinates, the coordinate s = a z / |a| is standard normal on an interval [low, high]; replacing
-    the point by this law keeps every expectation and gives a density without a bandwidth.
+    Given the other coordinates, s = a z / |a| is standard normal on an interval; replacing the point by this law keeps
+    every expectation and gives a density without a bandwidth.
     """
     a, b = draws.A[:, output], draws.b[:, output]
     size = np.linalg.norm(a, axis=1)

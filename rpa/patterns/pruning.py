@@ -1,9 +1,8 @@
 """P1's support approximation: its three algorithms, one function each.
 
-Inside the region of one pattern of the first layers, the pre-activations of the next layer are affine in the input. P1
-takes their activation probabilities under the input's law, fixes the units whose activation has next to no entropy, and
-enumerates the signs of the others, layer by layer. Two simplifications make it cheap: the units of a layer are taken as
-independent, and the input keeps its Gaussian law inside a region. `rpa.patterns.search` drops both.
+Inside the region of one pattern of the first layers, the next pre-activations are affine in the input. P1 takes their
+activation probabilities under the input's law, fixes units of little entropy, and enumerates the signs of the others,
+layer by layer. It takes units as independent and the input as Gaussian inside a region; `search` does neither.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ def fixed_units(log_on: np.ndarray, threshold: float) -> np.ndarray:
 def enumerate_layers(net: ReLUNetwork, threshold: float, max_patterns: int) -> tuple[np.ndarray, np.ndarray]:
     """P1's third algorithm: enumerates the units that are not fixed, layer by layer: bool (K, N), log q (K,) falling.
 
-    net: whitened, its input N(0, I). log q is the sum of the log activation probabilities of the signs chosen. Of the
-    2^(free units) combinations the `max_patterns` most probable are kept at each step. Some may be empty regions.
+    net: whitened, its input N(0, I). log q is the sum of the log activation probabilities of the signs chosen; the
+    `max_patterns` most probable combinations are kept at each step. Some may be empty regions.
     """
     rows, offset = net.weights[0][None], net.biases[0][None]
     log_on, log_off = activation_probabilities(rows, offset)
@@ -77,13 +76,9 @@ def enumerate_layers(net: ReLUNetwork, threshold: float, max_patterns: int) -> t
 
 
 def _next_layer(weight, bias, rows, offset, likely, gate, parent, keep):
-    """Pre-activations (rows, offset) of the next layer in every node, and their `activation_probabilities`.
-
-    rows (P, n, r), offset (P, n), likely (P, n): of the parents, with the gates that their likeliest child has; gate
-    (K, n), parent (K,): of the children. Only units that some child flips make a difference to the likeliest child, and
-    they are few. Nodes are taken in chunks that stay in the cache. Where no later layer needs the rows, of those only
-    the lengths matter: they are turned into the span of the units that are flipped, and one direction for the rest.
-    """
+    """Pre-activations (rows, offset) of the next layer in every node, and their `activation_probabilities`."""
+    # Parents have rows (P, n, r), and gates `likely` (P, n) of their likeliest child. Others differ from it in few
+    # units, `flipped`. If no later layer needs the rows, lengths suffice: in the span of these units and one direction.
     change = gate - likely[parent]
     flipped = np.flatnonzero(change.any(axis=0))
     base, narrow = weight @ (likely[:, :, None] * rows), np.ascontiguousarray(weight[:, flipped])

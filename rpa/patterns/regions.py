@@ -1,8 +1,8 @@
-"""Affine regions: from an activation pattern to a polytope and the affine map that holds on it.
+"""Affine regions: from an activation pattern to a polytope and the affine map on it.
 
 P1's lemma: the inputs with one activation pattern form a convex polytope {x : H x <= h}, on which f(x) = A x + b.
-`affine_pieces` does the algebra for a batch of patterns; `Region` is one such piece; `planar_regions` finds every
-region of a network whose input has rank at most two.
+`affine_pieces` does the algebra for a batch of patterns; `Region` is one of them; `planar_regions` finds all regions of
+a network whose input has rank at most two.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def jacobians(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
 def singular_values(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
     """Singular values of the Jacobian A of each pattern (K, N), falling: (K, min(k, d)).
 
-    With W_1 = R^T Q^T, a QR decomposition of W_1^T, they are those of the Jacobian with R^T in place of W_1, as the
-    columns of Q are orthonormal. R^T has at most as many columns as W_1 has rows, however large d is.
+    With a QR decomposition W_1^T = Q R they are those of the Jacobian with R^T in place of W_1, which has at most as
+    many columns as W_1 has rows.
     """
     patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
     first = np.asarray(np.linalg.qr(net.weights[0].T, mode="r")).T
@@ -183,12 +183,11 @@ def _plane_of(net, gaussian):
 def planar_regions(net: ReLUNetwork | nn.Module, inputs: RandomInput) -> PlanarRegions:
     """All regions of positive probability of a network whose Gaussian input has rank at most two, exactly.
 
-    A square of 60 standard deviations is cut by one hidden unit after the other, layer by layer; every polygon that a
-    unit's zero line crosses becomes two. Regions 40 or more standard deviations out (p < 1e-349) are left out.
-    Returns `PlanarRegions`; P1's proposition on the PMF, without approximation.
-    Raises ValueError for mixtures (take one component at a time) and for a rank above two.
+    A square of 60 standard deviations is cut by one hidden unit after the other; every polygon that a unit's zero line
+    crosses becomes two. Regions 40 or more standard deviations out (p < 1e-349) are left out. P1's proposition on the
+    PMF. Raises ValueError for mixtures (take one component at a time) and for a rank above two.
 
-    >>> from rpa import Gaussian, RandomInput, ReLUNetwork
+    >>> from rpa import Gaussian, ReLUNetwork
     >>> net = ReLUNetwork([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])
     >>> np.exp(planar_regions(net, Gaussian([0.0, 0.0], 1.0)).log_p).round(6)  # the four quadrants
     array([0.25, 0.25, 0.25, 0.25])

@@ -1,18 +1,16 @@
 """Which activation patterns carry the mass: a sample-free search by moment matching, batched in torch.
 
-Units are decided one after another, layer by layer. A node of the search is a set of signs decided so far, with its
-approximate log probability log q and a Gaussian that stands for the input given those signs. Deciding that a unit with
-conditional mean m, variance v and t = m / sqrt(v) is positive multiplies q by Phi(t) and matches the first two moments
-of the truncated law (assumed density filtering):
+A node is a set of signs decided so far, layer by layer, with its approximate log probability log q and a Gaussian for
+the input given those signs. Deciding that a unit of conditional mean m, variance v and t = m / sqrt(v) is positive
+multiplies q by Phi(t) and matches two moments of the truncated law (assumed density filtering):
 
     r = phi(t) / Phi(t),   mean += g r,   cov -= g g^T r (r + t),   g = cov[:, unit] / sqrt(v).
 
-All nodes decide the same unit at the same time, the most certain unit first, and the best `width` survive (a beam).
-Nodes are then marginals of equally many units, so their log q can be compared; flips of too little probability are
-dropped at once. Each
-truncation is also kept as a Gaussian factor on its unit (a "site", precision tau and shift nu). The sites give the law
-of the next layer and, in the end, expectation propagation's log Z, which takes log q to a few per cent of the truth
-(Minka 2001; Cunningham, Hennig & Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
+All nodes decide the same unit at the same time, the most certain first, and the best `width` survive (a beam): their
+log q are marginals of equally many units and can be compared. Each truncation is also kept as a Gaussian factor on its
+unit (a site, precision tau and shift nu). The sites give the law of the next layer and, in the end, expectation
+propagation's log Z, which takes log q to a few per cent of the truth (Minka 2001; Cunningham, Hennig &
+Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
 """
 
 from __future__ import annotations
@@ -41,24 +39,20 @@ ROUNDING = 1e-6  # share of its prior variance below which a conditional varianc
 
 @dataclass
 class _Sites:
-    """The decided units that matter, n of them, in each of K nodes.
-
-    units: their indices, layer by layer; tau, nu (K, n): one Gaussian factor each; sign (K, n): +1 or -1;
-    base (K,): log mass of all other decisions.
-    """
+    """The n decided units that matter, in each of K nodes: units by layer, factors tau, nu (K, n) and sign (K, n)."""
 
     units: list
     tau: torch.Tensor
     nu: torch.Tensor
     sign: torch.Tensor
-    base: torch.Tensor
+    base: torch.Tensor  # log mass (K,) of all other decisions
 
 
 def node_bytes(net: ReLUNetwork) -> int:
-    """Bytes that one node of the beam takes at most: what a memory bound is divided by.
+    """Bytes that one node of the beam takes at most.
 
-    The beam is full only within the first layer, whose covariance then exists before and after a decision; that of a
-    later layer is also there whole and without the certain units.
+    The beam is full only within the first layer, whose covariance is there before and after a decision; that of a later
+    layer is also there with and without the certain units.
     """
     first, *others = net.hidden_sizes
     return 4 * (max(2 * first**2, *(4 * size**2 for size in others), 0) + 16 * net.n_hidden)
@@ -121,9 +115,8 @@ def _log_tail(t):
 
 
 def _decide(mean, cov, log_q, width, gap, tick):
-    """Branches on the n units of mean (K, n), cov (K, n, n) in turn.
-
-    Returns the parent (K',) of each survivor, its log q (K',), and tau, nu, sign and log mass of each unit, (4, K', n).
+    """Branches on the units of mean (K, n), cov (K, n, n): parent (K',), log q (K',), (tau, nu, sign, log mass) (4, K',
+    n).
     """
     parent, found = torch.arange(len(mean)), mean.new_zeros(4, *mean.shape)
     before = torch.diagonal(cov, dim1=1, dim2=2).amax(0)
@@ -168,11 +161,7 @@ def _extend(sites, units, parent, found, certain, matters):
 
 
 def _maps(layers, slope, bits, node, units):
-    """Pre-activations as affine maps of the input, in the given nodes: of the sites' units, and of the current layer.
-
-    Returns rows (k, n, r), offset (k, n) of the sites, then rows (k, m, r), offset (k, m) of the layer after `bits`;
-    behind the last layer there is none, and of the last one only the sites' units are made.
-    """
+    """Affine maps of the input: rows and offset of the sites' units, then rows and offset of the layer after `bits`."""
     rows, offset = layers[0]
     site_rows, site_offset = [], []
     for depth, part in enumerate(bits):
@@ -194,12 +183,11 @@ def _maps(layers, slope, bits, node, units):
 
 
 def _condition(rows, mean, tau, nu, others, offset):
-    """Law of further variables others @ z + offset given Gaussian sites on rows @ z + mean, where z ~ N(0, I).
-
-    rows (K, n, r), mean, tau, nu (K, n); others (K, m, r), offset (K, m). Returns the mean (K, m) and V (K, n, m) with
-    cov = others others^T - V^T V, by B = I + tau^1/2 rows rows^T tau^1/2 = L L^T (Rasmussen & Williams 2006, section
-    3.6.1); and the diagonal of L, NaN where rounding spoiled B.
+    """Mean (K, m) and V, cov = others others^T - V^T V, of others @ z + offset, z ~ N(0, I) given sites on rows @ z +
+    mean.
     """
+    # B = I + tau^1/2 rows rows^T tau^1/2 = L L^T (Rasmussen & Williams 2006, section 3.6.1); the diagonal of L is
+    # returned too, NaN where rounding spoiled B.
     scaled = tau.sqrt()[:, :, None] * rows
     B = torch.baddbmm(torch.eye(tau.shape[1], dtype=tau.dtype), scaled, scaled.transpose(1, 2))
     L, failed = torch.linalg.cholesky_ex(B)
@@ -221,10 +209,7 @@ def _next_layer(layers, slope, bits, sites):
 
 
 def _refine(layers, slope, bits, sites, log_q):
-    """log q by expectation propagation's log Z at the sites given, which makes up for the order of the decisions.
-
-    A pattern whose two values are far apart (most often an empty region) keeps the one it has.
-    """
+    """log q by expectation propagation's log Z, unless the two differ much (most often an empty region)."""
     parts = []
     for node in torch.arange(len(log_q)).split(NODES_AT_ONCE):
         rows, mean, _, _ = _maps(layers, slope, bits, node, sites.units)
@@ -234,12 +219,10 @@ def _refine(layers, slope, bits, sites, log_q):
 
 
 def _log_z(rows, mean, tau, nu, sign):
-    """log Z (K,) of expectation propagation: rows (K, n, r), mean (K, n) of the units; sites and signs (K, n).
-
-    Each unit's truncation meets its cavity, the law given all other sites (Rasmussen & Williams 2006, equation 3.65).
-    """
+    """log Z (K,) of expectation propagation: rows (K, n, r), mean (K, n) of the units; sites and signs (K, n)."""
     moved, V, pivots = _condition(rows, mean, tau, nu, rows, mean)
     v = (rows * rows).sum(2) - (V * V).sum(1)
+    # Each unit's truncation meets its cavity, the law given all other sites (equation 3.65 there).
     left = 1 - tau * v
     m, v = (moved - nu * v) / left, v / left
     spread = 1 + tau * v

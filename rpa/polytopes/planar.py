@@ -20,6 +20,7 @@ from rpa.polytopes.slices import NODES, REACH, WEIGHTS
 __all__ = ["Polygons", "clip", "log_probability", "polygon_log_mass", "polygon_moments", "split", "square"]
 
 EPS = np.finfo(float).eps
+SIDE = 60.0  # half the side of the square that polygons are cut out of
 SURE = 1e-6  # relative error up to which a mass found from vertices is kept
 TOLERANCE = 1e-13  # a vertex this close to a line, relative to the polygon's size, lies on it
 
@@ -61,10 +62,10 @@ def _next(values, counts):
     return following
 
 
-def square(count: int, radius: float = 60.0) -> Polygons:
-    """`count` copies of the square [-radius, radius]^2."""
-    corner = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]) * radius
-    side = np.array([[0.0, -1.0, radius], [1.0, 0.0, radius], [0.0, 1.0, radius], [-1.0, 0.0, radius]])
+def square(count: int) -> Polygons:
+    """`count` copies of the square [-SIDE, SIDE]^2."""
+    corner = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]) * SIDE
+    side = np.array([[0.0, -1.0, SIDE], [1.0, 0.0, SIDE], [0.0, 1.0, SIDE], [-1.0, 0.0, SIDE]])
     return Polygons(np.tile(corner, (count, 1, 1)), np.tile(side, (count, 1, 1)), np.full(count, 4))
 
 
@@ -257,27 +258,18 @@ def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = Non
     scale = np.where(dead, 1.0, norm)
     lines = np.concatenate([H / scale[..., None], (h / scale)[..., None]], axis=2)
     shift = np.zeros_like(h) if shift is None else shift / scale
-    never = (dead & (h < 0)).any(axis=1)
-    log_p, rel_error, empty = np.full(len(H), -np.inf), np.where(never, 0.0, np.inf), never.copy()
-    pending = np.flatnonzero(~empty)
-    for radius in (60.0, 2e3, 6e4):
-        polygons = square(len(pending), radius)
-        for i in range(H.shape[1]):
-            nowhere = [0.0, 1.0, 2 * radius]
-            cut = np.where(dead[pending, i, None], nowhere, lines[pending, i])
-            before, polygons = polygons, clip(polygons, cut, signed_distances(polygons, cut, 2 * EPS))
-            gone = np.flatnonzero((before.counts > 0) & (polygons.counts == 0))
-            if len(gone):
-                margin = 8 * EPS * radius + shift[pending[gone]].max(axis=1)
-                empty[pending[gone]] = _outside(before[gone], cut[gone], radius, margin)
-        found, error, rho = polygon_log_mass(polygons)
-        error += error / (10 * EPS * (10 + rho)) * shift[pending].max(axis=1, initial=0.0)
-        settled = empty[pending] | (np.isfinite(found) & (rho < radius * 2 / 3))
-        log_p[pending[settled]] = np.where(empty[pending], -np.inf, found)[settled]
-        rel_error[pending[settled]] = np.where(empty[pending], 0.0, error)[settled]
-        pending = pending[~settled]
-        if not len(pending):
-            break
+    empty, polygons = (dead & (h < 0)).any(axis=1), square(len(H))
+    for i in range(H.shape[1]):
+        cut = np.where(dead[:, i, None], [0.0, 1.0, 2 * SIDE], lines[:, i])
+        before, polygons = polygons, clip(polygons, cut, signed_distances(polygons, cut, 2 * EPS))
+        gone = np.flatnonzero((before.counts > 0) & (polygons.counts == 0))
+        if len(gone):
+            empty[gone] |= _outside(before[gone], cut[gone], 8 * EPS * SIDE + shift[gone].max(axis=1))
+    log_p, rel_error, rho = polygon_log_mass(polygons)
+    rel_error *= 1 + shift.max(axis=1, initial=0.0) / (10 * EPS * (10 + rho))
+    lost = ~np.isfinite(log_p) | (rho >= SIDE * 2 / 3)
+    log_p[empty | lost] = -np.inf
+    rel_error = np.where(empty, 0.0, np.where(lost, np.inf, rel_error))
     for k in np.flatnonzero(~empty & ~(rel_error < SURE)):
         real = ~dead[k]
         wide = lines[k, real, 2] + shift[k, real] + 8 * EPS * (1 + np.abs(lines[k, real, 2]))
@@ -291,15 +283,15 @@ def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = Non
     return log_p, rel_error
 
 
-def _outside(polygons, lines, radius, margin):
+def _outside(polygons, lines, margin):
     """Whether polygons (P,) lie in a z > c, beyond rounding, even without the sides of the square around them."""
     # They do where the corner of smallest a z is not on a side, or a real edge ends there along which a z is constant.
-    far = 1e-9 * radius + margin
+    far = 1e-9 * SIDE + margin
     d = np.where(polygons.used, signed_distances(polygons, lines), np.inf)
     row, corner = np.arange(len(polygons)), d.argmin(axis=1)
-    real = polygons.lines[..., 2] != radius
+    real = polygons.lines[..., 2] != SIDE
     least, before = d[row, corner], (corner - 1) % polygons.counts
     after = (corner + 1) % polygons.counts
-    level = [np.abs(d[row, other] - least) <= 1e-12 * radius for other in (before, after)]
+    level = [np.abs(d[row, other] - least) <= 1e-12 * SIDE for other in (before, after)]
     edges = [real[row, before], real[row, corner]]
     return (least > far) & ((edges[0] & edges[1]) | (edges[0] & level[0]) | (edges[1] & level[1]))

@@ -17,8 +17,8 @@ __all__ = ["minimax"]
 
 
 def minimax(p: Plan, steps: int = 40) -> tuple[Conditionals, np.ndarray]:
-    """The tilted `Conditionals`, and psi (K,): the log of the largest weight, when every coordinate but the last is bounded
-    by one row or two parallel ones and the last by one row.
+    """The tilted `Conditionals`, and psi (K,): the log of the largest weight, when each coordinate but the last is
+    bounded by one row or two parallel ones and the last by one row.
 
     Newton's method on the gradient, a monotone operator: its direction reduces the norm, and the step is halved until
     it does. psi is infinite where that did not converge; any shift gives an unbiased estimate.

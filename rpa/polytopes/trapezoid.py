@@ -19,7 +19,7 @@ from rpa.polytopes.normal import LOG_2PI, log_interval
 __all__ = ["Conditionals", "Plan", "PolytopeSampler", "plain", "plan", "take", "truncated_normal"]
 
 DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is shorter is linearly dependent
-SHORT = 1e-6  # width of an interval below which its density is a straight line
+SHORT = 1e-6  # width of an interval below which its density is constant
 THIN = 1e-3  # width of a slab, in standard deviations, below which its direction is chosen first
 TILE = 4  # a matrix product's last bits depend on the number of rows, unless that is a multiple of this
 DEEP = -37.0  # Phi underflows below
@@ -143,7 +143,7 @@ def plain(p: Plan) -> Conditionals:
 
 
 class PolytopeSampler:
-    """Draws from `Conditionals` inside the polytopes of a `Plan`, with what every batch of points needs on one device."""
+    """Draws from `Conditionals` inside the polytopes of a `Plan`, on one device."""
 
     def __init__(self, p: Plan, proposals: Sequence[Conditionals], device: str | None = None) -> None:
         self.dim, self.sources, self.device = p.mean.shape[1], len(proposals), device
@@ -257,9 +257,7 @@ class _Interval:
         y = torch.addcmul(centre, torch.where(flip, -x, x), spread)
         if self.short is not None and (short := self.short[:, source]).any():
             low, width = self.lower.expand_as(self.b)[:, source][short], self.width[:, source][short]
-            steep = width * torch.where(flip, -1.0, 1.0)[short] * (a + b)[short] / 2
-            part = u.expand_as(b)[short]
-            y[short] = low + spread.expand_as(b)[short] * width * part * (1 - steep * (1 - part) / 2)
+            y[short] = low + spread.expand_as(b)[short] * width * u.expand_as(b)[short]
         return y
 
 
