@@ -1,32 +1,15 @@
 """P1: the law of a ReLU network with random input, one activation pattern at a time.
 
-Start at `pmf`: `pattern_pmf` gives the probability of each pattern (proposition 1), and its `PatternPMF` the output law
+Start at `pmf`: `pattern_pmf` gives the probability of each pattern (proposition 1), its `PatternPMF` the output law
 (`output_law`, proposition 2) and the law of the Jacobian. `regions` turns a pattern into its polytope and affine map
-(lemma 1). In the plane all regions and every functional of the law are exact (`planar_law`); up to rank five
-`arrangement` enumerates the regions; above, `support` looks for the patterns that carry the mass (proposition 3), by
-moment matching (`search`, ours) or by P1's algorithms 1 to 3 (`pruning`). `pieces` holds the regions under each
-component of the input, and `points` draws weighted points in them. Results are `estimate`s, numbers with errors.
-`packing` compares patterns, `winners` says which class an output means, `plots` draws.
+(lemma 1). In the plane everything is exact (`planar_law`); up to rank five `arrangement` enumerates the regions; above,
+`support` looks for the patterns that carry the mass (proposition 3), by moment matching (`search`, ours) or by P1's
+algorithms 1 to 3 (`pruning`). `pieces` holds the regions of each component of the input, `points` draws in them.
+`packing` draws and compares patterns, `winners` names the class of an output, `plots` draws. Results are `estimate`s.
 """
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=[
-        "arrangement",
-        "estimate",
-        "output_law",
-        "packing",
-        "pieces",
-        "planar_law",
-        "plots",
-        "pmf",
-        "points",
-        "pruning",
-        "regions",
-        "search",
-        "support",
-        "winners",
-    ],
-)
+SUBMODULES = """arrangement estimate output_law packing pieces planar_law plots pmf points pruning regions search
+support winners"""
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=SUBMODULES.split())

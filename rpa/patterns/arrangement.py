@@ -1,10 +1,8 @@
-"""Every region of a network in few dimensions, by cutting a box with one hidden unit after the other.
+"""All regions of a network in few dimensions, by cutting a box by one hidden unit after the other.
 
-A region inside the box is a bounded polytope, kept as its vertices and the facets that meet in each of them. A unit's
-zero plane cuts it where its pre-activation has both signs at the vertices. The new vertices lie on the edges that the
-plane crosses: pairs of vertices whose common facets meet in no third vertex. The test needs no general position, so
-that networks without biases, whose planes all meet in one point, are cut correctly (Fukuda & Prodon 1996, the double
-description method).
+A region is kept as its vertices and the facets that meet in each. New vertices lie on edges that a unit's zero plane
+crosses; an edge is a pair of vertices whose common facets meet in no third vertex (double description method, Fukuda &
+Prodon 1996). No general position is needed: planes of networks without biases all meet in one point.
 """
 
 from __future__ import annotations
@@ -13,13 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import comb
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from rpa.network import ReLUNetwork
-
+from rpa.network import ReLUNetwork
 
 __all__ = ["enumerate_regions"]
 
@@ -36,11 +31,10 @@ class _Cell:
 
 
 def enumerate_regions(net: ReLUNetwork, limit: int, tick: Callable[[], None] = lambda: None) -> np.ndarray | None:
-    """Patterns, bool (K, N), of all regions that meet the box, or None where there are more than `limit`, or would be
-    twice as many in general position.
+    """Patterns, bool (K, N), of all regions that meet the box; None for more than `limit`, or twice as many if the
+    first layer's planes were in general position.
 
-    net: whitened, its input N(0, I_r). P(z outside the box) <= 4e-17 r. The time grows with the number of regions; the
-    number of vertices of each grows like 2^r. tick() is called after each unit.
+    net: whitened, its input N(0, I_r). P(z outside the box) <= 4e-17 r. tick() is called after each unit.
     """
     r = net.input_dim
     # Planes in general position cut space into so many regions; most of the box's meet fewer planes only by symmetry.

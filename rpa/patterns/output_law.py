@@ -1,18 +1,18 @@
 """The law of the network's output: truncated Gaussians, each pushed through its region's affine map.
 
-P1's second proposition. Given the pattern, f(x) = A x + b with x a Gaussian truncated to a polytope; over all patterns
-that is a mixture. In the plane every functional of it is exact (`planar_law`). Above, the regions are known by
-weighted points (`points`), drawn once, and the patterns that the PMF lacks by random inputs that show none of its
-patterns: stratified sampling, unbiased for every functional whatever the PMF covers.
+P1's second proposition. In the plane every functional is exact (`planar_law`). Above, weighted points (`points`) stand
+for the regions, and random inputs with none of the PMF's patterns for the rest: stratified sampling, unbiased for every
+functional whatever the PMF covers.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import elementwise
 
 from rpa import _check
 from rpa.patterns import planar_law, plots, points
@@ -21,33 +21,30 @@ from rpa.patterns.packing import among
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.winners import winner
 from rpa.polytopes import quadrature
+from rpa.polytopes.trapezoid import take
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rpa.patterns.pmf import PatternPMF
-
-
 __all__ = ["OutputMixture"]
 
-CHUNK = 1 << 13  # random inputs propagated at once
+INPUTS_AT_ONCE = 1 << 13  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
 LINES = 1 << 13  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
-BISECTIONS = 60  # halvings of the interval of a quantile: down to rounding
 
 
 class OutputMixture:
     """The law of f(x) under the random input of a `PatternPMF`.
 
-    n: random inputs that stand in for the patterns the PMF lacks; seed: of all draws. `mean`, `cov`, `cdf`, `pdf`,
-    `quantile` and `class_probabilities` return an `Estimate`: values with `error`, `lower` and `upper`. Atoms, where
-    the network is constant on a region of positive probability, are part of `cdf` and listed by `atoms`; `pdf` is the
-    density of the rest. For a probability beyond what points show, 1e-6 say, use `rpa.failure_probability`.
+    n: random inputs for the patterns that the PMF lacks; seed: of all draws. `mean`, `cov`, `cdf`, `pdf`, `quantile`
+    and `class_probabilities` return an `Estimate`: values with `error`, `lower` and `upper`. Atoms, where the network
+    is constant on a region of positive probability, are part of `cdf` and listed by `atoms`; `pdf` is the density of
+    the rest. For a probability too small for points, 1e-6 say, use `rpa.failure_probability`.
     """
 
-    def __init__(self, pmf: PatternPMF, n: int, seed: int) -> None:
+    def __init__(self, pmf: Any, n: int, seed: int) -> None:
         self.pmf = pmf
         self.n, self.seed = _check.integer("n", n, 1), _check.integer("seed", seed)
         self._kept: list | None = None
@@ -73,7 +70,7 @@ class OutputMixture:
     def mean(self) -> Estimate:
         """E f(x), shape (k,)."""
         if self.exact:
-            mean, second, error = planar_law.moments(self.pmf.pieces, self.pmf.net.output_dim)
+            mean, second, error = planar_law.two_moments(self.pmf.pieces, self.pmf.net.output_dim)
             return Estimate(mean, error * np.sqrt(np.diag(second)))
         f, weights = self._regions
         sums, square = np.einsum("rp,rpk->rk", weights, f), np.einsum("rp,rpk->k", weights, f * f) / len(f)
@@ -84,7 +81,7 @@ class OutputMixture:
         """Covariance of f(x), shape (k, k)."""
         k, mean = self.pmf.net.output_dim, np.asarray(self.mean)
         if self.exact:
-            _, second, error = planar_law.moments(self.pmf.pieces, k)
+            _, second, error = planar_law.two_moments(self.pmf.pieces, k)
             deviation = np.sqrt(np.diag(second))
             return Estimate(second - np.outer(mean, mean), 3 * error * np.outer(deviation, deviation))
         f, weights = self._regions
@@ -110,8 +107,7 @@ class OutputMixture:
     def pdf(self, y: ArrayLike, output: int = 0) -> Estimate:
         """Density of f(x)[output] at y (m,) (or a scalar), atoms left out, of the shape of y.
 
-        On a region with output a z + b the scalar s = a z / |a|, given the other coordinates of a point, is a standard
-        normal truncated to the part of a line in the region: the density is the mean of its densities.
+        The mean over points of the densities of a z / |a| given the other coordinates, a truncated normal on a line.
         """
         grid, shape = self._grid(y, output)
         if self.exact:
@@ -130,7 +126,8 @@ class OutputMixture:
             raise ValueError(f"q: expected numbers in (0, 1), got {levels[(levels <= 0) | (levels >= 1)][0]:g}")
         value = self._inverse(levels, output)
         spread = np.maximum(self.cdf(value, output).error, 1e-15)
-        low, high = (self._inverse(np.clip(levels + s * spread, 1e-16, 1 - 1e-16), output) for s in (-1, 1))
+        around = np.concatenate([levels - spread, levels + spread]).clip(1e-16, 1 - 1e-16)
+        low, high = np.split(self._inverse(around, output), 2)
         return _reshaped(Estimate(value, (high - low) / 2), shape)
 
     def atoms(self, output: int = 0) -> tuple[np.ndarray, Estimate]:
@@ -150,10 +147,10 @@ class OutputMixture:
         return values[order], Estimate(p[order], error[order], 0.0, 1.0)
 
     def class_probabilities(self) -> Estimate:
-        """P(argmax f(x) = c) for each class c, (k,); bounds: what the PMF lacks may belong to any class.
+        """P(argmax f(x) = c) for each class c, (k,), the first of equal outputs; bounds: any class may have the
+        uncovered mass.
 
-        The first of equal outputs wins. A network with one output is read as a logit: class 0 is f(x) <= 0, class 1 is
-        f(x) > 0.
+        A network with one output is a logit: class 0 is f(x) <= 0, class 1 is f(x) > 0.
         """
         classes = max(self.pmf.net.output_dim, 2)
         if self.exact:
@@ -164,10 +161,6 @@ class OutputMixture:
         sums = np.stack([np.bincount(c, w, classes) for c, w in zip(won, weights)])
         rest = winner(self._rest[0])[:, None] == np.arange(classes)
         return self._combined(sums, rest, 1.0, bounded=True)
-
-    def sample(self, n: int, seed: int) -> np.ndarray:
-        """n independent draws (n, k) of f(x)."""
-        return self.pmf.net(self.pmf.inputs.sample(_check.integer("n", n), seed))
 
     def plot(self, ax: Axes | None = None, output: int = 0, samples: ArrayLike | None = None) -> Axes:
         """Draw the distribution function of an output with a band of three errors, on new axes if ax is None.
@@ -210,8 +203,8 @@ class OutputMixture:
         shares = rng.multinomial(self.n, [part.weight for part in self.pmf.pieces])
         for part, share in zip(self.pmf.pieces, shares):
             inputs = []
-            for start in range(0, share, CHUNK):
-                z = rng.standard_normal((min(CHUNK, share - start), part.net.input_dim))
+            for start in range(0, share, INPUTS_AT_ONCE):
+                z = rng.standard_normal((min(INPUTS_AT_ONCE, share - start), part.net.input_dim))
                 f, patterns = part.net.outputs_and_patterns(z)
                 new = ~among(patterns, self.pmf.patterns)
                 outputs.append(f[new])
@@ -236,14 +229,12 @@ class OutputMixture:
         return sums, np.concatenate(rest)
 
     def _combined(self, sums, rest, typical, bounded=False):
-        """The `Estimate` (q,) of functionals: sums (R, q) over each replicate's points, values (m, q) at the rest.
-
-        With the mean g of the rest the estimate is g + mean_r (sum_r - covered_r g): what a replicate covers too much
-        the rest has too little. The largest deviation from g widens the error of few inputs, as if one more had shown
-        it. typical: a deviation to be expected, ten of which are assumed where no input shows the rest. bounded: a
-        probability, whose deviation is at most 1; it is moved to its bounds where noise takes it beyond. A complete PMF
-        has g = sum / covered.
+        """The `Estimate` (q,): sums (R, q) over each replicate's points, values (m, q) at the random inputs of the
+        rest.
         """
+        # With the mean g of the rest the estimate is g + mean_r (sum_r - covered_r g): what a replicate covers too much
+        # the rest has too little. The largest deviation from g widens the error, as if one more input had shown it;
+        # where no input shows the rest it is UNSEEN times `typical`. A probability (bounded) deviates by 1 at most.
         covered = self._regions[1].sum(axis=1)
         missing = 0.0 if self.pmf.complete else max(1.0 - covered.mean(), 0.0)
         m = len(rest) if missing > 0 else 0
@@ -280,25 +271,24 @@ class OutputMixture:
         return values[order], np.cumsum(mass[order])
 
     def _bisected(self, levels, output):
-        ends = [planar_law.output_range(part, *at, output) for part in self.pmf.pieces for at in _maps(part)]
+        blocks = ((part, rows, A, b) for part in self.pmf.pieces for rows, _, _, A, b in part.blocks())
+        ends = [planar_law.output_range(*block, output) for block in blocks]
         low, high = (np.full(len(levels), pick(np.concatenate(side))) for pick, side in zip((min, max), zip(*ends)))
         low -= 1e-9 * (1 + np.abs(low))
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            above = np.asarray(self.cdf(middle, output)) >= levels
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-        return high
+
+        def excess(y, level):
+            # Never 0, so that the search ends where the function first reaches the level.
+            gap = np.asarray(self.cdf(y, output)) - level
+            return np.where(gap >= 0, np.maximum(gap, 1e-300), gap)
+
+        return elementwise.find_root(excess, (low, high), args=(levels,)).bracket[1]
 
     def _grid(self, y, output, name="y"):
         k = self.pmf.net.output_dim
         if not 0 <= _check.integer("output", output) < k:
             raise ValueError(f"output: expected an index below {k}, got {output}")
-        y = _check.array(name, y, (None,) * np.ndim(y)) if np.ndim(y) < 2 else _check.array(name, y, (None,))
+        y = _check.array(name, y, (None,) * min(np.ndim(y), 1))
         return np.atleast_1d(y), y.shape
-
-
-def _maps(part):
-    return [(rows, A, b) for rows, _, _, A, b in part.blocks()]
 
 
 def _outputs(draws):
@@ -316,7 +306,7 @@ def _line_density(draws, grid, output):
     count, _, replicates, size = draws.z[moving].shape
     if count == 0:
         return np.zeros((replicates, len(grid)))
-    line = points.line(draws.take(moving), output)
+    line = points.line(take(draws, moving), output)
     owner = (np.arange(count)[:, None] * replicates + np.repeat(np.arange(replicates), size)) * (len(grid) + 1)
     total = np.zeros(count * replicates * (len(grid) + 1))
     for end, sign in ((line.low, 1.0), (line.high, -1.0)):
@@ -331,7 +321,7 @@ def _each_density(draws, grid, output):
     moving = ~planar_law.constant(draws.A, output)
     result = np.zeros((len(moving), len(grid)))
     if moving.any():
-        line = points.line(draws.take(np.flatnonzero(moving)), output)
+        line = points.line(take(draws, np.flatnonzero(moving)), output)
         inside = (line.low < grid) & (grid <= line.high)
         result[moving] = np.where(inside, line.density * line.bell(grid), 0.0)
     return result

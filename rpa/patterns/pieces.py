@@ -1,31 +1,27 @@
 """The regions of a network as polytopes under a standard normal law, one set per component of the input.
 
-`PatternPMF` holds these; the output law is made of them. In the plane a region is kept as a polygon, whose few edges
-replace all rows. In higher dimensions the rows are computed again when they are needed, block by block, so that
-thousands of wide regions fit in memory.
+In the plane a region is kept as a polygon. In higher dimensions its rows are computed again when needed, block by
+block, so that thousands of wide regions fit in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from rpa.network import ReLUNetwork
 from rpa.patterns.packing import shifts
 from rpa.patterns.regions import affine_pieces, halfspaces, planar_regions
 from rpa.polytopes import planar
 from rpa.polytopes.polytope import replicates
 
-if TYPE_CHECKING:
-    from rpa.network import ReLUNetwork
-
-
 __all__ = ["Pieces", "exact_pieces", "region_probabilities"]
 
 BLOCK_BYTES = 2e8
-BLOCK = 512  # regions at once: enough for array operations, few enough for a progress bar to move
+REGIONS_AT_ONCE = 512  # regions at once: enough for array operations, few enough for a progress bar to move
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +47,9 @@ class Pieces:
     def reindexed(self, rank: np.ndarray) -> Pieces:
         """The same with index i replaced by rank[i]; those of negative rank are dropped."""
         keep = rank[self.index] >= 0
-        return replace(
-            self,
-            patterns=self.patterns[keep],
-            index=rank[self.index][keep],
-            log_p=self.log_p[keep],
-            rel_error=self.rel_error[keep],
-            polygons=None if self.polygons is None else self.polygons[keep],
-        )
+        arrays = {name: getattr(self, name)[keep] for name in ("patterns", "log_p", "rel_error")}
+        polygons = None if self.polygons is None else self.polygons[keep]
+        return replace(self, index=rank[self.index][keep], polygons=polygons, **arrays)
 
     def blocks(self) -> Iterator:
         """Yields (rows, H, h, A, b): slices of the pieces with {H z <= h} and output A z + b on it."""
@@ -75,7 +66,7 @@ class Pieces:
 
 def _slices(net, count):
     per_piece = 8 * 3 * max(net.n_hidden, 1) * max(net.input_dim, 1)
-    step = int(np.clip(BLOCK_BYTES / per_piece, 1, BLOCK))
+    step = int(np.clip(BLOCK_BYTES / per_piece, 1, REGIONS_AT_ONCE))
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 

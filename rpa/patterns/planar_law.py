@@ -1,26 +1,23 @@
 """The output law of a network whose input has rank two at most: every functional as a sum over polygons, exactly.
 
-A distribution function is one more half-plane for each region, a density one dimension fewer, a class probability k - 1
-more half-planes. Nothing is sampled; the errors are those of rounding.
+A distribution function cuts each region by one more half-plane, a class probability by k - 1; a density is a
+probability on a line. Nothing is sampled; the errors are those of rounding.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from rpa.patterns.pieces import Pieces
 from rpa.patterns.winners import logits, wins
 from rpa.polytopes import planar
 from rpa.polytopes.polytope import probabilities
 
-if TYPE_CHECKING:
-    from rpa.patterns.pieces import Pieces
+__all__ = ["atoms", "cdf", "class_masses", "constant", "output_range", "pdf", "two_moments"]
 
-
-__all__ = ["atoms", "cdf", "class_masses", "constant", "moments", "output_range", "pdf"]
-
-PAIRS_AT_ONCE = 20_000
+CUTS_AT_ONCE = 20_000
 FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
 EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no row is left out as nearly certain
 
@@ -65,7 +62,7 @@ def output_range(part: Pieces, rows: slice, A: np.ndarray, b: np.ndarray, output
 
 def _cdf_terms(part, block, grid, output):
     """Yields (index into grid, mass, error) of each region: whole below a threshold, or cut by it."""
-    rows, H, h, A, b = block
+    rows, _, _, A, b = block
     low, high = output_range(part, rows, A, b, output)
     flat = constant(A, output)
     low, high = np.where(flat, b[:, output], low), np.where(flat, b[:, output], high)
@@ -75,10 +72,20 @@ def _cdf_terms(part, block, grid, output):
     piece, at = np.nonzero((low[:, None] <= grid) & (grid < high[:, None]) & ~flat[:, None])
     for k in _chunks(piece):
         i, j = piece[k], at[k]
-        extra, limits = A[i, output, None], (grid[j] - b[i, output])[:, None]
-        cut = np.concatenate([H[i], extra], 1), np.concatenate([h[i], limits], 1)
-        log_p, rel_error = probabilities(*cut, rtol=EXACT)
-        yield j, np.exp(log_p), np.exp(log_p) * rel_error
+        mass, error = _cut_mass(part.polygons[rows][i], A[i, output, None], (grid[j] - b[i, output])[:, None])
+        yield j, mass, error
+
+
+def _cut_mass(polygons, rows, limits):
+    """Probability (P,) and its error of the part of each polygon on which rows (P, m, 2) z <= limits (P, m)."""
+    norm = np.linalg.norm(rows, axis=2)
+    dead = norm == 0
+    norm[dead] = 1.0
+    limits = np.where(dead & (limits >= 0), 1.0, limits / norm)
+    for line in np.moveaxis(np.concatenate([rows / norm[:, :, None], limits[:, :, None]], axis=2), 1, 0):
+        polygons = planar.clip(polygons, line)
+    log_p, rel_error, _ = planar.polygon_log_mass(polygons)
+    return np.exp(log_p), np.exp(log_p) * rel_error
 
 
 def _pdf_terms(part, block, grid, output):
@@ -117,7 +124,7 @@ def atoms(pieces: tuple[Pieces, ...], output: int) -> Any:
     return (unique, *(np.bincount(inverse, np.concatenate(part), len(unique)) for part in (masses, errors)))
 
 
-def moments(pieces: tuple[Pieces, ...], k: int) -> Any:
+def two_moments(pieces: tuple[Pieces, ...], k: int) -> Any:
     """Mean (k,) and second moment (k, k) of f(x): the sums over regions of p E[A z + b] and p E[(A z + b)(A z + b)^T],
     and the sum of the errors of p.
     """
@@ -140,16 +147,15 @@ def class_masses(pieces: tuple[Pieces, ...], classes: int) -> Any:
     """P(argmax f(x) = c) and its error, each (classes,); a single output is a logit (`winners.logits`)."""
     mass, error = np.zeros(classes), np.zeros(classes)
     for part in pieces:
-        for _, H, h, A, b in part.blocks():
+        polygons: Any = part.polygons
+        for rows, _, _, A, b in part.blocks():
             maps = logits(A, b)
             for c in range(classes):
-                extra, limits = wins(*maps, c)
-                cut = np.concatenate([H, extra], axis=1), np.concatenate([h, limits], axis=1)
-                log_p, rel_error = probabilities(*cut, rtol=EXACT)
-                mass[c] += part.weight * np.exp(log_p).sum()
-                error[c] += part.weight * (np.exp(log_p) @ rel_error)
+                p, p_error = _cut_mass(polygons[rows], *wins(*maps, c))
+                mass[c] += part.weight * p.sum()
+                error[c] += part.weight * p_error.sum()
     return mass, error
 
 
 def _chunks(items):
-    return [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(items), PAIRS_AT_ONCE)]
+    return [slice(start, start + CUTS_AT_ONCE) for start in range(0, len(items), CUTS_AT_ONCE)]

@@ -1,6 +1,6 @@
-"""What P1's figures show of a law: the pattern PMF as stems over labels, a distribution function with its band.
+"""P1's figures of a law: the pattern PMF as stems over labels, a distribution function with its band.
 
-Analytic results are drawn in the first colour of the style, Monte Carlo as circles in the second.
+Analytic results have the first colour of the style, Monte Carlo circles the second.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
-    from rpa.patterns.output_law import OutputMixture
-    from rpa.patterns.pmf import PatternPMF
-
-
 __all__ = ["distribution", "stems"]
 
 NUMBERED = 20  # hidden units up to which the decimal numbers of patterns can be distinguished on an axis
 CIRCLES: dict[str, Any] = dict(color="C1", markersize=3.6, fillstyle="none", markeredgewidth=0.9)
 
 
-def stems(pmf: PatternPMF, ax: Axes | None, frequencies: ArrayLike | None, floor: float) -> Axes:
+def stems(pmf: Any, ax: Axes | None, frequencies: ArrayLike | None, floor: float) -> Axes:
     """See `PatternPMF.plot`."""
     ax = _axes(ax)
     shown, n = pmf.p >= floor, pmf.net.n_hidden
@@ -38,7 +34,7 @@ def stems(pmf: PatternPMF, ax: Axes | None, frequencies: ArrayLike | None, floor
     return ax
 
 
-def distribution(law: OutputMixture, ax: Axes | None, output: int, samples: ArrayLike | None, shown: int = 25) -> Axes:
+def distribution(law: Any, ax: Axes | None, output: int, samples: ArrayLike | None, shown: int = 25) -> Axes:
     """See `OutputMixture.plot`."""
     ax = _axes(ax)
     middle, deviation = float(law.mean[output]), float(np.sqrt(law.cov[output, output]))

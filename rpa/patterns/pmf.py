@@ -52,8 +52,8 @@ class PatternPMF:
 
     patterns bool (K, N); log_p (K,) natural logs of P(zeta = pattern); rel_error (K,): standard relative error of p.
     pieces: for each component of the input, the regions as polytopes in coordinates where that component is N(0, I).
-    covered_error: standard error of `covered`. stopped: why there are no more patterns: "complete" (these are all),
-    "mass" (the mass asked for is reached within the error), "max_patterns", or "exhausted" (the search finds no more).
+    covered_error: standard error of `covered`. stopped: "complete" (these are all patterns), "mass" (the requested mass
+    is reached within the error), "max_patterns", or "exhausted" (the search finds no more).
     """
 
     net: ReLUNetwork
@@ -115,8 +115,7 @@ class PatternPMF:
     def output(self, *, n: int = 400_000, seed: int = 0) -> OutputMixture:
         """The law of f(x): an `OutputMixture` of truncated Gaussians (P1's proposition on the output).
 
-        n, seed: random inputs that stand in for the patterns that are missing here. Calls with the same arguments
-        return the same object, so that its points are drawn once.
+        n, seed: random inputs for the patterns that are missing here. Equal arguments return the same object.
         """
         if (n, seed) not in self._laws:
             self._laws[n, seed] = OutputMixture(self, n, seed)
@@ -222,7 +221,13 @@ def _search(table, inputs, search, max_patterns, mass, seed, progress):
     """Fill the table from ever wider searches; returns why it stopped."""
     asked, wanted = mass, max_patterns
     while True:
-        candidates = _candidates(table.net, inputs, search, wanted, asked, seed, progress)
+        if search == "monte_carlo":
+            candidates = support.monte_carlo(table.net, inputs, 100_000, seed, max_patterns=wanted)
+        elif search == "entropy":
+            candidates = support.entropy_pruned(table.net, inputs, max_patterns=wanted, mass=asked)
+        else:
+            options = dict(max_patterns=wanted, mass=asked, seed=seed, progress=progress)
+            candidates = support.best_first(table.net, inputs, **options)
         table.add(candidates.patterns, min(np.exp(candidates.log_q).sum(), 1.0))
         if mass < 1 and table.covered >= mass - table.covered_error:
             return "mass"
@@ -233,15 +238,6 @@ def _search(table, inputs, search, max_patterns, mass, seed, progress):
         if len(candidates) == wanted:
             wanted = min(2 * wanted, WIDEST * max_patterns)
         asked = 1.0
-
-
-def _candidates(net, inputs, search, max_patterns, mass, seed, progress):
-    """The `Support` that a search returns."""
-    if search == "monte_carlo":
-        return support.monte_carlo(net, inputs, 100_000, seed, max_patterns=max_patterns)
-    if search == "entropy":
-        return support.entropy_pruned(net, inputs, max_patterns=max_patterns, mass=mass)
-    return support.best_first(net, inputs, max_patterns=max_patterns, mass=mass, seed=seed, progress=progress)
 
 
 class _Table:
@@ -257,15 +253,9 @@ class _Table:
         """Compute the probabilities of those patterns that are new; `mass`: what all of them hold, roughly."""
         new = patterns[~among(patterns, self.patterns)]
         log_floor = np.log(max(mass, 1e-300) / max(len(patterns), 1))
-        bar = tqdm(
-            desc=f"probabilities of {len(new):,} patterns, about {mass:.2g} in all",
-            total=len(new) * len(self.parts),
-            delay=2.0,
-            leave=False,
-            disable=not self.progress,
-        )
+        text, total = f"probabilities of {len(new):,} patterns, about {mass:.2g} in all", len(new) * len(self.parts)
         columns = []
-        with bar:
+        with tqdm(desc=text, total=total, delay=2.0, leave=False, disable=not self.progress) as bar:
             for weight, small in self.parts:
                 floor = log_floor - np.log(weight)
                 columns.append(region_probabilities(small, new, self.rtol, self.seed, floor, bar.update))

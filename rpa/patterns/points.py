@@ -1,28 +1,23 @@
-"""Weighted points in the regions of a network: from them every functional of the output law is a weighted sum.
+"""Weighted points in the regions of a network: every functional of the output law is a weighted sum over them.
 
-A region's points come from the proposals that its probability was computed with, so a region far in the tail has as
-many as it needs. They are drawn in independent replicates. One replicate holds points of all regions and is an
-approximation of the whole law: the scatter of a functional over the replicates is its error, whatever the functional.
+A region's points come from the proposals of its probability, so that a region far in the tail has as many as it needs.
+One replicate has points of all regions; the scatter of a functional over the independent replicates is its error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.special import ndtr
 
 from rpa.patterns.packing import shifts
+from rpa.patterns.pieces import Pieces
 from rpa.polytopes import quadrature, reduction
 from rpa.polytopes.lookahead import lookahead
 from rpa.polytopes.trapezoid import plan
-
-if TYPE_CHECKING:
-    from rpa.patterns.pieces import Pieces
-
 
 __all__ = ["Draws", "Line", "draw", "line"]
 
@@ -35,8 +30,7 @@ DROPPED = 1e-6  # union bound of the rows left out of a region, relative to its 
 class Draws:
     """Points of K regions: z (K, r, R, M) and weights (K, R, M); the weights of a replicate sum to the probability.
 
-    H, h, A, b: half-spaces and affine maps of the regions, as `Pieces.blocks` gives
-    them.
+    H, h, A, b: half-spaces and affine maps of the regions, as `Pieces.blocks` gives them.
     """
 
     z: np.ndarray
@@ -45,10 +39,6 @@ class Draws:
     h: np.ndarray
     A: np.ndarray
     b: np.ndarray
-
-    def take(self, index: np.ndarray) -> Draws:
-        """The draws of some of the regions."""
-        return Draws(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
 def draw(part: Pieces, seed: int) -> Iterator[Draws]:
@@ -67,7 +57,7 @@ def _block(maps, patterns, log_p, stop, seed):
     for group, size in reduction.groups(kept, unit.shape[2]):
         group = group[np.isfinite(log_p[group])]
         p = plan(*reduction.gather(unit[group], slack[group], kept[group], size)) if size and len(group) else None
-        sampler = quadrature.Sampler(p, lookahead(p)) if p is not None else None
+        sampler = quadrature.PolytopeSampler(p, lookahead(p)) if p is not None else None
         for points in np.unique(stop[group]):
             index = np.flatnonzero(stop[group] == points)
             for part, z, weights in _points(sampler, p, index, points, move[group], unit.shape[2], seed, rng):
@@ -96,8 +86,8 @@ def _points(sampler, p, index, points, move, r, seed, rng):
 class Line:
     """Where lines through points, along the gradient of an output, lie inside their region, in values of that output.
 
-    low, high: the ends, in values y; density: weight / P(the standard normal is between the ends), so that the density
-    of the output at y between the ends is density * phi((y - b) / size) / size; size (K,), b (K,): of the region.
+    low, high: their ends; density: weight / P(the standard normal is between the ends): the density of the output at y
+    between the ends is density * phi((y - b) / size) / size; size (K,), b (K,): of the region.
     """
 
     low: np.ndarray
@@ -115,8 +105,8 @@ class Line:
 def line(draws: Draws, output: int) -> Line:
     """The `Line` of output A z + b through each point of regions on which it is not constant.
 
-    Given the other coordinates, the coordinate s = a z / |a| is standard normal on an interval [low, high]; replacing
-    the point by this law keeps every expectation and gives a density without a bandwidth.
+    Given the other coordinates, s = a z / |a| is standard normal on an interval; replacing the point by this law keeps
+    every expectation and gives a density without a bandwidth.
     """
     a, b = draws.A[:, output], draws.b[:, output]
     size = np.linalg.norm(a, axis=1)

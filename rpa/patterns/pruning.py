@@ -1,25 +1,20 @@
 """P1's support approximation: its three algorithms, one function each.
 
-Inside the region of one pattern of the first layers, the pre-activations of the next layer are affine in the input. P1
-takes their activation probabilities under the input's law, fixes the units whose activation has next to no entropy, and
-enumerates the signs of the others, layer by layer. Two simplifications make it cheap: the units of a layer are taken as
-independent, and the input keeps its Gaussian law inside a region. `rpa.patterns.search` drops both.
+Inside the region of one pattern of the first layers, the next pre-activations are affine in the input. P1 takes their
+activation probabilities under the input's law, fixes units of little entropy, and enumerates the signs of the others,
+layer by layer. It takes units as independent and the input as Gaussian inside a region; `search` does neither.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.special import entr, log_ndtr
 
-if TYPE_CHECKING:
-    from rpa.network import ReLUNetwork
-
+from rpa.network import ReLUNetwork
 
 __all__ = ["activation_probabilities", "enumerate_layers", "fixed_units"]
 
-CHUNK = 1 << 18  # numbers worked on at once
+NUMBERS_AT_ONCE = 1 << 18  # numbers worked on at once
 
 
 def activation_probabilities(rows: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,8 +41,8 @@ def fixed_units(log_on: np.ndarray, threshold: float) -> np.ndarray:
 def enumerate_layers(net: ReLUNetwork, threshold: float, max_patterns: int) -> tuple[np.ndarray, np.ndarray]:
     """P1's third algorithm: enumerates the units that are not fixed, layer by layer: bool (K, N), log q (K,) falling.
 
-    net: whitened, its input N(0, I). log q is the sum of the log activation probabilities of the signs chosen. Of the
-    2^(free units) combinations the `max_patterns` most probable are kept at each step. Some may be empty regions.
+    net: whitened, its input N(0, I). log q is the sum of the log activation probabilities of the signs chosen; the
+    `max_patterns` most probable combinations are kept at each step. Some may be empty regions.
     """
     rows, offset = net.weights[0][None], net.biases[0][None]
     log_on, log_off = activation_probabilities(rows, offset)
@@ -81,13 +76,9 @@ def enumerate_layers(net: ReLUNetwork, threshold: float, max_patterns: int) -> t
 
 
 def _next_layer(weight, bias, rows, offset, likely, gate, parent, keep):
-    """Pre-activations (rows, offset) of the next layer in every node, and their `activation_probabilities`.
-
-    rows (P, n, r), offset (P, n), likely (P, n): of the parents, with the gates that their likeliest child has; gate
-    (K, n), parent (K,): of the children. Only units that some child flips make a difference to the likeliest child, and
-    they are few. Nodes are taken in chunks that stay in the cache. Where no later layer needs the rows, of those only
-    the lengths matter: they are turned into the span of the units that are flipped, and one direction for the rest.
-    """
+    """Pre-activations (rows, offset) of the next layer in every node, and their `activation_probabilities`."""
+    # Parents have rows (P, n, r), and gates `likely` (P, n) of their likeliest child. Others differ from it in few
+    # units, `flipped`. If no later layer needs the rows, lengths suffice: in the span of these units and one direction.
     change = gate - likely[parent]
     flipped = np.flatnonzero(change.any(axis=0))
     base, narrow = weight @ (likely[:, :, None] * rows), np.ascontiguousarray(weight[:, flipped])
@@ -95,7 +86,7 @@ def _next_layer(weight, bias, rows, offset, likely, gate, parent, keep):
     if not keep and len(flipped) + 1 < rows.shape[2]:
         base, moving = _turned(base, moving)
     after = (gate * offset[parent]) @ weight.T + bias
-    parts, step = [], max(1, CHUNK // max(1, base[0].size))
+    parts, step = [], max(1, NUMBERS_AT_ONCE // max(1, base[0].size))
     for start in range(0, len(gate), step):
         at = slice(start, start + step)
         own = parent[at]

@@ -1,8 +1,8 @@
-"""Affine regions: from an activation pattern to a polytope and the affine map that holds on it.
+"""Affine regions: from an activation pattern to a polytope and the affine map on it.
 
 P1's lemma: the inputs with one activation pattern form a convex polytope {x : H x <= h}, on which f(x) = A x + b.
-`affine_pieces` does the algebra for a batch of patterns; `Region` is one such piece; `planar_regions` finds every
-region of a network whose input has rank at most two.
+`affine_pieces` does the algebra for a batch of patterns; `Region` is one of them; `planar_regions` finds all regions of
+a network whose input has rank at most two.
 """
 
 from __future__ import annotations
@@ -14,31 +14,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rpa import _check
-from rpa.inputs import Gaussian
-from rpa.network import as_network
+from rpa.inputs import Gaussian, RandomInput
+from rpa.network import ReLUNetwork, as_network
 from rpa.polytopes import planar
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
+__all__ = ["PlanarRegions", "Region", "affine_pieces", "halfspaces", "jacobians", "label", "planar_regions"]
+__all__ += ["region_at", "region_of", "singular_values"]
 
-
-__all__ = [
-    "PlanarRegions",
-    "Region",
-    "affine_pieces",
-    "halfspaces",
-    "jacobians",
-    "label",
-    "planar_regions",
-    "region_at",
-    "region_of",
-    "singular_values",
-]
-
-CHUNK = 1 << 12  # Jacobians worked on at once: few megabytes
+JACOBIANS_AT_ONCE = 1 << 12  # Jacobians worked on at once: few megabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,33 +49,6 @@ class Region:
         """Which rows of x (n, d) satisfy H x <= h: bool (n,)."""
         x = _check.array("x", x, (None, self.H.shape[1]))
         return (x @ self.H.T <= self.h).all(axis=1)
-
-    def facets(self) -> np.ndarray:
-        """Indices of the rows of H that bound the region: those whose removal would enlarge it (one LP each, HiGHS).
-
-        Empty for an empty region. Of rows that coincide the first is kept.
-        """
-        from scipy.optimize import linprog
-
-        norms = np.linalg.norm(self.H, axis=1)
-        scale = np.where(norms > 0, norms, 1.0)
-        H, h = self.H / scale[:, None], self.h / scale
-        kept = [i for i in range(len(h)) if norms[i] > 0]
-        if (self.h[norms == 0] < 0).any() or _infeasible(H[kept], h[kept]):
-            return np.array([], dtype=int)
-        for i in reversed(list(kept)):
-            others = [j for j in kept if j != i]
-            # How far can row i go when it is relaxed by one unit and the others hold?
-            limit = linprog(-H[i], A_ub=H[[*others, i]], b_ub=[*h[others], h[i] + 1.0], bounds=(None, None))
-            if -limit.fun <= h[i] + 1e-9:
-                kept = others
-        return np.array(kept, dtype=int)
-
-
-def _infeasible(H, h):
-    from scipy.optimize import linprog
-
-    return len(H) > 0 and linprog(np.zeros(H.shape[1]), A_ub=H, b_ub=h, bounds=(None, None)).status == 2
 
 
 def affine_pieces(net: ReLUNetwork, patterns: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -133,16 +92,16 @@ def jacobians(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
 def singular_values(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
     """Singular values of the Jacobian A of each pattern (K, N), falling: (K, min(k, d)).
 
-    With W_1 = R^T Q^T, a QR decomposition of W_1^T, they are those of the Jacobian with R^T in place of W_1, as the
-    columns of Q are orthonormal. R^T has at most as many columns as W_1 has rows, however large d is.
+    With a QR decomposition W_1^T = Q R they are those of the Jacobian with R^T in place of W_1, which has at most as
+    many columns as W_1 has rows.
     """
     patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
     first = np.asarray(np.linalg.qr(net.weights[0].T, mode="r")).T
     small = type(net)((first, *net.weights[1:]), net.biases, net.slope)
     values = np.zeros((len(patterns), min(net.output_dim, net.input_dim)))
-    for start in range(0, len(patterns), CHUNK):
-        found = np.linalg.svd(jacobians(small, patterns[start : start + CHUNK]), compute_uv=False)
-        values[start : start + CHUNK, : found.shape[1]] = found
+    for start in range(0, len(patterns), JACOBIANS_AT_ONCE):
+        found = np.linalg.svd(jacobians(small, patterns[start : start + JACOBIANS_AT_ONCE]), compute_uv=False)
+        values[start : start + JACOBIANS_AT_ONCE, : found.shape[1]] = found
     return values
 
 
@@ -224,10 +183,9 @@ def _plane_of(net, gaussian):
 def planar_regions(net: ReLUNetwork | nn.Module, inputs: RandomInput) -> PlanarRegions:
     """All regions of positive probability of a network whose Gaussian input has rank at most two, exactly.
 
-    A square of 60 standard deviations is cut by one hidden unit after the other, layer by layer; every polygon that a
-    unit's zero line crosses becomes two. Regions 40 or more standard deviations out (p < 1e-349) are left out.
-    Returns `PlanarRegions`; P1's proposition on the PMF, without approximation.
-    Raises ValueError for mixtures (take one component at a time) and for a rank above two.
+    A square of 60 standard deviations is cut by one hidden unit after the other; every polygon that a unit's zero line
+    crosses becomes two. Regions 40 or more standard deviations out (p < 1e-349) are left out. P1's proposition on the
+    PMF. Raises ValueError for mixtures (take one component at a time) and for a rank above two.
 
     >>> from rpa import Gaussian, ReLUNetwork
     >>> net = ReLUNetwork([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])

@@ -1,18 +1,16 @@
 """Which activation patterns carry the mass: a sample-free search by moment matching, batched in torch.
 
-Units are decided one after another, layer by layer. A node of the search is a set of signs decided so far, with its
-approximate log probability log q and a Gaussian that stands for the input given those signs. Deciding that a unit with
-conditional mean m, variance v and t = m / sqrt(v) is positive multiplies q by Phi(t) and matches the first two moments
-of the truncated law (assumed density filtering):
+A node is a set of signs decided so far, layer by layer, with its approximate log probability log q and a Gaussian for
+the input given those signs. Deciding that a unit of conditional mean m, variance v and t = m / sqrt(v) is positive
+multiplies q by Phi(t) and matches two moments of the truncated law (assumed density filtering):
 
     r = phi(t) / Phi(t),   mean += g r,   cov -= g g^T r (r + t),   g = cov[:, unit] / sqrt(v).
 
-All nodes decide the same unit at the same time, the most certain unit first, and the best `width` survive (a beam).
-Nodes are then marginals of equally many units, so their log q can be compared; flips of too little probability are
-dropped at once. Each
-truncation is also kept as a Gaussian factor on its unit (a "site", precision tau and shift nu). The sites give the law
-of the next layer and, in the end, expectation propagation's log Z, which takes log q to a few per cent of the truth
-(Minka 2001; Cunningham, Hennig & Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
+All nodes decide the same unit at the same time, the most certain first, and the best `width` survive (a beam): their
+log q are marginals of equally many units and can be compared. Each truncation is also kept as a Gaussian factor on its
+unit (a site, precision tau and shift nu). The sites give the law of the next layer and, in the end, expectation
+propagation's log Z, which takes log q to a few per cent of the truth (Minka 2001; Cunningham, Hennig &
+Lacoste-Julien 2011). Units that are certain in every node cost next to nothing.
 """
 
 from __future__ import annotations
@@ -20,48 +18,41 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.special import ndtri_exp
 
-if TYPE_CHECKING:
-    from rpa.network import ReLUNetwork
-
+from rpa.network import ReLUNetwork
 
 __all__ = ["beam", "hidden_layers", "node_bytes"]
 
-CHUNK = 64  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
+NODES_AT_ONCE = 64  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
 WIDEST_GAP = 80.0  # nats below the best node at which a node is dropped: single precision ends there
 CERTAIN = 3.0  # standard deviations from the threshold at which cutting off the tail no longer moves the moments
-NEGLIGIBLE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
-FAR = 2.0  # nats by which a refined log mass may differ from the first one and be believed
+WEAK_SITE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
+BELIEVED = 2.0  # nats by which a refined log mass may differ from the first one and be believed
 WEAK = 1e4  # ratio of offsets to noise up to which single precision resolves a thousandth of the noise
-NOTHING = 1e-20  # a ratio that moves no moment; products of smaller ones are denormal numbers, and slow
+RELATIVE_ZERO = 1e-20  # a ratio that moves no moment; products of smaller ones are denormal numbers, and slow
 ROUNDING = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
 
 
 @dataclass
 class _Sites:
-    """The decided units that matter, n of them, in each of K nodes.
-
-    units: their indices, layer by layer; tau, nu (K, n): one Gaussian factor each; sign (K, n): +1 or -1;
-    base (K,): log mass of all other decisions.
-    """
+    """The n decided units that matter, in each of K nodes: units by layer, factors tau, nu (K, n) and sign (K, n)."""
 
     units: list
     tau: torch.Tensor
     nu: torch.Tensor
     sign: torch.Tensor
-    base: torch.Tensor
+    base: torch.Tensor  # log mass (K,) of all other decisions
 
 
 def node_bytes(net: ReLUNetwork) -> int:
-    """Bytes that one node of the beam takes at most: what a memory bound is divided by.
+    """Bytes that one node of the beam takes at most.
 
-    The beam is full only within the first layer, whose covariance then exists before and after a decision; that of a
-    later layer is also there whole and without the certain units.
+    The beam is full only within the first layer, whose covariance is there before and after a decision; that of a later
+    layer is also there with and without the certain units.
     """
     first, *others = net.hidden_sizes
     return 4 * (max(2 * first**2, *(4 * size**2 for size in others), 0) + 16 * net.n_hidden)
@@ -98,7 +89,7 @@ def beam(
         active = (mean > 0)[parent]
         active[:, units] = found[2] > 0
         bits = [*(part[parent] for part in bits), active]
-        matters = (found[0] * torch.diagonal(cov, dim1=1, dim2=2).amax(0)[units]).amax(0) > NEGLIGIBLE
+        matters = (found[0] * torch.diagonal(cov, dim1=1, dim2=2).amax(0)[units]).amax(0) > WEAK_SITE
         sites = _extend(sites, units, parent, found, certain, matters)
     if refine:
         log_q = _refine(layers, net.slope, bits, sites, log_q)
@@ -120,13 +111,12 @@ def _log_tail(t):
     """log Phi(t) and the ratio phi(t) / Phi(t)."""
     log_p = torch.special.log_ndtr(t)
     ratio = torch.exp(-0.5 * t * t - 0.5 * math.log(2 * math.pi) - log_p)
-    return log_p, torch.nn.functional.threshold(ratio, NOTHING, 0.0)
+    return log_p, torch.nn.functional.threshold(ratio, RELATIVE_ZERO, 0.0)
 
 
 def _decide(mean, cov, log_q, width, gap, tick):
-    """Branches on the n units of mean (K, n), cov (K, n, n) in turn.
-
-    Returns the parent (K',) of each survivor, its log q (K',), and tau, nu, sign and log mass of each unit, (4, K', n).
+    """Branches on the units of mean (K, n), cov (K, n, n): parent (K',), log q (K',), (tau, nu, sign, log mass) (4, K',
+    n).
     """
     parent, found = torch.arange(len(mean)), mean.new_zeros(4, *mean.shape)
     before = torch.diagonal(cov, dim1=1, dim2=2).amax(0)
@@ -171,11 +161,7 @@ def _extend(sites, units, parent, found, certain, matters):
 
 
 def _maps(layers, slope, bits, node, units):
-    """Pre-activations as affine maps of the input, in the given nodes: of the sites' units, and of the current layer.
-
-    Returns rows (k, n, r), offset (k, n) of the sites, then rows (k, m, r), offset (k, m) of the layer after `bits`;
-    behind the last layer there is none, and of the last one only the sites' units are made.
-    """
+    """Affine maps of the input: rows and offset of the sites' units, then rows and offset of the layer after `bits`."""
     rows, offset = layers[0]
     site_rows, site_offset = [], []
     for depth, part in enumerate(bits):
@@ -197,12 +183,11 @@ def _maps(layers, slope, bits, node, units):
 
 
 def _condition(rows, mean, tau, nu, others, offset):
-    """Law of further variables others @ z + offset given Gaussian sites on rows @ z + mean, where z ~ N(0, I).
-
-    rows (K, n, r), mean, tau, nu (K, n); others (K, m, r), offset (K, m). Returns the mean (K, m) and V (K, n, m) with
-    cov = others others^T - V^T V, by B = I + tau^1/2 rows rows^T tau^1/2 = L L^T (Rasmussen & Williams 2006, section
-    3.6.1); and the diagonal of L, NaN where rounding spoiled B.
+    """Mean (K, m) and V, cov = others others^T - V^T V, of others @ z + offset, z ~ N(0, I) given sites on rows @ z +
+    mean.
     """
+    # B = I + tau^1/2 rows rows^T tau^1/2 = L L^T (Rasmussen & Williams 2006, section 3.6.1); the diagonal of L is
+    # returned too, NaN where rounding spoiled B.
     scaled = tau.sqrt()[:, :, None] * rows
     B = torch.baddbmm(torch.eye(tau.shape[1], dtype=tau.dtype), scaled, scaled.transpose(1, 2))
     L, failed = torch.linalg.cholesky_ex(B)
@@ -216,7 +201,7 @@ def _condition(rows, mean, tau, nu, others, offset):
 def _next_layer(layers, slope, bits, sites):
     """Mean (K, n) and covariance (K, n, n) of the next layer's pre-activations in each node."""
     parts = []
-    for node in torch.arange(len(sites.base)).split(CHUNK):
+    for node in torch.arange(len(sites.base)).split(NODES_AT_ONCE):
         site_rows, site_mean, rows, offset = _maps(layers, slope, bits, node, sites.units)
         mean, V, _ = _condition(site_rows, site_mean, sites.tau[node], sites.nu[node], rows, offset)
         parts.append((mean, rows @ rows.transpose(1, 2) - V.transpose(1, 2) @ V))
@@ -224,25 +209,20 @@ def _next_layer(layers, slope, bits, sites):
 
 
 def _refine(layers, slope, bits, sites, log_q):
-    """log q by expectation propagation's log Z at the sites given, which makes up for the order of the decisions.
-
-    A pattern whose two values are far apart (most often an empty region) keeps the one it has.
-    """
+    """log q by expectation propagation's log Z, unless the two differ much (most often an empty region)."""
     parts = []
-    for node in torch.arange(len(log_q)).split(CHUNK):
+    for node in torch.arange(len(log_q)).split(NODES_AT_ONCE):
         rows, mean, _, _ = _maps(layers, slope, bits, node, sites.units)
         log_z = sites.base[node] + _log_z(rows, mean, sites.tau[node], sites.nu[node], sites.sign[node])
-        parts.append(torch.where((log_z - log_q[node]).abs() < FAR, log_z.clamp_max(0.0), log_q[node]))
+        parts.append(torch.where((log_z - log_q[node]).abs() < BELIEVED, log_z.clamp_max(0.0), log_q[node]))
     return torch.cat(parts)
 
 
 def _log_z(rows, mean, tau, nu, sign):
-    """log Z (K,) of expectation propagation: rows (K, n, r), mean (K, n) of the units; sites and signs (K, n).
-
-    Each unit's truncation meets its cavity, the law given all other sites (Rasmussen & Williams 2006, equation 3.65).
-    """
+    """log Z (K,) of expectation propagation: rows (K, n, r), mean (K, n) of the units; sites and signs (K, n)."""
     moved, V, pivots = _condition(rows, mean, tau, nu, rows, mean)
     v = (rows * rows).sum(2) - (V * V).sum(1)
+    # Each unit's truncation meets its cavity, the law given all other sites (equation 3.65 there).
     left = 1 - tau * v
     m, v = (moved - nu * v) / left, v / left
     spread = 1 + tau * v

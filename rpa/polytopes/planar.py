@@ -1,11 +1,9 @@
-"""Convex polygons under the standard normal law of the plane: cutting and exact integration, many at a time.
+"""Convex polygons under the standard normal law of the plane: cutting and exact integration, in batches.
 
-A batch of P polygons is a `Polygons`: padded vertex lists with, for each edge, the line a z = c it lies on. Cutting a
-batch by one line per polygon is a handful of array operations, so all regions of a network are found in milliseconds.
-The probability of a polygon is a sum of one-dimensional integrals of phi(x) [Phi(upper(x)) - Phi(lower(x))], each over
-a strip between two vertices, by Gauss-Legendre quadrature in log space. Each polygon is first turned so that its point
-nearest to the origin lies on the y axis and trimmed to where the density is not below e^-45 of its maximum; after
-that nothing in the integrand is steep, and a fixed rule gives 14 digits at any distance from the origin.
+The probability of a polygon is a sum of integrals of phi(x) [Phi(upper(x)) - Phi(lower(x))] over strips between
+neighbouring vertices, by Gauss-Legendre quadrature in logs. Each polygon is first turned so that its point nearest to
+the origin lies on the y axis, and trimmed to where the density is above e^-45 of its maximum. The integrand then varies
+slowly, and a fixed rule gives 14 digits at any distance from the origin.
 """
 
 from dataclasses import dataclass
@@ -17,12 +15,12 @@ from scipy.special import logsumexp
 from rpa.polytopes import slices
 from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.reduction import inscribed_ball, is_empty
+from rpa.polytopes.slices import NODES, REACH, WEIGHTS
 
 __all__ = ["Polygons", "clip", "log_probability", "polygon_log_mass", "polygon_moments", "split", "square"]
 
-REACH = 9.5  # phi(REACH) / phi(0) = e^-45
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 EPS = np.finfo(float).eps
+SIDE = 60.0  # half the side of the square that polygons are cut out of
 SURE = 1e-6  # relative error up to which a mass found from vertices is kept
 TOLERANCE = 1e-13  # a vertex this close to a line, relative to the polygon's size, lies on it
 
@@ -32,7 +30,7 @@ class Polygons:
     """P convex polygons, counter-clockwise.
 
     vertices (P, n, 2); lines (P, n, 3): unit normal a and offset c of edge i (from vertex i to i + 1), a z <= c inside;
-    counts (P,): how many of the n entries are used. count 0 is the empty polygon.
+    counts (P,): how many of the n entries are used, 0 for the empty polygon.
     """
 
     vertices: np.ndarray
@@ -64,10 +62,10 @@ def _next(values, counts):
     return following
 
 
-def square(count: int, radius: float = 60.0) -> Polygons:
-    """`count` copies of the square [-radius, radius]^2: room for every polygon nearer than two thirds of `radius`."""
-    corner = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]) * radius
-    side = np.array([[0.0, -1.0, radius], [1.0, 0.0, radius], [0.0, 1.0, radius], [-1.0, 0.0, radius]])
+def square(count: int) -> Polygons:
+    """`count` copies of the square [-SIDE, SIDE]^2."""
+    corner = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]) * SIDE
+    side = np.array([[0.0, -1.0, SIDE], [1.0, 0.0, SIDE], [0.0, 1.0, SIDE], [-1.0, 0.0, SIDE]])
     return Polygons(np.tile(corner, (count, 1, 1)), np.tile(side, (count, 1, 1)), np.full(count, 4))
 
 
@@ -83,7 +81,7 @@ def signed_distances(polygons, lines, tolerance=TOLERANCE):
 def clip(polygons: Polygons, lines: np.ndarray, distances: np.ndarray | None = None) -> Polygons:
     """The part of each polygon with a z <= c, for lines (P, 3) = (a, c) of unit normal (Sutherland-Hodgman).
 
-    A polygon that only touches the half-plane becomes empty. Most lines of a region leave all polygons as they are.
+    A polygon that only touches the half-plane becomes empty.
     """
     d = signed_distances(polygons, lines) if distances is None else distances
     used = polygons.used
@@ -113,8 +111,8 @@ def clip(polygons: Polygons, lines: np.ndarray, distances: np.ndarray | None = N
 def split(polygons: Polygons, a: np.ndarray, b: np.ndarray) -> Any:
     """Cut each polygon by the line a z + b = 0, a (P, 2), b (P,).
 
-    Returns (polygons, parent, active): the pieces, the index of the polygon each comes from, and whether
-    a z + b > 0 on it. A polygon that its line misses or only touches is kept whole.
+    Returns (polygons, parent, active): the parts, the index of the polygon each comes from, and whether a z + b > 0 on
+    it. A polygon that its line misses or only touches is kept whole.
     """
     norm = np.linalg.norm(a, axis=1)
     lines = np.column_stack([a, -b]) / np.where(norm > 0, norm, 1.0)[:, None]
@@ -160,7 +158,7 @@ def _nearest_points(polygons):
 
 
 def _turn_and_trim(polygons):
-    """Turn each nearest point onto the positive y axis; cut off what is negligible. Also returns its distance (P,)."""
+    """The polygons with their nearest points on the positive y axis, trimmed; the distances of these points (P,)."""
     nearest = _nearest_points(polygons)
     rho = np.hypot(nearest[:, 0], nearest[:, 1])
     up = np.where(rho[:, None] > 0, nearest / np.where(rho > 0, rho, 1.0)[:, None], np.array([0.0, 1.0]))
@@ -196,10 +194,8 @@ def _height(line, x):
 
 
 def _rounding(trimmed, rho):
-    """Relative error (P,) of a mass when the lines are known to one unit of rounding.
-
-    Moving the boundary by d changes the mass by about d times boundary / area, or d times rho far out.
-    """
+    """Relative error (P,) of a mass when each line may be off by one unit of rounding."""
+    # Moving the boundary by d changes the mass by about d times boundary / area, or d times rho far out.
     start, end, used = trimmed.vertices, trimmed.next_vertices, trimmed.used
     # Running sums: unlike `sum`, they do not depend on how many unused entries follow.
     perimeter = np.where(used, np.hypot(*np.moveaxis(end - start, 2, 0)), 0.0).cumsum(axis=1)[:, -1]
@@ -211,9 +207,9 @@ def _rounding(trimmed, rho):
 
 
 def polygon_log_mass(polygons: Polygons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(log P(z in polygon), relative error, distance from the origin), each (P,); -inf for an empty polygon.
+    """(log P(z in polygon), relative error, distance from the origin), each (P,), for z ~ N(0, I_2).
 
-    z ~ N(0, I_2). The quadrature is good to 1e-14; the error is that of rounding in the polygon's lines and vertices.
+    -inf for an empty polygon. The error is that of rounding in lines and vertices; the quadrature is good to 1e-14.
     """
     turned, rho = _turn_and_trim(polygons)
     owner, x0, x1, lower, upper = _strips(turned)
@@ -227,14 +223,16 @@ def polygon_log_mass(polygons: Polygons) -> tuple[np.ndarray, np.ndarray, np.nda
     inner = log_interval(_height(lower[strip, None], x), _height(upper[strip, None], x))
     with np.errstate(divide="ignore"):
         terms = inner - (x**2 + LOG_2PI) / 2 + np.log(half * WEIGHTS)
-    return _log_sum_by_owner(logsumexp(terms, axis=1), owner[strip], len(polygons)), _rounding(turned, rho), rho
+    log_p = np.full(len(polygons), -np.inf)
+    np.logaddexp.at(log_p, owner[strip], logsumexp(terms, axis=1))
+    return log_p, _rounding(turned, rho), rho
 
 
 def polygon_moments(polygons: Polygons, log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean (P, 2), second (P, 2, 2)): E z and E z z^T given that z ~ N(0, I_2) lies in each polygon of log mass log_p.
 
-    By the divergence theorem both are integrals over the edges: p mean = -sum n I, p second = p I_2 - sum n J^T with
-    I, J the integrals of phi and z phi along an edge of normal n. All terms are divided by p in logs.
+    By the divergence theorem p mean = -sum n I and p second = p I_2 - sum n J^T over the edges, with n the normal and
+    I, J the integrals of phi and z phi along the edge. All terms are divided by p in logs.
     """
     normal, offset = polygons.lines[..., :2], polygons.lines[..., 2]
     along = np.stack([-normal[..., 1], normal[..., 0]], axis=2)
@@ -248,48 +246,30 @@ def polygon_moments(polygons: Polygons, log_p: np.ndarray) -> tuple[np.ndarray, 
     return mean, (second + second.transpose(0, 2, 1)) / 2
 
 
-def _log_sum_by_owner(terms, owner, count):
-    top = np.full(count, -np.inf)
-    np.maximum.at(top, owner, terms)
-    shift = np.where(np.isfinite(top), top, 0.0)
-    with np.errstate(divide="ignore"):
-        return shift + np.log(np.bincount(owner, np.exp(terms - shift[owner]), count))
-
-
 def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """log P(H z <= h) for z ~ N(0, I_2), a batch of K polygons given by n half-planes each.
 
-    H (K, n, 2), h (K, n) -> log_p (K,), rel_error (K,), the latter from rounding; shift (K, n):
-    error of h. Polygons are cut out of a square of 60 standard deviations, and of larger ones where they are not found
-    there. The others, and those with an error above SURE, are integrated by slices (`rpa.polytopes.slices`).
-    -inf has the error 0 where the polygon is proved empty, infinity where no point was found.
+    H (K, n, 2), h (K, n), shift (K, n): error of h -> log_p (K,), rel_error (K,). Polygons are cut out of a square of
+    60 standard deviations, or of larger ones where that is empty. The rest, and those with an error above SURE, are
+    integrated by `slices`. -inf has error 0 where the polygon is proved empty, infinity where no point was found.
     """
     norm = np.linalg.norm(H, axis=2)
     dead = norm == 0
     scale = np.where(dead, 1.0, norm)
     lines = np.concatenate([H / scale[..., None], (h / scale)[..., None]], axis=2)
     shift = np.zeros_like(h) if shift is None else shift / scale
-    never = (dead & (h < 0)).any(axis=1)
-    log_p, rel_error, empty = np.full(len(H), -np.inf), np.where(never, 0.0, np.inf), never.copy()
-    pending = np.flatnonzero(~empty)
-    for radius in (60.0, 2e3, 6e4):
-        polygons = square(len(pending), radius)
-        for i in range(H.shape[1]):
-            nowhere = [0.0, 1.0, 2 * radius]
-            cut = np.where(dead[pending, i, None], nowhere, lines[pending, i])
-            before, polygons = polygons, clip(polygons, cut, signed_distances(polygons, cut, 2 * EPS))
-            gone = np.flatnonzero((before.counts > 0) & (polygons.counts == 0))
-            if len(gone):
-                margin = 8 * EPS * radius + shift[pending[gone]].max(axis=1)
-                empty[pending[gone]] = _outside(before[gone], cut[gone], radius, margin)
-        found, error, rho = polygon_log_mass(polygons)
-        error += error / (10 * EPS * (10 + rho)) * shift[pending].max(axis=1, initial=0.0)
-        settled = empty[pending] | (np.isfinite(found) & (rho < radius * 2 / 3))
-        log_p[pending[settled]] = np.where(empty[pending], -np.inf, found)[settled]
-        rel_error[pending[settled]] = np.where(empty[pending], 0.0, error)[settled]
-        pending = pending[~settled]
-        if not len(pending):
-            break
+    empty, polygons = (dead & (h < 0)).any(axis=1), square(len(H))
+    for i in range(H.shape[1]):
+        cut = np.where(dead[:, i, None], [0.0, 1.0, 2 * SIDE], lines[:, i])
+        before, polygons = polygons, clip(polygons, cut, signed_distances(polygons, cut, 2 * EPS))
+        gone = np.flatnonzero((before.counts > 0) & (polygons.counts == 0))
+        if len(gone):
+            empty[gone] |= _outside(before[gone], cut[gone], 8 * EPS * SIDE + shift[gone].max(axis=1))
+    log_p, rel_error, rho = polygon_log_mass(polygons)
+    rel_error *= 1 + shift.max(axis=1, initial=0.0) / (10 * EPS * (10 + rho))
+    lost = ~np.isfinite(log_p) | (rho >= SIDE * 2 / 3)
+    log_p[empty | lost] = -np.inf
+    rel_error = np.where(empty, 0.0, np.where(lost, np.inf, rel_error))
     for k in np.flatnonzero(~empty & ~(rel_error < SURE)):
         real = ~dead[k]
         wide = lines[k, real, 2] + shift[k, real] + 8 * EPS * (1 + np.abs(lines[k, real, 2]))
@@ -303,17 +283,15 @@ def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = Non
     return log_p, rel_error
 
 
-def _outside(polygons, lines, radius, margin):
-    """Whether a z > c holds, beyond rounding, on polygons (P,) even without the sides of the square around them.
-
-    It does where the corner of smallest a z is not on a side, or a real edge ends there along which a z is constant.
-    """
-    far = 1e-9 * radius + margin
+def _outside(polygons, lines, margin):
+    """Whether polygons (P,) lie in a z > c, beyond rounding, even without the sides of the square around them."""
+    # They do where the corner of smallest a z is not on a side, or a real edge ends there along which a z is constant.
+    far = 1e-9 * SIDE + margin
     d = np.where(polygons.used, signed_distances(polygons, lines), np.inf)
     row, corner = np.arange(len(polygons)), d.argmin(axis=1)
-    real = polygons.lines[..., 2] != radius
+    real = polygons.lines[..., 2] != SIDE
     least, before = d[row, corner], (corner - 1) % polygons.counts
     after = (corner + 1) % polygons.counts
-    level = [np.abs(d[row, other] - least) <= 1e-12 * radius for other in (before, after)]
+    level = [np.abs(d[row, other] - least) <= 1e-12 * SIDE for other in (before, after)]
     edges = [real[row, before], real[row, corner]]
     return (least > far) & ((edges[0] & edges[1]) | (edges[0] & level[0]) | (edges[1] & level[1]))

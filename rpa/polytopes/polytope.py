@@ -1,10 +1,9 @@
 """Probabilities of convex polytopes {x : H x <= h} under a Gaussian, in any dimension, far into the tails.
 
-Start with `probability` (or `orthant`); `probabilities` does the same for a batch of polytopes under N(0, I), as the
-regions of a network need. The work happens in as many dimensions as the rows that matter have rank: rank one is an
-interval and rank two a polygon, both exact; above that `rpa.polytopes.quadrature` integrates, with the proposals of
-`rpa.polytopes.lookahead`, until the asked accuracy is met. Every answer carries a relative error. The union bound of
-the rows that were left out is part of it. `moments` and `sample` describe the Gaussian restricted to the polytope.
+Start with `probability` or `orthant`; `probabilities` takes a batch of polytopes under N(0, I). The dimension that
+counts is the rank of the rows that matter: rank one is an interval and rank two a polygon, both exact; above,
+`rpa.polytopes.quadrature` samples until the requested accuracy is reached. Every answer carries a relative error, which
+includes the union bound of the dropped rows.
 """
 
 from dataclasses import dataclass, replace
@@ -20,24 +19,13 @@ from rpa.polytopes import planar, quadrature, reduction
 from rpa.polytopes.lookahead import lookahead, sites
 from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.tilting import minimax
-from rpa.polytopes.trapezoid import plain, plan
-from rpa.polytopes.truncated import Sample, batch_moments, moments, sample
+from rpa.polytopes.trapezoid import plain, plan, take
+from rpa.polytopes.truncated import Sample, moments, sample
 
-__all__ = [
-    "Probability",
-    "Sample",
-    "batch_moments",
-    "moments",
-    "orthant",
-    "probabilities",
-    "probability",
-    "replicates",
-    "sample",
-]
+__all__ = ["Probability", "Sample", "moments", "orthant", "probabilities", "probability", "replicates", "sample"]
 
 BUDGET = 2**20
 SMALLEST = 8  # points per replicate that a polytope of little weight in a sum gets at least
-NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything is known
 PROPOSALS = {"lookahead": lookahead, "minimax": lambda p: [minimax(p)[0]], "genz": lambda p: [plain(p)]}
 METHODS = ("auto", *PROPOSALS)
@@ -48,11 +36,11 @@ STEEP = 1e8  # precision of a row's Gaussian factor beyond which its derivative 
 
 @dataclass(frozen=True)
 class Probability:
-    """A probability in logs with its relative error; `converged` tells whether rel_error <= rtol was reached.
+    """The log of a probability and its relative error; `converged`: rel_error <= rtol was reached.
 
-    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), "lookahead" or the method asked for.
-    log_p is -inf for an empty polytope, and with an infinite rel_error where no point was found. Three times rel_error
-    covers the true error in at least 99 % of cases.
+    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), "lookahead" or the requested method. log_p is
+    -inf for an empty polytope, with an infinite rel_error where no point was found but emptiness is not proved. Three
+    times rel_error covers the true error in at least 99 % of cases.
     """
 
     log_p: float
@@ -120,8 +108,8 @@ def probabilities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """log P(H_i z <= h_i) and its relative error, both (K,), for z ~ N(0, I_r) and K polytopes.
 
-    H (K, n, r), h (K, n); rows of zeros may serve as padding. An error above rtol means that `budget` points did not
-    suffice. device: where the sampling runs, as torch names it (None: the CPU).
+    H (K, n, r), h (K, n); rows of zeros may serve as padding. An error above rtol means that `budget` points were not
+    enough. device: where to sample, as torch names it (None: the CPU).
 
     >>> log_p, rel_error = probabilities([[[1.0]], [[-1.0]]], [[0.0], [-1.0]])
     >>> np.exp(log_p).round(6)
@@ -140,8 +128,8 @@ def replicates(
     """`probabilities` for sums over many polytopes: log_p (K,), rel_error (K,) and relative deviations (K, R).
 
     The R replicates are independent: the scatter of sum_k p_k (1 + deviation_kr) over r is the error of sum_k p_k. The
-    error of a polytope is at most rtol times its probability or times exp(log_floor), if that is larger: then few
-    points do. shifts (K, r): see `quadrature.draws`.
+    error of each is at most rtol times its probability or exp(log_floor), whichever is larger. shifts (K, r): see
+    `quadrature.draws`.
     """
     effort = quadrature.Effort(rtol, seed, BUDGET, first=SMALLEST, log_floor=log_floor)
     log_p, rel_error, _, deviation = _solve(H, h, "auto", effort, shifts=shifts)
@@ -149,10 +137,7 @@ def replicates(
 
 
 def _solve(H, h, method, effort, doubt=None, shifts=None):
-    """(log_p, rel_error, method), each (K,), and deviations (K, R), for z ~ N(0, I_r).
-
-    doubt: the `reduction.Doubt` of a single polytope.
-    """
+    """(log_p, rel_error, method), each (K,), and deviations (K, R); doubt: of a single polytope."""
     rtol, log_floor = effort.rtol, effort.log_floor
     count = len(H)
     H, h, empty = reduction.unit_rows(H, h)
@@ -162,7 +147,9 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
     rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
     deviation = np.zeros((count, quadrature.REPLICATES))
     # What is dropped must be small against p, guessed here as if the rows were independent and checked afterwards.
-    log_budget = np.maximum(log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol), MINIMAL) + np.log(NEGLIGIBLE)
+    log_budget = np.maximum(log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol), MINIMAL) + np.log(
+        reduction.NEGLIGIBLE
+    )
     pending, relevant = np.flatnonzero(~empty), np.zeros(h.shape, dtype=bool)
     while len(pending):
         kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
@@ -180,7 +167,7 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
         rel_error[pending] = np.where(np.isneginf(log_p[pending]), rel_error[pending], rel_error[pending] + share)
         again = (share > enough) & np.isfinite(log_p[pending])
         pending = pending[again]
-        log_budget[pending] = log_p[pending] + np.log(rtol * NEGLIGIBLE)
+        log_budget[pending] = log_p[pending] + np.log(rtol * reduction.NEGLIGIBLE)
     if doubt is not None and not empty[0]:
         missed = np.exp(min(doubt.log_missed - log_p[0], 700.0)) if np.isfinite(log_p[0]) else 0.0
         rel_error += missed + doubt.of_law(H[0], relevant[0], doubt.rows[places[0]], log_p[0])
@@ -190,10 +177,7 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
 
 
 def _estimate(H, h, shift, method, effort, shifts):
-    """(log_p, rel_error, method, deviation) by the best way for each rank.
-
-    H (K, n, r), h (K, n); shift (K, n): error of h.
-    """
+    """(log_p, rel_error, method, deviation) of {H z <= h} by the best way for each rank; shift: error of h."""
     p = plan(H, h)
     log_p, rel_error, deviation = np.zeros(len(H)), np.zeros(len(H)), np.zeros((len(H), quadrature.REPLICATES))
     used = np.full(len(H), "certain", dtype="<U9")
@@ -206,7 +190,7 @@ def _estimate(H, h, shift, method, effort, shifts):
     plane = np.flatnonzero(((p.rank == 2) | flat) & (highest_exact >= 2))
     space = np.flatnonzero(p.rank > highest_exact)
     if len(line):
-        log_p[line], rel_error[line] = _interval(p.take(line), shift[line])
+        log_p[line], rel_error[line] = _interval(take(p, line), shift[line])
         used[line] = "interval"
     if len(plane):
         coef = H[plane] if H.shape[2] == 2 else np.where(real[plane, :, None], p.coef[plane, :, :2], 0.0)
@@ -214,7 +198,7 @@ def _estimate(H, h, shift, method, effort, shifts):
         log_p[plane], rel_error[plane] = planar.log_probability(coef, np.where(real[plane], h[plane], 0.0), moved)
         used[plane] = "planar"
     if len(space):
-        part = p.take(space)
+        part = take(p, space)
         used[space] = "lookahead" if method == "auto" else method
         moved = None if shifts is None else shifts[space]
         answer = _sampled(part, shift[space], used[space[0]], effort, moved)
@@ -238,7 +222,7 @@ def _sampled(p, shift, method, effort, shifts):
     steep = np.flatnonzero(steep & (np.isfinite(log_p) | np.isneginf(effort.log_floor)))
     brief = quadrature.Effort(1.0, effort.seed, 512, effort.device)
     for k in steep:
-        one, by, few = p.take(np.array([k])), margin[[k]], [q.take(np.array([k])) for q in proposals]
+        one, by, few = take(p, np.array([k])), margin[[k]], [take(q, np.array([k])) for q in proposals]
         values = [quadrature.estimate(replace(one, h=one.h + sign * by), few, brief)[0][0] for sign in (-1, 0, 1)]
         if np.isneginf(log_p[k]) and rel_error[k] > 0:
             log_p[k] = values[2]

@@ -1,7 +1,7 @@
-"""Integrals over polytopes by randomized quasi-Monte Carlo, to a relative accuracy that is asked for.
+"""Integrals over polytopes by randomized quasi-Monte Carlo, to a requested relative accuracy.
 
-The points are one scrambled Sobol sequence under independent random digital shifts. Each shift makes an unbiased
-quadrature of its own, and their scatter is the error. Points are doubled until it is small enough.
+The points are one scrambled Sobol sequence under independent digital shifts. Each shift gives an unbiased estimate, and
+their scatter is the error. Points are doubled until it is small enough.
 """
 
 from __future__ import annotations
@@ -10,25 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import qmc
 
 from rpa.polytopes.reduction import inscribed_ball, is_empty, log_slab
-from rpa.polytopes.trapezoid import Sampler
+from rpa.polytopes.trapezoid import Conditionals, Plan, PolytopeSampler
 
-if TYPE_CHECKING:
-    from rpa.polytopes.trapezoid import Plan, Proposal
-
-
-__all__ = ["Effort", "draws", "estimate", "moments", "one_thread", "uniforms"]
+__all__ = ["Effort", "draws", "estimate", "one_thread", "uniforms", "weighted_moments"]
 
 REPLICATES = 16
 FIRST = 32  # points per replicate to begin with
 EXTRA = 8  # points of the first proposal for each of the second
-CHUNK = 2**14  # (polytope, point) pairs in flight: what fits the cache
+POINTS_AT_ONCE = 2**14  # (polytope, point) pairs in flight: what fits the cache
 SAFETY = 1.3  # times the standard error: 16 replicates estimate it themselves, and weights are skewed
 
 
@@ -61,8 +57,9 @@ def _sobol(dim, log2_n, seed):
 class Effort:
     """How accurate a probability has to be, and what it may cost.
 
-    rtol: relative error; log_floor: log of a probability whose absolute error is good enough for smaller ones; seed: of
-    the points; budget: most points; first: points per replicate to begin with; device: where they are drawn.
+    rtol: relative error; log_floor: log of the smallest probability that needs rtol, smaller ones need the same
+    absolute error; seed: of the points; budget: most points; first: points per replicate to begin with; device: where
+    to draw.
     """
 
     rtol: float
@@ -76,28 +73,29 @@ class Effort:
 @one_thread()
 def estimate(
     p: Plan,
-    proposals: Sequence[Proposal],
+    proposals: Sequence[Conditionals],
     effort: Effort,
     margin: np.ndarray | float = 0.0,
     shifts: np.ndarray | None = None,
 ) -> Any:
     """log P (K,), relative error (K,), relative deviation of each replicate (K, R) of a `Plan`.
 
-    Points are doubled from `effort.first` per replicate until the error is at most rtol times P or times
-    exp(log_floor), if that is larger, or the budget is spent. proposals: one or two, see `draws`. log P = -inf has an
-    error of 0 if the polytope is proved empty even with its bounds moved outward by `margin` (K, n), and an infinite
-    one if no point in it was found. shifts: see `draws`.
+    Points are doubled from `effort.first` per replicate until the error is small enough or the budget is spent.
+    proposals, shifts: see `draws`. log P = -inf has error 0 if the polytope is proved empty even with its bounds moved
+    outward by `margin` (K, n), and infinity if no point in it was found.
     """
     count = len(p.mean)
     log_p, rel_error = np.full(count, -np.inf), np.full(count, np.inf)
-    sums, sampler = np.full((count, REPLICATES), -np.inf), Sampler(p, proposals, effort.device)
+    sums, sampler = np.full((count, REPLICATES), -np.inf), PolytopeSampler(p, proposals, effort.device)
     pending, start, stop, outer = np.arange(count), 0, effort.first, p.h + margin
     while len(pending) and stop * REPLICATES <= effort.budget:
         for part, _, log_w in draws(sampler, pending, start, stop, effort.seed, shifts=shifts):
             fresh = torch.logsumexp(log_w, dim=2).numpy(force=True)
             sums[part] = np.logaddexp(sums[part], fresh)
         log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
-        settled = rel_error[pending] <= effort.rtol * np.exp(np.clip(effort.log_floor - log_p[pending], 0.0, 700.0))
+        with np.errstate(invalid="ignore"):
+            scale = np.exp(np.clip(effort.log_floor - log_p[pending], 0.0, 700.0))
+            settled = rel_error[pending] <= effort.rtol * scale
         if start == 0:
             nothing = np.isneginf(log_p[pending])
             rows, bounds = p.coef[pending[nothing]], outer[pending[nothing]]
@@ -119,7 +117,7 @@ def _points(stop, sampler):
 
 
 def draws(
-    sampler: Sampler,
+    sampler: PolytopeSampler,
     pending: np.ndarray,
     start: int,
     stop: int,
@@ -129,16 +127,16 @@ def draws(
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
     """(indices, y (K, c, R, M), log weights (K, R, M)) of points start..stop per replicate, chunk by chunk.
 
-    With two proposals each EXTRA points of the first are joined by one of the second, and the weights are those of the
-    mixture (the balance heuristic of Veach & Guibas 1995): never above 1 + EXTRA times those of the second alone.
-    last: draw the last coordinate too. shifts (K, c): added to the uniforms of each polytope, modulo 1, so that the
-    errors of different polytopes are not alike and average out in sums.
+    With two proposals EXTRA points of the first are joined by one of the second, and the weights are those of the
+    mixture (balance heuristic, Veach & Guibas 1995): at most 1 + EXTRA times those of the second alone. last: draw the
+    last coordinate too. shifts (K, c): added to the uniforms of each polytope, modulo 1, so that errors average out in
+    sums.
     """
     pace = (1, EXTRA)[: sampler.sources]
     share = -torch.tensor(pace, dtype=torch.float64, device=sampler.device).mul(sum(1 / s for s in pace)).log()[:, None]
     dim = sampler.dim - (not last)
     u = [uniforms(dim, start // s, stop // s, seed, sampler.device) for s in pace]
-    chunk = max(1, CHUNK // u[0].shape[1])
+    chunk = max(1, POINTS_AT_ONCE // u[0].shape[1])
     for first in range(0, len(pending), chunk):
         part, ys, logs = pending[first : first + chunk], [], []
         moved = None if shifts is None else torch.as_tensor(shifts[part, :dim].T, device=sampler.device)[:, :, None]
@@ -153,11 +151,8 @@ def draws(
 
 
 def _summary(log_sums, n):
-    """Log of the mean (K,) and its relative error (K,), from sums over the n points of each replicate (K, R).
-
-    The error is SAFETY standard errors plus the weight of one point: a part of the polytope that no point has met
-    would be worth about that much.
-    """
+    """Log of the mean and its relative error, each (K,), from sums over the n points of each replicate (K, R)."""
+    # SAFETY standard errors plus the weight of one point, which a part of the polytope without any might have.
     top = log_sums.max(axis=1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     means = np.exp(log_sums - top)
@@ -168,27 +163,23 @@ def _summary(log_sums, n):
 
 
 @one_thread()
-def moments(p: Plan, proposals: Sequence[Proposal], rtol: float, seed: int, budget: int) -> Any:
-    """log P (K,), mean (K, c) and covariance (K, c, c) of y inside each polytope of a `Plan`.
+def weighted_moments(p: Plan, proposals: Sequence[Conditionals], rtol: float, seed: int, budget: int) -> Any:
+    """log P, mean (c,) and covariance (c, c) of y inside the polytope of a `Plan` of one.
 
     Points are doubled until log P, every mean and every standard deviation are known to rtol, the latter two in
     standard deviations, or the budget is spent.
     """
-    count, c = p.mean.shape
-    log_p, mean, cov = np.full(count, -np.inf), np.zeros((count, c)), np.zeros((count, c, c))
-    sampler, pending, stop = Sampler(p, proposals), np.arange(count), 4 * FIRST
-    while len(pending) and stop * REPLICATES <= budget:
-        unfinished = []
-        for part, y, log_w in draws(sampler, pending, 0, stop, seed, last=True):
-            log_p[part], error = _summary(torch.logsumexp(log_w, dim=2).numpy(), _points(stop, sampler))
-            w = torch.exp(log_w - log_w.amax(dim=(1, 2), keepdim=True).clamp_min(-1e300))[:, None]
-            w = w / w.sum(dim=(2, 3), keepdim=True).clamp_min(1e-300)
-            centre = (w * y).sum(dim=(2, 3), keepdim=True)
-            y = y - centre
-            mean[part], cov[part] = centre[:, :, 0, 0].numpy(), ((w * y).flatten(2) @ y.flatten(2).mT).numpy()
-            var = torch.from_numpy(np.diagonal(cov[part], axis1=1, axis2=2).copy())[:, :, None, None]
-            drifts = [(w * scaled).sum(dim=3).std(dim=2) for scaled in (y / var.sqrt(), (y * y / var - 1) / 2)]
-            drift = SAFETY * np.sqrt(REPLICATES) * torch.maximum(*drifts).amax(dim=1).numpy()
-            unfinished.append(part[(error > rtol) | (drift > rtol)])
-        pending, stop = np.concatenate(unfinished), 2 * stop
-    return log_p, mean, cov
+    sampler, stop, unsettled = PolytopeSampler(p, proposals), 4 * FIRST, True
+    while unsettled and stop * REPLICATES <= budget:
+        _, y, log_w = next(draws(sampler, np.zeros(1, dtype=int), 0, stop, seed, last=True))
+        log_p, error = (part[0] for part in _summary(torch.logsumexp(log_w, dim=2).numpy(), _points(stop, sampler)))
+        y, w = y[0], torch.exp(log_w[0] - log_w.max().clamp_min(-1e300))
+        w = w / w.sum().clamp_min(1e-300)
+        mean = (w * y).sum(dim=(1, 2))
+        y = y - mean[:, None, None]
+        cov = (w * y).flatten(1) @ y.flatten(1).T
+        var = torch.diagonal(cov)[:, None, None]
+        drifts = [(w * scaled).sum(dim=2).std(dim=1).max() for scaled in (y / var.sqrt(), (y * y / var - 1) / 2)]
+        unsettled = error > rtol or SAFETY * np.sqrt(REPLICATES) * max(drifts) > rtol
+        stop *= 2
+    return log_p, mean.numpy(), cov.numpy()

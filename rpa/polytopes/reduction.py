@@ -1,20 +1,18 @@
-"""What a polytope {x : H x <= h} comes down to under a Gaussian: whitened rows of norm one, the certain ones left out.
+"""A polytope {x : H x <= h} under a Gaussian reduced to whitened rows of norm one, the certain ones left out.
 
-Shared by `rpa.polytopes.polytope` and `rpa.polytopes.truncated`, for batches of K polytopes. Rows are brought into one
-order and repeated ones deleted, so that an answer depends on the polytope and not on how it is written down.
+Rows are brought into one order and repeated ones deleted, so that an answer depends on the polytope and not on how it
+is written.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.special import log_ndtr
 
-if TYPE_CHECKING:
-    from rpa.inputs import Gaussian
-
+from rpa.inputs import Gaussian
 
 __all__ = [
     "Doubt",
@@ -30,6 +28,7 @@ __all__ = [
 ]
 
 EPS = np.finfo(float).eps
+NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 NOISE = 2.0  # a row whose variance is at most this many times its error has none
 REMOTE = 1e8  # a polytope proved empty within as many standard deviations is called empty
 TOGETHER = 100  # polytopes in one linear program
@@ -38,7 +37,7 @@ TAIL = 1e-17  # above P(|z| > sqrt(r) + 9) in any dimension r
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
-    """What rounding leaves unknown about one whitened polytope of n rows, for rows scaled to norm 1.
+    """Errors of one whitened polytope of n rows of norm 1.
 
     shift (n,): error of the bounds; gaussian: the law; rows (n, d): the rows in standard deviations of the coordinates;
     log_missed: log of a bound on what the rows without variance cut off; log_ceiling: log of a bound on the
@@ -52,11 +51,11 @@ class Doubt:
     log_ceiling: float
 
     def of_law(self, unit: np.ndarray, kept: np.ndarray, rows: np.ndarray, log_p: float) -> float:
-        """Relative error of P from the error of the correlations.
+        """Relative error of P from the error E of the correlations.
 
         unit (n, r): whitened rows of norm 1, of which `kept` count; rows (n, d): `self.rows` in their order. The law of
-        z in the rows' span is N(0, I + X), X = A E A^T, when A maps its directions to combinations of coordinates and E
-        is the error of the correlations. That changes log P by E z'Xz - tr X over 2, and |E z|^2 <= -2 log P.
+        z in the rows' span is N(0, I + X), X = A E A^T, where A maps directions to combinations of coordinates. That
+        changes log P by E z'Xz - tr X over 2, and |E z|^2 <= -2 log P.
         """
         if self.gaussian.root is None or not kept.any() or not np.isfinite(log_p):
             return 0.0
@@ -151,8 +150,8 @@ def uncertain(h: np.ndarray, log_budget: np.ndarray) -> tuple[np.ndarray, np.nda
 def groups(kept: np.ndarray, dim: int) -> Any:
     """[(indices, rows)]: polytopes of a similar number of kept rows, to be padded to the same number.
 
-    Above the plane that number is a polytope's own, whichever are its neighbours. In the plane a row costs so little
-    that all make one group. A group is small enough for its arrays of rows x dim numbers to stay below 32 MiB each.
+    Above the plane that number depends on the polytope alone, not on its neighbours; in the plane all make one group.
+    The arrays of a group stay below 32 MiB each.
     """
     number = kept.sum(axis=1)
     size = np.where(number > 4, -(-number // 4) * 4, number) if dim > 2 else np.full_like(number, number.max(initial=0))
@@ -201,8 +200,8 @@ def inscribed_ball(H: np.ndarray, h: np.ndarray) -> np.ndarray:
 def is_empty(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which polytopes {H z <= h} are proved empty within REMOTE standard deviations, (K,).
 
-    The proof is a combination of the rows with weights w >= 0, w H = 0 and w h < 0 (Farkas), both up to a rounding that
-    is far smaller than w h; y (K, n): the multipliers of the `inscribed_ball`, from which w is made.
+    The proof is a combination of the rows with weights w >= 0, w H = 0 and w h < 0 (Farkas), where rounding is far
+    smaller than w h. y (K, n): multipliers of the `inscribed_ball`, from which w is made.
     """
     return np.array([_refuted(*each) for each in zip(H, np.where(np.isfinite(h), h, 0.0), y)], dtype=bool)
 
@@ -221,9 +220,8 @@ def log_slab(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Log of an upper bound of P(H z <= h), z ~ N(0, I), for polytopes with little or no interior, (K,).
 
     Multipliers y >= 0 bound the slacks of the rows: sum_i y_i (h_i - H_i z) <= y h + |y H| |z|. So the set lies in a
-    slab of the row of the largest y_i, of width (y h + |y H| |z|) / y_i, in which the normal density is at most 0.4.
-    With the multipliers of the `inscribed_ball` a cone that touches another in its apex, or two rows that contradict
-    each other, have a width of rounding only; any others give a bound too.
+    slab of width (y h + |y H| |z|) / y_i along the row of the largest y_i, where the normal density is at most 0.4. y:
+    of the `inscribed_ball`, for example.
     """
     far = np.sqrt(H.shape[2]) + 9
     total = (y * np.where(np.isfinite(h), h, 0.0)).sum(axis=1)

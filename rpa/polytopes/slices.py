@@ -1,9 +1,7 @@
-"""One polygon of the plane by integrating over its slices: thin ones and far ones, which vertices cannot describe.
+"""One polygon of the plane by integrating over its slices: thin ones and far ones, which `planar` loses to rounding.
 
-`rpa.polytopes.planar` cuts a square by lines. A polygon thinner than the rounding of the square's corners, or far from
-the origin, is lost there. Here the x axis is the normal of one of the polygon's lines; a slice at x runs from the
-largest of the lower lines to the smallest of the upper ones. Two opposite lines keep all digits of their distance, and
-no square is needed.
+The x axis is the normal of one of the polygon's lines; a slice at x runs from the largest of the lower lines to the
+smallest of the upper ones. Two opposite lines keep all digits of their distance.
 """
 
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from rpa.polytopes.normal import LOG_2PI, log_interval
 __all__ = ["log_probability"]
 
 EPS = np.finfo(float).eps
-REACH = 9.5  # as in `planar`: the density falls by e^-45 of its maximum
+REACH = 9.5  # phi(REACH) / phi(0) = e^-45
 DEEP = 50.0  # slices whose density is below e^-50 of the largest are left out
 FALL = 2.5  # fall of the log integrand per piece of the quadrature
 PROBES = np.array([0.02, 0.25, 0.5, 0.75, 0.98])
@@ -26,8 +24,8 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 def log_probability(lines: np.ndarray, shift: np.ndarray) -> tuple[float, float]:
     """(log P, relative error) of z ~ N(0, I_2) in {a z <= c} for lines (n, 3) = (a, c) of unit normal a.
 
-    shift (n,): error of c. The error is infinite where the polygon may be empty, then log P is that of the polygon with
-    its lines moved outward by their errors; -inf if no point was found even there.
+    shift (n,): error of c. Where the polygon may be empty the error is infinite and log P that of the polygon with its
+    lines moved outward by their errors; -inf if no point was found even there.
     """
     wide = lines + np.array([0.0, 0.0, 1.0]) * (shift + 8 * EPS * (1 + np.abs(lines[:, 2])))[:, None]
     for candidates, certain in ((lines, True), (wide, False)):

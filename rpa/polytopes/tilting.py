@@ -1,34 +1,27 @@
 """Minimax tilting (Botev 2017): the shifts for which the largest likelihood ratio is smallest.
 
-The weights are bounded. Where there are as many rows as coordinates the bound is known: exact sampling needs it, and it
-bounds the probability from above. For probabilities the weights of `rpa.polytopes.lookahead` vary less.
+The weights are bounded, by a known number where there are as many rows as coordinates; exact sampling needs it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import log_ndtr
 
 from rpa.polytopes.normal import log_interval
-from rpa.polytopes.trapezoid import Proposal, truncated_normal
-
-if TYPE_CHECKING:
-    from rpa.polytopes.trapezoid import Plan
-
+from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_normal
 
 __all__ = ["minimax"]
 
 
-def minimax(p: Plan, steps: int = 40) -> tuple[Proposal, np.ndarray]:
-    """The tilted `Proposal` and psi at the saddle point (K,): the log of the largest weight, when every coordinate but
-    the last is bounded by one row or two parallel ones and the last by one row.
+def minimax(p: Plan, steps: int = 40) -> tuple[Conditionals, np.ndarray]:
+    """The tilted `Conditionals`, and psi (K,): the log of the largest weight, when each coordinate but the last is
+    bounded by one row or two parallel ones and the last by one row.
 
-    Newton's method on the gradient. The gradient of a convex-concave function is a monotone operator, so Newton's
-    direction always reduces its norm, and halving the step until it does converges from anywhere. psi is infinite where
-    that was not reached; any shift gives an unbiased estimate.
+    Newton's method on the gradient, a monotone operator: its direction reduces the norm, and the step is halved until
+    it does. psi is infinite where that did not converge; any shift gives an unbiased estimate.
     """
     saddle = _saddle(p)
     y, mu = p.mean[:, :-1].copy(), np.zeros_like(p.mean[:, :-1])
@@ -55,17 +48,16 @@ def minimax(p: Plan, steps: int = 40) -> tuple[Proposal, np.ndarray]:
         index, merit, state = index[going], trial[going], tuple(part[going] for part in state)
     shift = np.concatenate([mu, np.zeros((len(mu), 1))], axis=1)
     psi = np.where(residual < 1e-10, saddle.value(y, mu), np.inf)
-    return Proposal(shift, None, np.ones_like(shift)), psi
+    return Conditionals(shift, None, np.ones_like(shift)), psi
 
 
 @dataclass(frozen=True, eq=False)
 class _Saddle:
     """The exponent of Botev (2017, eq. 11), extended to more rows than coordinates; y, mu (K, m) with m = c - 1:
 
-    psi = sum_k [mu_k^2 / 2 - mu_k y_k + log P(lower_k < Z + mu_k + (C y)_k < upper_k)] + sum_j log Phi(b_j - (S y)_j)
+    psi = sum_k [mu_k^2 / 2 - mu_k y_k + log P(lower_k < Z + mu_k + (C y)_k < upper_k)] + sum_j log Phi(b_j - (S y)_j),
 
-    concave in y, convex in mu. C, lower, upper: one row per coordinate with its parallels; S, b: all other rows, each
-    on its own and with the coordinate it bounds unshifted, which need not be exact to choose a shift.
+    concave in y, convex in mu. C, lower, upper: one row per coordinate with its parallels; S, b: all other rows.
     """
 
     C: np.ndarray

@@ -1,9 +1,8 @@
 """Polytopes in lower-trapezoidal form, and points drawn coordinate by coordinate inside them.
 
-An orthogonal change of variables turns the rows of {z : H z <= h} into rows that end at different coordinates, so that
-each coordinate has one interval given the earlier ones (Genz & Kwong 2000, for singular covariances; with as many rows
-as coordinates it is the separation of variables of Genz 1992). `plan` makes the form, a `Proposal` says from which
-normal law each coordinate is drawn, a `Sampler` draws. Everything is batched over K polytopes.
+An orthogonal change of variables makes the rows end at different coordinates, so that each coordinate has one interval
+given the earlier ones (Genz & Kwong 2000; with as many rows as coordinates, Genz 1992). `plan` makes the form, a
+`Conditionals` is the normal law of each coordinate, a `PolytopeSampler` draws. Everything is batched over K polytopes.
 """
 
 from __future__ import annotations
@@ -17,13 +16,19 @@ import torch
 
 from rpa.polytopes.normal import LOG_2PI, log_interval
 
-__all__ = ["Plan", "Proposal", "Sampler", "plain", "plan", "truncated_normal"]
+__all__ = ["Conditionals", "Plan", "PolytopeSampler", "plain", "plan", "take", "truncated_normal"]
 
 DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is shorter is linearly dependent
-SHORT = 1e-6  # width of an interval below which its density is a straight line
+SHORT = 1e-6  # width of an interval below which its density is constant
 THIN = 1e-3  # width of a slab, in standard deviations, below which its direction is chosen first
 TILE = 4  # a matrix product's last bits depend on the number of rows, unless that is a multiple of this
 DEEP = -37.0  # Phi underflows below
+
+
+def take(record: Any, index: np.ndarray) -> Any:
+    """A dataclass of arrays (K, ...), restricted to `index`."""
+    arrays = (getattr(record, f.name) for f in fields(record))
+    return type(record)(*(None if array is None else array[index] for array in arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +48,13 @@ class Plan:
     mean: np.ndarray
     cut: np.ndarray
 
-    def take(self, index: np.ndarray) -> Plan:
-        """The plan of the polytopes `index`."""
-        return Plan(*(getattr(self, f.name)[index] for f in fields(self)))
-
     def owned(self, k: int, sign: int = 0) -> Any:
         """Rows that end at coordinate k: coefficients (K, S, k + 1) and bounds (K, S), padded by zeros and infinity.
 
         sign +1 or -1: only those that bound it from above or below. Also their places in the plan, (K, S).
         """
         rows = (self.owner == k) & (self.coef[:, :, k] * sign >= 0)
-        order = np.argsort(~rows, axis=1, kind="stable")[:, : rows.sum(axis=1).max(initial=0)]
+        order = np.argsort(~rows, axis=1, kind="stable")[:, : max(rows.sum(axis=1).max(initial=0), sign)]
         real = np.take_along_axis(rows, order, axis=1)
         coef = np.take_along_axis(self.coef[:, :, : k + 1], order[:, :, None], axis=1)
         bound = np.where(real, np.take_along_axis(self.h, order, axis=1), np.inf)
@@ -63,9 +64,9 @@ class Plan:
 def plan(H: np.ndarray, h: np.ndarray) -> Plan:
     """The `Plan` of {H z <= h}: the next coordinate is the direction of the row least probable to hold.
 
-    H (K, n, r) with rows of norm 1, h (K, n), infinite for a row that is only padding. Earlier coordinates are held at
-    the mean of their truncated law. A row with nothing left outside the chosen directions bounds the latest of them.
-    Thin slabs come first: later, rounding in the earlier coordinates would be large against their width.
+    H (K, n, r) with rows of norm 1, h (K, n), infinite for padding. Earlier coordinates are fixed at the mean of their
+    truncated law. A row in the span of the chosen directions bounds the latest of them. Thin slabs come first: later,
+    rounding in the earlier coordinates would be large against their width.
     """
     count, n, r = H.shape
     c, batch = min(n, r), np.arange(count)
@@ -114,10 +115,7 @@ def _slab_width(H, h):
 
 
 def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tuple:
-    """Mean and variance of N(0, 1) on [lower, upper], elementwise; the middle and 0 for an interval that is empty.
-
-    Good to 1e-9 relative, which is ample for choosing a proposal.
-    """
+    """Mean and variance of N(0, 1) on [lower, upper], to 1e-9; the middle and 0 for an empty interval."""
     a, b = np.clip(lower, -1e7, 1e7), np.clip(upper, -1e7, 1e7)
     wide = b - a > 1e-5
     log_z = np.where(wide, log_interval(a, b), 0.0)
@@ -128,7 +126,7 @@ def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tu
 
 
 @dataclass(frozen=True, eq=False)
-class Proposal:
+class Conditionals:
     """Coordinate k is drawn from N(shift_k + sum_{j < k} slope_kj y_j, spread_k^2) truncated to its interval.
 
     shift (K, c), slope (K, c, c) or None for zero, spread (K, c). The last coordinate has 0, 0, 1.
@@ -138,69 +136,63 @@ class Proposal:
     slope: np.ndarray | None
     spread: np.ndarray
 
-    def take(self, index: np.ndarray) -> Proposal:
-        """The proposal for the polytopes `index`."""
-        return Proposal(self.shift[index], None if self.slope is None else self.slope[index], self.spread[index])
 
-
-def plain(p: Plan) -> Proposal:
+def plain(p: Plan) -> Conditionals:
     """The proposal of Genz (1992): each coordinate from N(0, 1)."""
-    return Proposal(np.zeros_like(p.mean), None, np.ones_like(p.mean))
+    return Conditionals(np.zeros_like(p.mean), None, np.ones_like(p.mean))
 
 
-class Sampler:
-    """Draws from `Proposal`s inside the polytopes of a `Plan`, with what every batch of points needs on one device."""
+class PolytopeSampler:
+    """Draws from `Conditionals` inside the polytopes of a `Plan`, on one device."""
 
-    def __init__(self, p: Plan, proposals: Sequence[Proposal], device: str | None = None) -> None:
+    def __init__(self, p: Plan, proposals: Sequence[Conditionals], device: str | None = None) -> None:
         self.dim, self.sources, self.device = p.mean.shape[1], len(proposals), device
         self._spread = torch.as_tensor(np.stack([q.spread for q in proposals], axis=1), device=device)
         self._coordinates = []
         for k in range(self.dim):
             slopes = [np.zeros_like(p.coef[:, 0, :k]) if q.slope is None else q.slope[:, k, :k] for q in proposals]
-            (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
-            matrix = np.concatenate([np.stack(slopes, axis=1), -above, -below], axis=1)
             shifts = np.stack([q.shift[:, k] for q in proposals], axis=1)
-            offset = np.concatenate([shifts, upper, lower], axis=1)[:, :, None]
-            sizes = [len(proposals), upper.shape[1], lower.shape[1], -matrix.shape[1] % (TILE if k > 1 else 2 * TILE)]
-            padding = [(0, 0), (0, sizes[3]), (0, 0)]
-            tensors = (torch.as_tensor(np.pad(part, padding), device=device) for part in (matrix, offset))
-            self._coordinates.append((*tensors, sizes))
+            (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
+            # The first row from above, which every coordinate has, and the others, which are fewer: two products.
+            parts = [
+                (
+                    np.concatenate([np.stack(slopes, axis=1), -above[:, :1]], axis=1),
+                    np.column_stack([shifts, upper[:, :1]]),
+                )
+            ]
+            sizes = [upper.shape[1] - 1, lower.shape[1]]
+            sizes.append(-sum(sizes) % (TILE if k > 1 else 2 * TILE))
+            parts.append((np.concatenate([-above[:, 1:], -below], axis=1), np.column_stack([upper[:, 1:], lower])))
+            parts[1] = tuple(np.pad(part, [(0, 0), (0, sizes[2]), (0, 0)][: part.ndim]) for part in parts[1])
+            tensors = [torch.as_tensor(t, device=device) for m, o in parts for t in (m, o[:, :, None])]
+            self._coordinates.append((tensors, sizes))
 
     def points(self, index: np.ndarray, uniforms: torch.Tensor, source: int = 0) -> Any:
         """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).
 
-        Drawn from q_j the weight 1[inside] phi / q_j has the probability of the polytope as its mean; it is 0 where an
-        interval is empty. index: which polytopes. uniforms (c - 1, M), or (c - 1, K, M) if each polytope has its own;
-        with c in place of c - 1 the last coordinate is drawn too.
+        The weight 1[inside] phi / q_j of draws from q_j has the probability of the polytope as its mean. index: of the
+        polytopes. uniforms (c - 1, M), or (c - 1, K, M) if each polytope has its own; with c rows the last coordinate
+        is drawn.
         """
         u = torch.as_tensor(uniforms, device=self.device)
         index = torch.as_tensor(index, device=self.device)
         drawn, spreads = min(self.dim, len(u)), self._spread[index]
         y = torch.zeros(len(index), drawn, u.shape[-1], dtype=torch.float64, device=self.device)
         log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[-1]).contiguous()
-        for k, (matrix, offset, sizes) in enumerate(self._coordinates):
-            centre, upper, lower, _ = torch.baddbmm(offset[index], matrix[index], y[:, :k]).split(sizes, dim=1)
-            spread, bounded = spreads[:, :, k, None], sizes[1] or sizes[2]
-            if bounded:
-                interval = _Interval(
-                    _tightest(lower, torch.amax) if sizes[2] else None,
-                    _tightest(upper, torch.amin) if sizes[1] else None,
-                    centre,
-                    spread,
-                )
-                log_w += interval.log_mass()
+        for k, ((matrix, offset, others, bounds), sizes) in enumerate(self._coordinates):
+            both = torch.baddbmm(offset[index], matrix[index], y[:, :k])
+            centre, upper, lower, spread = both[:, :-1], both[:, -1:], None, spreads[:, :, k, None]
+            if sizes[0] or sizes[1]:
+                more, below, _ = torch.baddbmm(bounds[index], others[index], y[:, :k]).split(sizes, dim=1)
+                upper = torch.minimum(upper, more.amin(dim=1, keepdim=True)) if sizes[0] else upper
+                lower = below.amax(dim=1, keepdim=True) if sizes[1] else None
+            interval = _Interval(lower, upper, centre, spread)
+            log_w += interval.log_mass()
             if k < drawn:
-                if bounded:
-                    y[:, k] = interval.draw(u[k], source)
-                else:
-                    torch.addcmul(centre[:, source], torch.special.ndtri(u[k]), spread[:, source], out=y[:, k])
+                y[:, k] = interval.draw(u[k], source)
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
         return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
-
-
-def _tightest(limits, reduce):
-    return limits if limits.shape[1] == 1 else reduce(limits, dim=1, keepdim=True)
 
 
 def _limits(p, k, sign):
@@ -211,19 +203,14 @@ def _limits(p, k, sign):
 
 
 class _Interval:
-    """Where N(centre, spread^2) is truncated to [lower, upper]; None is no bound, of which there is one at most.
-
-    In standard deviations it is [a, b], mirrored where it lies mostly above 0, as Phi has no digits left there.
-    """
+    """N(centre, spread^2) truncated to [lower, upper]; [a, b] in standard deviations, mirrored where mostly above 0."""
 
     def __init__(self, lower, upper, centre, spread):
-        self.lower, self.upper, self.centre, self.spread = lower, upper, centre, spread
-        low = None if lower is None else (lower - centre).div_(spread)
-        high = None if upper is None else (upper - centre).div_(spread)
-        if low is None or high is None:
-            self.flip, self.a, self.at_a, self.short = high is None, None, None, None
-            self.b = -low if high is None else high
-        else:
+        self.lower, self.centre, self.spread = lower, centre, spread
+        self.b = (upper - centre).div_(spread)
+        self.a = self.short = None
+        if lower is not None:
+            low, high = (lower - centre).div_(spread), self.b
             self.flip = low + high > 0
             self.a, self.b = torch.where(self.flip, -high, low), torch.where(self.flip, -low, high)
             self.at_a = _ndtr(self.a)
@@ -232,40 +219,35 @@ class _Interval:
             short = (self.width < SHORT) & (self.width > 0) & (self.b >= DEEP)
             self.short = short if short.any() else None
         self.at_b = _ndtr(self.b)
-        self.deep = self.b < DEEP if (self.b < DEEP).any() else None
+        deep = self.b < DEEP
+        self.deep = deep if deep.any() else None
 
     def log_mass(self):
         """log of the interval's probability, -inf for an empty one."""
         log_p = self.at_b.log() if self.a is None else (self.at_b - self.at_a).clamp_min_(0.0).log_()
-        if self.deep is not None:
-            deep = self.deep if self.a is None else self.deep & (self.a < self.b)
-            log_b = torch.special.log_ndtr(self.b[deep])
-            part = (
-                0.0
-                if self.a is None
-                else torch.log(-torch.expm1(_log_ratio(self.a[deep], self.b[deep], self.width[deep])))
-            )
-            log_p[deep] = log_b + part
+        if self.deep is not None and self.a is None:
+            log_p[self.deep] = torch.special.log_ndtr(self.b[self.deep])
+        elif self.deep is not None:
+            deep = self.deep & (self.a < self.b)
+            ratio = _log_ratio(self.a[deep], self.b[deep], self.width[deep])
+            log_p[deep] = torch.special.log_ndtr(self.b[deep]) + torch.log(-torch.expm1(ratio))
         if self.short is not None:
             width, middle = self.width[self.short], (self.a[self.short] + self.b[self.short]) / 2
             log_p[self.short] = width.log() - (middle * middle + LOG_2PI) / 2
         return log_p
 
     def draw(self, u, source):
-        """The point below which lies the fraction u of the law that is truncated, of one source; in the interval or at
-        an end, even if it is empty.
+        """The point below which lies the fraction u of the law truncated from one source; in the interval or at an end,
+        even if it is empty.
         """
-        b, at_b, flip = self.b[:, source], self.at_b[:, source], self.flip
-        centre, spread = self.centre[:, source], self.spread[:, source]
+        b, at_b, centre, spread = (t[:, source] for t in (self.b, self.at_b, self.centre, self.spread))
         deep = None if self.deep is None else self.deep[:, source]
         if self.a is None:
-            share = 1 - u if flip else u
-            x = torch.special.ndtri(share * at_b)
+            x = torch.special.ndtri(u * at_b)
             if deep is not None:
-                x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + share.expand_as(b)[deep].log())
-            x = torch.minimum(x, b)
-            return torch.addcmul(centre, -x if flip else x, spread)
-        a, at_a, flip = self.a[:, source], self.at_a[:, source], flip[:, source]
+                x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + u.expand_as(b)[deep].log())
+            return torch.addcmul(centre, torch.minimum(x, b), spread)
+        a, at_a, flip = self.a[:, source], self.at_a[:, source], self.flip[:, source]
         share = torch.where(flip, 1 - u, u)
         x = torch.special.ndtri(at_a + share * (at_b - at_a))
         if deep is not None:
@@ -275,9 +257,7 @@ class _Interval:
         y = torch.addcmul(centre, torch.where(flip, -x, x), spread)
         if self.short is not None and (short := self.short[:, source]).any():
             low, width = self.lower.expand_as(self.b)[:, source][short], self.width[:, source][short]
-            steep = width * torch.where(flip, -1.0, 1.0)[short] * (a + b)[short] / 2
-            part = u.expand_as(b)[short]
-            y[short] = low + spread.expand_as(b)[short] * width * part * (1 - steep * (1 - part) / 2)
+            y[short] = low + spread.expand_as(b)[short] * width * u.expand_as(b)[short]
         return y
 
 

@@ -1,8 +1,7 @@
-"""The Gaussian restricted to a polytope: mean and covariance, and draws.
+"""The Gaussian restricted to a polytope: mean, covariance and draws.
 
-Both rest on sequential laws: weighted points of `rpa.polytopes.lookahead` give the moments, and since the weights of
-`rpa.polytopes.tilting` have a known maximum, accepting each of its points with probability weight / maximum gives
-independent exact draws.
+Weighted points of `lookahead` give the moments. The weights of `tilting` have a known maximum: accepting points with
+probability weight / maximum gives independent exact draws.
 """
 
 from typing import Any, NamedTuple
@@ -16,13 +15,12 @@ from rpa.inputs import Gaussian
 from rpa.polytopes import quadrature, reduction
 from rpa.polytopes.lookahead import lookahead
 from rpa.polytopes.tilting import minimax
-from rpa.polytopes.trapezoid import Plan, Sampler, plain, plan
+from rpa.polytopes.trapezoid import Plan, PolytopeSampler, plain, plan
 
-__all__ = ["Sample", "batch_moments", "moments", "sample"]
+__all__ = ["Sample", "moments", "sample"]
 
-BUDGET = 2**18
+MOST_POINTS = 2**18  # of `moments`
 ROUNDS = 20  # times that points outside by rounding are drawn again
-NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 
 
 class Sample(NamedTuple):
@@ -38,83 +36,57 @@ def moments(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, *, rtol: float = 1e-
     Sampling goes on until log P and, in standard deviations, the mean and the standard deviations along the rows' axes
     are known to rtol, or 2^18 points are spent. Raises ValueError as `probability` does, and for an empty polytope.
     """
-    rows, slack = _whitened(H, h, gaussian)
-    log_p, mean, cov = (part[0] for part in batch_moments(rows, slack, rtol=rtol, seed=seed))
+    rows, slack, _, _ = _whitened(H, h, gaussian)
+    rtol, seed = _check.fraction("rtol", rtol), _check.integer("seed", seed)
+    mean, cov, log_p = np.zeros(rows.shape[2]), np.eye(rows.shape[2]), 0.0
+    log_bound = log_ndtr(slack).sum(axis=1) + np.log(rtol * reduction.NEGLIGIBLE)
+    while True:
+        kept, log_dropped = reduction.uncertain(slack, log_bound)
+        if kept.any() and rows.shape[2]:
+            p = plan(rows[:, kept[0]], slack[:, kept[0]])
+            log_p, y_mean, y_cov = quadrature.weighted_moments(p, lookahead(p), rtol, seed, MOST_POINTS)
+            axes = p.axes[0, : p.rank[0]]
+            mean = y_mean[: len(axes)] @ axes
+            cov = np.eye(len(mean)) - axes.T @ axes if len(axes) < len(mean) else np.zeros((len(mean), len(mean)))
+            cov = cov + axes.T @ y_cov[: len(axes), : len(axes)] @ axes
+        # What was dropped must be small against p; where the guess of p was too high, all rows are kept.
+        if np.isneginf(log_p) or log_dropped[0] <= log_p + np.log(rtol / 10):
+            break
+        log_bound[:] = -np.inf
     if np.isneginf(log_p):
         raise ValueError("H, h: expected a polytope of positive probability, found no point in it")
     factor = gaussian.times_factor(np.eye(gaussian.dim))
     return float(log_p), gaussian.mean + factor @ mean, factor @ cov @ factor.T
 
 
-def batch_moments(H: np.ndarray, h: np.ndarray, *, rtol: float = 1e-2, seed: int = 0) -> Any:
-    """(log_p (K,), mean (K, r), cov (K, r, r)) of z ~ N(0, I_r) given H_i z <= h_i, for K polytopes.
-
-    H (K, n, r), h (K, n); rows of zeros may serve as padding. Accuracy as for `moments`. Where no point was found
-    log_p is -inf, the mean and the covariance are 0.
-    """
-    H = _check.array("H", H, (None, None, None))
-    h = _check.array("h", h, H.shape[:2])
-    rtol, seed = _check.fraction("rtol", rtol), _check.integer("seed", seed)
-    H, h, empty = reduction.unit_rows(H, h)
-    H, h, _ = reduction.distinct(H, h)
-    count, _, dim = H.shape
-    log_p, mean, cov = np.where(empty, -np.inf, 0.0), np.zeros((count, dim)), np.tile(np.eye(dim), (count, 1, 1))
-    cov[empty] = 0.0
-    pending, log_budget = (
-        np.flatnonzero(~empty),
-        log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol * NEGLIGIBLE),
-    )
-    for _ in range(2):
-        kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
-        for group, rows in reduction.groups(kept, dim):
-            if rows and dim:
-                index = pending[group]
-                p = plan(*reduction.gather(H[index], h[index], kept[group], rows))
-                log_p[index], y_mean, y_cov = quadrature.moments(p, lookahead(p), rtol, seed, BUDGET)
-                mean[index] = (y_mean[:, None] @ p.axes)[:, 0]
-                # Variance 1 off the axes, exactly 0 where they span all; axes beyond the rank are zero.
-                rest = np.where((p.rank == dim)[:, None, None], 0.0, np.eye(dim) - p.axes.mT @ p.axes)
-                cov[index] = rest + p.axes.mT @ y_cov @ p.axes
-        # What was dropped must be small against p; where the guess of p was too high, all rows are kept.
-        pending = pending[np.isfinite(log_p[pending]) & (log_dropped > log_p[pending] + np.log(rtol / 10))]
-        log_budget[pending] = -np.inf
-    cov[np.isneginf(log_p)] = 0.0
-    return log_p, mean, cov
-
-
 def _whitened(H, h, gaussian):
-    """Rows and bounds where the law is N(0, I). ValueError if a row without variance does not hold."""
+    """Rows of norm one and bounds where the law is N(0, I), each a batch of one, and the rows and bounds as given."""
     if not isinstance(gaussian, Gaussian):
         raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
     H = _check.array("H", H, (None, gaussian.dim))
-    rows, slack, doubt = reduction.whiten(H, _check.array("h", h, (len(H),)), gaussian)
-    if doubt.log_ceiling < 0:
+    h = _check.array("h", h, (len(H),))
+    whitened, slack, doubt = reduction.whiten(H, h, gaussian)
+    rows, slack, empty = reduction.unit_rows(whitened, slack)
+    if doubt.log_ceiling < 0 or empty[0]:
         raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
-    return rows, slack
+    live = whitened[0].any(axis=1)
+    return *reduction.distinct(rows, slack)[:2], H[live], h[live]
 
 
 def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) -> Sample:
     """n draws of x ~ gaussian given H x <= h, as a `Sample`; every one fulfils H x <= h as computed in floats, unless
-    the polytope is so thin that rounding leaves no such point.
+    the polytope is so thin that no float in it was met.
 
-    "exact": independent draws. Points from the tilted law of as many rows as there are coordinates are accepted with
-    probability weight / largest weight (Botev 2017) and, if all other rows hold as well, kept. Where fewer than one
-    point in 500 would be, "slice": linear elliptical slice sampling (Gessner, Kanjilal & Hennig 2020), chains
-    started from importance draws, each row the end of its own chain of 25 steps.
-    Raises ValueError as `moments` does.
+    "exact": independent draws, accepted with probability weight / largest weight (Botev 2017). Where fewer than one
+    point in 500 would be accepted, "slice": linear elliptical slice sampling (Gessner, Kanjilal & Hennig 2020), each
+    row the end of its own chain of 25 steps from an importance draw. Raises ValueError as `moments` does.
     """
     n, seed = _check.integer("n", n), _check.integer("seed", seed)
-    whitened, slack = _whitened(H, h, gaussian)
-    H, h = np.array(H, dtype=float), np.array(h, dtype=float)
-    rows, slack, empty = reduction.unit_rows(whitened, slack)
-    if empty[0]:
-        raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
-    rows, slack, _ = reduction.distinct(rows, slack)
+    rows, slack, H, h = _whitened(H, h, gaussian)
     rng = np.random.default_rng(seed)
     # Rows that are all but certain are left out of the plan, but not where points are tested.
     kept, _ = reduction.uncertain(slack, log_ndtr(slack).sum(axis=1) + np.log(1e-14))
     p, real = plan(rows[:, kept[0]], slack[:, kept[0]]), np.isfinite(slack[0])
-    live = whitened[0].any(axis=1)
     make, method = _accepted, "exact"
     points, others, missing = [np.zeros((0, gaussian.dim))], [np.zeros((0, gaussian.dim))], n
     for _ in range(ROUNDS):
@@ -123,7 +95,7 @@ def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) ->
             p, make, method = plan(rows[:, real], slack[:, real]), _chains, "slice"
             z = make(p, rows[0, real], slack[0, real], missing, rng)
         x = gaussian.mean + z @ gaussian.times_factor(np.eye(gaussian.dim)).T
-        inside = (x @ H[live].T <= h[live]).all(axis=1)
+        inside = (x @ H.T <= h).all(axis=1)
         points.append(x[inside])
         others.append(x[~inside])
         missing -= int(inside.sum())
@@ -134,13 +106,11 @@ def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) ->
 
 
 def _accepted(p, rows, slack, n, rng):
-    """n exact draws of z (n, r) by acceptance and rejection, or None if too few points are accepted.
-
-    p: the plan of some of the rows; all `rows` z <= slack are tested.
-    """
+    """n exact draws of z (n, r) from the plan p of some rows, tested against all; None if too few are accepted."""
     line = p.rank[0] == 1
-    simple, (proposal, psi) = (p, (plain(p), [np.nan])) if line or not p.rank[0] else _bounded(p)
-    sampler, found, tried = Sampler(simple, [proposal]), [np.zeros((0, rows.shape[1]))], 0
+    simple = p if line or not p.rank[0] else _simple(p)
+    proposal, psi = minimax(simple) if simple is not p else (plain(p), [np.nan])
+    sampler, found, tried = PolytopeSampler(simple, [proposal]), [np.zeros((0, rows.shape[1]))], 0
     if not line and not np.isfinite(psi[0]) and p.rank[0]:
         return None
     while (kept := sum(map(len, found))) < n:
@@ -155,12 +125,6 @@ def _accepted(p, rows, slack, n, rng):
         found.append(z[(z @ rows.T <= slack).all(axis=1)])
         tried += size
     return np.concatenate(found)[:n]
-
-
-def _bounded(p):
-    """The part of a plan whose largest weight is known, and its tilted law: (plan, (proposal, log of that weight))."""
-    part = _simple(p)
-    return part, minimax(part)
 
 
 def _completed(y, p, rng):
@@ -192,7 +156,7 @@ def _simple(p):
 
 def _chains(p, rows, slack, n, rng, steps=25):
     """n states z (n, r) of linear elliptical slice sampling, each `steps` after its own importance draw."""
-    sampler, r = Sampler(p, lookahead(p)), p.rank[0]
+    sampler, r = PolytopeSampler(p, lookahead(p)), p.rank[0]
     y, log_w = sampler.points([0], rng.random((sampler.dim, 2**15)))
     log_w, y = log_w[0, 0].numpy(), y[0, :r].numpy().T
     coef, h = p.coef[0, p.owner[0] >= 0, :r], p.h[0, p.owner[0] >= 0]

@@ -73,14 +73,6 @@ def test_moments_against_samples(case):
     assert (np.abs(law.cov - spread.mean(0)) < 6 * spread.std(0) / np.sqrt(n)).all()
 
 
-def test_samples_follow_the_cdf(case):
-    _, _, law, f, _ = case
-    y = np.quantile(f[:, 0], [0.1, 0.5, 0.9])
-    draws = law.sample(100_000, seed=3)[:, 0]
-    assert_binomial((draws[:, None] <= y).sum(0), 100_000, law.cdf(y))
-    np.testing.assert_array_equal(draws, law.sample(100_000, seed=3)[:, 0])
-
-
 def test_class_probabilities_against_samples(case):
     net, _, law, f, n = case
     classes = law.class_probabilities()
@@ -270,7 +262,6 @@ def test_atoms_in_general_dimension():
 def test_calls_with_equal_arguments_share_their_points():
     pmf = pattern_pmf(random_network((4, 6, 6, 2), 1), random_gaussian(4, 1), max_patterns=20)
     assert pmf.output() is pmf.output() and pmf.output(seed=1) is not pmf.output()
-    np.testing.assert_array_equal(pmf.output().sample(5, 0), pmf.output().sample(5, 0))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +270,6 @@ def test_calls_with_equal_arguments_share_their_points():
         (lambda law: law.cdf([0.0], output=3), "output: expected an index below 1, got 3"),
         (lambda law: law.cdf([[0.0]]), "y: expected shape"),
         (lambda law: law.pdf(np.nan), "y: expected finite"),
-        (lambda law: law.sample(-1, 0), "n: expected an integer >= 0"),
         (lambda law: law.quantile([0.5, 1.0]), r"q: expected numbers in \(0, 1\), got 1"),
         (lambda law: law.pmf.class_probabilities(n=0), "n: expected an integer >= 1"),
         (lambda law: law.pmf.class_probabilities(seed=-1), "seed: expected an integer >= 0"),

@@ -47,25 +47,6 @@ def test_jacobians_are_the_pieces():
     np.testing.assert_allclose(jacobians(net, patterns), affine_pieces(net, patterns)[2], rtol=1e-12, atol=1e-14)
 
 
-def test_facets_are_the_flips_that_reach_a_neighbour():
-    """A row is a facet exactly when flipping its unit alone gives a region with points, in general position."""
-    net = random_network((3, 7, 1), 4)
-    region = region_at(net, np.array([0.1, -0.2, 0.3]))
-    facets = region.facets()
-    for unit in range(7):
-        flipped = region.pattern.copy()
-        flipped[unit] ^= True
-        other = region_of(net, flipped)
-        has_points = linprog(np.zeros(3), other.H, other.h - 1e-7, bounds=(None, None)).status == 0
-        assert has_points == (unit in facets)
-
-
-def test_facets_of_empty_and_unbounded_regions():
-    net = ReLUNetwork([[[1.0], [1.0]], [[1.0, 1.0]]], [[0.0, -1.0], [0.0]])
-    assert len(region_of(net, [False, True]).facets()) == 0
-    np.testing.assert_array_equal(region_of(net, [True, True]).facets(), [1])
-
-
 @pytest.mark.parametrize("sizes", [(2, 3, 1), (2, 3, 3, 2), (1, 4, 3, 1)])
 def test_planar_regions_are_all_feasible_patterns(sizes):
     """Against a linear program for every one of the 2^N patterns: inside 28 standard deviations all are there."""

@@ -171,14 +171,6 @@ def test_neighbours_padding_order_and_copies_change_no_bit(rows, d):
     np.testing.assert_array_equal(together, np.transpose([(found.log_p, found.rel_error) for found in single]))
 
 
-def test_moments_do_not_depend_on_neighbours():
-    H, h = random_batch(12, 8, 5)
-    together = truncated.batch_moments(H, h)
-    for i in range(len(H)):
-        for whole, part in zip(together, truncated.batch_moments(H[[i]], h[[i]])):
-            np.testing.assert_array_equal(whole[i], part[0])
-
-
 @pytest.mark.parametrize("rows, d", [(12, 6), (7, 2)])
 def test_scaled_rows_change_the_answer_within_its_error(rows, d):
     H, h = random_batch(24, rows, d)

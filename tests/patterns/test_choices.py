@@ -1,0 +1,108 @@
+"""What the PMF and the search decide by themselves, and what the figures show."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from helpers import random_gaussian, random_mixture, random_network
+
+from rpa.inputs import Gaussian
+from rpa.network import ReLUNetwork
+from rpa.patterns import search, support
+from rpa.patterns.pmf import pattern_pmf
+from rpa.patterns.regions import planar_regions
+
+
+@pytest.mark.parametrize(
+    "name, method", [("best_first", "best_first"), ("entropy", "entropy_pruned"), ("monte_carlo",) * 2]
+)
+def test_each_search_is_the_one_named(monkeypatch, name, method):
+    used = []
+    for each in ("best_first", "entropy_pruned", "monte_carlo"):
+        found = getattr(support, each)
+        monkeypatch.setattr(support, each, lambda *a, f=found, e=each, **k: (used.append(e), f(*a, **k))[1])
+    pattern_pmf(random_network((4, 6, 5, 2), 0), random_gaussian(4, 0), search=name, max_patterns=20)
+    assert set(used) == {method}
+
+
+def test_reasons_to_stop():
+    net, inputs = random_network((6, 10, 8, 2), 5), random_gaussian(6, 3)
+    half = pattern_pmf(net, inputs, search="best_first", mass=0.4)
+    assert half.stopped == "mass" and half.covered + half.covered_error >= 0.4 and len(half) < 200
+    few = pattern_pmf(net, inputs, search="best_first", mass=1.0, max_patterns=10)
+    assert few.stopped == "max_patterns" and len(few) == 10
+    small = random_network((3, 4, 2), 0)
+    assert pattern_pmf(small, random_gaussian(3, 0), search="best_first", mass=1.0).stopped == "exhausted"
+
+
+def test_limits_of_enumeration():
+    """Rank five is enumerated; the regions of all components together count."""
+    assert pattern_pmf(random_network((5, 5, 1), 0), random_gaussian(5, 0), search="exhaustive").complete
+    net, mixture = random_network((3, 5, 4, 1), 1), random_mixture(3, 1)
+    every = len(pattern_pmf(net, mixture, search="exhaustive"))
+    with pytest.raises(ValueError, match="max_patterns: expected at least the number of regions"):
+        pattern_pmf(net, mixture, search="exhaustive", max_patterns=every - 1)
+
+
+def test_errors_in_the_plane_are_rounding_and_far_regions_are_left_out():
+    pmf = pattern_pmf(random_network((2, 8, 8, 1), 0), random_gaussian(2, 0))
+    assert 0 < pmf.covered_error < 1e-11
+    np.testing.assert_array_equal(pmf.to_frame().active, pmf.patterns.sum(axis=1))
+    far = ReLUNetwork([[[1.0]], [[1.0]]], [[-45.0], [0.0]])
+    assert len(planar_regions(far, Gaussian([0.0], 1.0)).patterns) == 1
+
+
+def test_a_threshold_at_the_largest_output_counts_each_region_once():
+    net = ReLUNetwork([[[1.0], [-1.0]], [[-1.0, -1.0]]], [[0.0, 0.0], [0.0]])  # f(x) = -|x|
+    np.testing.assert_allclose(pattern_pmf(net, Gaussian([0.0], 1.0)).output().cdf([0.0, 1.0]), 1.0, atol=1e-14)
+
+
+def test_bounds_of_what_is_sampled_and_its_atoms():
+    net = ReLUNetwork([np.eye(3), np.ones((1, 3))], [np.zeros(3), [2.0]])
+    law = pattern_pmf(net, Gaussian(np.full(3, 0.5), 1.0), search="best_first", max_patterns=1).output()
+    values, p = law.atoms()  # the region without active units is left out: only random inputs show its constant
+    assert np.abs(values - 2).max() < 1e-12 and abs(p.sum() - 0.3085375**3) < 5 * p.error.sum()
+    cdf = law.cdf(law.quantile([0.3, 0.5, 0.8]))
+    assert (cdf.lower < cdf).all() and (cdf < cdf.upper).all()
+
+
+def test_ranking_by_masses_and_counts():
+    """Candidates with the right masses keep them up to the noise of few inputs; the others come from the inputs."""
+    net = random_network((3, 7, 6, 1), 1)
+    exact = pattern_pmf(net, Gaussian(np.zeros(3), 1.0))
+    kept = np.arange(0, len(exact), 2)
+    patterns, log_q = support._ranked(net, exact.patterns[kept], exact.log_p[kept], 2**14, len(exact), 0)
+    truth = {row.tobytes(): p for row, p in zip(exact.patterns, exact.p)}
+    p, q = np.array([truth[row.tobytes()] for row in patterns]), np.exp(log_q)
+    assert (np.abs(q - p) < 6 * np.sqrt(p / 2**14) + 1e-4)[p > 1e-3].all()
+    assert {row.tobytes() for row in exact.patterns[exact.p > 2e-3]} <= {row.tobytes() for row in patterns}
+    assert (np.diff(log_q) <= 0).all() and len(np.unique(patterns, axis=0)) == len(patterns)
+    one = support._ranked(net, exact.patterns[:1], exact.log_p[:1], 2, 1, 0)[1]
+    assert abs(np.exp(one[0]) - (0.5 + round(2 * np.exp(one[0]))) / (2 + 0.5 / exact.p[0])) < 0.5
+
+
+def test_few_inputs_are_ranked_by_samples_and_many_are_not():
+    for dim, sampled in ((8, True), (20, False)):
+        found = support.best_first(random_network((dim, 20, 10, 1), 0), Gaussian(np.zeros(dim), 1.0), max_patterns=50)
+        assert (found.samples > 0) == sampled
+    net = random_network((6, 8, 6, 1), 0)
+    coarse, fine = (search.beam(net, 100, refine=refine) for refine in (False, True))
+    assert np.abs(np.sort(coarse[1])[-5:] - np.sort(fine[1])[-5:]).max() > 1e-3
+
+
+def test_what_the_figures_show():
+    net, inputs = random_network((3, 5, 4, 2), 0), random_gaussian(3, 0)
+    pmf = pattern_pmf(net, inputs)
+    law, (left, right) = pmf.output(), plt.subplots(1, 2)[1]
+    assert pmf.plot(left) is left and law.plot(right) is right
+    assert not left.lines and len(right.lines) == 1 and right.get_ylim() == (-0.02, 1.02)
+    assert left.get_xlim() == (-0.03 * 2**9, 1.03 * 2**9)
+    y, band = right.lines[0].get_xdata(), right.collections[0].get_paths()[0].vertices[:, 1]
+    cdf = law.cdf(y)
+    assert band.max() == pytest.approx((cdf + 3 * cdf.error).max()) and band.min() == pytest.approx(
+        (cdf - 3 * cdf.error).min()
+    )
+    wide = pattern_pmf(random_network((2, 24, 1), 0), random_gaussian(2, 0))
+    ax, shown = wide.plot(floor=0.02), (wide.p >= 0.02).sum()
+    assert ax.get_xlim()[1] == pytest.approx(1.03 * (shown + 1))
+    assert len(law.plot(samples=net(inputs.sample(100, 0))).lines) == 2
+    plt.close("all")
