@@ -47,9 +47,9 @@ def distance_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
 def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black", signed: bool = False) -> None:
     """A 28 x 28 image with words above it: grey on the scale 0..1, or a difference with 0 in white."""
     reach = np.abs(image).max()
-    style: dict[str, Any] = (
-        dict(cmap="RdBu_r", vmin=-reach, vmax=reach) if signed else dict(cmap="gray_r", vmin=0, vmax=1)
-    )
+    style: dict[str, Any] = dict(cmap="gray_r", vmin=0, vmax=1)
+    if signed:
+        style = dict(cmap="RdBu_r", vmin=-reach, vmax=reach)
     ax.imshow(image.reshape(28, 28), **style)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)

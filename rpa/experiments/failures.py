@@ -1,8 +1,8 @@
 """The experiment of notebook 13: failure probabilities against noise, their references, and what each costs.
 
-`curve` estimates P(class changes) at noise levels that reach from frequent to unseen failures. Four references check it:
-plain sampling where failures are frequent, `rpa.reliability.splitting` below that, `exact_case`, whose answer is known
-however small it is, and the failing pieces of `rpa.reliability.certified`. `z_scores` counts distances in errors.
+`curve` estimates P(class changes) at noise levels that reach from frequent to unseen failures. Four references check
+it: plain sampling where failures are frequent, `rpa.reliability.splitting` below that, `exact_case`, whose answer is
+known however small it is, and the failing pieces of `rpa.reliability.certified`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def row(result: FailureProbability, **names: Any) -> dict:
 
 
 def sampled(net: ReLUNetwork | nn.Module, inputs: Gaussian, label: int, n: int, seed: int, **options: Any) -> int:
-    """How many of n draws of the input change class: plain sampling, in the coordinates of the first layer if it can."""
+    """How many of n draws of the input change class: plain sampling, in the first layer's coordinates if it can."""
     ((_, margin),) = margins(net, inputs, label=label, **options)
     rng = np.random.default_rng(seed)
     sizes = [min(CHUNK, n - start) for start in range(0, n, CHUNK)]
@@ -118,7 +118,7 @@ def exact_case(net: ReLUNetwork, points: np.ndarray, target: float, seed: int) -
     weights[0] = weights[0] @ turn.T
     weights[-1] = np.vstack([np.zeros(weights[-1].shape[1]), signs[:, None] * weights[-1]])
     biases[-1] = np.append(0.0, signs * biases[-1])
-    joined, image = ReLUNetwork(weights, biases, net.slope), turn @ points.ravel()
+    joined, image = ReLUNetwork(tuple(weights), tuple(biases), net.slope), turn @ points.ravel()
     (sigma,) = levels_for(joined, image, 0, [target])
     each = [
         failing_patterns(net, Gaussian(point, sigma**2), direction=[sign], threshold=0.0).log_total
