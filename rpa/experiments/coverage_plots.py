@@ -68,12 +68,11 @@ def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], 
     for name, colour, labels, unit in kinds:
         seconds, covered = points[name].T
         ax.plot(seconds, covered, "o-", color=colour, markersize=3)
-        above = name == "counted"
-        place: dict[str, Any] = dict(ha="right", va="bottom") if above else dict(ha="left", va="top")
-        for end, words in ((0, f"{labels[0]:,} {unit}"), (-1, f"{labels[-1]:,}")):
-            shift = (-3, 3) if above else (3, -3)
-            at = seconds[end], covered[end]
-            ax.annotate(words, at, shift, textcoords="offset points", color=colour, fontsize=7, **place)
-    ax.set(xscale="log", xlabel="processor seconds", ylim=(0, None))
+        style: dict[str, Any] = dict(textcoords="offset points", color=colour, fontsize=7)
+        first, last = zip(seconds[[0, -1]], covered[[0, -1]])
+        ax.annotate(f"{labels[0]:,} {unit}", first, (4, -3), ha="left", va="top", **style)
+        ax.annotate(f"{labels[-1]:,}", last, (4, -3) if name == "search" else (0, 4), **style)
+    ax.set(xscale="log", xlabel="processor seconds")
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.margins(x=0.35, y=0.15)
+    ax.margins(x=0.2)
+    ax.set_ylim(0, 1.12 * ax.dataLim.y1)
