@@ -11,18 +11,6 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=[
-        "coverage",
-        "coverage_plots",
-        "explorer",
-        "failure_plots",
-        "failures",
-        "fresh",
-        "known",
-        "montecarlo",
-        "plots",
-        "stage",
-        "support_checks",
-        "topk",
-    ],
+    submodules="coverage coverage_plots explorer failure_plots failures fresh known montecarlo plots stage "
+    "support_checks topk".split(),
 )

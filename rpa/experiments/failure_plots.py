@@ -1,11 +1,12 @@
-"""The panels of notebook 13: probability against noise, most likely failures, and fragile images."""
+"""The panels of notebook 13: probability against distance, most likely failures, and fragile images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import log_ndtr
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 
@@ -16,60 +17,56 @@ if TYPE_CHECKING:
     from rpa.reliability.result import FailureProbability
 
 
-__all__ = ["curve_panel", "failure_row", "picture", "ranking_panel"]
+__all__ = ["distance_panel", "failure_row", "picture", "ranking_panel"]
 
-STYLES = ("-", "--", ":")
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-NARROW = 4.0  # below this ratio of its ends an axis has a tick at every tenth instead
+MARKERS = "os^"  # one for each network of a panel
 SIGHT = -6  # log10 p at which a million samples see one failure
 
 
-def curve_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
-    """p against sigma, a line per network and image with error bars, and red circles where sampling saw failures.
+def distance_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
+    """log10 p against beta, the distance of the nearest failing input in standard deviations of the noise.
 
-    table: columns network, image, sigma, log10_p, rel_error, converged, count, n_sampled. A mark is hollow where the
-    result has not converged, and a triangle where it is no more than an upper bound.
+    table: columns network, beta, log10_p, converged, count, n_sampled. A mark is hollow where the result has not
+    converged; red circles are shares of plain samples. The grey line is Phi(-beta): a failure set that is a half-space.
     """
-    bound = ~np.isfinite(table.rel_error)
-    for style, (name, of_network) in zip(STYLES, table[~bound].groupby("network", sort=False)):
-        for k, (_, part) in enumerate(of_network.groupby("image", sort=False)):
-            p = 10.0**part.log10_p
-            ax.plot(part.sigma, p, style, color=ANALYTIC, linewidth=1.0, label=name if k == 0 else None)
-            ax.errorbar(part.sigma, p, p * part.rel_error, fmt="none", ecolor=ANALYTIC, elinewidth=1.0)
-    kinds = {"o": (table.converged, ANALYTIC), "o ": (~table.converged & ~bound, "w"), "v": (bound, "w")}
-    for marker, (kept, fill) in kinds.items():
-        x, p = table.sigma[kept], 10.0 ** table.log10_p[kept]
-        ax.plot(x, p, marker.strip(), color=ANALYTIC, markerfacecolor=fill, markersize=3)
+    for marker, (name, of_network) in zip(MARKERS, table.groupby("network", sort=False)):
+        style: dict[str, Any] = dict(color=ANALYTIC, markersize=3.5, markeredgewidth=0.8)
+        for kept, fill in ((of_network.converged, ANALYTIC), (~of_network.converged, "white")):
+            label = name if fill == ANALYTIC else None
+            part = of_network[kept]
+            ax.plot(part.beta, part.log10_p, marker, markerfacecolor=fill, linestyle="", label=label, **style)
     seen = table[table["count"] > 0]
-    share = seen["count"] / seen.n_sampled
-    ax.plot(seen.sigma, share, "o", color=MONTE_CARLO, fillstyle="none", markersize=6, markeredgewidth=0.9)
-    ax.set(xscale="log", yscale="log", title=title, xlabel=r"noise $\sigma$")
-    low, high = table.sigma.min(), table.sigma.max()
-    ax.set_xlim(low / 1.15, high * 1.15)
-    candidates = TICKS if high > NARROW * low else np.arange(1, 10) / 10
-    ticks = [tick for tick in candidates if low / 1.15 <= tick <= high * 1.15]
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.set_xticks([], minor=True)
+    share = np.log10(seen["count"] / seen.n_sampled)
+    ax.plot(seen.beta, share, "o", color=MONTE_CARLO, fillstyle="none", markersize=6.5, markeredgewidth=0.9)
+    beta = np.linspace(0, table.beta.max() + 0.5, 100)
+    ax.plot(beta, log_ndtr(-beta) / np.log(10), color=NEUTRAL, linewidth=0.8, zorder=0)
+    ax.set(title=title, xlabel=r"distance $\beta$ of the nearest failure, in $\sigma$")
+    ax.legend(loc="lower left", handlelength=1)
 
 
-def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black") -> None:
-    """A grey image on the scale 0..1 with a word above it."""
-    ax.imshow(np.reshape(image, (28, 28)), cmap="gray_r", vmin=0, vmax=1)
+def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black", signed: bool = False) -> None:
+    """A 28 x 28 image with words above it: grey on the scale 0..1, or a difference with 0 in white."""
+    reach = np.abs(image).max()
+    style: dict[str, Any] = dict(cmap="gray_r", vmin=0, vmax=1)
+    if signed:
+        style = dict(cmap="RdBu_r", vmin=-reach, vmax=reach)
+    ax.imshow(np.reshape(image, (28, 28)), **style)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=7, color=colour, pad=2)
 
 
 def failure_row(
-    axes: Sequence[Axes], network: str, image: np.ndarray, result: FailureProbability, names: Sequence[str]
+    axes: Sequence[Axes], title: str, image: np.ndarray, result: FailureProbability, names: Sequence[str]
 ) -> None:
-    """The image that a network sees, and its most likely failing image for each rival class, with its distance."""
-    picture(axes[0], image, network.replace("_", "\n").replace("784-", "784-\n"))
+    """An image, and for the nearest rival classes what the most likely failing image adds to it, and its distance."""
+    picture(axes[0], image, title)
     for ax in axes[1:]:
         ax.set_axis_off()
     for ax, point in zip(axes[1:], result.design_points):
         ax.set_axis_on()
-        picture(ax, point.x, f"{names[point.rival]}\n{point.distance:.1f}$\\sigma$", MONTE_CARLO)
+        words = f"{names[point.rival]}\n{point.distance:.1f}$\\sigma$"
+        picture(ax, point.x.ravel() - image.ravel(), words, MONTE_CARLO, signed=True)
 
 
 def ranking_panel(ax: Axes, log10_p: np.ndarray, measured: pd.DataFrame) -> None:
@@ -77,10 +74,9 @@ def ranking_panel(ax: Axes, log10_p: np.ndarray, measured: pd.DataFrame) -> None
 
     measured: columns rank, log10_p. Below the dotted line a million samples see less than one failure.
     """
-    ax.plot(np.arange(1, len(log10_p) + 1), log10_p, color=NEUTRAL, linewidth=1.0)
-    ax.plot(measured["rank"], measured.log10_p, "o", color=ANALYTIC, markersize=3)
+    ax.plot(np.arange(1, len(log10_p) + 1), log10_p, color=NEUTRAL, linewidth=1.2)
+    ax.plot(measured["rank"], measured.log10_p, "o", color=ANALYTIC, markersize=2.5, fillstyle="none")
     ax.axhline(SIGHT, color=MONTE_CARLO, linewidth=0.8, linestyle=":")
-    ax.annotate(
-        "one in a million", (1, SIGHT), (2, -2), textcoords="offset points", va="top", color=MONTE_CARLO, fontsize=8
-    )
+    place: dict[str, Any] = dict(textcoords="offset points", va="top", color=MONTE_CARLO, fontsize=8)
+    ax.annotate("one in a million", (1, SIGHT), (2, -2), **place)
     ax.set(xlabel="images, the most fragile first", ylabel=r"$\log_{10} p$")

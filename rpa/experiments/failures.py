@@ -1,7 +1,8 @@
-"""The experiment of notebook 13: failure probabilities against noise, their referees, and what each costs.
+"""The experiment of notebook 13: failure probabilities against noise, their references, and what each costs.
 
-`curve` asks for P(class changes) at noise levels that reach from frequent to unseen failures, `sampled` and
-`rpa.reliability.splitting` check it, `sampled_gap` counts the distance in errors, `costs` compares at equal error.
+`curve` estimates P(class changes) at noise levels that reach from frequent to unseen failures. Four references check
+it: plain sampling where failures are frequent, `rpa.reliability.splitting` below that, `exact_case`, whose answer is
+known however small it is, and the failing pieces of `rpa.reliability.certified`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.linalg import block_diag
 from scipy.special import ndtri
+from scipy.stats import ortho_group
 
 from rpa import _check
 from rpa.inputs import Gaussian
+from rpa.network import ReLUNetwork
+from rpa.reliability.certified import failing_patterns
 from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
 from rpa.reliability.screening import first_order
@@ -23,21 +28,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from rpa.network import ReLUNetwork
     from rpa.reliability.result import FailureProbability
 
 
-__all__ = ["costs", "curve", "levels_for", "right_images", "row", "sampled", "sampled_gap"]
+__all__ = ["costs", "curve", "exact_case", "levels_for", "right_images", "row", "sampled", "z_scores"]
 
-VISIBLE = 10  # failures that must be expected among the samples for them to be a referee
+VISIBLE = 10  # failures that must be expected among the samples for them to be a reference
 CHUNK = 20_000
 
 
 def right_images(net: ReLUNetwork | nn.Module, x: np.ndarray, labels: np.ndarray, n: int) -> list[int]:
     """The first n of the leading 1,000 images that the network gets right; x (m, ...) as it takes them, labels (m,)."""
     import torch
-
-    from rpa.network import ReLUNetwork
 
     many = x[:1000]
     f = net(many) if isinstance(net, ReLUNetwork) else net(torch.from_numpy(many)).numpy()
@@ -54,48 +56,101 @@ def levels_for(net: ReLUNetwork, image: np.ndarray, label: int, targets: Sequenc
 
 
 def curve(
-    net: ReLUNetwork | nn.Module, image: np.ndarray, label: int, levels: Sequence[float], **options: Any
-) -> list[tuple[FailureProbability, float]]:
-    """(`failure_probability`, seconds) under white noise of each standard deviation; options are passed on."""
-    found = []
+    net: ReLUNetwork | nn.Module,
+    image: np.ndarray,
+    label: int,
+    levels: Sequence[float],
+    n_samples: int = 0,
+    *,
+    seed: int,
+    input_shape: tuple[int, ...] | None = None,
+    names: dict[str, Any] | None = None,
+    **options: Any,
+) -> tuple[list[dict], list[FailureProbability]]:
+    """Rows and results of `failure_probability` under white noise of each standard deviation; options are passed on.
+
+    Where n_samples plain samples would see ten failures or more, the row holds how many they saw: `count` of
+    `n_sampled`, else 0 of 0. names: further entries of each row.
+    """
+    rows, results = [], []
     for sigma in levels:
-        start = perf_counter()
-        result = failure_probability(net, Gaussian(image.ravel(), sigma**2), label=label, **options)
-        found.append((result, perf_counter() - start))
-    return found
+        start, inputs = perf_counter(), Gaussian(image.ravel(), sigma**2)
+        result = failure_probability(net, inputs, label=label, seed=seed, input_shape=input_shape, **options)
+        seconds = perf_counter() - start
+        visible = np.isfinite(result.rel_error) and np.exp(result.log_p) * n_samples >= VISIBLE
+        n = n_samples * bool(visible)
+        count = sampled(net, inputs, label, n, seed + 1, input_shape=input_shape) if n else 0
+        beta = result.design_points[0].distance if result.design_points else 0.0
+        about = (names or {}) | {"sigma": sigma, "beta": beta, "seconds": seconds, "count": count, "n_sampled": n}
+        rows.append(row(result, **about))
+        results.append(result)
+    return rows, results
 
 
 def row(result: FailureProbability, **names: Any) -> dict:
-    """A result as a row of the notebook's tables; where no digit of p is known its upper bound stands for it."""
+    """A result as a row of the notebook's tables, with its upper bound in place of p where no digit of p is known."""
     log_p = result.log_p if np.isfinite(result.rel_error) else result.upper
     numbers = {"log10_p": log_p / np.log(10), "rel_error": result.rel_error, "evaluations": result.n}
     return names | numbers | {"method": result.method, "converged": result.converged}
 
 
-def sampled(
-    net: ReLUNetwork | nn.Module, image: np.ndarray, label: int, sigma: float, n: int, seed: int, **options: Any
-) -> int:
-    """How many of n noisy images change class: plain sampling, in the coordinates of the first layer where it can."""
-    ((_, event),) = events(net, Gaussian(image.ravel(), sigma**2), label=label, **options)
+def sampled(net: ReLUNetwork | nn.Module, inputs: Gaussian, label: int, n: int, seed: int, **options: Any) -> int:
+    """How many of n draws of the input change class: plain sampling, in the first layer's coordinates if it can."""
+    ((_, event),) = events(net, inputs, label=label, **options)
     rng = np.random.default_rng(seed)
     sizes = [min(CHUNK, n - start) for start in range(0, n, CHUNK)]
     return int(sum(np.count_nonzero(event(rng.standard_normal((size, event.dim))) >= 0) for size in sizes))
 
 
-def sampled_gap(log10_p: float, rel_error: float, count: int, n: int) -> float:
-    """Distance of the share count / n to p, in standard errors of both."""
-    p = 10.0**log10_p
-    return float(abs(p - count / n) / np.hypot(p * rel_error, np.sqrt(p * (1 - p) / n)))
+def exact_case(net: ReLUNetwork, points: np.ndarray, target: float, seed: int) -> dict[str, Any]:
+    """A failure probability that is known exactly: dict(net, image, label, sigma, log_p).
+
+    Copies of a planar network with one output stand beside one another, copy c at points[c] of (m, 2), and the input of
+    dimension 2 m is rotated at random. Output 0 is zero, output c says that copy c has changed its class, so failure is
+    that any copy changes: 1 - prod(1 - p_c), each p_c from all regions of a plane. The nearest rival alone has the
+    probability `target`, to first order.
+    """
+    signs = np.where(net(points)[:, 0] > 0, -1.0, 1.0)
+    m = len(points)
+    weights = [block_diag(*[weight] * m) for weight in net.weights]
+    biases = [np.tile(bias, m) for bias in net.biases]
+    turn = ortho_group.rvs(2 * m, random_state=seed)
+    weights[0] = weights[0] @ turn.T
+    weights[-1] = np.vstack([np.zeros(weights[-1].shape[1]), signs[:, None] * weights[-1]])
+    biases[-1] = np.append(0.0, signs * biases[-1])
+    joined, image = ReLUNetwork(tuple(weights), tuple(biases), net.slope), turn @ points.ravel()
+    (sigma,) = levels_for(joined, image, 0, [target])
+    each = [
+        failing_patterns(net, Gaussian(point, sigma**2), direction=[sign], threshold=0.0).log_total
+        for point, sign in zip(points, signs)
+    ]
+    log_p = float(np.log(-np.expm1(np.log1p(-np.exp(each)).sum())))
+    return {"net": joined, "image": image, "label": 0, "sigma": float(sigma), "log_p": log_p}
+
+
+def z_scores(table: pd.DataFrame) -> np.ndarray:
+    """Our estimate less the reference, in standard errors of both, for each row of a table.
+
+    Rows with count and n_sampled are compared with the sampled share on the scale of p, those with reference_log10_p
+    and reference_error with that on the scale of log p.
+    """
+    error = table.rel_error.to_numpy()
+    if "reference_log10_p" in table:
+        difference = (table.log10_p - table.reference_log10_p).to_numpy() * np.log(10)
+        return difference / np.hypot(error, table.reference_error)
+    p, n = 10.0 ** table.log10_p.to_numpy(), table.n_sampled.to_numpy()
+    return (p - table["count"].to_numpy() / n) / np.hypot(p * error, np.sqrt(p * (1 - p) / n))
 
 
 def costs(ours: pd.DataFrame, splitting: pd.DataFrame, rtol: float) -> pd.DataFrame:
-    """Evaluations of the network that each method needs for the relative error rtol, one row per row of `ours`.
+    """Evaluations of the network for the relative error rtol, one row per row of `ours`, which reached it.
 
-    An error falls with the root of the evaluations; plain sampling needs (1 - p) / (p rtol^2) of them.
+    ours: the evaluations spent; splitting: those spent, times the square of its error over rtol; plain sampling:
+    (1 - p) / (p rtol^2).
     """
-    table = ours[["network", "image", "sigma", "log10_p"]].copy()
-    for name, found in (("ours", ours), ("splitting", splitting)):
-        table[name] = found.evaluations.to_numpy() * (found.rel_error.to_numpy() / rtol) ** 2
+    table = ours[["network", "image", "sigma", "log10_p", "rel_error"]].copy()
+    table["ours"] = ours.evaluations.to_numpy()
+    table["splitting"] = splitting.evaluations.to_numpy() * (splitting.rel_error.to_numpy() / rtol) ** 2
     p = 10.0 ** ours.log10_p.to_numpy()
     table["plain sampling"] = (1 - p) / (p * rtol**2)
     return table

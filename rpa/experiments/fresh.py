@@ -5,7 +5,7 @@ import numpy as np
 from rpa import _check
 from rpa.patterns.support import pattern_keys
 
-__all__ = ["Fresh", "checked_rows"]
+__all__ = ["Fresh"]
 
 
 class Fresh:
@@ -19,20 +19,13 @@ class Fresh:
 
     def counts(self, patterns: np.ndarray) -> np.ndarray:
         """Samples that meet each pattern: (K,)."""
-        packed = np.packbits(checked_rows("patterns", patterns), axis=1)
-        if packed.shape[1] != self._bytes:
-            raise ValueError(f"patterns: expected {self._bytes} bytes each, got shape {np.shape(patterns)}")
-        keys = pattern_keys(packed)
+        shape = np.shape(patterns)
+        if len(shape) != 2 or -(-shape[1] // 8) != self._bytes:
+            raise ValueError(f"patterns: expected shape (K, N) with N in {self._bytes} bytes, got {shape}")
+        keys = pattern_keys(np.packbits(_check.pattern_array("patterns", patterns, shape[1]), axis=1))
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[at] == keys, self._counts[at], 0)
 
     def coverage(self, patterns: np.ndarray) -> float:
         """Share of the samples that meet one of the patterns."""
         return float(self.counts(patterns).sum() / self.n)
-
-
-def checked_rows(name: str, patterns: np.ndarray) -> np.ndarray:
-    """The patterns (K, N) as booleans; ValueError for another shape or other values than 0 and 1."""
-    if np.ndim(patterns) != 2:
-        raise ValueError(f"{name}: expected shape (K, N), got {np.shape(patterns)}")
-    return _check.pattern_array(name, patterns, np.shape(patterns)[1])

@@ -1,7 +1,7 @@
 """Polytopes whose Gaussian probability is known to many digits by another route, to measure methods against.
 
-Orthants of equicorrelated, autoregressive and random-walk vectors reduce to one-dimensional integrals or a closed form;
-a product of planar polygons, rotated at random, is exact by `rpa.polytopes.planar` and looks like any other polytope.
+Orthants of equicorrelated and autoregressive vectors reduce to one-dimensional integrals; a product of planar polygons,
+rotated at random, is exact by `rpa.polytopes.planar` and looks like any other polytope.
 """
 
 import math
@@ -14,7 +14,7 @@ from rpa import _check
 from rpa.polytopes import planar
 from rpa.polytopes.normal import LOG_2PI
 
-__all__ = ["autoregressive", "equicorrelated", "random_walk", "rotated_blocks"]
+__all__ = ["autoregressive", "equicorrelated", "rotated_blocks"]
 
 
 def equicorrelated(n: int, rho: float, mean: float = 0.0) -> tuple[np.ndarray, float]:
@@ -22,7 +22,6 @@ def equicorrelated(n: int, rho: float, mean: float = 0.0) -> tuple[np.ndarray, f
 
     P = int phi(x) Phi((mean + sqrt(rho) x) / sqrt(1 - rho))^n dx; 1 / (n + 1) for rho = 1/2 and mean 0.
     """
-
     n, rho, mean = _check.integer("n", n, 1), _correlation("rho", rho, 0.0), float(_check.array("mean", mean, ()))
 
     def log_integrand(x):
@@ -57,19 +56,6 @@ def autoregressive(n: int, rho: float, mean: float = 0.0, nodes: int = 600) -> t
         density, log_p = density / mass, log_p + math.log(mass)
     index = np.arange(n)
     return rho ** np.abs(index[:, None] - index).astype(float), float(log_p)
-
-
-def random_walk(n: int) -> tuple[np.ndarray, float]:
-    """(cov (n, n), log P(z > 0)) for sums of n independent N(0, 1): P = C(2n, n) / 4^n (Sparre Andersen 1954).
-
-    >>> cov, log_p = random_walk(3)
-    >>> round(math.exp(log_p), 4)  # C(6, 3) / 4^3
-    0.3125
-    """
-    n = _check.integer("n", n, 1)
-    index = np.arange(1.0, n + 1)
-    log_p = math.lgamma(2 * n + 1) - 2 * math.lgamma(n + 1) - 2 * n * math.log(2)
-    return np.minimum(index[:, None], index), log_p
 
 
 def rotated_blocks(blocks: int, rows: int, seed: int, margin: float = 0.5) -> tuple[np.ndarray, np.ndarray, float]:

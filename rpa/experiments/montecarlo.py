@@ -1,4 +1,4 @@
-"""Sampling as the referee: pattern counts, and agreement of counts with probabilities in exact standard errors."""
+"""Sampling as the reference: pattern counts, and agreement of counts with probabilities in exact standard errors."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from numpy.typing import ArrayLike
 from scipy.stats import binom, norm
 
 from rpa import _check
-from rpa.patterns.regions import singular_values
-from rpa.patterns.support import commonest, draw_packed
 
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
     from rpa.network import ReLUNetwork
 
 
-__all__ = ["binomial_sigmas", "pattern_counts", "sampled_singular_values", "slope_by_images", "step_gap"]
+__all__ = ["binomial_sigmas", "law_gap", "pattern_counts", "slope_by_images"]
 
 ROUNDING = 1e-6  # by so much a probability may leave [0, 1]
 FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
@@ -46,8 +44,8 @@ def pattern_counts(
 def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:
     """How surprising each count is for a Binomial(n, p), in standard errors of a normal law, exact for rare events.
 
-    The one-sided tail probability beyond the count is turned into the quantile that a normal law gives it; 37 stands
-    for 37 or more. counts, p: any shapes that broadcast; p may exceed 1 by rounding.
+    The one-sided tail probability beyond the count is turned into the quantile that a normal law gives it, at most 37.
+    counts, p: any shapes that broadcast; p may exceed 1 by rounding.
     """
     n = _check.integer("n", n, 1)
     counts, p = (_check.array(name, value, np.shape(value)) for name, value in (("counts", counts), ("p", p)))
@@ -58,13 +56,6 @@ def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:
     p = np.clip(p, 0.0, 1.0)
     tail = np.minimum(binom.cdf(counts, n, p), binom.sf(counts - 1, n, p))
     return np.clip(norm.isf(np.minimum(tail, 0.5)), 0.0, FARTHEST)
-
-
-def sampled_singular_values(net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(values (U, r), frequencies (U,)): singular values of the Jacobian at n inputs, one row per pattern seen."""
-    n, seed = _check.integer("n", n, 1), _check.integer("seed", seed)
-    seen = commonest(draw_packed(net, inputs, n, seed), net.n_hidden)
-    return singular_values(net, seen.patterns), np.exp(seen.log_q)
 
 
 def slope_by_images(truth: np.ndarray, found: np.ndarray, seed: int, resamples: int = 2000) -> tuple[float, float]:
@@ -86,42 +77,23 @@ def _slope(n, x, y, xx, xy):
         return (n * xy - x * y) / (n * xx - x * x)
 
 
-def step_gap(
-    values: np.ndarray,
-    p: np.ndarray,
-    sampled_values: np.ndarray,
-    frequencies: np.ndarray,
-    n: int,
-    allowed: float,
-    thresholds: int = 100,
-) -> float:
-    """Largest gap between two laws of singular values, in standard errors of n samples, less an allowed absolute gap.
+def law_gap(values: np.ndarray, p: np.ndarray, errors: np.ndarray, counts: np.ndarray) -> float:
+    """Largest gap between two laws on the same atoms, in standard errors of both, over all distribution functions.
 
-    values (K, r) with probabilities p (K,) against sampled_values (U, r) with frequencies (U,); the distribution
-    functions are compared, column by column, at `thresholds` quantiles of the samples, each moved up by 1e-9 of itself
-    so that rounding does not decide on which side an atom falls.
+    values (K, r): atom i has r coordinates, each with a distribution function of its own; p (K,), errors (K,): computed
+    probabilities with their standard errors; counts (K,): how often samples meet each atom. Both laws are normalized,
+    so atoms that are missing in both make no difference.
     """
     values = _check.array("values", values, (None, None))
-    p = _check.array("p", p, values.shape[:1])
-    sampled_values = _check.array("sampled_values", sampled_values, (None, values.shape[1]))
-    frequencies = _check.array("frequencies", frequencies, sampled_values.shape[:1])
-    n, thresholds = _check.integer("n", n, 1), _check.integer("thresholds", thresholds, 1)
-    allowed = float(_check.array("allowed", allowed, ()))
-    if sampled_values.size == 0:
-        raise ValueError(f"sampled_values: expected at least one value, got shape {sampled_values.shape}")
-    worst = 0.0
-    for column, seen in zip(values.T, sampled_values.T):
-        order = np.argsort(seen)
-        picks = np.searchsorted(np.cumsum(frequencies[order]), np.linspace(0.01, 0.99, thresholds))
-        t = seen[order][np.minimum(picks, len(seen) - 1)] * (1 + 1e-9)
-        analytic, empirical = _cdf(column, p, t), _cdf(seen, frequencies, t)
-        stderr = np.sqrt(np.maximum(empirical * (1 - empirical), 1 / n) / n)
-        worst = max(worst, np.max((np.abs(analytic - empirical) - allowed) / stderr))
-    return worst
-
-
-def _cdf(values, p, t):
-    """Sum of the p (K,) whose values (K,) are at most t, for each t."""
-    order = np.argsort(values)
-    total = np.concatenate([[0.0], np.cumsum(p[order])])
-    return total[np.searchsorted(values[order], t, side="right")]
+    p, errors, counts = (
+        _check.array(name, part, values.shape[:1]) for name, part in (("p", p), ("errors", errors), ("counts", counts))
+    )
+    n, total = counts.sum(), p.sum()
+    if n <= 0 or total <= 0:
+        raise ValueError(f"p, counts: expected positive sums, got {total:g} and {n:g}")
+    order = np.argsort(values, axis=0, kind="stable")
+    computed, sampled = (np.cumsum(part[order] / part.sum(), axis=0) for part in (p, counts))
+    square = np.cumsum((errors[order] / total) ** 2, axis=0)
+    spread = (1 - computed) ** 2 * square + computed**2 * (square[-1] - square)
+    stderr = np.sqrt(np.maximum(computed * (1 - computed), 1 / n) / n + spread)
+    return float((np.abs(computed - sampled) / stderr).max())

@@ -6,7 +6,7 @@ Analytic results are blue lines or stems, Monte Carlo is red points on top, in e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,18 +20,9 @@ if TYPE_CHECKING:
     from rpa.patterns.regions import PlanarRegions
 
 
-__all__ = [
-    "density_contours",
-    "histogram_panel",
-    "moons_panel",
-    "name_both",
-    "quantile_circles",
-    "region_panel",
-    "spectrum_panel",
-    "step_band",
-]
+__all__ = ["density_contours", "histogram_panel", "moons_panel", "name_both", "region_panel", "steps"]
 
-SAMPLED_OUTLINE = "#e08a1e"  # P1 draws sampled histograms in orange
+CIRCLE: dict[str, Any] = dict(markersize=3.2, fillstyle="none", markeredgewidth=0.8)
 
 
 def density_contours(
@@ -47,10 +38,10 @@ def density_contours(
     ax.contour(xs, ys, values, levels=levels, colors=color, linewidths=0.8)
 
 
-def name_both(ax: Axes) -> None:
-    """Say which colour is which, in the lower right corner that a distribution function leaves free."""
+def name_both(ax: Axes, top: bool = False) -> None:
+    """Say which colour is which, in the lower right corner that a distribution function leaves free, or above."""
     for height, name, colour in ((0.18, "analytic", ANALYTIC), (0.06, "Monte Carlo", MONTE_CARLO)):
-        ax.text(0.98, height, name, color=colour, ha="right", va="bottom", transform=ax.transAxes)
+        ax.text(0.98, height + 0.7 * top, name, color=colour, ha="right", va="bottom", transform=ax.transAxes)
 
 
 def moons_panel(
@@ -71,71 +62,32 @@ def moons_panel(
     ax.set(xlim=window[:2], ylim=window[2:], aspect="equal")
 
 
-def step_band(ax: Axes, values: np.ndarray, p: np.ndarray, uncovered: float, alpha: float = 1.0) -> None:
-    """The distribution function of a discrete law known up to `uncovered`: its lower bound, and a band above it."""
+def steps(ax: Axes, values: np.ndarray, p: np.ndarray, counts: np.ndarray, alpha: float = 1.0, shown: int = 12) -> None:
+    """Distribution functions of a discrete law on the atoms `values` (K,): analytic as steps, sampled as circles.
+
+    p, counts (K,): computed probabilities and sampled counts, both normalized here; `shown` circles at even levels.
+    """
     order = np.argsort(values)
-    steps = np.concatenate([[0.0], np.cumsum(p[order])])
-    at = np.concatenate([values[order][:1], values[order]])
-    ax.step(at, steps, where="post", color=ANALYTIC, alpha=alpha)
-    ax.fill_between(
-        at, steps, np.minimum(steps + uncovered, 1), step="post", color=ANALYTIC, alpha=0.2 * alpha, linewidth=0
-    )
+    at, computed, sampled = values[order], np.cumsum(p[order]) / p.sum(), np.cumsum(counts[order]) / counts.sum()
+    ax.step(np.append(at[0], at), np.append(0.0, computed), where="post", color=ANALYTIC, alpha=alpha)
+    picks = np.searchsorted(sampled, (np.arange(shown) + 0.5) / shown)
+    ax.plot(at[picks], sampled[picks], "o", color=MONTE_CARLO, alpha=alpha, **CIRCLE)
     ax.set_ylim(-0.02, 1.02)
 
 
-def histogram_panel(
-    ax: Axes, values: np.ndarray, p: np.ndarray, sampled: np.ndarray, frequencies: np.ndarray, bins: int = 40
-) -> None:
-    """Histograms of two discrete laws of vectors, all entries together: computed (blue) and sampled (orange outline).
+def histogram_panel(ax: Axes, values: np.ndarray, p: np.ndarray, counts: np.ndarray, bins: int = 40) -> None:
+    """Histograms of two discrete laws on the same atoms `values` (K, r), all r entries together.
 
-    values (K, r) with probabilities p (K,), sampled (U, r) with frequencies (U,); each entry counts 1 / r.
+    p, counts (K,): computed probabilities (blue) and sampled counts (red outline), both normalized here.
     """
-    edges = np.linspace(min(values.min(), sampled.min()), max(values.max(), sampled.max()), bins + 1)
-    heights = []
-    for points, mass in ((values, p), (sampled, frequencies)):
-        weights = np.repeat(mass / points.shape[1], points.shape[1])
-        heights.append(np.histogram(points.ravel(), edges, weights=weights)[0])
-    ax.stairs(heights[0], edges, fill=True, color=ANALYTIC, alpha=0.75)
-    ax.stairs(heights[1], edges, color=SAMPLED_OUTLINE, linewidth=1.2)
-    ax.set_ylim(0, None)
-
-
-def quantile_circles(ax: Axes, values: np.ndarray, frequencies: np.ndarray, column: int = 0, shown: int = 12) -> None:
-    """Red circles where the samples' distribution function reaches `shown` even levels."""
-    order = np.argsort(values[:, column])
-    total = np.cumsum(frequencies[order])
-    picks = np.searchsorted(total, (np.arange(shown) + 0.5) / shown)
-    ax.plot(
-        values[order, column][picks],
-        total[picks],
-        "o",
-        color=MONTE_CARLO,
-        markersize=3.2,
-        fillstyle="none",
-        markeredgewidth=0.8,
+    edges = np.linspace(values.min(), values.max(), bins + 1)
+    computed, sampled = (
+        np.histogram(values.ravel(), edges, weights=np.repeat(part / part.sum(), values.shape[1]) / values.shape[1])[0]
+        for part in (p, counts)
     )
-
-
-def spectrum_panel(
-    ax: Axes,
-    spectrum: tuple[np.ndarray, np.ndarray],
-    sampled: tuple[np.ndarray, np.ndarray],
-    levels: Sequence[float] = (0.05, 0.5, 0.95),
-) -> None:
-    """Quantiles of each singular value: analytic as ticks on a bar, sampled as circles; pairs (values (K, r), p
-    (K,)).
-    """
-    quantiles = []
-    for values, p in (spectrum, sampled):
-        order = np.argsort(values, axis=0)
-        total = np.cumsum(p[order], axis=0) / p.sum()
-        picks = [[np.searchsorted(column, level) for column in total.T] for level in levels]
-        quantiles.append(np.take_along_axis(np.take_along_axis(values, order, axis=0), np.array(picks), axis=0))
-    index = np.arange(1, quantiles[0].shape[1] + 1)
-    ax.vlines(index, quantiles[0][0], quantiles[0][-1], color=ANALYTIC)
-    for row, sample in zip(*quantiles):
-        ax.plot(index, row, "_", color=ANALYTIC, markersize=9, markeredgewidth=1.3)
-        ax.plot(index, sample, "o", color=MONTE_CARLO, markersize=3.6, fillstyle="none", markeredgewidth=0.9)
+    ax.stairs(computed, edges, fill=True, color=ANALYTIC, alpha=0.75)
+    ax.stairs(sampled, edges, color=MONTE_CARLO, linewidth=1.0)
+    ax.set_ylim(0, None)
 
 
 def region_panel(

@@ -31,14 +31,6 @@ def test_autoregressive_closed_forms():
     assert known.autoregressive(9, 0.0, -6.0)[1] == pytest.approx(9 * log_ndtr(-6.0), abs=1e-9)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_random_walk_low_dimensions(n):
-    exact = {1: 1 / 2, 2: 3 / 8, 3: 5 / 16}[n]
-    cov, log_p = known.random_walk(n)
-    assert log_p == pytest.approx(math.log(exact), abs=1e-14)
-    assert np.array_equal(cov, np.tril(np.ones((n, n))) @ np.triu(np.ones((n, n))))
-
-
 def test_rotated_blocks_against_counting():
     H, h, log_p = known.rotated_blocks(3, 3, seed=4, margin=1.0)
     n = 400_000

@@ -3,7 +3,7 @@ import pytest
 from helpers import random_gaussian, random_network
 from scipy.stats import norm
 
-from rpa.experiments.montecarlo import binomial_sigmas, pattern_counts, slope_by_images, step_gap
+from rpa.experiments.montecarlo import binomial_sigmas, law_gap, pattern_counts, slope_by_images
 
 
 def test_sigmas_of_large_counts_are_the_normal_ones():
@@ -28,20 +28,21 @@ def test_counts_do_not_depend_on_how_patterns_are_listed():
     assert counts.sum() + other == 30_000 and rest == other + counts[-1]
 
 
-def test_step_gap_compares_distribution_functions_point_by_point():
+def test_the_gap_of_two_laws_is_that_of_their_distribution_functions():
     rng, n = np.random.default_rng(0), 5000
     values, p = rng.random((40, 2)), rng.dirichlet(np.ones(40))
-    counts = rng.multinomial(n, np.roll(p, 1))
-    seen, frequencies = values[counts > 0], counts[counts > 0] / n
+    errors, counts = 0.02 * p, rng.multinomial(n, np.roll(p, 1))
     worst = 0.0
-    for column, other in zip(values.T, seen.T):
-        for t in other:
-            empirical, below = frequencies[other <= t].sum(), frequencies[other < t].sum()
-            if empirical >= 0.01 and below < 0.99:
-                stderr = np.sqrt(max(empirical * (1 - empirical), 1 / n) / n)
-                worst = max(worst, abs(p[column <= t].sum() - empirical) / stderr)
-    assert step_gap(values, p, seen, frequencies, n, 0.0, thresholds=5000) == pytest.approx(worst, rel=1e-9)
-    assert step_gap(values, p, seen, frequencies, n, 1.0) == 0
+    for column in values.T:
+        for t in column:
+            below = column <= t
+            computed, seen = p[below].sum(), counts[below].sum() / n
+            moved = np.where(below, 1 - computed, -computed) * errors  # of F = sum below / sum, to first order
+            variance = max(computed * (1 - computed), 1 / n) / n + (moved**2).sum()
+            worst = max(worst, abs(computed - seen) / np.sqrt(variance))
+    assert law_gap(values, p, errors, counts) == pytest.approx(worst, rel=1e-9) and worst > 6
+    assert law_gap(values, 0.3 * p, 0.3 * errors, counts) == pytest.approx(worst, rel=1e-9)
+    assert law_gap(values, p, 0 * p, rng.multinomial(n, p)) < 6
 
 
 def test_bad_input_is_named():
