@@ -26,8 +26,8 @@ html_math_renderer = "mathml"
 html_show_search_summary = False  # needs a server
 html_copy_source = False
 html_show_copyright = False
-html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict = {}  # widgets need a kernel; their scripts would come from another host
 myst_enable_extensions = ["dollarmath", "amsmath", "html_image", "substitution"]
@@ -54,11 +54,13 @@ def _write_pages(app, config):
     if not run:
         raise FileNotFoundError(f"{RUN}: no executed notebooks; run make figures PROFILE={PROFILE}")
     folder = Path(app.srcdir)
+    config.html_static_path = [str(folder / "_static")]
     for name in ("notebooks", "_static", "api"):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir()
     shutil.copytree(RUN / "figures", folder / "_static" / "figures")
-    shutil.copy(ROOT / "docs" / "site.css", folder / "_static")
+    for name in ("site.css", "site.js"):
+        shutil.copy(ROOT / "docs" / name, folder / "_static")
     for path in (ROOT / "docs").glob("*.md"):
         shutil.copy(path, folder)
     pictures = []
@@ -135,7 +137,7 @@ def _plain_words(app, what, name, thing, options, lines):
         if line.strip() and not before.strip():
             literal = line.startswith((" ", ">>>"))
             written += ["::", ""] if line.startswith(" ") else []
-        written.append(line if literal else _escaped(line))
+        written.append(line if literal else _escaped(line.strip()))
     lines[:] = written
 
 

@@ -38,14 +38,14 @@ def test_the_targets_it_names_exist():
 
 def test_its_requests_are_understood():
     """The notebooks, claims and parameters in its commands exist."""
-    from rpa.companion import run, variants, verdicts
+    from rpa.companion import run, sweep, verdicts
 
     notebooks, claims = set(re.findall(r"NB=(\w+)", PROSE)), set(re.findall(r"\bID=([\w.]+)", PROSE))
     requests = re.findall(r'NB=(\w+) P="([^"]+)"', PROSE)
     assert notebooks and claims and requests
     assert {run.stem_of(name) for name in notebooks} == notebooks
     assert claims <= {claim["id"] for claim in verdicts.load_claims()}
-    assert all(variants.checked(stem, variants.parse(text)) for stem, text in requests)
+    assert all(sweep.checked(stem, sweep.parse(text)) for stem, text in requests)
 
 
 def test_its_table_of_modules_names_real_ones():

@@ -4,11 +4,11 @@ Start at `report`, which every notebook calls to leave its numbers, figures and 
 claims of `data/targets.toml` by them. `run` executes notebooks, each all or nothing, where `provenance` says that their
 code, data or parameters have changed; `accept` replaces the committed results and `results` writes RESULTS.md. For a
 reviewer: `comparison` judges new numbers by the committed ones, `robustness` tries other seeds. For whoever changes
-something: `variants` runs a notebook with other parameters, `sweep` a grid of them. `python -m rpa.companion` is the
+something: `sweep` runs a notebook with other parameters, or a grid of them. `python -m rpa.companion` is the
 program behind `make`.
 """
 
 import lazy_loader
 
-MODULES = "accept comparison provenance report results robustness run sweep variants verdicts"
+MODULES = "accept comparison provenance report results robustness run sweep verdicts"
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=MODULES.split())

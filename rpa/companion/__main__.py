@@ -107,20 +107,20 @@ def claim(name: str | None, profile: str) -> None:
 @PROFILE
 def run(nb: str, text: str, profile: str) -> None:
     """One notebook with other parameters, into build/runs."""
-    from rpa.companion import variants
+    from rpa.companion import sweep
 
     stem = stem_of(nb)
-    values = variants.checked(stem, variants.parse(text), profile)
+    values = sweep.checked(stem, sweep.parse(text), profile)
     print(f"{stem} ({profile}) with {values or 'its own parameters'}", flush=True)
-    print(variants.run_variant(stem, profile, values, workers=cpu_count()))
+    print(sweep.run_variant(stem, profile, values, workers=cpu_count()))
 
 
 @main.command()
 def runs() -> None:
     """The runs of `make run` and `make sweep`, and how each ended."""
-    from rpa.companion import variants
+    from rpa.companion import sweep
 
-    print("\n".join(variants.listed()) or "none")
+    print("\n".join(sweep.listed()) or "none")
 
 
 @main.command()

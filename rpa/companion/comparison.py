@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rpa import _files
 from rpa._files import ROOT
-from rpa.companion.provenance import code_version
 from rpa.companion.report import TOLERANCES, flatten, load_records
 from rpa.companion.verdicts import judge, load_claims, text_table
 
@@ -97,28 +96,21 @@ def compare_numbers(committed: dict[str, dict], rerun: dict[str, dict]) -> pd.Da
             continue
         old, new = theirs["records"] if theirs else {}, ours["records"] if ours else {}
         for id in sorted(set(old) | set(new)):
-            rows += [[stem, id, *row] for row in _compare_record(old.get(id), new.get(id))]
+            rows += [[stem, id, *row] for row in _compare_record(old.get(id, {}), new.get(id, {}))]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _compare_record(old, new):
-    """Rows (key, committed, yours, varies, distance, limit, judgement) of one record."""
+    """Rows (key, committed, yours, varies, distance, limit, judgement) of one record, {} where there is none."""
     varies = (old or new).get("varies", "deterministic")
     limit = ERRORS if varies in SAMPLED else 1.0
-    before, after = (_scaled_numbers(entry or {}, varies) for entry in (old, new))
+    before, after = (_scaled_numbers(entry, varies) for entry in (old, new))
     for key in before | after:
-        (a, scale), (b, new_scale) = before.get(key, (None, 0)), after.get(key, (None, 0))
-        if a is None or b is None:
-            yield key, a, b, varies, math.nan, limit, "missing" if b is None else "new"
-            continue
-        distance = _distance(a, b, math.hypot(scale, new_scale))
-        yield key, a, b, varies, distance, limit, "agrees" if distance <= limit else "off"
-
-
-def _distance(a, b, scale):
-    if a == b:
-        return 0.0
-    return abs(b - a) / scale if scale > 0 else math.inf
+        (a, scale), (b, new_scale) = before.get(key, (math.nan, 0)), after.get(key, (math.nan, 0))
+        scale = math.hypot(scale, new_scale)
+        distance = 0.0 if a == b else abs(b - a) / (scale or math.ulp(0.0))
+        judgement = "missing" if key not in after else "new" if key not in before else "off"
+        yield key, a, b, varies, distance, limit, "agrees" if distance <= limit else judgement
 
 
 def _scaled_numbers(entry, varies):
@@ -135,29 +127,22 @@ def _scaled_numbers(entry, varies):
 
 
 def circumstances(committed: dict[str, dict], rerun: dict[str, dict]) -> list[str]:
-    """Differences in notebooks, records, code, data, profile and packages, a line each."""
-    lines = []
-    for stem in sorted(set(committed) | set(rerun)):
-        old, new = committed.get(stem), rerun.get(stem)
-        if old is None or new is None:
-            lines.append(f"{stem}: no records {'in the new results' if new is None else 'committed'}")
-            continue
-        for name, content in (("committed", old), ("new", new)):
-            if content["code"] != (now := code_version(stem)):
-                lines.append(f"{stem}: the {name} records are from other code ({content['code']}, now {now})")
-        if old["profile"] != new["profile"]:
-            lines.append(f"{stem}: profile {new['profile']} cannot be compared with the committed {old['profile']}")
-            continue
-        missing = sorted(set(old["records"]) - set(new["records"]))
-        lines += [f"{stem}: record {id} is missing in the new results" for id in missing]
-        was, now = (
-            {k: v for r in each["records"].values() for k, v in r.get("data", {}).items()} for each in (old, new)
-        )
-        lines += [f"{stem}: {name} was {digest[:12]}, is {str(now.get(name, 'absent'))[:12]}"
-                  for name, digest in was.items() if now.get(name) != digest]  # fmt: skip
-    packages = {(name, content["packages"].get(name), version) for stem, content in committed.items() if stem in rerun
-                for name, version in rerun[stem]["packages"].items()}  # fmt: skip
-    return lines + [f"{name}: {old}, now {new}" for name, old, new in sorted(packages, key=str) if old != new]
+    """Differences in notebooks, profile, code, packages and data, a line each."""
+    lines = [f"{stem}: no records in the new results" for stem in sorted(set(committed) - set(rerun))]
+    lines += [f"{stem}: no records committed" for stem in sorted(set(rerun) - set(committed))]
+    differing: dict[str, list] = {}
+    for stem in sorted(set(committed) & set(rerun)):
+        old, new = _header(committed[stem]), _header(rerun[stem])
+        for key in sorted(old | new):
+            was, now = (str(each.get(key, "absent"))[:12] for each in (old, new))
+            if was != now:
+                differing.setdefault(f"{key}: committed {was}, now {now}", []).append(stem)
+    return lines + [f"{line} ({', '.join(stems)})" for line, stems in differing.items()]
+
+
+def _header(content):
+    data = {name: digest for entry in content["records"].values() for name, digest in entry.get("data", {}).items()}
+    return {"profile": content["profile"], "code": content["code"]} | content["packages"] | data
 
 
 def _claims_table(results, rerun, numbers):
@@ -174,44 +159,37 @@ def _claims_table(results, rerun, numbers):
     return pd.DataFrame(rows, columns=["claim", "committed", "yours", "distance", "verdict then", "verdict now"])
 
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>New results beside the committed ones</title>
-<style>body {{font: 14px sans-serif; margin: 2em; max-width: 1200px}} table {{border-collapse: collapse}}
-td, th {{padding: 2px 8px; text-align: left; border-bottom: 1px solid #ddd}} img {{width: 48%}}</style>
-<h1>New results beside the committed ones</h1><p>{summary}</p><h2>Claims</h2>{claims}<h2>Numbers that are off</h2>{off}
-<h2>Circumstances</h2><ul>{lines}</ul><h2>Figures: committed, new</h2>{figures}</html>
-"""
+STYLE = """body {font: 14px sans-serif; margin: 2em} table {border-collapse: collapse} img {width: 48%}
+td, th {padding: 2px 8px; text-align: left; border-bottom: 1px solid #ddd}"""
 
 
 def _page(summary, claims, off, lines, rerun):
-    show = lambda frame: frame.to_html(index=False, na_rep="", float_format=lambda x: f"{x:.4g}")
-    figures = []
+    """comparison.html: the tables, and the committed figures on the left of the new ones."""
+    parts = [f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{summary}</title><style>{STYLE}</style>']
+    parts += [f"<h1>New results beside the committed ones</h1><p>{summary}</p>"]
+    parts += [frame.to_html(index=False, na_rep="", float_format="{:.4g}".format) for frame in (claims, off)]
+    parts += [f"<p>{html.escape(line)}</p>" for line in lines]
     for path in sorted((rerun / "figures").glob("*.png")):
-        pictures = {"committed": os.path.relpath(ROOT / "figures" / path.name, rerun), "new": f"figures/{path.name}"}
-        images = "".join(f'<img src="{source}" alt="{name}">' for name, source in pictures.items())
-        figures.append(f"<h3>{path.stem}</h3>{images}")
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    return PAGE.format(summary=summary, claims=show(claims), off=show(off), lines=items, figures="".join(figures))
+        committed = os.path.relpath(ROOT / "figures" / path.name, rerun)
+        parts.append(f'<h3>{path.stem}</h3><img src="{committed}"><img src="figures/{path.name}">')
+    return "\n".join(parts)
 
 
 def evidence(claim: dict, folder: Path) -> tuple[str, bool]:
     """(what is known of a claim of `load_claims`, whether it holds and its numbers agree); folder: build/<profile>.
 
-    Its row and record as committed and as made here, the cell and the figure behind them, and what differs.
+    Its row and record as committed and as made here, the cell and the figure behind them.
     """
     stem, id = claim["stem"], claim["id"]
-    records = {"committed": load_records(), "yours": load_records(folder / "data" / "results")}
+    executed, figure = folder / f"{stem}.ipynb", folder / "figures" / f"{stem}.png"
+    records = {name: load_records(base / "data" / "results") for name, base in (("committed", ROOT), ("yours", folder))}
     rows = [judge(claim, each) | {"id": name} for name, each in records.items()]
     parts = [f"{claim['paper']}, {claim['where']}: {claim['statement']}", "", text_table(rows)]
-    for name, each in records.items():
-        parts += ["", f"{name}: {json.dumps(each.get((stem, id), 'no record'), ensure_ascii=False)}"]
-    executed, figure = folder / f"{stem}.ipynb", folder / "figures" / f"{stem}.png"
+    entries = {name: each.get((stem, id), {}) for name, each in records.items()}
+    parts += ["", *(f"{name}: {json.dumps(entry, ensure_ascii=False)}" for name, entry in entries.items())]
     parts += ["", f"notebook: {os.path.relpath(executed)}; figure: {os.path.relpath(figure)}"]
-    if cell := records["yours"].get((stem, id), {}).get("cell"):
+    if cell := entries["yours"].get("cell"):
         sources = {c.get("execution_count"): c["source"] for c in json.loads(executed.read_text())["cells"]}
         parts += [f"recorded by cell [{cell}]:", "", "".join(sources[cell])]
-    contents = [read_results(base / "data" / "results") for base in (ROOT, folder)]
-    contents = [{stem: content[stem]} if stem in content else {} for content in contents]
-    numbers = compare_numbers(*contents)
-    off = numbers[(numbers.id == id) & numbers.judgement.isin(["off", "missing"])]
-    parts += ["", *circumstances(*contents), *([off.to_string(index=False)] if len(off) else [])]
-    return "\n".join(parts), len(off) == 0 and rows[1]["verdict"] not in ("fails", "no record")
+    agrees = all(row[-1] != "off" for row in _compare_record(*entries.values()))
+    return "\n".join(parts), agrees and rows[1]["verdict"] not in ("fails", "no record")

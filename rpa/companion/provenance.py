@@ -152,29 +152,19 @@ def _reached(sources, modules, front_door):
 @cache
 def _used(source):
     """The names of rpa that a source imports or looks up, the longest of each: {"moments.relu.mean", "two_stage"}."""
-    named = {name for node in _running(ast.parse(source)) for name in _names(node)}
-    return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
-
-
-def _running(tree):
-    """The nodes of a tree but those under `if TYPE_CHECKING`, which no run executes."""
-    pending = [tree]
+    pending, dotted = [ast.parse(source)], []
     while pending:
         node = pending.pop()
-        yield node
+        if isinstance(node, ast.ImportFrom):
+            dotted += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            dotted += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            dotted.append(ast.unparse(node))
         if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             pending += ast.iter_child_nodes(node)
-
-
-def _names(node):
-    """What an import, or an attribute such as rpa.moments.relu, takes from rpa, without the leading "rpa."."""
-    if isinstance(node, ast.ImportFrom):
-        dotted = [f"{node.module}.{alias.name}" for alias in node.names]
-    elif isinstance(node, ast.Import):
-        dotted = [alias.name for alias in node.names]
-    else:
-        dotted = [ast.unparse(node)] if isinstance(node, ast.Attribute) else []
-    return [name.removeprefix("rpa.") for name in dotted if name.startswith("rpa.")]
+    named = {name.removeprefix("rpa.") for name in dotted if name.startswith("rpa.")}
+    return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
 
 
 def _resolve(name, modules, front_door):

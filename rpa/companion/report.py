@@ -37,7 +37,6 @@ __all__ = [
     "load_records",
     "output_folder",
     "record",
-    "record_run",
     "record_timing",
     "save_figure",
     "save_table",
@@ -183,11 +182,7 @@ def record(
 
 
 class Recorder:
-    """`record` with the seed, the protocol's parameters and the data of one notebook.
-
-    >>> record = Recorder(seed=0, parameters={"sigma": 0.1})
-    >>> record("p1.lemma1", 1e-15, on="2,000 points")  # doctest: +SKIP
-    """
+    """`record` with the seed, the protocol's parameters and the data of one notebook."""
 
     def __init__(self, seed: int | None = None, parameters: dict | None = None, data: dict | None = None):
         self.shared = {"seed": seed, "parameters": parameters, "data": data}
@@ -197,21 +192,13 @@ class Recorder:
         record(id, value, **(self.shared | more))
 
 
-def record_timing(id: str, seconds: Any) -> None:
-    """Add seconds (a number, list or dict of numbers) to <out>/data/results/timings/<stem>.json."""
-    _add_timing(_results("timings") / f"{_stem()}.json", id, _plain(id, seconds, numbers_only=True))
-
-
-def record_run(seconds: float, stem: str, folder: Path) -> None:
-    """Add how long the whole notebook took, and on what machine, to its timings (`rpa.companion.run` calls it)."""
-    machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
-    path = folder / "data" / "results" / "timings" / f"{stem}.json"
-    _add_timing(path, "notebook", {"seconds": round(seconds, 1), "machine": machine})
-
-
-def _add_timing(path, id, entry):
+def record_timing(id: str, seconds: Any, path: Path | None = None) -> None:
+    """Add seconds (a number, list or dict of numbers) to <out>/data/results/timings/<stem>.json, or to `path`."""
+    path = path or _results("timings") / f"{_stem()}.json"
     timings = json.loads(path.read_text()) if path.exists() else {}
-    _write_json(path, dict(sorted((timings | {id: entry}).items())))
+    timings["machine"] = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
+    timings[id] = _plain(id, seconds, numbers_only=True)
+    _write_json(path, dict(sorted(timings.items())))
 
 
 def save_figure(fig: Figure) -> None:
@@ -267,17 +254,11 @@ def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict
 
 
 def flatten(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """(place, number) of every number in a record's value: "", "[3]", "mean_slope[0]" ...
-
-    >>> list(flatten({"a": [1, 2]}))
-    [('a[0]', 1), ('a[1]', 2)]
-    """
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from flatten(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from flatten(item, f"{key}[{i}]")
+    """(place, number) of every number in a record's value: "", "[3]", "mean_slope[0]" ..."""
+    if isinstance(value, (dict, list)):
+        named = value.items() if isinstance(value, dict) else ((f"[{i}]", item) for i, item in enumerate(value))
+        for name, item in named:
+            yield from flatten(item, f"{key}.{name}" if key and isinstance(value, dict) else f"{key}{name}")
     else:
         yield key, value
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from rpa.companion import provenance
 from rpa.companion.report import load_records
-from rpa.companion.variants import run_variant
+from rpa.companion.sweep import run_variant
 from rpa.companion.verdicts import judge, load_claims, worst
 from rpa.parallel import pmap
 

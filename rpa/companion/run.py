@@ -83,7 +83,7 @@ def run(
     repository; parameters replace those of the notebook's first cell, and then a folder has to be given. workers:
     processes for `rpa.parallel.pmap` in the notebook, by default RPA_WORKERS or 1; quiet: without a bar. What another
     process finished while this one waited for it is not run again. Raises RuntimeError naming the notebook and the
-    failing cell, ValueError when it wrote a file whose name does not begin with its stem, OSError naming a folder that
+    failing cell, ValueError when it wrote a file whose name does not begin with its stem, OSError for a folder that
     cannot be written.
     """
     notebook = Path(notebook).resolve()
@@ -93,24 +93,23 @@ def run(
     label, executed = label_of(notebook, profile, parameters), folder / notebook.name
     with _turn(folder / "stage" / notebook.stem) as waited:
         if not (waited and _label(executed) == label):
-            stage = _fresh_stage(folder / "stage", notebook.stem)
+            stage, failed = folder / "stage" / f"{notebook.stem}-{os.getpid()}", folder / "failed" / notebook.name
+            for left in stage.parent.glob(f"{notebook.stem}-*"):  # of runs that were stopped
+                shutil.rmtree(left, ignore_errors=True)
+            stage.mkdir()
             try:
                 _execute_in_process(notebook, stage, label, workers, quiet)
                 _publish(notebook.stem, stage, folder, label)
+                failed.unlink(missing_ok=True)
             except RuntimeError as error:
-                raise RuntimeError(f"{error}{_keep_failed(stage / notebook.name, folder)}") from error
+                if not (stage / notebook.name).exists():
+                    raise
+                failed.parent.mkdir(exist_ok=True)
+                os.replace(stage / notebook.name, failed)
+                raise RuntimeError(f"{error}\nthe notebook up to there: {os.path.relpath(failed)}") from error
             finally:
                 shutil.rmtree(stage, ignore_errors=True)
     return executed
-
-
-def _keep_failed(copy, folder):
-    """Keep what a failed notebook printed, in <folder>/failed; words on where that is."""
-    if not copy.exists():
-        return ""
-    (folder / "failed").mkdir(exist_ok=True)
-    os.replace(copy, folder / "failed" / copy.name)
-    return f"\nthe notebook up to there: {os.path.relpath(folder / 'failed' / copy.name)}"
 
 
 @contextlib.contextmanager
@@ -118,31 +117,18 @@ def _turn(path: Path) -> Iterator[bool]:
     """Hold the lock <path>.lock; yields whether another process had it first. A killed process loses it by itself."""
     from filelock import FileLock, Timeout
 
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, waited = FileLock(f"{path}.lock"), False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock, waited = FileLock(f"{path}.lock"), False
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            waited = True
-            print(f"{path.name}: waiting for another run of it", flush=True)
-            lock.acquire()
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror}); set RPA_BUILD to a folder that can"
-        raise OSError(f"{path.parent}: {reason}") from error
+        lock.acquire(blocking=False)
+    except Timeout:
+        waited = True
+        print(f"{path.name}: waiting for another run of it", flush=True)
+        lock.acquire()
     try:
         yield waited
     finally:
         lock.release()
-
-
-def _fresh_stage(folder, stem):
-    """An empty staging folder; those of runs that were stopped are deleted."""
-    for left in folder.glob(f"{stem}-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    stage = folder / f"{stem}-{os.getpid()}"
-    stage.mkdir(parents=True)
-    return stage
 
 
 def _execute_in_process(notebook, stage, label, workers, quiet):
@@ -174,7 +160,8 @@ def _execute_in_process(notebook, stage, label, workers, quiet):
     if status:
         reason = stage / "reason.txt"
         raise RuntimeError(reason.read_text() if reason.exists() else f"{notebook.name}: stopped ({status})")
-    report.record_run(time.perf_counter() - started, notebook.stem, stage)
+    timings = stage / "data" / "results" / "timings" / f"{notebook.stem}.json"
+    report.record_timing("notebook", round(time.perf_counter() - started, 1), timings)
 
 
 def execute(parameters: dict, patience: int, quiet: bool) -> None:
@@ -234,7 +221,6 @@ def _publish(stem, stage, folder, label):
         place = folder / path.relative_to(stage)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, place)
-    (folder / "failed" / copy.name).unlink(missing_ok=True)
 
 
 def files_of(stem: str, folder: Path) -> list[Path]:
@@ -250,7 +236,7 @@ def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = Non
     """
     known, jobs = provenance.notebooks(), jobs or min(4, cpu_count())
     pending = [stem for stem in stems or known if not is_current(stem, profile)]
-    pending.sort(key=lambda stem: -_seconds(stem, profile))
+    pending.sort(key=_seconds, reverse=True)
     workers, failures = max(1, cpu_count() // max(1, min(jobs, len(pending)))), []
 
     def work(stem):
@@ -263,9 +249,9 @@ def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = Non
     with ThreadPoolExecutor(jobs) as pool:
         try:
             for future in as_completed(pool.submit(work, stem) for stem in pending):
-                if (error := future.exception()) is not None:
-                    if not isinstance(error, (RuntimeError, ValueError, OSError)):
-                        raise error
+                try:
+                    future.result()
+                except (RuntimeError, ValueError) as error:
                     failures.append(str(error))
                     print(f"FAILED {error}", flush=True)
         except BaseException:
@@ -277,13 +263,10 @@ def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = Non
     return failures
 
 
-def _seconds(stem, profile):
-    """How long a notebook took the last time, here or in the committed run."""
-    for folder in (_files.build(profile), ROOT):
-        path = folder / "data" / "results" / "timings" / f"{stem}.json"
-        if path.exists() and (taken := json.loads(path.read_text()).get("notebook")):
-            return taken["seconds"]
-    return 0.0
+def _seconds(stem):
+    """How long the committed run of a notebook took."""
+    path = ROOT / "data" / "results" / "timings" / f"{stem}.json"
+    return json.loads(path.read_text())["notebook"] if path.exists() else 0.0
 
 
 if __name__ == "__main__":

@@ -1,22 +1,28 @@
-"""A grid of runs of one notebook: `make sweep NB=01_moons_noise GRID=grid.yaml`.
+"""Notebooks with other parameters: one run (`make run`) or a grid of them (`make sweep`), into build/runs.
 
-The grid is a YAML file, a list or a range for each parameter; every combination is run as `make run` runs it:
+A run's executed notebook, figures, records and parameters.yaml go to build/runs/<stem>-<hash>/; its records are never
+verdicts. The hash is that of the request, so the same request again costs nothing. Names, defaults and meaning of the
+parameters are those of the notebook's first code cell, one commented line each.
+
+A grid is a YAML file, a list or a range for each parameter; every combination is a run:
 
     noise_levels: [[0.1], [0.2], [0.4]]
     seed: {from: 0, to: 4, count: 5}          # evenly spaced; "log: true" for equal ratios
 
-The cells are ordinary runs in build/runs, so a sweep that was stopped goes on where it was, and two sweeps share what
-they have in common. The result is build/runs/<stem>-sweep-<hash>/: the grid, sweep.csv with a row for each number of
-each record of each cell, which `draw` shows. With SCHEDULER the cells run on the workers of a dask.distributed cluster,
-which see the same folder. No number depends on how many there are.
+A sweep that was stopped goes on where it was, and two sweeps share what they have in common. It ends in
+build/runs/<stem>-sweep-<hash>/: grid.yaml and sweep.csv, with a row for each number of each record of each run, which
+`draw` shows. A dask cluster whose workers see the same folder can share the runs; no number depends on it.
 """
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
+import re
 from contextlib import ExitStack
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +30,126 @@ import numpy as np
 import yaml
 
 from rpa import _files
+from rpa.companion import provenance
 from rpa.companion.report import flatten, load_records
-from rpa.companion.variants import checked, digest, run_variant
+from rpa.companion.run import is_current, run
 from rpa.parallel import pmap
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["cells_of", "draw", "sweep"]
+__all__ = ["cells_of", "checked", "draw", "listed", "parse", "run_variant", "sweep"]
+
+
+def parse(text: str) -> dict[str, Any]:
+    """{name: value} of "sigma=0.1 hidden=[8, 8] network=moons": Python values or words, which may hold spaces.
+
+    Raises ValueError for a part without name or '='.
+
+    >>> parse("hidden=[8, 8] n=1e5 name=a b")
+    {'hidden': [8, 8], 'n': 100000.0, 'name': 'a b'}
+    """
+    values: dict[str, Any] = {}
+    for part in re.split(r"\s+(?=[\"']?[A-Za-z_]\w*=)", text.strip()) if text.strip() else []:
+        whole = part[1:-1] if part[0] in "\"'" and part[0] == part[-1] else part
+        name, equals, value = whole.partition("=")
+        if not (equals and name.isidentifier() and value):
+            raise ValueError(f"P: expected name=value name=value ..., got {part!r}")
+        try:
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            values[name] = value
+    return values
+
+
+def checked(stem: str, values: dict[str, Any], profile: str = "full") -> dict[str, Any]:
+    """`values` in the types of the notebook's defaults (1e5 becomes an integer where the default is one).
+
+    Raises ValueError that lists the valid parameters, their defaults and what they mean, for an unknown name, a value
+    of another type, and a parameter that the profile replaces.
+    """
+    path = provenance.notebooks()[stem]
+    known, replaced = provenance.parameters(path), _replaced_by_profile(path)
+    lines = [
+        f"  {name} = {default!r}  # {comment}{' (set by PROFILE=quick)' if name in replaced else ''}"
+        for name, (default, comment) in known.items()
+    ]
+    result = {}
+    for name, value in values.items():
+        try:
+            if name not in known:
+                raise TypeError(f"{stem} has no parameter {name!r}")
+            if profile == "quick" and name in replaced:
+                raise TypeError(f"{name}: the quick profile of {stem} replaces it; use PROFILE=full")
+            result[name] = _as_default(name, value, known[name][0])
+        except TypeError as error:
+            raise ValueError("\n".join([f"{error}; {stem} has", *lines])) from None
+    return result
+
+
+def _replaced_by_profile(path):
+    """The names in the second argument of each call `report.shrink(profile, full, quick)` of a notebook."""
+    nodes = [node for cell in provenance.code_cells(path) for node in ast.walk(ast.parse(cell))]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "report.shrink"]
+    return {node.id for call in calls for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)}
+
+
+def _as_default(name, value, default):
+    """The value in the type of `default`; TypeError with what was expected."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, float) and number:
+        return value
+    if type(default) is int and number and float(value).is_integer():
+        return int(value)
+    if isinstance(default, list) and isinstance(value, (list, tuple)) and value:
+        pattern = next((item for item in default if isinstance(item, float)), default[0] if default else value[0])
+        return [_as_default(name, item, pattern) for item in value]
+    if type(value) is type(default) and not isinstance(default, list):
+        return value
+    expected = {float: "a number", int: "an integer"}.get(type(default), f"a {type(default).__name__}")
+    raise TypeError(f"{name}: expected {expected}, like {default!r}, got {value!r}")
+
+
+def run_variant(
+    stem: str, profile: str, values: dict[str, Any], runs: Path | None = None, workers: int | None = None
+) -> Path:
+    """Run a notebook with these parameters, unless the present code has done so; the folder of its results.
+
+    runs: a folder (default: build/runs). Raises what `checked` and `rpa.companion.run.run` raise.
+    """
+    values = checked(stem, values, profile)
+    request = {"notebook": stem, "profile": profile, "parameters": values}
+    folder = (runs or _files.build("runs")) / f"{stem}-{_digest(request)}"
+    if not is_current(stem, profile, folder, values):
+        _files.replace(folder / "parameters.yaml", lambda temporary: temporary.write_text(yaml.safe_dump(request)))
+        run(provenance.notebooks()[stem], profile, folder, values, workers)
+    return folder
+
+
+def _digest(request):
+    return sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def listed(runs: Path | None = None) -> list[str]:
+    """A line for each run in build/runs: folder, profile, state (done, failed, unfinished, older code), parameters."""
+    lines = []
+    for path in sorted((runs or _files.build("runs")).glob("*/parameters.yaml")):
+        request = yaml.safe_load(path.read_text())
+        stem, profile, values = request["notebook"], request["profile"], request["parameters"]
+        state = "failed" if (path.parent / "failed").exists() else "unfinished"
+        if (path.parent / f"{stem}.ipynb").exists():
+            known = stem in provenance.notebooks()
+            state = "done" if known and is_current(stem, profile, path.parent, values) else "older code"
+        shown = " ".join(f"{name}={value!r}" for name, value in values.items())
+        lines.append(f"{path.parent.name:36s} {profile:6s} {state:10s} {shown}".rstrip())
+    return lines
 
 
 def cells_of(stem: str, grid: dict[str, Any], profile: str = "full") -> list[dict[str, Any]]:
     """Every combination of the grid's values, [{parameter: value}], the last parameter running fastest.
 
-    Raises ValueError for an empty grid, an entry that is neither list nor range, and what `variants.checked` refuses.
+    Raises ValueError for an empty grid, an entry that is neither list nor range, and what `checked` refuses.
     """
     if not isinstance(grid, dict) or not grid:
         raise ValueError(f"grid: expected a list or a range for at least one parameter, got {grid!r}")
@@ -75,18 +186,14 @@ def sweep(
 
             stack.enter_context(Client(scheduler))
             stack.enter_context(joblib.parallel_config(backend="dask"))
-        names = pmap(partial(_cell, stem, profile, runs), cells, progress=f"{stem}, cells")
-    frame = pd.DataFrame([row for values, name in zip(cells, names) for row in _rows(values, runs / name)])
+        folders = pmap(partial(run_variant, stem, profile, runs=runs), cells, progress=f"{stem}, cells")
+    frame = pd.DataFrame([row for values, folder in zip(cells, folders) for row in _rows(values, folder)])
     request = {"notebook": stem, "profile": profile, "grid": grid}
-    folder = runs / f"{stem}-sweep-{digest(request)}"
+    folder = runs / f"{stem}-sweep-{_digest(request)}"
     text = yaml.safe_dump(request, sort_keys=False)
     _files.replace(folder / "grid.yaml", lambda temporary: temporary.write_text(text))
     _files.replace(folder / "sweep.csv", lambda temporary: frame.to_csv(temporary, index=False))
     return folder
-
-
-def _cell(stem, profile, runs, values):
-    return run_variant(stem, profile, values, runs).name
 
 
 def _rows(values, folder):
@@ -98,15 +205,14 @@ def _rows(values, folder):
             yield {**own, "record": record, "entry": place, "value": number, "error": errors.get(place)}
 
 
-def draw(frame: pd.DataFrame, record: str | None, parameter: str) -> Figure:
+def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:
     """The numbers of a record against a parameter, one line for each entry and choice of the other parameters.
 
-    frame: sweep.csv; record: None for the first. Raises ValueError for a record or parameter that it does not have.
+    frame: sweep.csv. Raises ValueError for a record or parameter that it does not have.
     """
     import matplotlib.pyplot as plt
 
-    names = list(frame.columns[: list(frame.columns).index("record")])
-    rows = frame[frame.record == (record or frame.record.iloc[0])]
+    names, rows = list(frame.columns[: frame.columns.get_loc("record")]), frame[frame.record == record]
     if parameter not in names or rows.empty:
         options = f"a record of {', '.join(sorted(frame.record.unique()))} and a parameter of {', '.join(names)}"
         raise ValueError(f"record, parameter: expected {options}, got {record!r}, {parameter!r}")
@@ -115,8 +221,8 @@ def draw(frame: pd.DataFrame, record: str | None, parameter: str) -> Figure:
     for key, line in rows.groupby(others) if others else [((), rows)]:
         at = line[parameter].astype(str) if line[parameter].dtype == object else line[parameter]
         label = ", ".join(f"{name} {value}" for name, value in zip(others, key))
-        ax.errorbar(at, line.value, line.error.fillna(0), fmt="o-", markersize=3, linewidth=1, label=label)
-    ax.set(xlabel=parameter, ylabel=rows.record.iloc[0])
-    if 1 < len(ax.containers) <= 12:
-        ax.legend(fontsize=6, frameon=False)
+        ax.errorbar(at, line.value, line.error.fillna(0), fmt="o-", markersize=3, label=label)
+    ax.set(xlabel=parameter, ylabel=record)
+    if others:
+        ax.legend(fontsize=6)
     return fig

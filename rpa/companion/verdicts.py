@@ -42,8 +42,8 @@ ALLOWED = {
     "target_by": ("paper", "us"),
 }
 STRADDLES = 2.0  # standard errors within which a number and its target are not distinguished
-MEASURED = ("holds", "does not reproduce", "fails", "undecided")
-PLURAL = {"holds": "hold", "fails": "fail", "does not reproduce": "do not reproduce"}
+# The verdicts on claims that are measured, and how several of them are counted.
+PLURAL = {"holds": "hold", "does not reproduce": "do not reproduce", "fails": "fail", "undecided": "undecided"}
 UNJUDGED = {
     "no record": "no record yet",
     "older code": "made by other code than the present",
@@ -220,13 +220,9 @@ def _format(number, digits=4):
 
 def text_table(rows: list[dict]) -> str:
     """The rows of `judge` for a terminal."""
-    header = ["claim", "target", "measured", "null or rival", "ours", "verdict"]
-    cells = [[*(row[key] for key in ("id", "target", "measured", "null", "ours")), _verdict_cell(row)] for row in rows]
-    return tabulate(cells, header, "plain", disable_numparse=True)
-
-
-def _verdict_cell(row):
-    return row["verdict"] + (f" ({row['note']})" if row["note"] else "")
+    header = ["claim", "target", "measured", "null or rival", "ours", "verdict", ""]
+    keys = ("id", "target", "measured", "null", "ours", "verdict", "note")
+    return tabulate([[row[key] for key in keys] for row in rows], header, "plain", disable_numparse=True)
 
 
 def papers_and_ours(rows: list[dict]) -> tuple[list[dict], list[dict]]:
@@ -235,20 +231,14 @@ def papers_and_ours(rows: list[dict]) -> tuple[list[dict], list[dict]]:
 
 
 def summary(rows: list[dict]) -> str:
-    """'39 of 46 measured: 32 hold, 9 of them by the null too, 7 do not reproduce'.
-
-    >>> summary([{"verdict": "holds", "null_meets": False}, {"verdict": "pending", "null_meets": False}])
-    '1 of 2 measured: 1 holds'
-    """
-    counts = Counter(row["verdict"].partition(" (")[0] for row in rows)
+    """'39 of 46 measured: 32 hold (9 of them by the null too), 7 do not reproduce'."""
+    verdicts = [row["verdict"].partition(" (")[0] for row in rows]
+    counts = {verdict: verdicts.count(verdict) for verdict in PLURAL if verdict in verdicts}
     by_null = sum(row["verdict"].startswith("holds") and row["null_meets"] for row in rows)
-    parts = [
-        f"{counts[verdict]} {PLURAL.get(verdict, verdict) if counts[verdict] > 1 else verdict}"
-        + (f" ({by_null} of them by the null too)" if verdict == "holds" and by_null else "")
-        for verdict in MEASURED
-        if counts[verdict]
-    ]
-    return f"{sum(counts[verdict] for verdict in MEASURED)} of {len(rows)} measured: {', '.join(parts) or 'none'}"
+    words = {verdict: f"{n} {PLURAL[verdict] if n > 1 else verdict}" for verdict, n in counts.items()}
+    if by_null:
+        words["holds"] += f" ({by_null} of them by the null too)"
+    return f"{sum(counts.values())} of {len(rows)} measured" + (f": {', '.join(words.values())}" if words else "")
 
 
 def one_line(rows: list[dict]) -> str:

@@ -77,6 +77,16 @@ def test_formulas_are_rendered(visited):
     assert seen["math"] > 20 and "\\frac" not in seen["text"] and "$" not in seen["text"].partition("profile =")[0]
 
 
+@pytest.mark.parametrize("style", ["", "math {font-family: 'DejaVu Sans' !important}"], ids=["as it is", "no font"])
+def test_subscripts_are_lowered_without_a_mathematics_font_too(report_folder, page, style):
+    page.goto((report_folder / "notebooks" / "06_gnm_formulas.html").as_uri())
+    page.add_style_tag(content=style or "p {}")
+    page.evaluate("dispatchEvent(new Event('DOMContentLoaded'))")
+    of_x = "[...document.querySelectorAll('msub')].find(e => e.children[0].textContent == 'x')"
+    base, subscript = page.evaluate(f"[...{of_x}.children].map(e => e.getBoundingClientRect().bottom)")
+    assert subscript > base + 1
+
+
 def test_every_link_inside_resolves(visited):
     wrong = []
     for path, seen in visited.items():
