@@ -54,7 +54,7 @@ def curve_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
 
 def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black") -> None:
     """A grey image on the scale 0..1 with a word above it."""
-    ax.imshow(np.reshape(image, (28, 28)), cmap="gray_r", vmin=0, vmax=1)
+    ax.imshow(image.reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=7, color=colour, pad=2)
@@ -69,7 +69,7 @@ def failure_row(
         ax.set_axis_off()
     for ax, point in zip(axes[1:], result.design_points):
         ax.set_axis_on()
-        picture(ax, point.x, f"{names[point.rival]}\n{point.distance:.1f}$\\sigma$", MONTE_CARLO)
+        picture(ax, np.array(point.x), f"{names[point.rival]}\n{point.distance:.1f}$\\sigma$", MONTE_CARLO)
 
 
 def ranking_panel(ax: Axes, log10_p: np.ndarray, measured: pd.DataFrame) -> None:
