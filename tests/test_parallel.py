@@ -44,18 +44,11 @@ def _threads(_=None):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_results_in_order(n_jobs):
-    assert pmap(_square, range(20), n_jobs=n_jobs) == [x * x for x in range(20)]
-
-
-def test_iterables_and_closures():
+def test_results_in_order_and_a_failure_that_names_the_item(n_jobs, capsys):
     offset = 3
-    assert pmap(lambda x: x + offset, (x for x in [1, 2]), n_jobs=2) == [4, 5]
-    assert pmap(_square, []) == []
-
-
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_failure_names_the_item(n_jobs):
+    assert pmap(lambda x: x + offset, (x for x in range(20)), n_jobs=n_jobs, progress="sums") == list(range(3, 23))
+    shown = capsys.readouterr()
+    assert "sums" in shown.err and "20/20" in shown.err and shown.out == "" and pmap(_square, []) == []
     with pytest.raises(RuntimeError, match=r"item 2 \(0\) raised ZeroDivisionError") as caught:
         pmap(_invert, [1, 2, 0, 4], n_jobs=n_jobs)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -105,12 +98,6 @@ def test_threads_as_many_as_workers_and_one_within_each(monkeypatch):
         assert len(met) == workers and {threads for _, threads in met} == {1}
     assert torch.get_num_threads() == before
     assert all(len(met) == 1 for met in pmap(_threads, range(2), n_jobs=2))
-
-
-def test_progress_goes_to_stderr(capsys):
-    pmap(_square, range(3), n_jobs=1, progress="squares")
-    shown = capsys.readouterr()
-    assert "squares" in shown.err and "3/3" in shown.err and shown.out == ""
 
 
 def test_runs_on_a_dask_cluster():

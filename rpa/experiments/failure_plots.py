@@ -50,7 +50,7 @@ def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black", sign
     style: dict[str, Any] = dict(cmap="gray_r", vmin=0, vmax=1)
     if signed:
         style = dict(cmap="RdBu_r", vmin=-reach, vmax=reach)
-    ax.imshow(np.reshape(image, (28, 28)), **style)
+    ax.imshow(image.reshape(28, 28), **style)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=7, color=colour, pad=2)
@@ -66,7 +66,7 @@ def failure_row(
     for ax, point in zip(axes[1:], result.design_points):
         ax.set_axis_on()
         words = f"{names[point.rival]}\n{point.distance:.1f}$\\sigma$"
-        picture(ax, point.x.ravel() - image.ravel(), words, MONTE_CARLO, signed=True)
+        picture(ax, np.ravel(point.x) - image.ravel(), words, MONTE_CARLO, signed=True)
 
 
 def ranking_panel(ax: Axes, log10_p: np.ndarray, measured: pd.DataFrame) -> None:

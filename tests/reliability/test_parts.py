@@ -252,7 +252,8 @@ def test_levels_and_powers():
         effective = np.exp(power * log_w * 3).sum() ** 2 / np.exp(2 * power * log_w * 3).sum() / 51
         assert power == most or effective == pytest.approx(splitting.EVENNESS, abs=1e-6)
     assert power < 1 and splitting._power_step(log_w * 0, 0.7) == 0.7
-    particles = splitting._Particles(make_event(lambda z: z, 1), TailMixture.prior(1), 3, np.random.default_rng(0))
+    prior, rng = TailMixture.prior(1), np.random.default_rng(0)
+    particles = splitting._Particles(make_event(lambda z: z, 1), prior, *prior.draw(3, rng), rng)
     z = particles.z[:, 0].copy()
     particles.resample(np.log([0.5, 0.25, 0.25]), 8)
     assert [np.count_nonzero(particles.z[:, 0] == value) for value in z] == [4, 2, 2]

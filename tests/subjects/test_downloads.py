@@ -18,26 +18,18 @@ from rpa.subjects._torchvision import import_torchvision
 NAMES = ("n01440764_tench", "n01443537_goldfish", "n01484850_great_white_shark")
 
 
-class Server(ThreadingHTTPServer):
-    """files: path -> bytes; asked: the paths."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.asked = {}, []
-        self.address = f"http://127.0.0.1:{self.server_port}"
-
-
 class Handler(BaseHTTPRequestHandler):
+    """Serves `files` of its server (path -> bytes) and appends each path to its `asked`."""
+
     def do_GET(self):
         path = unquote(self.path)
         self.server.asked.append(path)
-        content = self.server.files.get(path)
-        if content is None:
+        if path not in self.server.files:
             return self.send_error(404)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(self.server.files[path])))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(self.server.files[path])
 
     def log_message(self, *_):
         pass
@@ -52,7 +44,6 @@ def _photograph(i):
 
 def _weights(model):
     stream = io.BytesIO()
-    torch.manual_seed(0)
     torch.save(getattr(import_torchvision().models, model)(weights=None).state_dict(), stream)
     return stream.getvalue()
 
@@ -73,13 +64,14 @@ def content():
 
 @pytest.fixture
 def server(content, tmp_path, monkeypatch):
-    server = Server()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    address, server.asked = f"http://127.0.0.1:{server.server_port}", []
     server.files = dict(content[0])
     monkeypatch.setenv("RPA_DATA", str(tmp_path))
-    monkeypatch.setattr(downloads, "TREE", f"{server.address}/tree")
-    monkeypatch.setattr(downloads, "RAW", f"{server.address}/raw/")
-    monkeypatch.setattr(downloads, "WEIGHTS", f"{server.address}/weights/")
+    monkeypatch.setattr(downloads, "TREE", f"{address}/tree")
+    monkeypatch.setattr(downloads, "RAW", f"{address}/raw/")
+    monkeypatch.setattr(downloads, "WEIGHTS", f"{address}/weights/")
     monkeypatch.setattr(downloads, "FILES", content[1])
     monkeypatch.setattr(imagenet, "OFFICIAL", content[1][0][-12:-4])
     yield server
@@ -94,6 +86,7 @@ def _fetched(server):
 def test_everything_is_fetched_once_and_serves_as_p2s_network(server, tmp_path):
     assert downloads.main() == 0
     assert sorted(_fetched(server)) == sorted(path for path in server.files if path != "/tree")
+    assert "git hash" in (tmp_path / "imagenet" / "classes.csv").read_text().splitlines()[0]
     sample, subject = datasets.imagenet_sample(), imagenet.alexnet(3)
     assert sample.names == ("tench", "goldfish", "great white shark") and list(sample.indices) == [0, 1, 2]
     assert subject.official and subject.title == "AlexNet, ImageNet weights, 3 photographs" and len(subject.x) == 3
@@ -108,9 +101,8 @@ def test_a_wrong_file_is_refused_by_name_and_not_kept(server, tmp_path, capsys):
     assert downloads.main() == 1
     error = capsys.readouterr().err
     assert "n01443537_goldfish.JPEG: its content is not what its hash says" in error
-    assert (
-        not list((tmp_path / "imagenet").rglob("n01443537*")) and not (tmp_path / "imagenet" / "classes.csv").exists()
-    )
+    assert not list((tmp_path / "imagenet").rglob("n01443537*"))
+    assert not (tmp_path / "imagenet" / "classes.csv").exists()
     server.files[wrong] = _photograph(1)
     server.asked.clear()
     assert downloads.main() == 0 and _fetched(server) == [wrong]

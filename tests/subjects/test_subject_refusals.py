@@ -20,7 +20,11 @@ def estimate(net=NET, x=X, scale=0.1, n=4, seed=0, **options):
 
 CALLS = [
     (lambda: datasets.moons(10, seed="a"), "seed: expected an integer >= 0, got 'a'"),
+    (lambda: datasets.moons(1), "n: expected an integer >= 2, got 1"),
+    (lambda: datasets.moons(2.5), "n: expected an integer >= 2, got 2.5"),
     (lambda: datasets.moons(10, noise=math.nan), "noise: expected finite numbers"),
+    (lambda: datasets.moons(10, noise=-0.1), "noise: expected a number >= 0"),
+    (lambda: datasets.mnist("validation"), "split: expected 'train' or 'test', got 'validation'"),
     (lambda: datasets.mnist(["train"]), r"split: expected 'train' or 'test', got \['train'\]"),
     (lambda: PHOTOGRAPHS.pixels([1]), "which: expected an index below 1, got 1"),
     (lambda: PHOTOGRAPHS.pixels([]), "which: expected at least one position"),
