@@ -19,17 +19,8 @@ from rpa.network import ReLUNetwork, as_network
 from rpa.patterns import pruning, search
 from rpa.patterns.packing import checked, draw_around, draw_packed, draw_scaled, first_and_counts, pattern_keys
 
-__all__ = [
-    "Support",
-    "best_first",
-    "commonest",
-    "draw_around",
-    "draw_packed",
-    "draw_scaled",
-    "entropy_pruned",
-    "monte_carlo",
-    "pattern_keys",
-]
+__all__ = ["Support", "best_first", "commonest", "draw_around", "draw_packed", "draw_scaled", "entropy_pruned"]
+__all__ += ["monte_carlo", "pattern_keys"]
 
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
 FEW = 16  # inputs up to which candidates are ranked by random inputs: many regions meet, and moments rank them badly

@@ -14,18 +14,8 @@ from scipy.special import log_ndtr
 
 from rpa.inputs import Gaussian
 
-__all__ = [
-    "Doubt",
-    "distinct",
-    "gather",
-    "groups",
-    "inscribed_ball",
-    "is_empty",
-    "log_slab",
-    "uncertain",
-    "unit_rows",
-    "whiten",
-]
+__all__ = ["Doubt", "distinct", "gather", "groups", "inscribed_ball", "is_empty", "log_slab", "uncertain"]
+__all__ += ["unit_rows", "whiten"]
 
 EPS = np.finfo(float).eps
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability

@@ -154,18 +154,14 @@ class PolytopeSampler:
             shifts = np.stack([q.shift[:, k] for q in proposals], axis=1)
             (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
             # The first row from above, which every coordinate has, and the others, which are fewer: two products.
-            parts = [
-                (
-                    np.concatenate([np.stack(slopes, axis=1), -above[:, :1]], axis=1),
-                    np.column_stack([shifts, upper[:, :1]]),
-                )
-            ]
-            sizes = [upper.shape[1] - 1, lower.shape[1]]
-            sizes.append(-sum(sizes) % (TILE if k > 1 else 2 * TILE))
-            parts.append((np.concatenate([-above[:, 1:], -below], axis=1), np.column_stack([upper[:, 1:], lower])))
-            parts[1] = tuple(np.pad(part, [(0, 0), (0, sizes[2]), (0, 0)][: part.ndim]) for part in parts[1])
-            tensors = [torch.as_tensor(t, device=device) for m, o in parts for t in (m, o[:, :, None])]
-            self._coordinates.append((tensors, sizes))
+            first = np.concatenate([np.stack(slopes, axis=1), -above[:, :1]], axis=1)
+            others = np.concatenate([-above[:, 1:], -below], axis=1)
+            spare = -others.shape[1] % (TILE if k > 1 else 2 * TILE)
+            others = np.pad(others, [(0, 0), (0, spare), (0, 0)])
+            bounds = np.pad(np.column_stack([upper[:, 1:], lower]), [(0, 0), (0, spare)])
+            arrays = first, np.column_stack([shifts, upper[:, :1]])[:, :, None], others, bounds[:, :, None]
+            sizes = [upper.shape[1] - 1, lower.shape[1], spare]
+            self._coordinates.append(([torch.as_tensor(array, device=device) for array in arrays], sizes))
 
     def points(self, index: np.ndarray, uniforms: torch.Tensor, source: int = 0) -> Any:
         """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).

@@ -82,7 +82,7 @@ def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) ->
     row the end of its own chain of 25 steps from an importance draw. Raises ValueError as `moments` does.
     """
     n, seed = _check.integer("n", n), _check.integer("seed", seed)
-    rows, slack, H, h = _whitened(H, h, gaussian)
+    rows, slack, given, limits = _whitened(H, h, gaussian)
     rng = np.random.default_rng(seed)
     # Rows that are all but certain are left out of the plan, but not where points are tested.
     kept, _ = reduction.uncertain(slack, log_ndtr(slack).sum(axis=1) + np.log(1e-14))
@@ -95,7 +95,7 @@ def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) ->
             p, make, method = plan(rows[:, real], slack[:, real]), _chains, "slice"
             z = make(p, rows[0, real], slack[0, real], missing, rng)
         x = gaussian.mean + z @ gaussian.times_factor(np.eye(gaussian.dim)).T
-        inside = (x @ H.T <= h).all(axis=1)
+        inside = (x @ given.T <= limits).all(axis=1)
         points.append(x[inside])
         others.append(x[~inside])
         missing -= int(inside.sum())
