@@ -40,12 +40,12 @@ def curve_panel(ax: Axes, results: dict, network: str, max_patterns: int) -> Non
 
 
 def _mean(images, method, k):
-    """Mean over images of the coverage of the first k patterns, flat beyond the last one found."""
+    """Mean over images of the coverage of the first k patterns, flat beyond the last one."""
     return np.mean([e[method].curve[np.minimum(k, len(e[method].curve)) - 1] for e in images], axis=0)
 
 
 def _spread(ends, least):
-    """Heights of labels, those of larger noise below, moved until neighbours are `least` apart."""
+    """Heights of labels, those of larger noise below, moved until neighbours differ by `least`."""
     floor, heights = -np.inf, {}
     for sigma in sorted(ends, reverse=True):
         floor = heights[sigma] = max(ends[sigma], floor + least)

@@ -36,17 +36,17 @@ __all__ = ["Explorer"]
 
 STEMS, POINTS, CIRCLES = 40, 120, 30  # patterns, places of the output law, and quantiles of the samples that are drawn
 WIDE = 3.5  # standard deviations of the output to either side that are always in view
-TAIL = 5.0  # standard deviations to the left of the view, below which nothing is left to be seen
+TAIL = 5.0  # standard deviations to the left of the view where the density is integrated from
 REACH = 2.0  # standard deviations from the centre to the handles
 COMPONENTS = 2  # Gaussians fitted to a moon
-WAITS = 0.01  # seconds for further movements of the mouse to arrive before a picture is made
+WAITS = 0.01  # seconds in which further movements of the mouse join one picture
 
 
 class Explorer:
     """The figure and its controls: `Explorer(...).show()`.
 
     networks: names of data/weights; mean (2,) and noise: of the Gaussian input at the start; n: samples; window:
-    (left, right, bottom, top) of the plane; seconds: how long the last picture took to compute and draw.
+    (left, right, bottom, top) of the plane.
     """
 
     def __init__(
@@ -58,11 +58,10 @@ class Explorer:
         seed: int,
         window: tuple[float, float, float, float],
     ) -> None:
-        self.n, self.seed, self.window, self.seconds = n, seed, tuple(window), 0.0
+        self.n, self.seed, self.window = n, seed, tuple(window)
         self.mean, self.spread, self.angle = np.array(mean, dtype=float), np.ones(2), 0.0
-        self.held: int | None = None
+        self.dragged: int | None = None
         self.pending: asyncio.TimerHandle | None = None
-        self.count = 0
         x, y = datasets.moons(1000, seed=seed)
         self.moons = {
             f"mixture of the {name} moon": fit_mixture(x[y == moon], COMPONENTS, seed)
@@ -124,32 +123,25 @@ class Explorer:
         moving = [self.regions, *dots, *self.ellipses, self.handles, *plane.spines.values()]
         moving += [self.stems, self.counts, pmf.title, self.curve, self.quantiles, output.title]
         self.stage = Stage(self.figure, moving)
-        for event, action in (
-            ("button_press", self._press),
-            ("motion_notify", self._move),
-            ("button_release", self._drop),
-        ):
+        actions = {"button_press": self._press, "motion_notify": self._move, "button_release": self._drop}
+        for event, action in actions.items():
             canvas.mpl_connect(f"{event}_event", action)
 
     # The network, and the regions of the window, which only it changes.
 
     def _new_network(self):
         sizes = [self.width.value] * self.depth.value
-        own = self.network.value in ("fresh", "trained now")
+        makers = {"fresh": _fresh, "trained now": train.moons_network}
+        maker = makers.get(self.network.value)
         for control in (self.depth, self.width, self.number):
-            control.disabled = not own
-        if self.network.value == "trained now":
-            self.net = train.moons_network(sizes, self.number.value)
-        else:
-            self.net = _fresh(sizes, self.number.value) if own else train.load_network(self.network.value)
+            control.disabled = maker is None
+        self.net = maker(sizes, self.number.value) if maker else train.load_network(self.network.value)
         left, right, low, high = self.window
         wide = Gaussian([(left + right) / 2, (low + high) / 2], [(right - left) ** 2, (high - low) ** 2])
-        found = planar_regions(self.net, wide)
-        corners = [found.vertices(i) for i in range(len(found.patterns))]
-        lowest, highest = [left, low], [right, high]
-        seen = [i for i, v in enumerate(corners) if (v.max(0) > lowest).all() and (v.min(0) < highest).all()]
-        self.regions.set_verts([corners[i] for i in seen])
-        self.labels = [label(found.patterns[i]) for i in seen]
+        plane = planar_regions(self.net, wide)
+        corners = [plane.vertices(i) for i in range(len(plane.patterns))]
+        self.regions.set_verts(corners)
+        self.labels = [label(pattern) for pattern in plane.patterns]
         self.redraw()
 
     @property
@@ -178,8 +170,8 @@ class Explorer:
         self._draw_pmf(x)
         self._draw_output(x)
         self.stage.draw()
-        self.seconds, self.count = time.perf_counter() - start, self.count + 1
-        self.time.value = f"mean ({self.mean[0]:.2f}, {self.mean[1]:.2f}); {1000 * self.seconds:.0f} ms"
+        milliseconds = 1000 * (time.perf_counter() - start)
+        self.time.value = f"mean ({self.mean[0]:.2f}, {self.mean[1]:.2f}); {milliseconds:.0f} ms"
 
     def _draw_plane(self, inputs):
         self.known = dict(zip(self.pmf.labels, self.pmf.p))
@@ -215,27 +207,23 @@ class Explorer:
         grid = np.concatenate([view[0] - sd * np.linspace(TAIL, 0, POINTS // 5)[:-1], np.linspace(*view, POINTS)])
         density = law.pdf(grid)
         cumulative = self.shown.value == "distribution"
-        if cumulative:
-            self.curve.set_data(grid, _cumulated(law, grid, density))
-            top = (0.0, 1.03)
-        else:
-            self.curve.set_data(grid, density)
+        self.curve.set_data(grid, _cumulated(law, grid, density) if cumulative else density)
+        top = (0.0, 1.03)
+        if not cumulative:
             top = sticky_limits(ax.get_ylim(), 0.0, 1.05 * density.max() + 1e-9, 0.0, 0.3)
-        self._draw_samples(x, view, cumulative)
+        self.quantiles.set_data(*self._circles(x, view, cumulative))
         ax.set_title(f"output: mean {middle:.3f}, sd {sd:.3f}")
         self.stage.limits(ax, xlim=view, ylim=top)
 
-    def _draw_samples(self, x, view, cumulative):
+    def _circles(self, x, view, cumulative):
+        """Where the output's circles are: quantiles of the samples, or the tops of a histogram's bars."""
         if x is None:
-            self.quantiles.set_data([], [])
-            return
-        y = self.net(x)[:, 0]
+            return [], []
+        y, share = self.net(x)[:, 0], (np.arange(CIRCLES) + 0.5) / CIRCLES
         if cumulative:
-            share = (np.arange(CIRCLES) + 0.5) / CIRCLES
-            self.quantiles.set_data(np.quantile(y, share), share)
-        else:
-            heights, edges = np.histogram(y, np.linspace(*view, CIRCLES + 1))
-            self.quantiles.set_data((edges[1:] + edges[:-1]) / 2, heights / len(y) / np.diff(edges))
+            return np.quantile(y, share), share
+        heights, edges = np.histogram(y, np.linspace(*view, CIRCLES + 1))
+        return (edges[1:] + edges[:-1]) / 2, heights / len(y) / np.diff(edges)
 
     # The mouse.
 
@@ -243,31 +231,31 @@ class Explorer:
         if event.inaxes is self.axes[0]:
             places = self.axes[0].transData.transform(self._places())
             distance = np.hypot(*(places - [event.x, event.y]).T)
-            self.held = int(distance.argmin()) if distance.min() < 12 else None
+            self.dragged = int(distance.argmin()) if distance.min() < 12 else None
 
     def _move(self, event):
         if event.inaxes is not self.axes[0]:
             return
         place = np.array([event.xdata, event.ydata])
-        if self.held is None:
-            self._tell(place)
+        if self.dragged is None:
+            self._describe(place)
             return
-        if self.held == 0:
+        if self.dragged == 0:
             self.mean = place
         else:
             pulled = place - self.mean
-            turned = np.arctan2(pulled[1], pulled[0]) - (np.pi / 2 if self.held == 2 else 0)
+            turned = np.arctan2(pulled[1], pulled[0]) - (np.pi / 2 if self.dragged == 2 else 0)
             length = max(np.hypot(*pulled) / (REACH * self.noise.value), 0.05)
-            self.angle, self.spread[self.held - 1] = turned, length
+            self.angle, self.spread[self.dragged - 1] = turned, length
         self._soon()
 
     def _drop(self, event):
-        if self.held is not None:
-            self._move(event)  # where it is let go, even if the last movements were not sent
-        self.held = None
+        if self.dragged is not None:
+            self._move(event)  # the last movements may not have been sent
+        self.dragged = None
 
     def _soon(self):
-        """Draw once the movements that have already arrived are taken in; at once where no event loop runs."""
+        """Draw after the movements that have already arrived; at once where no event loop runs."""
         if self.pending is not None:
             return
         try:
@@ -275,7 +263,7 @@ class Explorer:
         except RuntimeError:
             self.redraw()
 
-    def _tell(self, place):
+    def _describe(self, place):
         """Under the figure: the pattern at this place, its probability, and f there as an affine function."""
         region = region_at(self.net, place)
         layers = np.split(region.pattern.astype(int), np.cumsum(self.net.hidden_sizes)[:-1])

@@ -34,8 +34,8 @@ def pattern_counts(
     patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
     index = {row.tobytes(): i for i, row in enumerate(np.packbits(patterns, axis=1))}
     counts = np.zeros(len(patterns) + 1, dtype=int)
-    for part, start in enumerate(range(0, n, chunk)):
-        x = inputs.sample(min(chunk, n - start), [seed, part])
+    for number, start in enumerate(range(0, n, chunk)):
+        x = inputs.sample(min(chunk, n - start), [seed, number])
         seen, times = np.unique(np.packbits(net.patterns(x), axis=1), axis=0, return_counts=True)
         np.add.at(counts, [index.get(row.tobytes(), len(patterns)) for row in seen], times)
     return counts[:-1], int(counts[-1])
