@@ -34,7 +34,8 @@ class ReLUNetwork:
     """A network of affine layers with (leaky) ReLU between them.
 
     weights[l] (m_l, m_{l-1}), biases[l] (m_l,), l = 0..L-1; the last layer is affine.
-    slope: the derivative on the negative side, 0 for ReLU, in [0, 1) for leaky ReLU. The arrays are copies, read-only.
+    slope: the derivative on the negative side, 0 for ReLU, in [0, 1) for leaky ReLU. note: shown by repr. The
+    arrays are copies, read-only.
     Raises ValueError when shapes do not chain, entries are not finite or slope is outside [0, 1).
 
     >>> net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])  # f(x) = |x|
@@ -46,6 +47,7 @@ class ReLUNetwork:
     weights: tuple
     biases: tuple
     slope: float = 0.0
+    note: str = ""
 
     def __post_init__(self):
         if len(self.weights) == 0 or len(self.weights) != len(self.biases):
@@ -89,7 +91,11 @@ class ReLUNetwork:
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, (self.input_dim, *self.hidden_sizes, self.output_dim)))
-        return f"ReLUNetwork: {sizes}, {self.n_hidden} hidden units" + (f", slope {self.slope:g}" if self.slope else "")
+        return (
+            f"ReLUNetwork: {sizes}, {self.n_hidden} hidden units"
+            + (f", slope {self.slope:g}" if self.slope else "")
+            + (f", {self.note}" if self.note else "")
+        )
 
     def __call__(self, x: ArrayLike) -> Array:
         """Outputs (n, k) at inputs x (n, d)."""
@@ -137,22 +143,23 @@ class ReLUNetwork:
 
     @classmethod
     def from_torch(cls, module: nn.Module, input_shape: tuple[int, ...] | None = None) -> ReLUNetwork:
-        """From a torch module of affine layers and (leaky) ReLUs; the same function, to rounding.
+        """From a torch module, of any class; the same function, to rounding.
 
-        Linear, Conv1d, Conv2d, average pooling, BatchNorm and Dropout in evaluation mode, Flatten, Unflatten, Identity,
-        nested `nn.Sequential`, and sums of branches (residual networks) as far as torch.fx can trace them. Affine
-        layers that follow each other are multiplied; a trailing ReLU is followed by the identity. input_shape: of one
-        input, needed when the first layer does not tell; the network takes it flattened. A unit that a residual sum
-        reads some layers later is carried there by units of its own, which are on when it is (see `rpa.conversion`).
-        Raises ValueError naming any other layer and what to do instead, two different slopes, a Dropout or BatchNorm
-        in training mode, or a convolution whose dense matrix would take more than 1 GiB.
+        Affine operations of every kind, ReLU, leaky ReLU and PReLU, and by identities max pooling, maximum, minimum,
+        abs, clamp and Hardtanh, as far as torch.fx can trace them. Affine layers that follow each other are multiplied;
+        a trailing ReLU is followed by the identity. A trailing Softmax, LogSoftmax or Sigmoid is dropped with a word in
+        repr: the order of the outputs stays, and a Sigmoid's output 1/2 is 0. input_shape: of one input, needed when
+        the first layer does not tell; the network takes it flattened. A value that is read some layers later is carried
+        there by units of its own, and comparisons of maxima are units (see `rpa.conversion`).
+        Raises ValueError naming a part that is neither affine nor known, depends on its batch or is random, or matrices
+        of more than 1 GiB.
         """
         from rpa.conversion import chain
 
-        if not any(kind.__module__.startswith("torch.nn") for kind in type(module).__mro__):
+        if not any(kind.__module__.startswith("torch.") for kind in type(module).__mro__):
             raise ValueError(f"module: expected a torch module, got {type(module).__name__}")
-        weights, biases, slope = chain(module, input_shape)
-        return cls(tuple(weights), tuple(biases), slope)
+        weights, biases, slope, note = chain(module, input_shape)
+        return cls(tuple(weights), tuple(biases), slope, note)
 
     def to_torch(self) -> nn.Sequential:
         """The same function as an `nn.Sequential` in float64."""

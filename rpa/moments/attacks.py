@@ -8,7 +8,9 @@ moments of `rpa.moments.two_stage`. `expected_output` judges any noise by sampli
 noise follow Alfadly et al., Network Moments: Extensions and Sparse-Smooth Attacks (2020).
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -17,8 +19,12 @@ from torch.nn import functional
 from rpa import _check
 from rpa.moments import _checks
 from rpa.moments.layerwise import layerwise
-from rpa.moments.modules import check_evaluable
-from rpa.moments.two_stage import splits, two_stage_mean
+from rpa.moments.linearized import Stages
+from rpa.moments.prepared import as_module, dtype_of, on_images, traced
+from rpa.moments.two_stage import two_stage_mean
+
+if TYPE_CHECKING:
+    from rpa.network import ReLUNetwork
 
 __all__ = ["GRADIENTS", "Noise", "Outcome", "expected_output", "margin", "noise_attack"]
 
@@ -45,7 +51,7 @@ class Outcome(NamedTuple):
 
 
 def noise_attack(
-    net: nn.Module,
+    net: nn.Module | ReLUNetwork,
     x: torch.Tensor,
     label: torch.Tensor,
     *,
@@ -60,8 +66,8 @@ def noise_attack(
 ) -> Noise:
     """The `Noise` that makes the expected output prefer another class, or class `target`, for each image.
 
-    net: `nn.Sequential` in evaluation mode that takes (b, c, H, W), or rows if it begins with Linear; x (b, c, H, W);
-    label, target (b,) int. budget: root of the energy, > 0, in units of the pixel; share: its random part, in [0, 1].
+    net: a torch module in evaluation mode that takes (b, c, H, W) or rows of pixels, or a `ReLUNetwork`; x (b, c, H,
+    W); label, target (b,) int. budget: root of the energy, > 0, in units of the pixel; share: its random part, in [0, 1].
     Pixels may leave their range; Gaussian noise always lets them.
 
     Ascends `margin` of the expected output by normalized steps of the shift within its ball, and multiplicative ones of
@@ -73,13 +79,12 @@ def noise_attack(
     smooth: shift and variances are blurred by a Gaussian of so many pixels.
     Raises ValueError for wrong shapes, classes out of range, a target equal to its label, or options out of range.
     """
-    net = _on_images(net)
+    net, x, classes = _network(net, x)
     budget, share = _check.positive("budget", budget), float(_check.array("share", share, ()))
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected a number in [0, 1], got {share:g}")
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}; got {gradient!r}")
-    classes = _classes(net, x)
     _check_classes("label", label, len(x), classes)
     if target is not None:
         _check_classes("target", target, len(x), classes)
@@ -118,8 +123,7 @@ def margin(output: torch.Tensor, label: torch.Tensor, target: torch.Tensor | Non
 @torch.no_grad()
 def expected_output(net: nn.Module, x: torch.Tensor, noise: Noise, n: int, seed: int, chunk: int = 1024) -> Outcome:
     """`Outcome` of n >= 2 draws of the noise for each image x (b, c, H, W), on the network itself."""
-    net = _on_images(net)
-    _classes(net, x)
+    net, x, _ = _network(net, x)
     n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
     if not isinstance(noise, Noise):
         raise ValueError(f"noise: expected a Noise(shift, variance), got {type(noise).__name__}")
@@ -145,14 +149,8 @@ def expected_output(net: nn.Module, x: torch.Tensor, noise: Noise, n: int, seed:
     return Outcome(centre + mean, (variance / n).sqrt(), wins / n)
 
 
-def _on_images(net):
-    if not isinstance(net, nn.Sequential) or not len(net):
-        raise ValueError(f"net: expected nn.Sequential, got {type(net).__name__}")
-    return nn.Sequential(nn.Flatten(), *net) if isinstance(net[0], nn.Linear) else net
-
-
 def _ascend(net, x, label, target, budget, share, gradient, steps, blur, seed, kept):
-    expected = _approximation(net, gradient, seed)
+    expected = _approximation(net, x, gradient, seed)
     reach, energy = (1 - share) ** 0.5 * budget, share * budget**2
     # The map of variances is a blurred density, the shift a sum of blurred steps: both are as smooth as the kernel.
     spread = lambda density: energy * _normalized(blur(density) * kept)
@@ -186,19 +184,19 @@ def _gradients(expected, x, shift, variance, label, target):
         return torch.autograd.grad(total, (shift, variance), allow_unused=True)
 
 
-def _approximation(net, gradient, seed):
+def _approximation(net, x, gradient, seed):
     if gradient.startswith("plain"):
         return lambda mean, variance: net(mean)
     if gradient == "layerwise":
-        return lambda mean, variance: layerwise(net, mean, variance, "diagonal").mean
+        prepared = traced(net, x, "x", pool_first=True)
+        return lambda mean, variance: layerwise(prepared, mean, variance, "diagonal").mean
     if gradient == "sampled":
         generator = torch.Generator().manual_seed(seed)
         draw = lambda mean: torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
         return lambda mean, variance: net(mean + draw(mean) * variance.clamp(min=TINY).sqrt())
-    if not splits(net):
-        raise ValueError("net: the two-stage gradient needs a ReLU, got none")
-    first, second = splits(net)[0]
-    return lambda mean, variance: two_stage_mean(first, second, mean, variance, at="mean")
+    prepared = traced(net, x, "x")
+    Stages.of(prepared, 0)
+    return lambda mean, variance: two_stage_mean(prepared, mean, variance, at="mean")
 
 
 def _norm(images):
@@ -220,17 +218,19 @@ def _blur(width):
     return blur
 
 
-def _classes(net, x):
-    """The number of outputs of the network for images x; ValueError unless it takes them in evaluation mode."""
+def _network(net, x):
+    """(module that takes images, images in its type, number of outputs); ValueError unless they fit."""
     if not isinstance(x, torch.Tensor) or x.ndim != 4:
-        found = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
-        raise ValueError(f"x: expected a tensor of images (b, c, H, W), got {found}")
-    check_evaluable(net, x)
+        got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+        raise ValueError(f"x: expected a tensor of images (b, c, H, W), got {got}")
+    x = x.to(dtype_of(as_module(net)))
+    _checks.batch("x", x)
+    net = on_images(net, x)
     with torch.no_grad():
         shape = net(x[:1]).shape
     if len(shape) != 2 or shape[1] < 2:
         raise ValueError(f"net: expected outputs (b, k) for k >= 2 classes, got {('b', *shape[1:])}")
-    return shape[1]
+    return net, x, shape[1]
 
 
 def _check_classes(name, value, b, classes):

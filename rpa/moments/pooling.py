@@ -1,57 +1,32 @@
 """Maxima of jointly Gaussian variables, and the windows of max pooling.
 
-A maximum is not Gaussian. `clark` folds ReLU moments, max(a, b) = b + relu(a - b), in closed form; `maximum` is
-cubature, more accurate when variables are correlated; `maxima` is Clark's fold for all windows of a large layer at
-once, down their columns, then along the rows.
+A maximum is not Gaussian. `maximum` is cubature, for correlated variables; `maxima` folds ReLU moments, max(a, b) = b +
+relu(a - b), in closed form, for all windows of a large layer of independent units at once.
 """
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional
 
-from rpa.moments import _checks, relu
+from rpa.moments import _checks, activation, relu
+from rpa.moments.activation import TINY
+from rpa.traced import pool_tables
 
 if TYPE_CHECKING:
-    from torch import nn
+    from rpa.traced import Cut
 
-
-__all__ = ["Maximum", "clark", "combine", "excess", "maxima", "maximum", "pair", "second_order",
-           "second_order_local", "windows_of"]  # fmt: skip
+__all__ = ["Maximum", "combine", "maxima", "maximum", "second_order", "second_order_local"]
 
 FAR = 1e30  # minus this is the mean of what lies outside the plane
 ALIKE = 100  # roundings of the largest deviation by which the moments of windows that are computed once may differ
 CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
 CHUNK = 64  # windows whose cubature is done at once, to stay in cache
 BLOCK = 256  # windows whose shared inputs are looked for at once
-TINY = 1e-30  # a variance that is zero in single precision, yet has a square root to divide by
-
-
-def clark(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
-    """Moments of the maximum of w jointly Gaussian variables, folded in one at a time (Clark 1961).
-
-    mean (..., w), cov (..., w, w) -> mean (...), variance (...) and gains (..., w), the derivatives of the mean,
-    which sum to 1: Cov[max, y] = sum_j gains_j Cov[x_j, y] for y jointly Gaussian. Exact for w = 2; above, the
-    maximum so far is taken as Gaussian.
-    """
-    _check_jointly(mean, cov)
-    top, var, cross = mean[..., 0], cov[..., 0, 0], cov[..., 0, :]
-    gains = torch.zeros_like(mean)
-    gains[..., 0] = 1
-    for j in range(1, mean.shape[-1]):
-        # max(top, x) = x + relu(d) with d = top - x; the clamp removes a negative rounding error of Var[d].
-        gap, spread = top - mean[..., j], (var + cov[..., j, j] - 2 * cross[..., j]).clamp(min=0)
-        keep = relu.gain(gap, spread)
-        top = mean[..., j] + relu.mean(gap, spread)
-        var = cov[..., j, j] + relu.variance(gap, spread) + 2 * keep * (cross[..., j] - cov[..., j, j])
-        cross = keep[..., None] * cross + (1 - keep)[..., None] * cov[..., j, :]
-        gains = gains * keep[..., None]
-        gains[..., j] = 1 - keep
-    return top, var.clamp(min=0), gains
 
 
 def _check_jointly(mean, cov):
@@ -62,56 +37,35 @@ def _check_jointly(mean, cov):
     _checks.finite("cov", cov)
 
 
-def excess(mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
-    """(sigma, t, e, P(x > 0)) of x ~ N(mean, var): t = |mean| / sigma, e = phi(t) - t Phi(-t) = (E[relu(x)] -
-    relu(mean)) / sigma.
+def maxima(cut: Cut, mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(means, variances) of the maxima over the windows of a max pooling, units (b, c, ...) Gaussian and independent.
 
-    Elementwise, in the type given; the absolute errors of e and P are a few roundings.
+    Clark's fold (1961), max(x, y) = y + relu(x - y), along the first axis of each window, then along the second of
+    these maxima. Exact for windows of two.
     """
-    sigma = (var + TINY).sqrt_()
-    # Beyond 8 sigma e is lost beside 1, and its denormal numbers would cost most of the time.
-    t = (mean / sigma).abs_().clamp_(max=8.0)
-    tail = torch.erfc(t * math.sqrt(0.5)).mul_(0.5)
-    e = (t * t).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi)).addcmul_(t, tail, value=-1)
-    return sigma, t, e, tail.sub_(0.5).neg_().copysign_(mean).add_(0.5)
-
-
-def maxima(pool: nn.MaxPool2d, mean: torch.Tensor, var: torch.Tensor) -> tuple:
-    """(means, variances) of the maxima over the windows of an `nn.MaxPool2d`, units (b, c, h, w) Gaussian and
-    independent.
-
-    Clark's fold down the columns of each window, then along the rows of these maxima. Exact for windows of two.
-    """
-    for axis in _axes(pool, mean):
-        top, *others = zip(_members(mean, axis, -FAR), _members(var, axis, 0))
+    for dim, table in enumerate(pool_tables(cut), 2):
+        top, *others = zip(_members(mean, dim, table, -FAR), _members(var, dim, table, 0))
         for other in others:
             top = _larger(*top, *other)
         mean, var = top
     return mean, var
 
 
-def _axes(pool, mean):
-    """(axis, kernel, stride, padding, windows) of a pooling layer, down and along planes (b, c, h, w)."""
-    if pair(pool.dilation) != (1, 1):
-        raise ValueError("net: MaxPool2d with dilation has no moment rule")
-    counts = pool(mean[:1, :1]).shape[2:]
-    return list(zip((2, 3), *(pair(value) for value in (pool.kernel_size, pool.stride, pool.padding)), counts))
-
-
-def _members(plane, axis, fill):
-    """The first, second, ... members of the windows along an axis of a plane (b, c, h, w), `fill` outside the plane."""
-    dim, kernel, stride, padding, count = axis
-    reach = (count - 1) * stride + 1
-    missing = max(0, reach + kernel - 1 - padding - plane.shape[dim])
-    if padding or missing:
-        plane = functional.pad(plane, [0, 0] * (3 - dim) + [padding, missing], value=fill)
-    return [plane[(slice(None),) * dim + (slice(i, i + reach, stride),)] for i in range(kernel)]
+def _members(plane, dim, table, fill):
+    """The first, second, ... members of the windows along an axis, `fill` where a window has none."""
+    if (table < 0).any():
+        plane = functional.pad(plane, [0, 0] * (plane.ndim - 1 - dim) + [0, 1], value=fill)
+        table = np.where(table < 0, plane.shape[dim] - 1, table)
+    return [plane.index_select(dim, torch.from_numpy(column)) for column in table.T]
 
 
 def _larger(a, var_a, b, var_b):
     """Mean and variance of the larger of two independent Gaussian variables: max(x, y) = y + relu(x - y)."""
-    spread = var_a + var_b
-    sigma, t, e, keep = excess(a - b, spread)
+    gap, spread = a - b, var_a + var_b
+    if torch.is_grad_enabled() and (gap.requires_grad or spread.requires_grad):
+        keep, rest = relu.gain(gap, spread), relu.variance(gap, spread)
+        return b + relu.mean(gap, spread), (rest + var_b * (1 - 2 * keep)).clamp(min=0)
+    sigma, t, e, keep = activation.excess(gap, spread)
     rest = torch.addcmul(keep, e, t + e, value=-1).mul_(spread).clamp_(min=0)
     return torch.maximum(a, b).addcmul_(sigma, e), rest.add_(var_b).addcmul_(keep, var_b, value=-2).clamp_(min=0)
 
@@ -255,24 +209,3 @@ def combine(members: torch.Tensor, windows: torch.Tensor, gains: torch.Tensor) -
     """members (b, n, r) -> (b, o, r): the rows of those in each window (o, w) weighted by its gains (b, o, w)."""
     total = partial(functional.embedding_bag, windows, mode="sum")
     return torch.stack([total(rows, per_sample_weights=each) for rows, each in zip(members, gains)])
-
-
-def windows_of(layer: nn.Module, shape: torch.Size, pooled: torch.Size) -> torch.Tensor:
-    """Flat positions (o, w) of the members of each pooling window, o over the planes and places of `pooled`.
-
-    A window that reaches over the edge counts its last member more than once, which leaves the maximum as it is.
-    """
-    if len(shape) != 4 or pair(layer.dilation) != (1, 1):
-        raise ValueError(f"net: MaxPool2d takes (b, channels, height, width) and no dilation, got shape {tuple(shape)}")
-    axes = zip(shape[2:], pooled[2:], *(pair(v) for v in (layer.kernel_size, layer.stride, layer.padding)))
-    rows, columns = (
-        (torch.arange(out)[:, None] * stride - pad + torch.arange(kernel)).clamp(0, size - 1)
-        for size, out, kernel, stride, pad in axes
-    )
-    plane = (rows[:, None, :, None] * shape[3] + columns[None, :, None, :]).reshape(pooled[2] * pooled[3], -1)
-    planes = torch.arange(shape[1])[:, None, None] * (shape[2] * shape[3])
-    return (planes + plane).flatten(0, 1)
-
-
-def pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -117,7 +117,7 @@ def covariance_pairs(
     for name, value in (("mu1", mu1), ("mu2", mu2), ("var1", var1), ("var2", var2)):
         _check(name, value, cov12.shape, at_least=0 if name.startswith("var") else None)
     _check("cov12", cov12, mu1.shape)
-    limit = (var1.detach() * var2.detach()).sqrt()
+    limit = var1.detach().sqrt() * var2.detach().sqrt()
     excess = (cov12.detach().abs() > limit * (1 + 1e3 * torch.finfo(cov12.dtype).eps)).sum()
     if excess:
         raise ValueError(f"cov: expected |cov12| <= sqrt(var1 var2), violated in {excess} entries")

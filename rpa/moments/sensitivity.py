@@ -18,6 +18,8 @@ frame of the window, and along each line the network, which is piecewise linear 
 points and integrated exactly. That is exact for a linear network, and for one pixel wherever kinks fall on the points.
 """
 
+from __future__ import annotations
+
 from itertools import combinations_with_replacement
 from math import factorial, prod, sqrt
 
@@ -28,7 +30,9 @@ from scipy.stats import chi
 from torch import nn
 
 from rpa import _check
-from rpa.moments.modules import check_evaluable
+from rpa._graph import check_evaluable
+from rpa.moments.linearized import Stages, jacobian_at
+from rpa.moments.prepared import as_module, dtype_of, on_images, traced
 from rpa.network import ReLUNetwork
 
 __all__ = ["noise_map", "output_jacobian"]
@@ -52,8 +56,8 @@ def noise_map(
 ) -> torch.Tensor:
     """Variance of each output when N(0, sigma^2) is added to the pixels of one window, for every window.
 
-    net: `nn.Sequential` in evaluation mode that takes (n, c, H, W), or rows if it begins with Linear, or a
-    `ReLUNetwork`; x (c, H, W) or (H, W). A window is `window` x `window` pixels in all channels. Returns a torch tensor
+    net: a torch module in evaluation mode that takes (n, c, H, W) or rows of pixels, or a `ReLUNetwork`; x (c, H, W) or
+    (H, W). A window is `window` x `window` pixels in all channels. Returns a torch tensor
     (k, H - window + 1, W - window + 1) in the precision of the network; entry [c, i, j] belongs to the window whose
     first pixel is (i, j). Several sigma (s,) share all Jacobians, and the result has a leading axis (s, ...). at: the
     first pixels (p, 2) of the windows wanted, by default all; the result is then (k, p) in place of the map.
@@ -109,61 +113,43 @@ def output_jacobian(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def _module_and_image(net, x):
-    module = net.to_torch() if isinstance(net, ReLUNetwork) else net
-    if not isinstance(module, nn.Sequential) or not len(module):
-        raise ValueError(f"net: expected nn.Sequential or ReLUNetwork, got {type(net).__name__}")
-    if isinstance(module[0], nn.Linear):
-        module = nn.Sequential(nn.Flatten(), *module)
     x = x.numpy(force=True) if isinstance(x, torch.Tensor) else x
-    x = _check.array("x", x, (None,) * (2 if np.ndim(x) == 2 else 3))
-    x = torch.as_tensor(x, dtype=next((p.dtype for p in module.parameters()), torch.float64))
+    if np.ndim(x) not in (2, 3):
+        raise ValueError(f"x: expected shape (c, H, W) or (H, W), got {np.shape(x)}; a row of pixels is x[None, None]")
+    x = torch.as_tensor(_check.array("x", x, (None,) * np.ndim(x)), dtype=dtype_of(as_module(net)))
     x = x[None] if x.ndim == 2 else x
-    linear = module[1] if len(module) > 1 and isinstance(module[0], nn.Flatten) else None
-    if isinstance(linear, nn.Linear) and linear.in_features != x.numel():
-        raise ValueError(f"x: expected {linear.in_features} pixels, got shape {tuple(x.shape)}")
-    check_evaluable(module, x[None])
-    return module, x
+    return on_images(net, x[None]), x
 
 
 @torch.no_grad()
 def _two_stage(module, x, levels, window, order, wanted):
-    relus = [i for i, layer in enumerate(module) if isinstance(layer, nn.ReLU)]
-    if not relus:
-        raise ValueError("net: a two-stage map needs a ReLU, got none")
-    first, second = module[: relus[0]], module[relus[0] + 1 :]
-    u = first(x[None])[0]
-    if isinstance(first[0], nn.Flatten) and len(first) == 2:
-        jacobian = first[1].weight.reshape(-1, *x.shape)
-    else:
-        jacobian = _first_jacobian(first, x)
-    weight = output_jacobian(second, u.relu()).flatten(1)
+    stages = Stages.of(traced(module, x[None], "x"), 0)
+    u = stages.before(x[None])
+    jacobian = stages.first[0].matrix() if stages.affine else jacobian_at(stages.before, x[None])[1]
+    jacobian = jacobian.reshape(-1, *x.shape)
+    weight = jacobian_at(stages.after, stages.activated(u))[1]
+    slope = stages.cut.slope_vector()
+    slope = None if slope is None else slope[:, None]
 
     # A unit that does not see the window has scale 0 and adds nothing: 0 * c_n of anything finite.
     unit = _window_sums(jacobian**2, window).flatten(1)[:, wanted].sqrt()
     direction = [j.flatten(1)[:, wanted] / unit.where(unit > 0, 1.0) for j in _shifts(jacobian, window)]
-    return [_series(u.reshape(-1, 1), weight, sigma * unit, direction, order) for sigma in levels]
+    return [_series(u.reshape(-1, 1), weight, sigma * unit, direction, order, slope) for sigma in levels]
 
 
-def _series(u, weight, scale, direction, order):
+def _series(u, weight, scale, direction, order, slope):
     """The module's series for Var, cut after `order` terms: (k, p), from s (m, p) and the entries of e (m, p) each."""
     alpha = u / scale.where(scale > 0, 1.0)
     total = 0.0
     for n in range(1, order + 1):
-        coefficient = scale * _coefficient(n, alpha)
+        coefficient = _coefficient(n, alpha)
+        if slope is not None:  # act(x) = slope x + (1 - slope) relu(x)
+            coefficient = (1 - slope) * coefficient + (slope if n == 1 else 0)
+        coefficient = scale * coefficient
         for index in combinations_with_replacement(range(len(direction)), n):
             repeats = factorial(n) / prod(factorial(index.count(i)) for i in set(index))
             total = total + repeats * (weight @ (coefficient * prod(direction[i] for i in index))) ** 2
     return total
-
-
-def _first_jacobian(first, x):
-    """(m, c, H, W): by columns where the stage is affine, which is cheap for a convolution, else by rows."""
-    affine = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
-    if not all(isinstance(layer, affine) for layer in first):
-        return output_jacobian(first, x)
-    basis = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
-    columns = (first(basis) - first(torch.zeros_like(x)[None])).flatten(1)
-    return columns.T.reshape(-1, *x.shape)
 
 
 def _coefficient(n, alpha):

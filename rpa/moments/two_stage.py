@@ -2,27 +2,38 @@
 
 Start here: `affine_relu_affine` is exact for one hidden layer; `two_stage` is P2's two-stage linearization of a deep
 network cut at one ReLU, y = first(x), f(x) = second(relu(y)); `layerwise` carries the moments through every layer.
-Networks are torch modules in evaluation mode, inputs come in batches (b, *shape), and noise is a variance, variances
-per pixel or a full covariance, see `rpa.moments.layerwise.noise`. Everything is differentiable with respect to means
-and noise.
+Networks are `ReLUNetwork`s or torch modules in evaluation mode; inputs are a `Gaussian`, a `GaussianMixture`, or a
+batch of means (b, *shape) with noise: a variance, variances per pixel or a full covariance, see
+`rpa.moments.prepared.noise`. Everything is differentiable with respect to means and noise.
 """
 
+from __future__ import annotations
+
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from rpa import _check
-from rpa.moments import _checks, relu
-from rpa.moments.jacobians import inner_jacobian, jacobian_at, pull_back, push_forward, pushed
-from rpa.moments.layerwise import Moments, noise
-from rpa.moments.modules import as_sequential, check_evaluable
+from rpa._graph import act, record
+from rpa.moments import _checks, activation, relu
+from rpa.moments.linearized import Stages, jacobian_at, pushed
+from rpa.moments.prepared import Moments, as_module, laws, mixed, noise, traced
 from rpa.moments.sampling import Estimate, monte_carlo
+from rpa.traced import Cut, as_rows, as_values, size
 
-__all__ = ["Estimate", "affine_relu_affine", "centres", "monte_carlo", "splits", "two_stage", "two_stage_mean"]
+if TYPE_CHECKING:
+    from rpa.inputs import RandomInput
+    from rpa.network import ReLUNetwork
+
+__all__ = ["Estimate", "Moments", "affine_relu_affine", "centres", "monte_carlo", "splits", "two_stage",
+           "two_stage_mean"]  # fmt: skip
 
 MAX_DENSE = 4096  # units of which a full covariance is held
+COLUMNS = 1024  # products with a Jacobian computed forwards at once
+KEPT = 1 << 26  # numbers that many inputs may share
 ADJOINT = ("linear", "diagonal")
 RULES = ("exact", "series", "linear", "diagonal", "zero_mean")
 
@@ -41,7 +52,7 @@ def affine_relu_affine(
     (0.398942, 0.340845)
     """
     mean = _checks.tensor("mean", mean)
-    var, full = noise(cov, mean)
+    var, full = noise(cov, mean, "mean")
     named = {"A": A, "c1": c1, "B": B, "c2": c2}
     A, c1, B, c2 = (_checks.tensor(name, value) for name, value in named.items())
     m, k = (value.numel() for value in (c1, c2))
@@ -59,12 +70,40 @@ def affine_relu_affine(
     return Moments(relu.mean(mu, hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)) @ B.T + c2, B @ inner @ B.T)
 
 
-def splits(net: nn.Module) -> list[tuple[nn.Sequential, nn.Sequential]]:
-    """[(first, second), ...]: the two stages of `net` at each of its ReLUs, input side first; layers are shared."""
-    check_evaluable(net)
-    layers = list(as_sequential(net))
-    cuts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
-    return [(nn.Sequential(*layers[:i]), nn.Sequential(*layers[i + 1 :])) for i in cuts]
+def splits(net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """[(first, second), ...]: the two stages of `net` at each of its ReLUs, input side first; weights are shared.
+
+    Raises ValueError where a later layer reads more than one ReLU's output; `two_stage(net, ..., relu=i)` takes these.
+    """
+    graph, _ = record(as_module(net))
+    count = sum(node.target is act for node in graph.graph.nodes)
+    return [_split(graph, number) for number in range(count)]
+
+
+def _split(graph, number):
+    node = [node for node in graph.graph.nodes if node.target is act][number]
+    if node.args[1] != 0:
+        raise ValueError(f"net: activation {number} is no ReLU; use two_stage(net, inputs, relu={number})")
+    stages, nodes = [], list(graph.graph.nodes)
+    for start, inside, end in (
+        (nodes[0], nodes[1 : nodes.index(node)], node.args[0]),
+        (node, nodes[nodes.index(node) + 1 : -1], nodes[-1].args[0]),
+    ):
+        new = fx.Graph()
+        copies = {start: new.placeholder("x")}
+        constants = [n for n in nodes if n.op == "get_attr"] if start is node else []
+        for each in (*constants, *inside):
+            try:
+                copies[each] = new.node_copy(each, copies.__getitem__)
+            except KeyError as error:
+                raise ValueError(f"net: a layer behind ReLU {number} reads values before it; "
+                                 f"use two_stage(net, inputs, relu={number})") from error  # fmt: skip
+        new.output(copies[end])
+        stage = fx.GraphModule(graph, new).eval()
+        stage.graph.eliminate_dead_code()
+        stage.recompile()
+        stages.append(stage)
+    return tuple(stages)
 
 
 def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
@@ -80,46 +119,56 @@ def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
 
 
 def two_stage_mean(
-    first: nn.Module, second: nn.Module, x: torch.Tensor, cov: float | torch.Tensor, *, at: str = "point"
+    net: nn.Module | ReLUNetwork,
+    inputs: RandomInput | torch.Tensor,
+    cov: float | torch.Tensor | None = None,
+    *stage_arguments: Any,
+    relu: int = 0,
+    at: str = "point",
+    input_shape: tuple[int, ...] | None = None,
 ) -> torch.Tensor:
-    """E[second(relu(first(x + noise)))] (b, k), at the cost of about three forward passes and no Jacobian.
+    """E[f(x)] (b, k), at the cost of about three forward passes and no Jacobian; arguments as in `two_stage`.
 
     The means mu and variances of y = first(x + noise) come from `first` linearized at x, the units of its layers
-    taken as independent: exact when `first` is one affine layer (only then may cov be a full covariance). Then E =
+    taken as independent: exact when `first` is one affine part (only then may cov be a full covariance). Then E =
     second(p) + J_second(p) (E[relu(y)] - p), a Jacobian-vector product, with p = relu(mu) for at="point" (P2) and p
     = E[relu(y)], where the product vanishes, for at="mean".
     """
     if at not in ("point", "mean"):
         raise ValueError(f"at: expected 'point' or 'mean', got {at!r}")
-    check_evaluable(first)
-    check_evaluable(second)
-    _checks.batch("x", x)
-    try:
-        mu, var = _local_moments(first, x, cov)
-        expected = relu.mean(mu, var)
-        if at == "mean":
-            return second(expected)
-        point = torch.relu(mu)
-        value, shift = push_forward(second, point, expected - point)
-        return value + shift
-    except RuntimeError:
-        _output_of_first(first, second, x)  # names the stage that does not take its input, if that is the reason
-        raise
+    total = 0.0
+    for weight, mean, given, stages, _ in _prepared(net, inputs, cov, stage_arguments, relu, input_shape):
+        with torch.set_grad_enabled(_wants_gradients(mean, given)):
+            mu, var = _local_moments(stages, mean, given)
+            expected = activation.mean(mu, var, stages.cut.slope_vector())
+            if at == "mean":
+                total = total + weight * stages.after(expected)
+                continue
+            point = stages.activated(mu)
+            shapes = stages.cut.shapes
+            values, changes = pushed(stages.second, as_values(point, shapes), as_values(expected - point, shapes))
+            total = total + weight * (values[0] + changes[0]).reshape(len(mean), -1)
+    return total
 
 
 def two_stage(
-    first: nn.Module,
-    second: nn.Module,
-    x: torch.Tensor,
-    cov: float | torch.Tensor,
+    net: nn.Module | ReLUNetwork,
+    inputs: RandomInput | torch.Tensor,
+    cov: float | torch.Tensor | None = None,
+    *stage_arguments: Any,
+    relu: int = 0,
     points: torch.Tensor | None = None,
-    *,
     rule: str = "linear",
     outputs: Sequence[int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Moments:
-    """P2's two-stage moments of second(relu(first(x + noise))): `Moments` (b, k), (b, k, k).
+    """P2's two-stage moments of f(x) = second(relu(first(x))): `Moments` (b, k), (b, k, k).
 
-    first is linearized at x, y ~ N(mu, J1 cov J1^T), and second at relu(mu), giving second(relu(mu)) + J2
+    net: a `ReLUNetwork` or a torch module, cut at its ReLU number `relu`. inputs: the law of x, a `Gaussian` or a
+    `GaussianMixture` (b = 1; input_shape where the network takes no rows), or means (b, *shape) of b laws with
+    covariance cov. Or, for stages at hand (see `splits`): two_stage(first, second, means, cov, points).
+
+    first is linearized at the means, y ~ N(mu, J1 cov J1^T), and second at relu(mu), giving second(relu(mu)) + J2
     (E[relu(y)] - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead,
     so that inputs share Jacobians; equal inputs, given with several noise levels, share them anyway. outputs: indices
     of the outputs wanted, default all. rule for Cov[relu(y)]: "exact"; "series", its first four terms; "linear", its
@@ -127,16 +176,50 @@ def two_stage(
     right for mu = 0 only. Jacobians are constants to autograd, as they are almost everywhere.
 
     Cost: k + min(n, m) Jacobian products (n inputs, m units of y) per point or per different input. With "linear" and
-    "diagonal" and one affine layer before the ReLU, or more than 4096 units there, 2 k products and no J1; then
+    "diagonal" and one affine part before the ReLU, or more than 4096 units there, 2 k products and no J1; then
     deeper `first` have their variances as in `two_stage_mean`. Raises ValueError beyond 4096 units for the other rules
     and a full cov, and for points unless `first` is affine.
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    y = _output_of_first(first, second, x)
-    outputs, affine = _checked_outputs(outputs, second, y), _is_affine(first)
-    units, full = y.numel(), noise(cov, x)[1]
-    if units > MAX_DENSE and (rule not in ADJOINT or full is not None or (points is not None and not affine)):
+    results = []
+    for weight, x, given, stages, where in _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points):
+        with torch.set_grad_enabled(_wants_gradients(x, given)):
+            results.append((weight, _moments(stages, x, given, where, rule, _checked_outputs(outputs, stages))))
+    return mixed(results)
+
+
+def _wants_gradients(*values):
+    return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in values)
+
+
+def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None):
+    """(weight, means, cov, stages, points) for every component of the input."""
+    second = None
+    if isinstance(inputs, nn.Module) or callable(inputs):
+        second, inputs = as_module(inputs), cov
+        cov, points = (*stage_arguments, points)[:2] if stage_arguments else (None, points)
+    elif stage_arguments:
+        raise ValueError(
+            f"net, inputs, cov: expected no more than these without names, got {len(stage_arguments)} more"
+        )
+    for weight, x, given in laws(net, inputs, cov, input_shape):
+        noise(given, x)
+        if second is None:
+            net = traced(net, x)
+            yield weight, x, given, Stages.of(net, relu), points
+            continue
+        before = traced(net, x)
+        with torch.no_grad():
+            behind = traced(second, as_module(net)(x[:1]), "first: its output")
+        cut = Cut(before.parts[-1].shapes, before.like, (0.0,))
+        yield weight, x, given, Stages(before.parts, cut, behind.parts), points
+
+
+def _moments(stages, x, cov, points, rule, outputs):
+    full = noise(cov, x)[1]
+    units = size(stages.cut.shapes)
+    if units > MAX_DENSE and (rule not in ADJOINT or full is not None or (points is not None and not stages.affine)):
         only = f"only {ADJOINT}, without full cov, and with points only if it is affine"
         raise ValueError(f"first: {units} units; above {MAX_DENSE} {only}")
     if points is None:
@@ -144,36 +227,29 @@ def two_stage(
         points = rows.reshape(-1, *x.shape[1:])
     else:
         nearest = _nearest(x, points)
-    if rule in ADJOINT and full is None and (affine or units > MAX_DENSE):
-        return _adjoint(first, second, x, cov, rule, outputs, points.to(x), nearest)
-    where, parts, order = points.to(x), [], []
-    jacobian = inner_jacobian(first, where[:1].detach())
+    points = points.to(x).detach()
+    if rule in ADJOINT and full is None and (stages.affine or units > MAX_DENSE):
+        return _adjoint(stages, x, cov, rule, outputs, points, nearest)
+    parts, order = [], []
+    jacobian = _inner_jacobian(stages, x[0].numel(), units)
     for index in nearest.unique():
         members = (nearest == index).nonzero().squeeze(1)
-        y, inner, value, outer = _stages(first, second, where[index : index + 1].detach(), jacobian, outputs)
-        parts.append(
-            _linearized(y, inner, value, outer, x[members] - where[index].detach(), _part(cov, x, members), rule)
-        )
+        point = points[index : index + 1]
+        with torch.no_grad():
+            y, inner = stages.before(point), jacobian(point)
+        value, outer = jacobian_at(stages.after, stages.activated(y), outputs)
+        value = value if outputs is None else value[:, outputs]
+        shift = x[members] - point
+        parts.append(_linearized(stages, y, inner, value, outer, shift, _part(cov, x, members), rule))
         order.append(members)
     back = torch.cat(order).argsort()
     return Moments(*(torch.cat(part)[back] for part in zip(*parts)))
 
 
-def _output_of_first(first, second, x):
-    """first(x[:1]); ValueError when a stage is no module in evaluation mode or does not take what it is given."""
-    check_evaluable(first, x)
-    check_evaluable(second)
-    with torch.no_grad():
-        y = first(x[:1])
-    check_evaluable(second, y, "first: its output")
-    return y
-
-
-def _checked_outputs(outputs, second, y):
+def _checked_outputs(outputs, stages):
     if outputs is None:
         return None
-    with torch.no_grad():
-        count = second(y).numel()
+    count = size(stages.second[-1].shapes)
     try:
         wanted = [operator.index(k) for k in outputs]
     except TypeError:
@@ -183,19 +259,16 @@ def _checked_outputs(outputs, second, y):
     return wanted
 
 
-def _is_affine(module):
-    return all(not isinstance(layer, (nn.ReLU, nn.MaxPool2d)) for layer in as_sequential(module))
-
-
-def _local_moments(first, x, cov):
-    """Mean and variances of y = first(x + noise), linearized at x, the units of every layer independent."""
+def _local_moments(stages, x, cov):
+    """Mean and variances (b, m) of y, first linearized at x, the units of every layer independent."""
     var, full = noise(cov, x)
     if full is None:
-        return pushed(first, x, var, 2)
-    if not _is_affine(first):
-        raise ValueError("cov: a full covariance needs one affine layer before the ReLU here; see two_stage")
-    mu, jacobian = first(x), inner_jacobian(first, x[:1])(x[:1])
-    return mu, ((jacobian @ full) * jacobian).sum(1).expand(len(x), -1).reshape(mu.shape)
+        mu, var = pushed(stages.first, [x], [var], squared=True)
+        return as_rows(mu, stages.cut.shapes), as_rows(var, stages.cut.shapes)
+    if not stages.affine:
+        raise ValueError("cov: a full covariance needs one affine part before the ReLU here; see two_stage")
+    mu, jacobian = stages.before(x), stages.first[0].matrix()
+    return mu, ((jacobian @ full) * jacobian).sum(1).expand_as(mu)
 
 
 def _nearest(x, points):
@@ -211,31 +284,46 @@ def _part(cov, x, members):
     return cov[members] if per_input else cov
 
 
-def _stages(first, second, z, jacobian, outputs):
-    """(y, J1, second(relu(y)), J2) at the input z (1, ...)."""
-    with torch.no_grad():
-        y = first(z)
-    value, outer = jacobian_at(second, torch.relu(y), outputs)
-    value = value.flatten()
-    return y.flatten(), jacobian(z), value if outputs is None else value[outputs], outer
+def _inner_jacobian(stages: Stages, n: int, m: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function of one input (1, *shape): the Jacobian (m, n) of the first stage there.
+
+    By columns, or by rows where those are far fewer. Columns go through the affine part at the front once for all
+    inputs, unless what comes out of it is too large to be kept.
+    """
+    if n > 2 * m and not stages.affine:
+        return lambda x: jacobian_at(stages.before, x)[1]
+    front, *rest = stages.first
+    if stages.affine:
+        matrix = front.matrix()
+        return lambda x: matrix
+    if n * size(front.shapes) > KEPT:
+        return lambda x: _columns(stages.first, [x], torch.eye(n, dtype=x.dtype), stages.cut.shapes, front.taken)
+    columns = front.matrix().T.contiguous()
+    return lambda x: _columns(rest, front([x]), columns, stages.cut.shapes, front.shapes)
 
 
-def _linearized(y, inner, value, outer, shift, cov, rule):
+def _columns(parts, point, rows, shapes, taken):
+    pieces = (pushed(parts, point, as_values(piece, taken))[1] for piece in rows.split(COLUMNS))
+    return torch.cat([as_rows(piece, shapes) for piece in pieces]).T
+
+
+def _linearized(stages, y, inner, value, outer, shift, cov, rule):
     """Moments (b, k), (b, k, k) around one point; shift (b, *shape): the inputs minus the point."""
+    slope = stages.cut.slope_vector()
     var, full = noise(cov, shift)
     mu = y + shift.flatten(1) @ inner.T
     # Inputs with common noise share what follows from it.
     common = (var[:1] if var.stride(0) == 0 else var).flatten(1)
     variances = common @ (inner**2).T if full is None else ((inner @ full) * inner).sum(1)
     variances = variances.expand_as(mu)
-    mean = value + (relu.mean(mu, variances) - torch.relu(y)) @ outer.T
+    mean = value + (activation.mean(mu, variances, slope) - stages.activated(y)) @ outer.T
     if rule in ADJOINT:
-        gain = relu.gain(mu, variances) if rule == "linear" else torch.zeros_like(mu)
-        rest = relu.variance(mu, variances) - gain**2 * variances
+        gain = activation.gain(mu, variances, slope) if rule == "linear" else torch.zeros_like(mu)
+        rest = activation.variance(mu, variances, slope) - gain**2 * variances
         response = _spread((outer * gain[:, None]) @ inner, common, full)
         return mean, response + (outer * rest[:, None]) @ outer.T
     hidden = _spread(inner, common, full).expand(len(mu), -1, -1)
-    return mean, outer @ _relu_covariance(mu, hidden, rule) @ outer.T
+    return mean, outer @ activation.covariance(mu, hidden, slope, rule) @ outer.T
 
 
 def _spread(rows, var, full):
@@ -245,41 +333,36 @@ def _spread(rows, var, full):
     )
 
 
-def _relu_covariance(mu, hidden, rule):
-    """Cov[relu(y)] (b, m, m) for y ~ N(mu, hidden)."""
-    if rule == "exact":
-        return relu.covariance(mu, hidden)
-    if rule == "series":
-        return relu.covariance_series(mu, hidden)
-    inner = relu.covariance_zero_mean(hidden)
-    variances = relu.variance(mu, hidden.diagonal(dim1=-2, dim2=-1))
-    return inner + torch.diag_embed(variances - inner.diagonal(dim1=-2, dim2=-1))
-
-
-def _adjoint(first, second, x, cov, rule, outputs, points, nearest):
+def _adjoint(stages, x, cov, rule, outputs, points, nearest):
     """`two_stage` for the rules that need no covariance of y: k products through each stage, all inputs at once.
 
     points (p, *shape); nearest (b,): the point at which `second` is linearized for each input.
     """
-    mu, var = _local_moments(first, x, cov)
-    used, own = nearest.unique(return_inverse=True)
+    slope = stages.cut.slope_vector()
+    mu, var = _local_moments(stages, x, cov)
+    used, places = nearest.unique(return_inverse=True)
     with torch.no_grad():
-        start = torch.relu(first(points[used])).requires_grad_()
+        start = stages.activated(stages.before(points[used])).requires_grad_()
     with torch.enable_grad():
-        value = second(start)
-        wanted = range(value[0].numel()) if outputs is None else outputs
-        columns = [value.flatten(1)[:, j] for j in wanted]
-        outer = torch.stack([torch.autograd.grad(c.sum(), start, retain_graph=True)[0] for c in columns], 1)[own]
-    expected, variance = relu.mean(mu, var), relu.variance(mu, var)
-    shift = expected - start.detach()[own]
-    mean = torch.stack(columns, 1).detach()[own] + (outer * shift[:, None]).flatten(2).sum(2)
-    rest = variance
-    cov_out = 0.0
-    if rule == "linear":
-        gain = relu.gain(mu, var)
-        rest = variance - gain**2 * var
-        rows = (outer * gain[:, None]).transpose(0, 1)
-        rows = torch.stack([pull_back(first, x, row) for row in rows], 1) * noise(cov, x)[0].sqrt()[:, None]
-        cov_out = rows.flatten(2) @ rows.flatten(2).mT
-    flat = outer.flatten(2)
-    return Moments(mean, cov_out + (flat * rest.flatten(1)[:, None]) @ flat.mT)
+        value = stages.after(start)
+        wanted = range(value.shape[1]) if outputs is None else outputs
+        columns = [value[:, j] for j in wanted]
+        outer = torch.stack([torch.autograd.grad(c.sum(), start, retain_graph=True)[0] for c in columns], 1)[places]
+    expected, variance = activation.mean(mu, var, slope), activation.variance(mu, var, slope)
+    shift = expected - start.detach()[places]
+    mean = torch.stack(columns, 1).detach()[places] + (outer * shift[:, None]).sum(2)
+    if rule == "diagonal":
+        return Moments(mean, (outer * variance[:, None]) @ outer.mT)
+    gain = activation.gain(mu, var, slope)
+    rest = variance - gain**2 * var
+    rows = (outer * gain[:, None]).transpose(0, 1)
+    rows = torch.stack([_pulled(stages.before, x, row) for row in rows], 1).flatten(2)
+    response = (rows * noise(cov, x)[0].flatten(1)[:, None]) @ rows.mT
+    return Moments(mean, response + (outer * rest[:, None]) @ outer.mT)
+
+
+def _pulled(function, x, cotangent):
+    """cotangent^T J at x, differentiable in the cotangent."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x), x, cotangent, create_graph=cotangent.requires_grad)[0]

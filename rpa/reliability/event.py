@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from rpa import _check
+from rpa._graph import check_evaluable
 from rpa.inputs import RandomInput, components_of
-from rpa.moments.modules import check_evaluable
 from rpa.network import ReLUNetwork
 from rpa.parallel import tmap
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from rpa import noise_attack
-from rpa.moments import guided, meanfield
+from rpa import layerwise, noise_attack
+from rpa.moments import meanfield
 from rpa.moments.attacks import Noise, expected_output, margin
+from rpa.moments.two_stage import two_stage_mean
 
 NAN, F64 = math.nan, torch.float64
 IMAGES, LABEL = torch.rand(2, 1, 6, 6, dtype=F64), torch.tensor([0, 1])
@@ -19,7 +20,6 @@ NORMED = nn.Sequential(LAYERS[0], nn.BatchNorm2d(2), *LAYERS[1:]).double()
 ONE = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.ReLU()).double()
 NOISE = Noise(torch.zeros_like(IMAGES), torch.ones_like(IMAGES))
 PREPARED = meanfield.prepare(NET)
-GUIDE = guided.fit(PREPARED, IMAGES, 0.1, 0)
 SCORES = torch.tensor([[1.0, 2.0]])
 
 
@@ -32,7 +32,7 @@ CALLS = [
     (lambda: attack(IMAGES.numpy()), "x: expected a tensor of images .* got ndarray"),
     (lambda: attack(IMAGES[0]), r"x: expected a tensor of images .* got \(1, 6, 6\)"),
     (lambda: attack(IMAGES[:0], LABEL[:0]), "x: expected at least one input"),
-    (lambda: attack(IMAGES.float()), "x: the network does not take inputs torch.float32"),
+    (lambda: attack(IMAGES[..., :5]), r"x: the network does not take inputs torch.float64 of shape \(1, 6, 5\)"),
     (lambda: attack(label=[0, 1]), r"label: expected an int64 tensor of shape \(2,\)"),
     (lambda: attack(target=2), "target: expected an int64 tensor"),
     (lambda: attack(gradient="sampled", seed="a"), "seed: expected an integer >= 0, got 'a'"),
@@ -57,8 +57,8 @@ CALLS = [
     (lambda: meanfield.prepare(len), "net: expected a torch module, got builtin"),
     (lambda: meanfield.prepare(DROPPING), "net: Dropout is in training mode"),
     (lambda: meanfield.prepare(NORMED), "net: BatchNorm2d is in training mode"),
-    (lambda: meanfield.moments(NET, IMAGES, 0.1), "layers: expected the layers that `prepare` returns, got Sequential"),
-    (lambda: meanfield.moments([], IMAGES, 0.1), "layers: expected the layers"),
+    (lambda: meanfield.moments(NET, IMAGES, 0.1), "layers: expected what `prepare` returns, got Sequential"),
+    (lambda: meanfield.moments([], IMAGES, 0.1), "layers: expected what"),
     (lambda: meanfield.moments(PREPARED, IMAGES, "a"), "scale: expected a tensor, or numbers .* got 'a'"),
     (lambda: meanfield.moments(PREPARED, IMAGES, torch.ones(7)), r"scale: .* \(2, 1, 6, 6\), got shape \(7,\)"),
     (lambda: meanfield.moments(PREPARED, IMAGES[:0], 0.1), "x: expected at least one input"),
@@ -66,17 +66,9 @@ CALLS = [
     (lambda: meanfield.moments(PREPARED, IMAGES.numpy(), 0.1), "x: expected a floating-point tensor"),
     (lambda: meanfield.moments(PREPARED, IMAGES[..., :5], 0.1), r"x: the network does not take .* \(1, 6, 5\)"),
     (lambda: meanfield.moments(PREPARED, IMAGES.float(), 0.1), "x: the network does not take inputs torch.float32"),
-    (lambda: guided.moments(PREPARED, IMAGES, GUIDE._replace(corrections=[None] * 4)), "fitted: expected a Correction"),
-    (lambda: guided.moments(PREPARED, IMAGES[..., :5], GUIDE), r"guide: made for inputs of shape \(1, 6, 6\), got"),
-    (lambda: guided.moments(PREPARED, IMAGES, None), "guide: expected what `fit` returns, got NoneType"),
     (lambda: meanfield.relu_moments(torch.zeros(1), -torch.ones(1)), "var: expected numbers >= 0, got -1"),
     (lambda: meanfield.relu_moments(torch.zeros(2), torch.ones(3)), r"mean, var: expected one shape, got \(2,\)"),
-    (lambda: guided.fit(PREPARED, IMAGES, 0.1, "a"), "seed: expected an integer"),
-    (lambda: guided.fit(PREPARED, IMAGES[0], 0.1, 0), "x: the network does not take"),
-    (lambda: guided.fit(PREPARED, IMAGES, torch.ones(7), 0), "scale: expected a number or a tensor"),
-    (lambda: guided.informed_mean(PREPARED, IMAGES, 0.1, GUIDE, 0, 0), "pairs: expected an integer >= 1, got 0"),
-    (lambda: guided.informed_mean(PREPARED, IMAGES, 0.1, None, 4, 0), "guide: expected what"),
-    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, [0.1], cut=0.5), "cut: expected the number of one of 1 ReLUs"),
+    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, [0.1], cut=0.5), "relu: expected the number of one of 1 ReLUs"),
     (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, 0.1), "scales: expected a list of at least one"),
     (lambda: meanfield.two_stage_mean(PREPARED, IMAGES * NAN, [0.1]), "x: expected finite"),
 ]  # fmt: skip
@@ -89,8 +81,8 @@ def test_refused(number):
         call()
 
 
-def test_weights_that_want_gradients_may_be_fitted():
-    """The fit and what follows from it carry no gradients; the plain rule does."""
+def test_results_carry_no_graph_of_the_weights():
     assert all(weight.requires_grad for weight in NET.parameters())
-    assert not guided.moments(PREPARED, IMAGES, GUIDE)[0].requires_grad
-    assert meanfield.moments(PREPARED, IMAGES, 0.1)[0].requires_grad
+    assert not meanfield.moments(PREPARED, IMAGES, 0.1)[0].requires_grad
+    assert not layerwise(NET, IMAGES, 0.1).cov.requires_grad
+    assert two_stage_mean(NET, IMAGES.clone().requires_grad_(), 0.1).requires_grad

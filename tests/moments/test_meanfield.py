@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from rpa.moments import layerwise, meanfield, pooling, relu
 from rpa.subjects._torchvision import import_torchvision
+from rpa.traced import Traced, windows
 
 
 def small_net(seed=0):
@@ -101,6 +103,10 @@ def test_diagonal_rule_is_that_of_layerwise():
     assert torch.allclose(mean, theirs.mean, rtol=1e-12) and torch.allclose(var, theirs.var, rtol=1e-12)
 
 
+def cut_of(pool, x):
+    return Traced(pool, x).parts[1]
+
+
 def drawn_maxima(mean, cov, n=400_000, seed=2):
     """Maxima of n draws of the members (w,) of one window."""
     draws = torch.randn(n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -113,25 +119,32 @@ def test_maximum_of_two_is_exact():
         torch.tensor([[[[1.0, 2.5]]]], dtype=torch.float64),
     )
     y = drawn_maxima(mean.flatten(), torch.diag(var.flatten()))
-    top, spread = pooling.maxima(nn.MaxPool2d((1, 2)), mean, var)
+    top, spread = pooling.maxima(cut_of(nn.MaxPool2d((1, 2)), mean), mean, var)
     assert abs(top.item() - y.mean()) < 6 * y.std() / len(y) ** 0.5
     # The variance of a sample variance of a law close to normal is 2 var^2 / n.
     assert abs(spread.item() / y.var() - 1) < 6 * (3 / len(y)) ** 0.5
 
 
 @pytest.mark.parametrize(
-    "pool", [nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2, padding=1), nn.MaxPool2d(2, 3, ceil_mode=True)]
+    "pool",
+    [
+        nn.MaxPool2d(3, 2),
+        nn.MaxPool2d(3, 2, padding=1),
+        nn.MaxPool2d(2, 3, ceil_mode=True),
+        nn.MaxPool2d(2, 2, dilation=2),
+        nn.AdaptiveMaxPool2d((3, 4)),
+    ],
 )
 def test_maxima_are_those_of_the_folded_windows(pool):
     mean, var = torch.randn(2, 3, 8, 9, dtype=torch.float64), torch.rand(2, 3, 8, 9, dtype=torch.float64) + 0.1
-    top, spread = pooling.maxima(pool, mean, 1e-18 * var)
+    cut = cut_of(pool, mean)
+    top, spread = pooling.maxima(cut, mean, 1e-18 * var)
     assert torch.allclose(top, pool(mean), rtol=0, atol=1e-8) and spread.max() < 1e-17
-    top, spread = pooling.maxima(pool, mean, var)
-    windows = pooling.windows_of(pool, mean.shape, top.shape)
+    top, spread = pooling.maxima(cut, mean, var)
     reference = torch.stack(
         [
-            drawn_maxima(mean.flatten(1)[0, w.unique()], torch.diag(var.flatten(1)[0, w.unique()]), 20_000).mean()
-            for w in windows
+            drawn_maxima(mean.flatten(1)[0, w], torch.diag(var.flatten(1)[0, w]), 20_000).mean()
+            for w in map(np.unique, windows(cut))
         ]
     )
     shift = reference - pool(mean)[0].flatten()
@@ -141,14 +154,16 @@ def test_maxima_are_those_of_the_folded_windows(pool):
 def test_maximum_of_one_far_above_is_that_one():
     mean = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     mean[0, 0, 1, 0] = 50.0
-    assert pooling.maxima(nn.MaxPool2d(2), mean, torch.ones_like(mean))[0].item() == pytest.approx(50, rel=1e-12)
+    assert pooling.maxima(cut_of(nn.MaxPool2d(2), mean), mean, torch.ones_like(mean))[0].item() == pytest.approx(
+        50, rel=1e-12
+    )
 
 
 def test_errors_name_the_culprit():
-    with pytest.raises(ValueError, match="Sigmoid"):
-        meanfield.prepare(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()))
+    with pytest.raises(ValueError, match="net: ends in sigmoid, which is smooth"):
+        meanfield.moments(meanfield.prepare(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid())), torch.zeros(1, 2), 0.1)
     layers = meanfield.prepare(small_net())
     with pytest.raises(ValueError, match="scale"):
         meanfield.moments(layers, torch.zeros(1, 3, 9, 9, dtype=torch.float64), -1.0)
-    with pytest.raises(ValueError, match="cut"):
+    with pytest.raises(ValueError, match="relu: expected the number of one of 2 ReLUs"):
         meanfield.two_stage_mean(layers, torch.zeros(1, 3, 9, 9, dtype=torch.float64), [0.1], cut=7)

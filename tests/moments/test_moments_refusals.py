@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from rpa import Gaussian, affine_relu_affine, layerwise, noise_map, two_stage
-from rpa.moments import modules, pooling, relu, sensitivity
-from rpa.moments.layerwise import linear_part, noise
+from rpa.moments import pooling, relu, sensitivity
+from rpa.moments.prepared import noise
 from rpa.moments.two_stage import centres, monte_carlo, splits, two_stage_mean
 
 NAN, F64 = math.nan, torch.float64
@@ -47,32 +47,31 @@ CALLS = [
     (lambda: relu.covariance_zero_mean([[-1.0]]), "cov: variances must not be negative"),
     (lambda: relu.covariance_series([0.0, 0.0], TOO_LARGE), r"cov: expected \|cov12\|"),
     (lambda: relu.covariance_series([0.0], [[1.0]], True), "terms: expected an integer >= 1, got True"),
-    (lambda: pooling.clark(torch.zeros(2), torch.ones(2)), "mean, cov: expected shapes"),
-    (lambda: pooling.clark(torch.zeros(0), torch.zeros(0, 0)), "mean, cov: expected shapes"),
     (lambda: pooling.maximum(torch.zeros(2), torch.eye(3)), "mean, cov: expected shapes"),
     (lambda: pooling.maximum(torch.full((2,), NAN), torch.eye(2)), "mean: expected finite"),
-    (lambda: noise(0.1, X[0]), "mean: expected a batch"),
+    (lambda: noise(0.1, X[0]), "inputs: expected a batch"),
     (lambda: noise([[0.0]], X), "cov: expected shape"),
     (lambda: layerwise(NET, X, torch.tensor(SKEWED)), "cov: expected a symmetric matrix"),
-    (lambda: layerwise(NET, X.float(), 0.1), "mean: the network does not take inputs torch.float32"),
-    (lambda: layerwise(NET, X.numpy(), 0.1), "mean: expected a floating-point tensor .* got ndarray"),
+    (lambda: layerwise(NET, X[0], 0.1), r"inputs: expected a batch .* got shape \(2,\)"),
+    (lambda: layerwise(NET, X), "cov: expected the noise's variance"),
+    (lambda: layerwise(NET, LAW, 0.1), "cov: expected None beside a Gaussian"),
+    (lambda: layerwise(CONV, Gaussian(np.zeros(36), 1.0), input_shape=(1, 5, 5)), "input_shape: expected 36 entries"),
+    (lambda: layerwise(CONV, Gaussian(np.zeros(36), 1.0)), r"inputs: .* shape \(36,\).* input_shape=\(1, 28, 28\)"),
     (lambda: layerwise(NET, X, 0.1, max_dense=-1), "max_dense: expected an integer >= 0, got -1"),
-    (lambda: linear_part(nn.Tanh(), X), "net: expected only affine layers .* got Tanh"),
-    (lambda: modules.as_sequential(len), "net: expected a torch module, got builtin"),
     (lambda: splits(len), "net: expected a torch module, got builtin"),
     (lambda: splits(DROPPING), "net: Dropout is in training mode; call net.eval"),
     (lambda: centres([[0.0, 0.0]], 1, 0), "x: expected a floating-point tensor .* got list"),
     (lambda: centres(X * NAN, 1, 0), "x: expected finite numbers, got 4"),
     (lambda: centres(X, 1, -1), "seed: expected an integer >= 0, got -1"),
-    (lambda: two_stage_mean(*STAGES, torch.zeros(2, 5, dtype=F64), 0.1), "x: the network does not take inputs"),
-    (lambda: two_stage_mean(*STAGES, X.float(), 0.1), "x: the network does not take inputs torch.float32"),
+    (lambda: two_stage_mean(*STAGES, torch.zeros(2, 5, dtype=F64), 0.1), "inputs: the network does not take inputs"),
     (lambda: two_stage_mean(NET[:1], NET[:1], X, 0.1), "first: its output: the network does not take"),
     (lambda: two_stage_mean(NET[:1], len, X, 0.1), "net: expected a torch module, got builtin"),
     (lambda: two_stage_mean(DROPPING[:1], DROPPING[2:], IMAGES, 0.1), "net: Dropout is in training mode"),
-    (lambda: two_stage_mean(TANH, NET[2:], torch.zeros(2, 4, dtype=F64), 0.1), "net: .* got Tanh"),
-    (lambda: two_stage(TANH, NET[2:], torch.zeros(2, 4, dtype=F64), 0.1), "net: .* got Tanh"),
+    (lambda: two_stage_mean(TANH, NET[2:], torch.zeros(2, 4, dtype=F64), 0.1), r"net: layer 0 \(Tanh\) is not affine"),
+    (lambda: two_stage(TANH, NET[2:], torch.zeros(2, 4, dtype=F64), 0.1), r"net: layer 0 \(Tanh\) is not affine"),
     (lambda: two_stage(*STAGES, X, torch.tensor(SKEWED)), "cov: expected a symmetric matrix"),
-    (lambda: two_stage(*STAGES, [[0.0, 0.0]], 0.1), "x: expected a floating-point tensor .* got list"),
+    (lambda: two_stage(NET, X, 0.1, None), "net, inputs, cov: expected no more without a name, got 1"),
+    (lambda: two_stage(NET, X, 0.1, relu=1), "relu: expected the number of one of 1 ReLUs, from 0, got 1"),
     (lambda: two_stage(*STAGES, X, 0.1, outputs=3), "outputs: expected indices from 0 to 2, got 3"),
     (lambda: two_stage(*STAGES, X, 0.1, outputs=[None]), "outputs: expected indices from 0 to 2"),
     (lambda: two_stage(*STAGES, X, 0.1, outputs=[NAN]), "outputs: expected indices from 0 to 2"),
@@ -85,7 +84,7 @@ CALLS = [
     (lambda: monte_carlo(lambda x: None, LAW, 10, 0), "f: expected one row per input"),
     (lambda: monte_carlo(NET, LAW, 10, -1), "seed: expected integers >= 0, got -1"),
     (lambda: monte_carlo(DROPPING, LAW, 10, 0), "net: Dropout is in training mode"),
-    (lambda: noise_map(nn.Sequential(nn.Flatten()), IMAGES[0], 0.1), "net: a two-stage map needs a ReLU"),
+    (lambda: noise_map(nn.Sequential(nn.Flatten()), IMAGES[0], 0.1), "net: two stages need a ReLU"),
     (lambda: noise_map(CONV, IMAGES[0], 0.1, method="lines", seed=-1), "seed: expected an integer >= 0"),
     (lambda: sensitivity.output_jacobian(CONV, IMAGES[0].numpy()), "x: expected a tensor, got ndarray"),
     (lambda: sensitivity.output_jacobian(CONV, IMAGES), "x: the network does not take inputs"),

@@ -1,0 +1,94 @@
+"""A network linearized at given inputs: rows carried through it, and rows of its Jacobian.
+
+`rpa.moments.two_stage` linearizes a network in two stages, before and behind one activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from rpa._graph import max_pool
+from rpa.traced import Affine, Cut, Traced, as_rows, as_values, run
+
+__all__ = ["Stages", "jacobian_at", "pushed"]
+
+PRODUCTS = 256  # products with a Jacobian computed backwards at once
+
+
+class Stages(NamedTuple):
+    """A network around one activation: f(x) = second(cut(first(x))), each a chain of parts."""
+
+    first: list[Affine | Cut]
+    cut: Cut
+    second: list[Affine | Cut]
+
+    @classmethod
+    def of(cls, net: Traced, relu: int) -> Stages:
+        """At activation number `relu`, counted from 0, or back from the end if negative."""
+        cuts = [i for i, part in enumerate(net.parts) if isinstance(part, Cut) and part.slopes]
+        if not cuts:
+            raise ValueError("net: two stages need a ReLU between them, got none")
+        if isinstance(relu, bool) or not isinstance(relu, int) or not -len(cuts) <= relu < len(cuts):
+            raise ValueError(f"relu: expected the number of one of {len(cuts)} ReLUs, from 0, got {relu!r}")
+        i = cuts[relu]
+        return cls(net.parts[:i], net.parts[i], net.parts[i + 1 :])
+
+    @property
+    def affine(self) -> bool:
+        """Whether the first stage is affine."""
+        return len(self.first) == 1
+
+    def before(self, x: torch.Tensor) -> torch.Tensor:
+        """first(x) as rows (b, m)."""
+        return as_rows(run(self.first, [x]), self.cut.shapes)
+
+    def after(self, rows: torch.Tensor) -> torch.Tensor:
+        """second(q) (b, k) of activated rows (b, m)."""
+        return as_rows(run(self.second, as_values(rows, self.cut.shapes)), self.second[-1].shapes)
+
+    def activated(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows (b, m) behind the activation."""
+        return as_rows(self.cut(as_values(rows, self.cut.shapes)), self.cut.shapes)
+
+
+def pushed(
+    parts: Iterable[Affine | Cut], point: Sequence[torch.Tensor], rows: Sequence[torch.Tensor], squared: bool = False
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """(values behind the parts, rows carried through their linearization at point), lists of values as `Affine` takes.
+
+    point: for each row one, or one for all. squared: with squared coefficients, for variances of independent units.
+    """
+    point, rows = list(point), list(rows)
+    for part in parts:
+        if isinstance(part, Affine):
+            rows = part.squared(rows) if squared else part.linear(rows)
+        elif part.pool:
+            index = max_pool(point[0], *part.pool, indices=True)[1]
+            index = index.expand(len(rows[0]), *index.shape[1:])
+            rows[0] = rows[0].flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
+        else:
+            for i, slope in enumerate(part.slopes):
+                below = slope**2 if squared else slope
+                gain = point[i] > 0
+                plain = not isinstance(below, torch.Tensor) and below == 0
+                rows[i] = rows[i] * gain if plain else rows[i] * torch.where(gain, 1.0, below).to(rows[i])
+        point = part(point)
+    return point, rows
+
+
+def jacobian_at(function, x: torch.Tensor, outputs: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(function(x) (1, k), rows (k, n) of its Jacobian at the single input x (1, ...)), by batched products."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        flat = function(x).flatten()
+        wanted = torch.arange(flat.numel()) if outputs is None else torch.as_tensor(outputs)
+        unit = torch.zeros(len(wanted), flat.numel(), dtype=flat.dtype)
+        unit[torch.arange(len(wanted)), wanted] = 1
+        rows = [
+            torch.autograd.grad(flat, x, part, retain_graph=True, is_grads_batched=True)[0].flatten(1)
+            for part in unit.split(PRODUCTS)
+        ]
+    return flat.detach()[None], torch.cat(rows)

@@ -1,0 +1,143 @@
+"""What the functions of this room take: any torch module or `ReLUNetwork`, and random inputs or batches of means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from rpa._graph import check_evaluable, unwrapped
+from rpa.inputs import Gaussian, GaussianMixture, components_of
+from rpa.moments import _checks
+from rpa.network import ReLUNetwork
+from rpa.traced import Traced
+
+if TYPE_CHECKING:
+    from rpa.inputs import RandomInput
+
+__all__ = ["Moments", "as_module", "dtype_of", "laws", "mixed", "noise", "on_images", "traced"]
+
+
+class Moments(NamedTuple):
+    """Means (b, k) and covariances (b, k, k) of the outputs of a network, for b inputs."""
+
+    mean: torch.Tensor
+    cov: torch.Tensor
+
+    @property
+    def var(self) -> torch.Tensor:
+        """Variances (b, k)."""
+        return self.cov.diagonal(dim1=-2, dim2=-1)
+
+
+def as_module(net: ReLUNetwork | nn.Module) -> nn.Module:
+    """A torch module in float32 or float64; ValueError for what is no network, or none in evaluation mode."""
+    module: Any = net.to_torch() if isinstance(net, ReLUNetwork) else unwrapped(net)
+    check_evaluable(module)
+    return module if dtype_of(module) in (torch.float32, torch.float64) else module.float()
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The type of the module's weights, float64 for one without."""
+    weights = (p for p in [*module.parameters(), *module.buffers()] if p.is_floating_point())
+    return next((p.dtype for p in weights), torch.float64)
+
+
+def on_images(net: ReLUNetwork | nn.Module, x: torch.Tensor, name: str = "x") -> nn.Module:
+    """The network as a module that takes images x (b, c, H, W), also if it takes their pixels as rows.
+
+    A network that takes both, with different results, begins with a layer that meets rows: it gets rows.
+    """
+    module = as_module(net)
+    rows = nn.Sequential(nn.Flatten(), module).eval()
+    outputs = []
+    for each, image in ((module, x[:1]), (rows, x[:1])):
+        try:
+            with torch.no_grad():
+                outputs.append(each(image))
+        except (IndexError, RuntimeError, TypeError, ValueError):
+            outputs.append(None)
+    if outputs[1] is None:
+        check_evaluable(module, x, name)
+        return module
+    same = outputs[0] is not None and outputs[0].shape == outputs[1].shape and torch.equal(*outputs)
+    return module if same else rows
+
+
+def traced(net: ReLUNetwork | nn.Module | Traced, x: torch.Tensor, name: str = "inputs", **options: Any) -> Traced:
+    """The network prepared for inputs like x (b, *shape)."""
+    if isinstance(net, Traced):
+        return net
+    module = as_module(net)
+    try:
+        check_evaluable(module, x, name)
+    except ValueError as error:
+        if x.ndim > 2 or name != "inputs":
+            raise
+        raise ValueError(f"{error}; for images give the shape of one, as in input_shape=(1, 28, 28)") from error
+    result = Traced(module, x, **options)
+    if result.head:
+        raise ValueError(f"net: ends in {result.head[0]}, which is smooth; expected the network without it")
+    return result
+
+
+def laws(
+    net: ReLUNetwork | nn.Module | Traced,
+    inputs: RandomInput | torch.Tensor,
+    cov: float | torch.Tensor | None,
+    input_shape: tuple[int, ...] | None = None,
+) -> list[tuple[float, torch.Tensor, Any]]:
+    """[(weight, means (b, *shape), cov as `noise` takes it), ...] in the type of the network."""
+    dtype = net.like.dtype if isinstance(net, Traced) else dtype_of(as_module(net))
+    if not isinstance(inputs, (Gaussian, GaussianMixture)):
+        if cov is None:
+            raise ValueError("cov: expected the noise's variance, variances or covariance beside means, got None")
+        means = _checks.tensor("inputs", inputs).to(dtype)
+        _checks.batch("inputs", means)
+        return [(1.0, means, cov)]
+    if cov is not None:
+        raise ValueError("cov: expected None beside a Gaussian or GaussianMixture, which has its own")
+    shape = (inputs.dim,) if input_shape is None else tuple(input_shape)
+    if torch.Size(shape).numel() != inputs.dim:
+        raise ValueError(f"input_shape: expected {inputs.dim} entries in all, as inputs have, got {shape}")
+    parts = []
+    for weight, part in components_of(inputs):
+        given = torch.tensor(part.cov_given, dtype=dtype)
+        mean = torch.tensor(part.mean, dtype=dtype).reshape(1, *shape)
+        parts.append((weight, mean, given.reshape(shape) if given.ndim == 1 else given))
+    return parts
+
+
+def mixed(parts: list[tuple[float, Moments]]) -> Moments:
+    """Moments of a mixture by the law of total covariance."""
+    if len(parts) == 1:
+        return parts[0][1]
+    mean = sum(weight * part.mean for weight, part in parts)
+    gaps = [(weight, part.cov, part.mean - mean) for weight, part in parts]
+    return Moments(mean, sum(weight * (cov + gap[:, :, None] * gap[:, None]) for weight, cov, gap in gaps))
+
+
+def noise(
+    cov: float | torch.Tensor, mean: torch.Tensor, name: str = "inputs"
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(variances (b, *shape), full (n, n) or None) of the input noise `cov` around mean (b, *shape), n = prod(shape).
+
+    cov: a variance; variances (*shape) or, one map per input, (b, *shape); or a covariance (n, n), which is what an
+    (n, n) array is taken for when both readings fit. Raises ValueError for another shape, or negative or non-finite
+    numbers.
+    """
+    _checks.batch(name, mean)
+    cov = _checks.tensor("cov", cov).to(mean)
+    _checks.finite("cov", cov)
+    n = mean[0].numel()
+    full = cov if cov.shape == (n, n) and n > 1 else None
+    if full is None and cov.shape not in ((), mean.shape[1:], mean.shape):
+        expected = f"(), {tuple(mean.shape[1:])}, {tuple(mean.shape)} or {(n, n)}"
+        raise ValueError(f"cov: expected shape {expected}, got {tuple(cov.shape)}")
+    var = cov if full is None else full.diagonal().reshape(mean.shape[1:])
+    if (var < 0).any():
+        raise ValueError(f"cov: variances must not be negative, got {var.min():g}")
+    if full is not None:
+        _checks.covariance("cov", full)
+    return var.expand(mean.shape), full

@@ -1,0 +1,439 @@
+"""Torch modules as affine parts between activations and maxima.
+
+torch.fx records the forward pass of a module of any class, and `Traced` cuts it at the nonlinearities it knows:
+activations v -> v for v > 0 and s v elsewhere (ReLU, leaky ReLU, PReLU, |v|), and max pooling; clamp, maximum and
+minimum are sums of activations. What lies between two cuts must be affine, and the module itself says how it acts: no
+list of layers and options is copied. A few random inputs verify that when the module is prepared.
+
+The network is then a chain of parts on a list of values: an `Affine` map, a `Cut`, and so on to a last `Affine` map. A
+cut activates or pools the first of the values. The others are carried to a later part, as in residual sums.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from rpa import _graph
+from rpa._graph import act, called, max_pool
+
+__all__ = ["Affine", "Cut", "Traced", "as_rows", "as_values", "pool_tables", "run", "size", "windows"]
+
+DENSE = 1 << 23  # entries up to which an affine part is squared as a matrix
+MANY = 8  # rows from which a convolution is quicker in another memory layout
+ROWS = 1024  # columns of a matrix that are computed at once
+
+
+def size(shapes: Sequence[tuple]) -> int:
+    """Numbers in values of these shapes."""
+    return sum(math.prod(shape) for shape in shapes)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Activations of the first values, or a max pooling of the first; the others are carried.
+
+    slopes: for each activated value its slope below zero, a number or a tensor that broadcasts to it. pool: (function,
+    options). shapes: of all values, for one input.
+    """
+
+    shapes: list
+    like: torch.Tensor
+    slopes: tuple = ()
+    pool: tuple | None = None
+
+    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        new = [act(v, slope) for v, slope in zip(values, self.slopes)]
+        new = [max_pool(values[0], *self.pool)] if self.pool else new
+        return [*new, *values[len(new) :]]
+
+    def slope_vector(self) -> torch.Tensor | None:
+        """The slope of every unit (n,), 1 for the carried ones; None where all are plain ReLUs."""
+        if len(self.slopes) == len(self.shapes) and not any(isinstance(s, torch.Tensor) or s for s in self.slopes):
+            return None
+        slopes = [torch.as_tensor(s, dtype=self.like.dtype, device=self.like.device) for s in self.slopes]
+        slopes += [torch.ones_like(self.like)] * (len(self.shapes) - len(slopes))
+        return torch.cat([s.expand(shape).flatten() for s, shape in zip(slopes, self.shapes)])
+
+
+class Affine:
+    """The affine map between two cuts: lists of tensors, each (b, *shape), to lists of tensors."""
+
+    def __init__(self, traced: Traced, nodes: list, inputs: list, outputs: list):
+        self.traced, self.nodes, self.inputs, self.outputs, self.like = traced, nodes, inputs, outputs, traced.like
+        self.taken, self.shapes = ([traced.shapes[node] for node in names] for names in (inputs, outputs))
+
+    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return self._through(values, self.traced.value)
+
+    def linear(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The map without its constants."""
+        return self._through(values, self.traced.linear)
+
+    def squared(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The linear part with squared coefficients: variances of independent units to variances.
+
+        Exact, except in parts of more than `DENSE` entries with several layers, whose units count as independent too.
+        """
+        if self._square is None:
+            return self._through(values, self.traced.squared)
+        return as_values(as_rows(values, self.taken) @ self._square, self.shapes)
+
+    @cached_property
+    def _square(self):
+        depth = dict.fromkeys(self.inputs, 0)
+        for node in self.nodes:
+            weight = 0 if called(node) in _graph.UNITS else 1 if self.traced.weighted(node) else 2
+            depth[node] = weight + max(depth[n] for n in node.all_input_nodes if n in depth)
+        small = size(self.taken) * size(self.shapes) <= DENSE
+        return (self.matrix() ** 2).T if small and max(depth.values()) > 1 else None
+
+    @cached_property
+    def reshapes(self) -> bool:
+        """Whether the values pass in their order, reshaped at most."""
+        if size(self.taken) != size(self.shapes) or any(self.traced.weighted(node) for node in self.nodes):
+            return False
+        with torch.no_grad():
+            places = torch.arange(1, size(self.taken) + 1).to(self.like)[None]
+            return torch.equal(as_rows(self(as_values(places, self.taken)), self.shapes), places)
+
+    def matrix(self) -> torch.Tensor:
+        """The linear part as a matrix (m, n)."""
+        n, parts = size(self.taken), []
+        with torch.no_grad():
+            for start in range(0, n, ROWS):
+                unit = self.like.new_zeros(min(ROWS, n - start), n)
+                unit.diagonal(start).fill_(1)
+                parts.append(as_rows(self.linear(as_values(unit, self.taken)), self.shapes))
+        return torch.cat(parts).T
+
+    def _through(self, values, action):
+        env = _Env(self.traced, len(values[0]) // self.taken[0][0], zip(self.inputs, values))
+        for node in self.nodes:
+            env[node] = action(node, env)
+        return [env[node] for node in self.outputs]
+
+
+def as_rows(values: Sequence[torch.Tensor], shapes: Sequence[tuple]) -> torch.Tensor:
+    """Values of `shapes` for b inputs as one matrix (b, n)."""
+    flat = [v.reshape(-1, math.prod(shape)) for v, shape in zip(values, shapes)]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+
+
+def as_values(rows: torch.Tensor, shapes: Sequence[tuple]) -> list[torch.Tensor]:
+    """The inverse of `as_rows`."""
+    parts = rows.split([math.prod(shape) for shape in shapes], 1) if len(shapes) > 1 else [rows]
+    return [part.reshape(-1, *shape[1:]) for part, shape in zip(parts, shapes)]
+
+
+def run(parts: Sequence[Affine | Cut], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The values behind the parts."""
+    for part in parts:
+        values = part(values)
+    return list(values)
+
+
+def windows(cut: Cut) -> np.ndarray:
+    """Places (o, w) of the members of each window of a cut's pooling, among the values that it pools, flattened.
+
+    A window that reaches over the edge counts one of its members more than once, which leaves the maximum as it is.
+    """
+    assert cut.pool is not None
+    shape = cut.shapes[0]
+    members = np.arange(math.prod(shape[:2]))[:, None]
+    for table, side in zip(pool_tables(cut), shape[2:]):
+        table = np.where(table < 0, table.max(1, keepdims=True), table)
+        members = (members[:, None, :, None] * side + table[:, None, :]).reshape(len(members) * len(table), -1)
+    probe = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    if not torch.equal(probe.flatten()[members].amax(1), max_pool(probe, *cut.pool).flatten()):
+        raise ValueError(f"net: {cut.pool[0]} with {cut.pool[1]} has no rule")
+    return members
+
+
+def pool_tables(cut: Cut) -> list[np.ndarray]:
+    """For each axis of the pooled planes the places (windows, w) of its windows' members; -1 is none."""
+    assert cut.pool is not None
+    kind, options = cut.pool
+    sides, tables = cut.shapes[0][2:], []
+    for axis, (side, count) in enumerate(zip(sides, max_pool(torch.zeros(1, 1, *sides), *cut.pool).shape[2:])):
+        at = lambda key, default=None: _per_axis(options.get(key, default), axis)
+        index, step = np.arange(count)[:, None], 1
+        if "adaptive" in kind:
+            start, stop = index * side // count, -(-(index + 1) * side // count)
+        else:
+            step = at("dilation", 1)
+            start = index * (at("stride") or at("kernel_size")) - at("padding", 0)
+            stop = start + (at("kernel_size") - 1) * step + 1
+        table = start + step * np.arange(-(-(stop - start).max() // step))
+        tables.append(np.where((table >= np.maximum(start, 0)) & (table < np.minimum(stop, side)), table, -1))
+    return tables
+
+
+def _per_axis(value, axis):
+    return value[axis if len(value) > 1 else 0] if isinstance(value, (tuple, list)) else value
+
+
+class _Env(dict):
+    """Values of the graph's nodes for `rows` inputs; those that do not depend on the inputs are fetched."""
+
+    def __init__(self, traced, rows, values=()):
+        super().__init__(values)
+        self.traced, self.rows = traced, rows
+
+    def __missing__(self, node):
+        return self.traced.fixed(node, self.rows)
+
+
+class Traced:
+    """A torch module prepared for inputs like x (b, *shape): `parts`, and the values' shapes.
+
+    name: what messages call the module. pool_first: exchange an activation and the max pooling after it, which leaves
+    the function as it is. given: the module in its own precision, if net is a copy in another. Raises ValueError naming the part that is neither affine nor known, depends on its batch,
+    draws random numbers or is not what torch.fx recorded.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        x: torch.Tensor,
+        name: str = "net",
+        pool_first: bool = False,
+        given: nn.Module | None = None,
+    ):
+        self.name = name
+        self.graph, self.head = _graph.record(net, name, pool_first)
+        self.like = x.detach().new_zeros(())
+        nodes = list(self.graph.graph.nodes)
+        self.start, self.end = nodes[0], nodes[-1].args[0]
+        self.constants: dict = {}
+        self.sizes: dict = {}
+        self.shapes: dict = {}
+        self._homogeneous: dict = {}
+        self._squares: dict = {}
+        probes = 2 * torch.randn(2, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            self._probe(_graph.unwrapped(given or net), nodes, probes.to(x))
+            self.parts = self._cut([node for node in nodes if node in self.shapes and node is not self.start])
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs (b, k)."""
+        return as_rows(run(self.parts, [x]), [self.shapes[self.end]])
+
+    def value(self, node: fx.Node, env: dict) -> torch.Tensor:
+        """What the node returns."""
+        return self._called(node, *self._arguments(node, env))
+
+    def linear(self, node: fx.Node, env: dict) -> torch.Tensor:
+        """The linear part of an affine node, applied to the values in `env`."""
+        args, kwargs = self._arguments(node, env)
+        if self.weighted(node):
+            rows = args[0]
+            if called(node) != "conv2d" or len(rows) < MANY:
+                return self._called(node, (rows, args[1], None, *args[3:]), kwargs)
+            rows = rows.contiguous(memory_format=torch.channels_last)  # many rows take half the time
+            return self._called(node, (rows, args[1], None, *args[3:]), kwargs).contiguous()
+        if called(node) in _graph.SUMS:
+            return self._called(node, tuple(a if n in self.shapes else a * 0 for a, n in zip(args, node.args)), kwargs)
+        if called(node) in _graph.UNITS and all(n in self.shapes or n in self.sizes for n in node.all_input_nodes):
+            return self._called(node, args, kwargs)
+        if node not in self._homogeneous:
+            zeros = {n: torch.zeros_like(v[:1]) for n, v in self._given(node, env).items()}
+            out = self.value(node, _Env(self, 1, zeros))
+            self._homogeneous[node] = not isinstance(out, torch.Tensor) or not out.any()
+        return self._called(node, args, kwargs) if self._homogeneous[node] else self._pushed(node, env)
+
+    def squared(self, node: fx.Node, env: dict) -> torch.Tensor:
+        """The linear part with squared coefficients, applied to the values in `env`."""
+        name, given = called(node), self._given(node, env)
+        if name in (*_graph.UNITS, *_graph.COPIES):
+            return self.linear(node, env)
+        if name in _graph.SUMS and not node.kwargs:
+            return sum(given.values())
+        if node not in self._squares:
+            with torch.no_grad():
+                weight = self.weighted(node)
+                self._squares[node] = self.fixed(node.args[1], 1) ** 2 if weight else self._plane_square(node)
+        if self.weighted(node):
+            args, kwargs = self._arguments(node, env)
+            return self._called(node, (args[0], self._squares[node], None, *args[3:]), kwargs)
+        (value,) = given.values()
+        return (value.flatten(2) @ self._squares[node]).reshape(-1, *self.shapes[node][1:])
+
+    def weighted(self, node: fx.Node) -> bool:
+        """Whether the node is a layer of a constant weight, called as (input, weight, bias, ...)."""
+        return called(node) in _graph.WEIGHTED and [n for n in node.all_input_nodes if n in self.shapes] == [
+            node.args[0]
+        ]
+
+    def fixed(self, node: fx.Node, rows: int) -> object:
+        """A value that depends on the number of inputs at most."""
+        if node in self.constants:
+            return self.constants[node]
+        if node in self.sizes:
+            return _extrapolated(*self.sizes[node], rows)
+        return self.value(node, _Env(self, rows))
+
+    def _arguments(self, node, env):
+        return fx.node.map_arg(node.args, env.__getitem__), fx.node.map_arg(node.kwargs, env.__getitem__)
+
+    def _given(self, node, env):
+        return {n: env[n] for n in node.all_input_nodes if n in self.shapes}
+
+    def _called(self, node, args, kwargs):
+        if node.op == "call_function":
+            return node.target(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        layer = self.graph.get_submodule(node.target)
+        return (
+            layer(*(a.clone() for a in args), **kwargs) if getattr(layer, "inplace", False) else layer(*args, **kwargs)
+        )
+
+    def _pushed(self, node, env):
+        """The linear part of a node with constants: the slope of the gradient u^T A, which is linear in u."""
+        given, tracked = self._given(node, env), torch.is_grad_enabled()
+        with torch.enable_grad():
+            points = {n: torch.zeros_like(v, requires_grad=True) for n, v in given.items()}
+            out = self.value(node, _Env(self, env.rows, points))
+            u = torch.zeros_like(out, requires_grad=True)
+            rows = torch.autograd.grad(out, list(points.values()), u, create_graph=True)
+            return torch.autograd.grad(rows, u, list(given.values()), create_graph=tracked)[0]
+
+    def _plane_square(self, node):
+        """Squared coefficients (members, new members) of a node that treats every plane of (b, channels, ...) alike."""
+        arguments = [n for n in node.all_input_nodes if n in self.shapes]
+        given = torch.rand(self.shapes[arguments[0]], generator=torch.Generator().manual_seed(1)).to(self.like)
+        of = lambda v: self.linear(node, _Env(self, len(v), {arguments[0]: v}))
+        n, out = math.prod(given.shape[2:]), self.shapes[node]
+        if (
+            len(arguments) == 1
+            and given.ndim > 2
+            and n * math.prod(out[2:]) <= 4 * DENSE
+            and out[:2] == given.shape[:2]
+        ):
+            folded = given.flatten(0, 1).unsqueeze(1)
+            if self._close(of(folded).reshape(out), of(given)):
+                return of(torch.eye(n).to(given).reshape(n, 1, *given.shape[2:])).reshape(n, -1) ** 2
+        raise ValueError(f"{self.name}: {self._label(node)} is too large for independent units; use another rule")
+
+    def _close(self, value, expected):
+        scale = max(value.abs().max(), expected.abs().max()) if value.numel() else 0.0
+        return bool((value - expected).abs().max() <= torch.finfo(value.dtype).eps ** 0.6 * scale)
+
+    def _label(self, node):
+        if node.op != "call_module":
+            return called(node)
+        kind = type(self.graph.get_submodule(node.target)).__name__
+        return f"layer {node.target.partition('.')[2] or node.target} ({kind})"
+
+    def _probe(self, net, nodes, probes):
+        """Fill `constants`, `sizes` and `shapes` from runs on two inputs and on a point between them, and check all."""
+        one, two = {self.start: _blend(probes)}, {self.start: probes}
+        self.shapes[self.start] = one[self.start].shape
+        for node in nodes[1:-1]:
+            if node.op == "get_attr":
+                self.constants[node] = operator.attrgetter(node.target)(self.graph)
+                continue
+            try:
+                batch = self.value(node, _Env(self, 2, two))
+                known = node.target in (act, max_pool) or self.weighted(node)
+                single = _blend(batch) if known and _alike(batch, 2) else self.value(node, _Env(self, 1, one))
+            except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as error:
+                shape, reason = tuple(probes.shape[1:]), str(error).splitlines()[0]
+                raise ValueError(f"{self.name}: {self._label(node)} fails on inputs of {shape}: {reason}") from error
+            if any(n in self.shapes for n in node.all_input_nodes) and _tensors(single):
+                one[node], two[node] = _blend(batch), batch
+                self._check(node, single, one, two)
+                shapes = [v.shape for v in _tensors(one[node])]
+                self.shapes[node] = shapes if isinstance(batch, (tuple, list)) else shapes[0]
+            elif not _tensors(single):
+                self.sizes[node] = single, batch
+            elif not any(n in self.sizes for n in node.all_input_nodes):
+                self.constants[node] = single
+        if not isinstance(self.end, fx.Node) or not isinstance(self.shapes.get(self.end), torch.Size):
+            kind = "a constant" if isinstance(self.end, fx.Node) else type(self.end).__name__
+            raise ValueError(f"{self.name}: expected one tensor as output that depends on the input, got {kind}")
+        weight = next((p for p in net.parameters() if p.is_floating_point()), probes)
+        expected = net(probes.to(weight, copy=True)).reshape(2, -1)
+        out = (self.head[1](two[self.end]) if self.head else two[self.end]).reshape(2, -1).to(expected)
+        if out.shape != expected.shape or not self._close(out, expected):
+            raise ValueError(f"{self.name}: its trace by torch.fx is not the module; expected no hook that changes "
+                             "values, and no value changed in place and used again")  # fmt: skip
+
+    def _check(self, node, at_one, one, two):
+        """ValueError unless the node is affine and treats every input of a batch alone."""
+        value, expected, label = _tensors(at_one), _tensors(one[node]), self._label(node)
+        alike = all(a.shape == b.shape for a, b in zip(value, expected))
+        known = node.target in (act, max_pool)
+        if alike and (known or all(a.is_floating_point() and self._close(a, b) for a, b in zip(value, expected))):
+            return
+        again = _tensors(self.value(node, _Env(self, 1, one)))
+        if not all(torch.equal(a, b) for a, b in zip(value, again)):
+            raise ValueError(f"{self.name}: {label} draws random numbers: two evaluations of one input differ; "
+                             "expected F.dropout(..., training=self.training)")  # fmt: skip
+        first = lambda v: _blend(v, (1.0, 0.0))
+        given = {n: first(two[n]) for n in node.all_input_nodes if n in self.shapes}
+        alone, batch = _tensors(self.value(node, _Env(self, 1, given))), _tensors(first(two[node]))
+        if not alike or not all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(alone, batch)):
+            raise ValueError(f"{self.name}: {label} mixes the inputs of a batch; expected each treated alone")
+        raise ValueError(f"{self.name}: {label} is not affine; {_graph.advice(label)}")
+
+    def _cut(self, pending):
+        parts: list = []
+        state = [self.start]
+        while True:
+            blocked: set = set()
+            group, now, later = [], [], []
+            for node in pending:
+                waits = any(n in blocked for n in node.all_input_nodes)
+                if not waits and node.target not in (act, max_pool):
+                    now.append(node)
+                    continue
+                blocked.add(node)
+                joins = not group or (node.target is act and group[0].target is act)
+                (later if waits or not joins else group).append(node)
+            if not group:
+                return [*parts, Affine(self, now, state, [self.end])]
+            needed = [n for node in later for n in node.all_input_nodes if n in self.shapes] + [self.end]
+            carried = [n for n in dict.fromkeys(needed) if n not in blocked]
+            affine = Affine(self, now, state, [node.args[0] for node in group] + carried)
+            pool = None if group[0].target is act else tuple(group[0].args[1:])
+            slopes = tuple(self._slope(node) for node in group) if pool is None else ()
+            parts += [affine, Cut(affine.shapes, self.like, slopes, pool)]
+            pending, state = later, group + carried
+
+    def _slope(self, node):
+        slope = node.args[1]
+        return _graph.broadcast(self.fixed(slope, 1), len(self.shapes[node])) if isinstance(slope, fx.Node) else slope
+
+
+def _extrapolated(one, two, rows):
+    """A size for `rows` inputs, from those for one and two."""
+    if isinstance(one, (tuple, list)):
+        return tuple(_extrapolated(a, b, rows) for a, b in zip(one, two))
+    return one + (two - one) * (rows - 1) if type(one) is int else one
+
+
+def _tensors(value):
+    return [v for v in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(v, torch.Tensor)]
+
+
+def _alike(value, count):
+    return isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) % count == 0
+
+
+def _blend(value, weights=(0.3, 0.7)):
+    """A point between the two inputs of a value, as a batch of one."""
+    if isinstance(value, (tuple, list)):
+        return [_blend(v, weights) for v in value]
+    if value.ndim == 0 or len(value) % 2:
+        return value
+    first, second = value.chunk(2)
+    return weights[0] * first + weights[1] * second
