@@ -56,37 +56,11 @@ def test_the_same_numbers_pass(judged):
     assert status == 0 and "9 of 9 numbers agree with the committed ones" in text
 
 
-@pytest.mark.parametrize(
-    "id, value, key",
-    [
-        ("sampled", [1.0, 2.0 + 50 * 0.2], "[1]"),
-        ("gap", 2.36 + 50 * 0.5, ""),
-        ("count", 121, ""),
-        ("tiny", 1e-8, ""),
-        ("large", {"slope": 1000.1, "flag": True}, "slope"),
-        ("large", {"slope": 1000.0, "flag": False}, "flag"),
-        ("fitted", {"a": 55, "b": 50}, "a"),
-    ],
-)
-def test_a_number_that_is_off_is_named_and_fails(judged, id, value, key):
-    status, text = judged(_moved(id, value))
-    line = next(line for line in text.splitlines() if " off" in line and id in line)
-    assert status == 1 and key in line and STEM in line and "1 are off or missing" in text
+def test_a_number_that_is_off_is_named_and_fails(judged):
+    status, text = judged(_moved("large", {"slope": 1000.1, "flag": True}))
+    line = next(line for line in text.splitlines() if " off" in line)
+    assert status == 1 and "large" in line and "slope" in line and STEM in line and "1 are off or missing" in text
     assert "1 are off" in (judged.folder / "rerun" / "comparison.html").read_text()
-
-
-@pytest.mark.parametrize(
-    "id, value",
-    [
-        ("sampled", [1.0 + 5 * 0.1, 2.0]),
-        ("gap", 2.81),
-        ("tiny", 9e-13),
-        ("large", {"slope": 1000.001, "flag": True}),
-        ("fitted", {"a": 8, "b": 30}),
-    ],
-)
-def test_what_may_vary_passes(judged, id, value):
-    assert judged(_moved(id, value))[0] == 0
 
 
 def test_a_missing_record_and_a_missing_notebook_fail_by_name(judged):
