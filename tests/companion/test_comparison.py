@@ -38,8 +38,8 @@ def judged(tmp_path):
         _write(tmp_path / "committed", _content(committed))
         if changed is not None:
             _write(tmp_path / "rerun", _content(changed, **header))
-        judged = comparison.compare(tmp_path / "rerun", tmp_path / "committed" / "data" / "results")
-        return int(not judged.agrees), f"{judged.details}\n{judged.summary}"
+        summary, details, agrees = comparison.compare(tmp_path / "rerun", tmp_path / "committed" / "data" / "results")
+        return int(not agrees), f"{details}\n{summary}"
 
     judge.folder = tmp_path
     return judge
@@ -78,6 +78,11 @@ def test_a_missing_record_and_a_missing_notebook_fail_by_name(judged):
         and f"{STEM}: no records in the new results" in text
         and "02_moons_gmm_classes: no records committed" in text
     )
+
+
+def test_a_verdict_that_changes_is_named(judged):
+    status, text = judged({"p1.lemma1": {"value": 1.0}}, {"p1.lemma1": {"value": 1e-15}})
+    assert status == 1 and "p1.lemma1: holds (1e-15), now fails (1)" in text
 
 
 def test_other_code_packages_and_data_are_named(judged):
