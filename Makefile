@@ -87,7 +87,7 @@ reproduce: figures
 	@$(COMPANION) compare
 
 report: figures
-	@mkdir -p $(BUILD)/report-source && rm -rf $(BUILD)/report
+	@rm -rf $(BUILD)/report $(BUILD)/report-source && mkdir -p $(BUILD)/report-source
 	@$(PYTHON) -m sphinx -q -E -c docs $(BUILD)/report-source $(BUILD)/report && echo $(BUILD)/report/index.html
 
 bundle: figures

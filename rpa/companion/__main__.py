@@ -44,7 +44,7 @@ def figures(stems: tuple[str, ...], profile: str, jobs: int | None) -> None:
     if profile == "quick":
         print(f"quick numbers settle nothing\nnew figures: {shown}/figures")
     else:
-        print(comparison.compare(folder).summary)
+        print(comparison.compare(folder)[0])
         print(f"new figures: {shown}/figures (committed ones: figures); make accept replaces the committed results")
 
 
@@ -54,9 +54,9 @@ def compare(profile: str) -> None:
     """Every number of build/<profile> beside the committed one; status 1 when one is off or missing."""
     from rpa.companion import comparison
 
-    judged = comparison.compare(_files.build(profile))
-    print(f"{judged.details}\n{judged.summary}")
-    sys.exit(0 if judged.agrees else FAILED)
+    summary, details, agrees = comparison.compare(_files.build(profile))
+    print(f"{details}\n{summary}")
+    sys.exit(0 if agrees else FAILED)
 
 
 @main.command()

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rpa import _files
 from rpa._files import ROOT
@@ -22,31 +22,25 @@ from rpa.companion.verdicts import judge, load_claims, text_table
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Comparison", "circumstances", "compare", "compare_numbers", "evidence", "read_results"]
+__all__ = ["circumstances", "compare", "compare_numbers", "evidence", "read_results"]
 
 ERRORS = 6.0  # standard errors of the difference by which an estimate may differ
 SAMPLED = ("statistical", "gap", "retrained")
 COLUMNS = ["stem", "id", "key", "committed", "yours", "varies", "distance", "limit", "judgement"]
 
 
-class Comparison(NamedTuple):
-    """summary: one line; details: claims, numbers that are off, circumstances; agrees: none is off or missing."""
-
-    summary: str
-    details: str
-    agrees: bool
-
-
-def compare(rerun: Path, results: Path | None = None) -> Comparison:
+def compare(rerun: Path, results: Path | None = None) -> tuple[str, str, bool]:
     """The results in the folder `rerun` beside the committed ones (`results`, by default the repository's).
 
-    Writes comparison.csv and comparison.html into `rerun`. Raises FileNotFoundError where it holds no records.
+    Returns (one line, the verdicts that changed with the numbers that are off and the circumstances, whether no number
+    is off or missing). Writes comparison.csv and comparison.html into `rerun`. Raises FileNotFoundError where it holds
+    no records.
     """
     committed, new = read_results(results or ROOT / "data" / "results"), read_results(rerun / "data" / "results")
     if not new:
         raise FileNotFoundError(f"{rerun}: no records there; run make figures first")
-    numbers, lines = compare_numbers(committed, new), circumstances(committed, new)
-    claims = _claims_table(results, rerun / "data" / "results", numbers)
+    numbers = compare_numbers(committed, new)
+    lines = _changed_verdicts(results, rerun / "data" / "results") + circumstances(committed, new)
     absent = sorted(set(committed) - set(new))
     here = numbers[~numbers.stem.isin(absent)]
     bad = here[here.judgement.isin(["off", "missing"])]
@@ -57,12 +51,11 @@ def compare(rerun: Path, results: Path | None = None) -> Comparison:
         summary = "no number can be compared: these results have another profile than the committed ones"
     if absent:
         summary += f"; {len(absent)} notebooks have no new results"
-    shown = [claims.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.3g}", max_colwidth=28)]
-    shown += ["", bad.to_string(index=False, na_rep="", max_colwidth=60)] if len(bad) else []
+    shown = [bad.to_string(index=False, na_rep="", max_colwidth=60)] if len(bad) else []
     _files.replace(rerun / "comparison.csv", lambda temporary: numbers.to_csv(temporary, index=False))
-    page = _page(summary, claims, bad, lines, rerun)
+    page = _page(summary, bad, lines, rerun)
     _files.replace(rerun / "comparison.html", lambda temporary: temporary.write_text(page))
-    return Comparison(summary, "\n".join([*shown, "", *lines]), not (len(bad) or absent))
+    return summary, "\n".join([*shown, *lines]), not (len(bad) or absent)
 
 
 def read_results(folder: str | Path) -> dict[str, dict]:
@@ -145,29 +138,22 @@ def _header(content):
     return {"profile": content["profile"], "code": content["code"]} | content["packages"] | data
 
 
-def _claims_table(results, rerun, numbers):
-    """One row a claim: claim, committed, yours, distance (its largest), verdict then, verdict now."""
-    import pandas as pd
-
+def _changed_verdicts(results, rerun):
     committed, new = load_records(results), load_records(rerun)
-    largest = numbers.groupby("id").distance.max()
-    rows = []
-    for claim in load_claims():
-        then, now = judge(claim, committed), judge(claim, new)
-        verdicts = then["verdict"], now["verdict"]
-        rows.append([claim["id"], then["measured"], now["measured"], largest.get(claim["id"], math.nan), *verdicts])
-    return pd.DataFrame(rows, columns=["claim", "committed", "yours", "distance", "verdict then", "verdict now"])
+    rows = [(judge(claim, committed), judge(claim, new)) for claim in load_claims()]
+    return [f"{now['id']}: {then['verdict']} ({then['measured']}), now {now['verdict']} ({now['measured']})"
+            for then, now in rows if then["verdict"] != now["verdict"]]  # fmt: skip
 
 
 STYLE = """body {font: 14px sans-serif; margin: 2em} table {border-collapse: collapse} img {width: 48%}
 td, th {padding: 2px 8px; text-align: left; border-bottom: 1px solid #ddd}"""
 
 
-def _page(summary, claims, off, lines, rerun):
-    """comparison.html: the tables, and the committed figures on the left of the new ones."""
+def _page(summary, off, lines, rerun):
+    """comparison.html: what is off, and the committed figures on the left of the new ones."""
     parts = [f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{summary}</title><style>{STYLE}</style>']
     parts += [f"<h1>New results beside the committed ones</h1><p>{summary}</p>"]
-    parts += [frame.to_html(index=False, na_rep="", float_format="{:.4g}".format) for frame in (claims, off)]
+    parts += [off.to_html(index=False, na_rep="", float_format="{:.4g}".format)]
     parts += [f"<p>{html.escape(line)}</p>" for line in lines]
     for path in sorted((rerun / "figures").glob("*.png")):
         committed = os.path.relpath(ROOT / "figures" / path.name, rerun)

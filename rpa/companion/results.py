@@ -34,7 +34,7 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
     tried = _robustness()
     words = {
         "summary": one_line(rows),
-        "unmeasured": Counter(row["note"] for row in papers if row["verdict"] == "not measured"),
+        "unmeasured": Counter(row["note"] for row in papers if row["note"]),
         "rows": rows,
         "sections": sections,
         "ours": ours,

@@ -38,8 +38,8 @@ def judged(tmp_path):
         _write(tmp_path / "committed", _content(committed))
         if changed is not None:
             _write(tmp_path / "rerun", _content(changed, **header))
-        judged = comparison.compare(tmp_path / "rerun", tmp_path / "committed" / "data" / "results")
-        return int(not judged.agrees), f"{judged.details}\n{judged.summary}"
+        summary, details, agrees = comparison.compare(tmp_path / "rerun", tmp_path / "committed" / "data" / "results")
+        return int(not agrees), f"{details}\n{summary}"
 
     judge.folder = tmp_path
     return judge
@@ -56,37 +56,11 @@ def test_the_same_numbers_pass(judged):
     assert status == 0 and "9 of 9 numbers agree with the committed ones" in text
 
 
-@pytest.mark.parametrize(
-    "id, value, key",
-    [
-        ("sampled", [1.0, 2.0 + 50 * 0.2], "[1]"),
-        ("gap", 2.36 + 50 * 0.5, ""),
-        ("count", 121, ""),
-        ("tiny", 1e-8, ""),
-        ("large", {"slope": 1000.1, "flag": True}, "slope"),
-        ("large", {"slope": 1000.0, "flag": False}, "flag"),
-        ("fitted", {"a": 55, "b": 50}, "a"),
-    ],
-)
-def test_a_number_that_is_off_is_named_and_fails(judged, id, value, key):
-    status, text = judged(_moved(id, value))
-    line = next(line for line in text.splitlines() if " off" in line and id in line)
-    assert status == 1 and key in line and STEM in line and "1 are off or missing" in text
+def test_a_number_that_is_off_is_named_and_fails(judged):
+    status, text = judged(_moved("large", {"slope": 1000.1, "flag": True}))
+    line = next(line for line in text.splitlines() if " off" in line)
+    assert status == 1 and "large" in line and "slope" in line and STEM in line and "1 are off or missing" in text
     assert "1 are off" in (judged.folder / "rerun" / "comparison.html").read_text()
-
-
-@pytest.mark.parametrize(
-    "id, value",
-    [
-        ("sampled", [1.0 + 5 * 0.1, 2.0]),
-        ("gap", 2.81),
-        ("tiny", 9e-13),
-        ("large", {"slope": 1000.001, "flag": True}),
-        ("fitted", {"a": 8, "b": 30}),
-    ],
-)
-def test_what_may_vary_passes(judged, id, value):
-    assert judged(_moved(id, value))[0] == 0
 
 
 def test_a_missing_record_and_a_missing_notebook_fail_by_name(judged):
@@ -104,6 +78,11 @@ def test_a_missing_record_and_a_missing_notebook_fail_by_name(judged):
         and f"{STEM}: no records in the new results" in text
         and "02_moons_gmm_classes: no records committed" in text
     )
+
+
+def test_a_verdict_that_changes_is_named(judged):
+    status, text = judged({"p1.lemma1": {"value": 1.0}}, {"p1.lemma1": {"value": 1e-15}})
+    assert status == 1 and "p1.lemma1: holds (1e-15), now fails (1)" in text
 
 
 def test_other_code_packages_and_data_are_named(judged):

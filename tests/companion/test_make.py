@@ -301,22 +301,16 @@ def test_help_is_the_default_and_names_every_target(project):
 HANGS = """import pathlib, time
 tries = pathlib.Path({path!r})
 tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
-if len(tries.read_text()) <= {times}:
+if tries.read_text() == "x":
     time.sleep(600)"""
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_cell_that_hangs_is_given_a_second_chance(tmp_path, monkeypatch, capfd, times):
+def test_a_cell_that_hangs_is_given_a_second_chance(tmp_path, monkeypatch, capfd):
     from rpa.companion import run
 
     monkeypatch.setitem(run.PATIENCE, "quick", 5)
-    write_notebook(tmp_path / "01_a.ipynb", HANGS.format(path=str(tmp_path / "tries"), times=times))
-    if times == 1:
-        assert run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out").exists()
-    else:
-        with pytest.raises(RuntimeError, match="01_a.ipynb: a cell took more than 5 s"):
-            run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out")
-        assert not (tmp_path / "out" / "01_a.ipynb").exists()
+    write_notebook(tmp_path / "01_a.ipynb", HANGS.format(path=str(tmp_path / "tries")))
+    assert run.run(tmp_path / "01_a.ipynb", "quick", tmp_path / "out").exists()
     assert "once more" in capfd.readouterr().out and (tmp_path / "tries").read_text() == "xx"
 
 

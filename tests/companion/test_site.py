@@ -105,25 +105,12 @@ def _exists(uri):
     return Path(unquote(urlparse(uri).path)).is_file()
 
 
-def test_the_search_finds_a_word(report_folder, page):
-    page.goto((report_folder / "search.html").as_uri() + "?q=orthant")
-    page.wait_for_selector("ul.search li")
-    found = page.eval_on_selector_all("ul.search li a", "links => links.map(a => a.href)")
-    assert any("polytopes" in link for link in found) and any("12_probability_methods" in link for link in found)
-
-
 def test_a_verdict_leads_to_the_cell_that_records_it(visited):
     path, seen = next((path, seen) for path, seen in visited.items() if path.name == "results.html")
     cells = [link for link in seen["links"] if "#cell-" in link]
-    assert len(cells) >= 25
+    assert len(cells) >= 25 and any(path.name == "index.html" and "Authors" in v["text"] for path, v in visited.items())
     other = next(each for each in visited if urldefrag(cells[0])[0] == each.as_uri())
     assert urldefrag(cells[0])[1] in visited[other]["ids"]
-
-
-def test_the_front_page_shows_every_figure(report_folder):
-    index = (report_folder / "index.html").read_text()
-    drawn = {p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb") if "save_figure" in p.read_text()}
-    assert [stem for stem in drawn if f"figures/{stem}.png" not in index] == []
 
 
 def test_without_executed_notebooks_the_way_out_is_named(tmp_path):

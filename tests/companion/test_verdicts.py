@@ -214,7 +214,7 @@ def test_results_begin_with_what_fails_and_what_the_null_meets(tmp_path, monkeyp
                                         "### P1: figures", "## Claims of our own")
     )  # fmt: skip
     assert fails < undecided < null < papers < ours
-    assert "Target ≤ 1; pruning 2. because\n" in text and "1 claims are not measured: each needs a file." in text
+    assert "Target ≤ 1; pruning 2. because\n" in text and "Not measured: 1, needs a file." in text
     assert (
         "| **theorem 1**: s | ≤ 3 | 2 | 1<br>plain pass |  |  | [holds](notebooks/01_x.ipynb), also by plain pass |"
         in text
