@@ -74,8 +74,9 @@ def ranking_panel(ax: Axes, log10_p: np.ndarray, measured: pd.DataFrame) -> None
 
     measured: columns rank, log10_p. Below the dotted line a million samples see less than one failure.
     """
-    ax.plot(np.arange(1, len(log10_p) + 1), log10_p, color=NEUTRAL, linewidth=1.2)
-    ax.plot(measured["rank"], measured.log10_p, "o", color=ANALYTIC, markersize=2.5, fillstyle="none")
+    ax.plot(np.arange(1, len(log10_p) + 1), log10_p, color=NEUTRAL, linewidth=1.2, label="first order")
+    ax.plot(measured["rank"], measured.log10_p, "o", color=ANALYTIC, markersize=2.5, fillstyle="none", label="accurate")
+    ax.legend(loc="lower left")
     ax.axhline(SIGHT, color=MONTE_CARLO, linewidth=0.8, linestyle=":")
     place: dict[str, Any] = dict(textcoords="offset points", va="top", color=MONTE_CARLO, fontsize=8)
     ax.annotate("one in a million", (1, SIGHT), (2, -2), **place)

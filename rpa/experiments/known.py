@@ -10,7 +10,6 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr, logsumexp
 
-from rpa import _check
 from rpa.polytopes import planar
 from rpa.polytopes.normal import LOG_2PI
 
@@ -22,7 +21,6 @@ def equicorrelated(n: int, rho: float, mean: float = 0.0) -> tuple[np.ndarray, f
 
     P = int phi(x) Phi((mean + sqrt(rho) x) / sqrt(1 - rho))^n dx; 1 / (n + 1) for rho = 1/2 and mean 0.
     """
-    n, rho, mean = _check.integer("n", n, 1), _correlation("rho", rho, 0.0), float(_check.array("mean", mean, ()))
 
     def log_integrand(x):
         return n * log_ndtr((mean + math.sqrt(rho) * x) / math.sqrt(1 - rho)) - (x * x + LOG_2PI) / 2
@@ -41,8 +39,6 @@ def autoregressive(n: int, rho: float, mean: float = 0.0, nodes: int = 600) -> t
 
     A Markov chain: its density on the event is carried from coordinate to coordinate by Gauss-Legendre quadrature.
     """
-    n, nodes = _check.integer("n", n, 1), _check.integer("nodes", nodes, 1)
-    rho, mean = _correlation("rho", rho, -1.0), float(_check.array("mean", mean, ()))
     reach, scale = 12.0 + max(mean, 0.0), math.sqrt(1 - rho**2)
     x, weight = np.polynomial.legendre.leggauss(nodes)
     x, weight = reach * (x + 1) / 2, weight * reach / 2
@@ -64,9 +60,7 @@ def rotated_blocks(blocks: int, rows: int, seed: int, margin: float = 0.5) -> tu
     Each polygon has `rows` half-planes at distances margin + 0.7 N(0, 1) from the origin, drawn again if empty.
     H (blocks * rows, 2 * blocks), in random order.
     """
-    blocks, rows = _check.integer("blocks", blocks, 1), _check.integer("rows", rows, 1)
-    margin = float(_check.array("margin", margin, ()))
-    rng = np.random.default_rng(_check.integer("seed", seed))
+    rng = np.random.default_rng(seed)
     H, h, log_p = np.zeros((blocks, rows, blocks, 2)), np.zeros((blocks, rows)), np.full(blocks, -np.inf)
     for i in range(blocks):
         while np.isneginf(log_p[i]):
@@ -77,11 +71,3 @@ def rotated_blocks(blocks: int, rows: int, seed: int, margin: float = 0.5) -> tu
     turn = np.linalg.qr(rng.standard_normal((2 * blocks, 2 * blocks)))[0]
     order = rng.permutation(blocks * rows)
     return (H.reshape(blocks * rows, 2 * blocks) @ turn)[order], h.reshape(-1)[order], float(log_p.sum())
-
-
-def _correlation(name, value, low):
-    """A correlation from `low` to below 1, or above -1 where low is -1."""
-    number = float(_check.array(name, value, ()))
-    if not low <= number < 1 or number == -1:
-        raise ValueError(f"{name}: expected a number in {'[0, 1)' if low == 0 else '(-1, 1)'}, got {number:g}")
-    return number
