@@ -3,9 +3,9 @@
 Start at `two_stage`: exact for one hidden layer (`affine_relu_affine`, P2's theorems and corollary), a linearization
 for deep networks. `layerwise` carries the moments through every layer instead; both rest on `relu` (a rectified
 Gaussian's moments, any mean and covariance) and `pooling` (maxima of Gaussians). `meanfield` scales to networks of
-ImageNet size in two passes, on `layers`; `guided` spends four and is far more accurate. `modules` takes torch networks
-apart and `jacobians` linearizes them. `sensitivity` maps noise in one pixel or window, `attacks` builds noise that
-changes the class. `sampling` checks all of it by Monte Carlo.
+ImageNet size in two passes, on `layers`. `modules` takes torch networks apart and `jacobians` linearizes them.
+`sensitivity` maps noise in one pixel or window, `attacks` builds noise that changes the class. `sampling` checks all of
+it by Monte Carlo.
 """
 
 import lazy_loader
@@ -14,7 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "attacks",
-        "guided",
         "jacobians",
         "layers",
         "layerwise",

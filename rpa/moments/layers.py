@@ -76,30 +76,20 @@ def prepare(net: nn.Module, *, pool_first: bool = True) -> tuple[Layer, ...]:
 
 
 @contextmanager
-def taken_by(layers: Sequence[Layer], x: torch.Tensor, fitted: Sequence | None = None) -> Iterator[None]:
-    """A context in which x (b, *shape) goes through the layers, perhaps with what `rpa.moments.guided.fit` found.
+def taken_by(layers: Sequence[Layer], x: torch.Tensor) -> Iterator[None]:
+    """A context in which x (b, *shape) goes through the layers.
 
-    Raises ValueError for what is no list of layers, no batch, or no fit to both. Shapes are examined only after
+    Raises ValueError for what is no list of layers, or no batch that they take. Shapes are examined only after
     something failed, so that the check costs no pass.
     """
     if not isinstance(layers, (list, tuple)) or not layers or not all(isinstance(each, Layer) for each in layers):
         raise ValueError(f"layers: expected the layers that `prepare` returns, got {type(layers).__name__}")
     _checks.batch("x", x)
-    if fitted is not None:
-        if len(fitted) != len(layers):
-            raise ValueError(f"fitted: expected the corrections of {len(layers)} layers, got {len(fitted)}")
-        pairs = enumerate(zip(layers, fitted))
-        wrong = [i for i, (a, b) in pairs if not isinstance(a.module, nn.ReLU) and not hasattr(b, "pull")]
-        if wrong:
-            raise ValueError(f"fitted: expected a Correction for layer {wrong[0]}, got {fitted[wrong[0]]!r}")
     try:
         yield
-    except RuntimeError as error:
+    except RuntimeError:
         modules.check_evaluable(nn.Sequential(*(layer.module for layer in layers)), x)
-        if fitted is None:
-            raise
-        shape = tuple(x.shape[1:])
-        raise ValueError(f"fitted: made for another network or for inputs of another shape than {shape}") from error
+        raise
 
 
 def _twin(module, power):

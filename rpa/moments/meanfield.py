@@ -1,8 +1,7 @@
 """Means and variances through networks of ImageNet size: two passes of every affine layer, single precision.
 
 `moments` is the diagonal rule of `rpa.moments.layerwise`: units count as uncorrelated. `two_stage_mean` is P2's
-linearization without a Jacobian. Both are quick and both err where the noise that neighbouring units share matters;
-`rpa.moments.guided` corrects that.
+linearization without a Jacobian. Both are quick and both err where the noise that neighbouring units share matters.
 
 Networks come as the list of layers that `rpa.moments.layers.prepare` makes of them.
 """

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rpa import noise_attack
-from rpa.moments import guided, meanfield
+from rpa.moments import meanfield
 from rpa.moments.attacks import Noise, expected_output, margin
 
 NAN, F64 = math.nan, torch.float64
@@ -19,7 +19,6 @@ NORMED = nn.Sequential(LAYERS[0], nn.BatchNorm2d(2), *LAYERS[1:]).double()
 ONE = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.ReLU()).double()
 NOISE = Noise(torch.zeros_like(IMAGES), torch.ones_like(IMAGES))
 PREPARED = meanfield.prepare(NET)
-GUIDE = guided.fit(PREPARED, IMAGES, 0.1, 0)
 SCORES = torch.tensor([[1.0, 2.0]])
 
 
@@ -66,16 +65,8 @@ CALLS = [
     (lambda: meanfield.moments(PREPARED, IMAGES.numpy(), 0.1), "x: expected a floating-point tensor"),
     (lambda: meanfield.moments(PREPARED, IMAGES[..., :5], 0.1), r"x: the network does not take .* \(1, 6, 5\)"),
     (lambda: meanfield.moments(PREPARED, IMAGES.float(), 0.1), "x: the network does not take inputs torch.float32"),
-    (lambda: guided.moments(PREPARED, IMAGES, GUIDE._replace(corrections=[None] * 4)), "fitted: expected a Correction"),
-    (lambda: guided.moments(PREPARED, IMAGES[..., :5], GUIDE), r"guide: made for inputs of shape \(1, 6, 6\), got"),
-    (lambda: guided.moments(PREPARED, IMAGES, None), "guide: expected what `fit` returns, got NoneType"),
     (lambda: meanfield.relu_moments(torch.zeros(1), -torch.ones(1)), "var: expected numbers >= 0, got -1"),
     (lambda: meanfield.relu_moments(torch.zeros(2), torch.ones(3)), r"mean, var: expected one shape, got \(2,\)"),
-    (lambda: guided.fit(PREPARED, IMAGES, 0.1, "a"), "seed: expected an integer"),
-    (lambda: guided.fit(PREPARED, IMAGES[0], 0.1, 0), "x: the network does not take"),
-    (lambda: guided.fit(PREPARED, IMAGES, torch.ones(7), 0), "scale: expected a number or a tensor"),
-    (lambda: guided.informed_mean(PREPARED, IMAGES, 0.1, GUIDE, 0, 0), "pairs: expected an integer >= 1, got 0"),
-    (lambda: guided.informed_mean(PREPARED, IMAGES, 0.1, None, 4, 0), "guide: expected what"),
     (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, [0.1], cut=0.5), "cut: expected the number of one of 1 ReLUs"),
     (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, 0.1), "scales: expected a list of at least one"),
     (lambda: meanfield.two_stage_mean(PREPARED, IMAGES * NAN, [0.1]), "x: expected finite"),
@@ -89,8 +80,5 @@ def test_refused(number):
         call()
 
 
-def test_weights_that_want_gradients_may_be_fitted():
-    """The fit and what follows from it carry no gradients; the plain rule does."""
-    assert all(weight.requires_grad for weight in NET.parameters())
-    assert not guided.moments(PREPARED, IMAGES, GUIDE)[0].requires_grad
+def test_the_plain_rule_carries_the_gradients_of_the_weights():
     assert meanfield.moments(PREPARED, IMAGES, 0.1)[0].requires_grad
