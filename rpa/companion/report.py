@@ -32,6 +32,7 @@ __all__ = [
     "NEUTRAL",
     "TOLERANCES",
     "VARIES",
+    "Recorder",
     "load_records",
     "output_folder",
     "record",
@@ -176,6 +177,16 @@ def record(
     previous = json.loads(path.read_text()) if path.exists() else {}
     kept = previous.get("records", {}) if {k: previous.get(k) for k in header} == header else {}
     _write_json(path, header | {"records": dict(sorted((kept | {id: entry}).items()))})
+
+
+class Recorder:
+    """`record` with the seed, parameters and data of a notebook."""
+
+    def __init__(self, seed: int | None = None, parameters: dict | None = None, data: dict | None = None) -> None:
+        self.common = {"seed": seed, "parameters": parameters, "data": data}
+
+    def __call__(self, id: str, value: Any, **more: Any) -> None:
+        record(id, value, **self.common | more)
 
 
 def record_timing(id: str, seconds: Any, *, stem: str | None = None) -> None:
