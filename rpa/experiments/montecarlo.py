@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rpa.network import ReLUNetwork
 
 
-__all__ = ["binomial_sigmas", "pattern_counts", "sampled_singular_values", "slope_by_images", "step_gap"]
+__all__ = ["binomial_sigmas", "pattern_counts", "sampled_singular_values", "step_gap"]
 
 ROUNDING = 1e-6  # by so much a probability may leave [0, 1]
 FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
@@ -65,25 +65,6 @@ def sampled_singular_values(net: ReLUNetwork, inputs: RandomInput, n: int, seed:
     n, seed = _check.integer("n", n, 1), _check.integer("seed", seed)
     seen = commonest(draw_packed(net, inputs, n, seed), net.n_hidden)
     return singular_values(net, seen.patterns), np.exp(seen.log_q)
-
-
-def slope_by_images(truth: np.ndarray, found: np.ndarray, seed: int, resamples: int = 2000) -> tuple[float, float]:
-    """(slope, half width of its 95 % interval) of the line fitted to `found` against `truth`, both (images, scores).
-
-    Least squares with an intercept over all scores of all images. The interval resamples whole images (bootstrap
-    percentiles): the scores of one image err together, so they do not count as independent.
-    """
-    truth, found = _check.array("truth", truth, (None, None)), _check.array("found", found, np.shape(truth))
-    sums = np.stack([part.sum(1) for part in (np.ones_like(truth), truth, found, truth * truth, truth * found)])
-    drawn = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), resamples)
-    slope = _slope(*sums.sum(1))
-    low, high = np.quantile(_slope(*(sums @ drawn.T)), [0.025, 0.975])
-    return float(slope), float((high - low) / 2)
-
-
-def _slope(n, x, y, xx, xy):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (n * xy - x * y) / (n * xx - x * x)
 
 
 def step_gap(

@@ -29,6 +29,7 @@ from rpa.subjects._torchvision import import_torchvision
 __all__ = ["NETWORKS", "Recipe", "load_metadata", "load_module", "load_network", "moons_network", "train"]
 
 FOLDER = ROOT / "data" / "weights"
+PADDED = ("alexnet", "lenet-p2")  # networks that take normalized images
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ NETWORKS = {
     "fashion_784-128-64-10": Recipe("784-128-64-10", "fashion_mnist", 15),
     "lenet_mnist": Recipe("lenet", "mnist", 4, rate=2e-3),
     "lenet_relu_mnist": Recipe("lenet-relu", "mnist", 4, rate=2e-3),
+    "lenet_p2": Recipe("lenet-p2", "mnist", 2, rate=1e-3, store="int6"),
     "alexnet_fashion": Recipe("alexnet", "fashion_mnist", 2, rate=5e-4, batch=128, store="int8"),
 }
 
@@ -65,6 +67,10 @@ def architecture(layers):
     """
     if layers == "alexnet":
         return _alexnet()
+    if layers == "lenet-p2":
+        convolutions = [_gated_convolution(1, 32), _gated_convolution(32, 64)]
+        head = [nn.Flatten(), nn.Linear(64 * 7 * 7, 1024), nn.ReLU(), nn.Linear(1024, 10)]
+        return nn.Sequential(*(layer for block in convolutions for layer in block), *head)
     if layers.startswith("lenet"):
         gate = [nn.ReLU()] if layers == "lenet-relu" else []
         convolutions = [nn.Conv2d(1, 20, 5), *gate, nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), *gate, nn.MaxPool2d(2)]
@@ -72,6 +78,10 @@ def architecture(layers):
     sizes = [int(size) for size in layers.split("-")]
     modules = [module for pair in zip(sizes[:-1], sizes[1:]) for module in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(*modules[:-1])
+
+
+def _gated_convolution(inputs, outputs):
+    return nn.Conv2d(inputs, outputs, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()
 
 
 def _alexnet():
@@ -165,7 +175,7 @@ def _train(recipe, progress):
         module = architecture(recipe.layers).to(x.dtype)
         prepare = enlarged if recipe.layers == "alexnet" else lambda part: part
         _fit(module, (x - shift) / scale, y, recipe, prepare, progress)
-        if recipe.layers == "alexnet":  # padding keeps its first layer from taking the normalization in
+        if recipe.layers in PADDED:  # padding keeps the first layer from taking the shift in
             x_test = (x_test - shift) / scale
         else:
             _fold(module[0], shift, scale)
@@ -174,7 +184,7 @@ def _train(recipe, progress):
         accuracy = _accuracy(module, x_test, y_test, prepare)
     metadata = {"layers": recipe.layers, "seed": recipe.seed, "epochs": recipe.epochs, "store": recipe.store,
                 "test accuracy": round(accuracy, 6), "data": source, "torch": torch.__version__}  # fmt: skip
-    metadata |= {"mean": float(shift), "std": float(scale)} if recipe.layers == "alexnet" else {}
+    metadata |= {"mean": float(shift), "std": float(scale)} if recipe.layers in PADDED else {}
     progress(f"test accuracy {accuracy:.4f}")
     return arrays, metadata
 
@@ -182,14 +192,14 @@ def _train(recipe, progress):
 def _packed(state, store):
     """Arrays by name in the stored precision; int8 comes with a scale for each output of a layer."""
     arrays = {key: value.numpy() for key, value in state.items()}
-    if store != "int8":
+    if not store.startswith("int"):
         return {key: value.astype(store) for key, value in arrays.items()}
-    packed = {}
+    packed, largest = {}, 2 ** (int(store[3:]) - 1) - 1
     for key, value in arrays.items():
         if value.ndim == 1:
             packed[key] = value.astype(np.float32)
             continue
-        scale = np.abs(value).max(axis=tuple(range(1, value.ndim)), keepdims=True).astype(np.float32) / 127
+        scale = np.abs(value).max(axis=tuple(range(1, value.ndim)), keepdims=True).astype(np.float32) / largest
         packed |= {key: np.rint(value / np.maximum(scale, 1e-30)).astype(np.int8), f"{key}.scale": scale}
     return packed
 
@@ -220,7 +230,8 @@ def _data(recipe):
         raise OSError(f"{parts[0].name}: only a stand-in is at hand, on which nothing is trained; see data/README.md")
     tensors = [(torch.from_numpy(p.x if _convolutional(recipe) else p.rows), torch.from_numpy(p.y)) for p in parts]
     x, y = tensors[0]
-    return (x, y, x.mean(), x.std()), tensors[1], parts[0].provenance
+    shift, scale = torch.tensor([0.5, 0.5]) if recipe.layers == "lenet-p2" else (x.mean(), x.std())
+    return (x, y, shift, scale), tensors[1], parts[0].provenance
 
 
 def _fit(module, x, y, recipe, prepare, progress):
