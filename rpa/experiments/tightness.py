@@ -152,7 +152,7 @@ def reach_text(sigmas: Sequence[float], reached: tuple[float, float, float]) -> 
     """
     low, high = f"below {sigmas[0]:g}", f"above {sigmas[-1]:g}"
     words = [low if sigma == 0 else high if np.isinf(sigma) else f"{sigma:.2g}" for sigma in reached]
-    return "noise {} ({} to {})".format(*words)
+    return f"noise {words[0]}" if len(set(words)) == 1 else "noise {} ({} to {})".format(*words)
 
 
 def same_class(
