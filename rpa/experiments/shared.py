@@ -55,10 +55,10 @@ def shared_moments(
     stages: (first, second) of `rpa.moments.two_stage.splits`. The effect is the two-stage mean with noise less the one
     without, so that f(x) + effect does not depend on how well f is extrapolated from the point.
     """
-    labels = torch.as_tensor(_check.array("labels", labels, (len(x),))).long()
+    of_image = torch.from_numpy(_check.array("labels", labels, (len(x),))).long()
     parts, order = [], []
-    for label in labels.unique():
-        members = (labels == label).nonzero().squeeze(1)
+    for label in of_image.unique():
+        members = (of_image == label).nonzero().squeeze(1)
         noise = torch.tensor([var, 0.0]).repeat_interleave(len(members)).reshape(-1, *[1] * (x.ndim - 1))
         both = x[members].repeat(2, *[1] * (x.ndim - 1))
         found = two_stage.two_stage(*stages, both, noise.expand(both.shape), points[label : label + 1])

@@ -69,7 +69,7 @@ def _sums(x, y, weights):
     return np.stack([part.sum(1) for part in (np.ones_like(x), x, y, x * x, y * y, x * y)]) @ weights.T
 
 
-def slope_by_images(truth: ArrayLike, found: ArrayLike, seed: int) -> tuple[float, float]:
+def slope_by_images(truth: np.ndarray, found: ArrayLike, seed: int) -> tuple[float, float]:
     """(slope, half width of its 95 % interval) of the line fitted to `found` against `truth`, see `slopes`."""
     return interval(slopes(truth, found, resampled(len(truth), seed)))
 

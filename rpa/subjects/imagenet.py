@@ -48,7 +48,8 @@ class Subject:
         `root` a function of the image's number that returns a root (d, d) of its covariance.
         """
         std = _check.positive("sigma", sigma) / torch.tensor(self.std).reshape(-1, 1, 1)
-        return std if (root := self.root) is None else lambda i: std[0] * root(i)
+        root = self.root
+        return std if root is None else lambda i: std[0] * root(i)
 
     def reference(
         self, sigma: float, n: int, seed: int, most: int | None = None, folder: Path | None = None
