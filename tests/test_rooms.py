@@ -17,7 +17,6 @@ noise_attack failure_probability""".split()
 IN_ROOMS = [
     "moments.relu",
     "moments.meanfield",
-    "moments.guided",
     "subjects.imagenet",
     "subjects.datasets",
     "experiments.topk",

@@ -2,9 +2,10 @@
 
 Start at `plots`, the panels that several figures share, and `montecarlo`, sampling as the reference for both papers.
 P1's support tables are measured by `coverage` (drawn by `coverage_plots`) on `fresh` samples, its algorithms one by one
-by `support_checks`. P2's table of ordered classes is `topk`. Failure probabilities are compared by `failures` and drawn
-by `failure_plots`. `known` holds polytopes whose probability is known by another route, for notebook 12, and `explorer`
-is notebook 99, drawn on a `stage`.
+by `support_checks`. `tightness` says how good P2's moments are, `shared` lets images share linearizations, `topk` says
+how well means order classes. Failure probabilities are compared by `failures` and drawn by `failure_plots`. `known`
+holds polytopes whose probability is known by another route, for notebook 12, and `explorer` is notebook 99, drawn on a
+`stage`.
 """
 
 import lazy_loader
@@ -12,5 +13,5 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules="coverage coverage_plots explorer failure_plots failures fresh known montecarlo plots stage "
-    "support_checks topk".split(),
+    "shared support_checks tightness topk".split(),
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rpa.network import ReLUNetwork
 
 
-__all__ = ["binomial_sigmas", "law_gap", "pattern_counts", "slope_by_images"]
+__all__ = ["binomial_sigmas", "law_gap", "pattern_counts"]
 
 ROUNDING = 1e-6  # by so much a probability may leave [0, 1]
 FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
@@ -56,25 +56,6 @@ def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:
     p = np.clip(p, 0.0, 1.0)
     tail = np.minimum(binom.cdf(counts, n, p), binom.sf(counts - 1, n, p))
     return np.clip(norm.isf(np.minimum(tail, 0.5)), 0.0, FARTHEST)
-
-
-def slope_by_images(truth: np.ndarray, found: np.ndarray, seed: int, resamples: int = 2000) -> tuple[float, float]:
-    """(slope, half width of its 95 % interval) of the line fitted to `found` against `truth`, both (images, scores).
-
-    Least squares with an intercept over all scores of all images. The interval resamples whole images (bootstrap
-    percentiles): the scores of one image err together, so they do not count as independent.
-    """
-    truth, found = _check.array("truth", truth, (None, None)), _check.array("found", found, np.shape(truth))
-    sums = np.stack([part.sum(1) for part in (np.ones_like(truth), truth, found, truth * truth, truth * found)])
-    drawn = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), resamples)
-    slope = _slope(*sums.sum(1))
-    low, high = np.quantile(_slope(*(sums @ drawn.T)), [0.025, 0.975])
-    return float(slope), float((high - low) / 2)
-
-
-def _slope(n, x, y, xx, xy):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (n * xy - x * y) / (n * xx - x * x)
 
 
 def law_gap(values: np.ndarray, p: np.ndarray, errors: np.ndarray, counts: np.ndarray) -> float:

@@ -1,7 +1,4 @@
-"""Do two score vectors rank the leading classes alike? Agreement of the ordered top k, with confidence intervals.
-
-Also how many samples a method is worth, and up to which noise it reaches given percentages.
-"""
+"""Do two score vectors rank the leading classes alike? Agreement of the ordered top k, with confidence intervals."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,9 +6,7 @@ from scipy.special import ndtri
 
 from rpa import _check
 
-__all__ = ["leading", "ordered_agreement", "reached_until", "samples_worth", "scores_at", "wilson"]
-
-RESAMPLES = 2000
+__all__ = ["leading", "ordered_agreement", "perfect_at_most", "wilson"]
 
 
 def leading(scores: ArrayLike, k: int = 5) -> np.ndarray:
@@ -62,71 +57,14 @@ def wilson(successes: ArrayLike, n: int, level: float = 0.95) -> tuple[np.ndarra
     return low, np.where(successes == n, 1.0, (middle + half) / (1 + z**2 / n))
 
 
-def scores_at(classes: ArrayLike, top: ArrayLike, scores: ArrayLike) -> np.ndarray:
-    """Scores (b, k) of `classes` (b, k), given the `scores` (b, m) of the classes `top` (b, m); NaN if not in top."""
-    classes, top, scores = np.asarray(classes), np.asarray(top), np.asarray(scores, dtype=float)
-    if top.shape != scores.shape or classes.ndim != 2 or len(classes) != len(top):
-        raise ValueError(
-            f"classes, top, scores: expected (b, k), (b, m), (b, m), got {classes.shape}, {top.shape}, {scores.shape}"
-        )
-    same = classes[:, :, None] == top[:, None, :]
-    return np.where(same.any(2), (same * scores[:, None, :]).sum(2), np.nan)
+def perfect_at_most(agreed: ArrayLike) -> np.ndarray:
+    """Upper bound on how often the exact mean would order classes as a sampled referee does, elementwise.
 
-
-def samples_worth(
-    found: ArrayLike, first: ArrayLike, second: ArrayLike, n: ArrayLike, seed: int
-) -> tuple[float, float, float]:
-    """(worth, low, high): how many samples err as much in the order of the leading classes as the scores `found`.
-
-    found, first, second: (b, k) scores of the same classes, the latter by referees of n (or, row by row, n (b,))
-    independent samples each. The error of an order is that of the scores' differences, so each row's common shift is
-    taken off. With e^2 the mean square error of `found` and v that of a referee, known from the two, worth = n v / e^2
-    (sums over rows), at most the n of the referees: more they cannot see. The interval (95 %) resamples rows; rows with
-    NaN are left out. Raises ValueError for unfit shapes or n.
+    agreed: the share of images on which two equal, independent referees agree. A referee that takes the wrong one of
+    two orders with probability e agrees with another in 1 - 2 e (1 - e) of all cases, and with the exact mean in 1 - e.
+    That lies between `agreed` and (1 + sqrt(2 agreed - 1)) / 2, also where e differs from image to image (Jensen).
     """
-    seed = _check.integer("seed", seed)
-    found, first, second = (np.asarray(a, dtype=float) for a in (found, first, second))
-    if found.ndim != 2 or found.shape != first.shape or found.shape != second.shape:
-        raise ValueError(f"found, first, second: expected one shape, got {found.shape}, {first.shape}, {second.shape}")
-    n = np.asarray(n, dtype=float)
-    if n.shape not in ((), (len(found),)) or not (n >= 1).all():
-        raise ValueError(f"n: expected numbers >= 1, one or {len(found)} of them, got {n}")
-    square = lambda a: ((a - a.mean(1, keepdims=True)) ** 2).sum(1)
-    noise, error = square(first - second) / 2, square(found - (first + second) / 2)
-    kept = np.isfinite(noise + error)
-    noise, error, single = noise[kept], error[kept], (n * noise)[kept]
-    if len(noise) == 0:
-        raise ValueError("found, first, second: expected at least one row without NaN")
-    worth = lambda single, noise, error: single / np.maximum(error - noise / 2, noise)
-    drawn = np.random.default_rng(seed).multinomial(len(noise), np.full(len(noise), 1 / len(noise)), RESAMPLES)
-    low, high = np.quantile(worth(drawn @ single, drawn @ noise, drawn @ error), [0.025, 0.975])
-    return float(worth(single.sum(), noise.sum(), error.sum())), float(low), float(high)
-
-
-def reached_until(sigmas: ArrayLike, hits: ArrayLike, asked: ArrayLike, seed: int) -> tuple[float, float, float]:
-    """(sigma, low, high): largest noise up to which the share of hits is at least `asked` for every k.
-
-    sigmas (s,) rising; hits (s, b, k), each in [0, 1]; asked (k,) shares. Between two levels the smallest margin over k
-    is interpolated in log sigma. 0 where the lowest level fails already, the highest level where none does. The
-    interval (95 %) resamples the b images.
-    """
-    sigmas, asked = _check.array("sigmas", sigmas, (None,)), _check.array("asked", asked, (None,))
-    hits = _check.array("hits", hits, (len(sigmas), None, len(asked)))
-    b = hits.shape[1]
-    weights = np.random.default_rng(_check.integer("seed", seed)).multinomial(b, np.full(b, 1 / b), RESAMPLES) / b
-    drawn = np.einsum("rb,sbk->rsk", weights, hits)
-    found = [_crossing(np.log(sigmas), (share - asked).min(1)) for share in [hits.mean(1), *drawn]]
-    low, high = np.quantile(found[1:], [0.025, 0.975])
-    return found[0], float(low), float(high)
-
-
-def _crossing(at, margin):
-    """exp of the place where a margin over `at` first falls below 0."""
-    below = np.flatnonzero(margin < 0)
-    if len(below) == 0:
-        return float(np.exp(at[-1]))
-    i = below[0]
-    if i == 0:
-        return 0.0
-    share = margin[i - 1] / (margin[i - 1] - margin[i])
-    return float(np.exp(at[i - 1] + share * (at[i] - at[i - 1])))
+    agreed = np.asarray(agreed, dtype=float)
+    if not ((agreed >= 0) & (agreed <= 1)).all():
+        raise ValueError(f"agreed: expected shares in [0, 1], got {agreed}")
+    return (1 + np.sqrt(np.maximum(2 * agreed - 1, 0))) / 2

@@ -30,53 +30,49 @@ class Subject:
     """A network and the images it is measured on.
 
     name: short, for files; title: for figures, names network, weights and images; net: in evaluation mode; x (b, 3, h,
-    w) normalized images, calibration (c, 3, h, w) others of the same kind; std: of a channel, in pixel units; key: what
-    the numbers depend on, plain values; data: name -> SHA-256; official: the network and weights of P2.
+    w) normalized images; std: of a channel, in pixel units; key: what the numbers depend on, plain values; data: name
+    -> SHA-256; official: the network and weights of P2; root: of image i's noise covariance at noise 1, default white.
     """
 
     name: str
     title: str
     net: nn.Module
     x: torch.Tensor
-    calibration: torch.Tensor
     std: tuple
     key: dict
     data: dict
     official: bool = False
+    root: Callable[[int], torch.Tensor] | None = None
 
-    def scale(self, sigma: float) -> torch.Tensor:
-        """Standard deviation of the normalized input (c, 1, 1) for pixel noise of standard deviation `sigma`."""
-        return _check.positive("sigma", sigma) / torch.tensor(self.std).reshape(-1, 1, 1)
+    def scale(self, sigma: float) -> torch.Tensor | Callable[[int], torch.Tensor]:
+        """Standard deviation of the normalized input (c, 1, 1) for pixel noise of standard deviation `sigma`; with
+        `root` a function of the image's number that returns a root (d, d) of its covariance.
+        """
+        std = _check.positive("sigma", sigma) / torch.tensor(self.std).reshape(-1, 1, 1)
+        root = self.root
+        return std if root is None else lambda i: std[0] * root(i)
 
     def reference(
-        self,
-        sigma: float,
-        n: int,
-        seed: int,
-        progress: Callable[[int, int], object] | None = None,
-        folder: Path | None = None,
-        most: int | None = None,
+        self, sigma: float, n: int, seed: int, most: int | None = None, folder: Path | None = None
     ) -> references.Reference:
         """The `Reference` for this noise, these sample sizes and seed: that of data/references, else that of `folder`
-        (default: build/references), else sampled now, image by image, and kept there. n, most: as in
+        (default: build/references), else sampled now and kept there. n, most: as in
         `rpa.subjects.references.estimate`.
         """
         key = self.key_of(sigma, n, seed, most)
-        if (kept := references.load(key, references.FOLDER)) is not None:
-            return kept
-        folder = folder or _files.build("references")
+        own = (folder or _files.build("references")) / f"{self.name} {references.entry_of(key)}.npz"
+        for path in (references.FOLDER / f"{self.name}.npz", own):
+            if (kept := references.load(key, path)) is not None:
+                return kept
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
-        partial = _files.build("partial") / references.path_of(key, folder).name
-
-        def make() -> references.Reference:
-            scale = self.scale(sigma)
-            return references.estimate(net, self.x, scale, n, seed, most=most, progress=progress, partial=partial)
-
-        return references.load_or_make(key, make, folder)
+        made = references.estimate(net, self.x, self.scale(sigma), n, seed, most=most)
+        references.save([(key, made)], own)
+        return made
 
     def has_reference(self, sigma: float, n: int, seed: int, most: int | None = None) -> bool:
         """Whether data/references has the reference for this noise, these sample sizes and seed."""
-        return references.load(self.key_of(sigma, n, seed, most), references.FOLDER) is not None
+        path = references.FOLDER / f"{self.name}.npz"
+        return references.load(self.key_of(sigma, n, seed, most), path) is not None
 
     def key_of(self, sigma: float, n: int, seed: int, most: int | None = None) -> dict:
         """What a reference with these arguments depends on."""
@@ -144,31 +140,16 @@ def photographs() -> datasets.ImageNetSample | None:
         return None
 
 
-def _on_photographs(name, title, net, n, official=False, calibration=12):
+def _on_photographs(name, title, net, n, official=False):
     sample = photographs()
     if sample is None:
         return None
-    step = max(1, len(sample) // n)
-    which = list(range(0, len(sample), step))[:n]
-    # Images halfway between the measured ones, so that no image serves for both.
-    others = [i + step // 2 for i in which if step > 1 and i + step // 2 < len(sample)][:: max(1, n // calibration)][
-        :calibration
-    ]
+    which = list(range(0, len(sample), max(1, len(sample) // n)))[:n]
     net = net.eval().requires_grad_(False)
     key = {"network": name, "weights": references.fingerprint(net), "images": sample.sha256, "which": which}
     data = {f"{title} weights": key["weights"], "ImageNet photographs": sample.sha256}
     title = f"{title}, ImageNet weights, {len(which)} photographs"
-    return Subject(
-        name,
-        title,
-        net,
-        sample.batch(which),
-        sample.batch(others or which[:calibration]),
-        sample.STD,
-        key,
-        data,
-        official,
-    )
+    return Subject(name, title, net, sample.batch(which), sample.STD, key, data, official)
 
 
 def fashion_alexnet(n: int = 100) -> Subject:
@@ -179,7 +160,6 @@ def fashion_alexnet(n: int = 100) -> Subject:
     key = {"network": name, "weights": references.fingerprint(net), "images": test.sha256, "which": list(range(n))}
     accuracy = 100 * made["test accuracy"]
     title = f"AlexNet trained on {test.title} at 64 x 64 ({accuracy:.0f} % right), {n} test images"
-    images = (torch.from_numpy(np.concatenate([test.x[:n], test.x[-48:]])) - made["mean"]) / made["std"]
-    x, calibration = train.enlarged(images).split([n, 48])
+    x = train.enlarged((torch.from_numpy(test.x[:n]) - made["mean"]) / made["std"])
     data = {f"{name} weights": key["weights"], test.title: test.sha256}
-    return Subject(name, title, net, x, calibration, (made["std"],) * 3, key, data)
+    return Subject(name, title, net, x, (made["std"],) * 3, key, data)

@@ -2,15 +2,14 @@
 
 `load_network` and `load_module` read data/weights/<name>.npz, which hold plain arrays (no pickles) and, as JSON, how
 they were made. `python -m rpa.subjects.train [names]` trains them again, on one thread, from fixed seeds. Weights of
-image networks are stored in half precision, those of AlexNet in 8 bits; the network *is* the stored one, and its
-accuracy is that of the stored one. All but AlexNet take pixels in [0, 1]: the normalization used in training is folded
-into the first layer, so that a noise level is in units of the pixel.
+image networks are stored in half precision, those of AlexNet in 8 bits and those of "lenet_p2" in 6; the network *is*
+the stored one, and its accuracy is that of the stored one. All but these two take pixels in [0, 1]: the normalization
+used in training is folded into the first layer, so that a noise level is in units of the pixel.
 """
 
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from rpa import _check, _files
 from rpa._files import ROOT
@@ -29,6 +29,7 @@ from rpa.subjects._torchvision import import_torchvision
 __all__ = ["NETWORKS", "Recipe", "load_metadata", "load_module", "load_network", "moons_network", "train"]
 
 FOLDER = ROOT / "data" / "weights"
+PADDED = ("alexnet", "lenet-p2")  # networks that take normalized images
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,23 @@ NETWORKS = {
     "fashion_784-128-64-10": Recipe("784-128-64-10", "fashion_mnist", 15),
     "lenet_mnist": Recipe("lenet", "mnist", 4, rate=2e-3),
     "lenet_relu_mnist": Recipe("lenet-relu", "mnist", 4, rate=2e-3),
+    "lenet_p2": Recipe("lenet-p2", "mnist", 2, rate=1e-3, store="int6"),
     "alexnet_fashion": Recipe("alexnet", "fashion_mnist", 2, rate=5e-4, batch=128, store="int8"),
 }
 
 
 def architecture(layers):
     """A fresh `nn.Sequential`: "a-b-c" is fully connected with ReLU between; "lenet" is Caffe's 20-50-500, whose one
-    ReLU follows the first Linear layer; "lenet-relu" is the same with a ReLU after each convolution too; "alexnet" has
-    the convolutions of torchvision's AlexNet and hidden layers of 256 units instead of 4096, for (n, 3, 64, 64).
+    ReLU follows the first Linear layer; "lenet-relu" is the same with a ReLU after each convolution too; "lenet-p2"
+    is that of P2's released code, for images from which 0.5 is subtracted before the zero padding; "alexnet" has the
+    convolutions of torchvision's AlexNet and hidden layers of 256 units instead of 4096, for (n, 3, 64, 64).
     """
     if layers == "alexnet":
         return _alexnet()
+    if layers == "lenet-p2":
+        block = lambda a, b: [nn.Conv2d(a, b, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]
+        head = [nn.Flatten(), nn.Linear(3136, 1024), nn.ReLU(), nn.Linear(1024, 10)]
+        return nn.Sequential(*block(1, 32), *block(32, 64), *head)
     if layers.startswith("lenet"):
         gate = [nn.ReLU()] if layers == "lenet-relu" else []
         convolutions = [nn.Conv2d(1, 20, 5), *gate, nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), *gate, nn.MaxPool2d(2)]
@@ -92,11 +99,15 @@ def enlarged(x: torch.Tensor) -> torch.Tensor:
 def load_module(name: str, folder: str | Path = FOLDER) -> nn.Sequential:
     """The network as an `nn.Sequential` in evaluation mode, float32, without gradients.
 
-    LeNets take (n, 1, 28, 28), AlexNet normalized (n, 3, 64, 64), the others rows. Raises ValueError for an unknown
+    LeNets take (n, 1, 28, 28), AlexNet (n, 3, 64, 64), the others rows. Raises ValueError for an unknown
     name, OSError for a missing file.
     """
     arrays, _ = _read(name, folder)
-    module = architecture(NETWORKS[name].layers)
+    return _module(NETWORKS[name].layers, arrays)
+
+
+def _module(layers, arrays):
+    module = architecture(layers)
     module.load_state_dict(_unpacked(arrays))
     return module.eval().requires_grad_(False)
 
@@ -134,13 +145,13 @@ def _read(name, folder):
     return arrays, json.loads(str(arrays.pop("metadata")))
 
 
-def train(name: str, progress: Callable[[str], object] = print) -> Any:
-    """Trains a network from its seed: (arrays by state-dict key, in the stored precision; metadata).
+def train(name: str) -> Any:
+    """Trains a network from its seed, with a bar: (arrays by state-dict key, in the stored precision; metadata).
 
     Deterministic on one machine; across machines sums may be rounded differently. Raises OSError when only a
     stand-in of its data is at hand.
     """
-    return _train(_recipe(name), lambda text: progress(f"{name}  {text}"))
+    return _train(_recipe(name), name)
 
 
 def moons_network(hidden: Sequence[int], seed: int = 0) -> ReLUNetwork:
@@ -152,44 +163,40 @@ def moons_network(hidden: Sequence[int], seed: int = 0) -> ReLUNetwork:
     widths = [_check.integer("hidden", width, 1) for width in hidden]
     layers = "-".join(map(str, [2, *widths, 1]))
     recipe = replace(NETWORKS["moons_2-8-8-1"], layers=layers, seed=_check.integer("seed", seed))
-    arrays, _ = _train(recipe, lambda text: None)
-    module = architecture(layers)
-    module.load_state_dict(_unpacked(arrays))
-    return ReLUNetwork.from_torch(module.eval())
+    arrays, _ = _train(recipe)
+    return ReLUNetwork.from_torch(_module(layers, arrays))
 
 
-def _train(recipe, progress):
+def _train(recipe, label=None):
     (x, y, shift, scale), (x_test, y_test), source = _data(recipe)
     with _one_thread():
         torch.manual_seed(recipe.seed)
         module = architecture(recipe.layers).to(x.dtype)
         prepare = enlarged if recipe.layers == "alexnet" else lambda part: part
-        _fit(module, (x - shift) / scale, y, recipe, prepare, progress)
-        if recipe.layers == "alexnet":  # padding keeps its first layer from taking the normalization in
+        _fit(module, (x - shift) / scale, y, recipe, prepare, label)
+        if recipe.layers in PADDED:  # padding keeps the first layer from taking the shift in
             x_test = (x_test - shift) / scale
         else:
             _fold(module[0], shift, scale)
         arrays = _packed(module.state_dict(), recipe.store)
-        module.load_state_dict(_unpacked(arrays))
-        accuracy = _accuracy(module, x_test, y_test, prepare)
+        accuracy = _accuracy(_module(recipe.layers, arrays).to(x.dtype), x_test, y_test, prepare)
     metadata = {"layers": recipe.layers, "seed": recipe.seed, "epochs": recipe.epochs, "store": recipe.store,
                 "test accuracy": round(accuracy, 6), "data": source, "torch": torch.__version__}  # fmt: skip
-    metadata |= {"mean": float(shift), "std": float(scale)} if recipe.layers == "alexnet" else {}
-    progress(f"test accuracy {accuracy:.4f}")
+    metadata |= {"mean": float(shift), "std": float(scale)} if recipe.layers in PADDED else {}
     return arrays, metadata
 
 
 def _packed(state, store):
-    """Arrays by name in the stored precision; int8 comes with a scale for each output of a layer."""
+    """Arrays by name in the stored precision; "int8" and "int6" come with a scale for each output of a layer."""
     arrays = {key: value.numpy() for key, value in state.items()}
-    if store != "int8":
+    if not store.startswith("int"):
         return {key: value.astype(store) for key, value in arrays.items()}
-    packed = {}
+    packed, largest = {}, 2 ** (int(store[3:]) - 1) - 1
     for key, value in arrays.items():
         if value.ndim == 1:
             packed[key] = value.astype(np.float32)
             continue
-        scale = np.abs(value).max(axis=tuple(range(1, value.ndim)), keepdims=True).astype(np.float32) / 127
+        scale = np.abs(value).max(axis=tuple(range(1, value.ndim)), keepdims=True).astype(np.float32) / largest
         packed |= {key: np.rint(value / np.maximum(scale, 1e-30)).astype(np.int8), f"{key}.scale": scale}
     return packed
 
@@ -220,26 +227,21 @@ def _data(recipe):
         raise OSError(f"{parts[0].name}: only a stand-in is at hand, on which nothing is trained; see data/README.md")
     tensors = [(torch.from_numpy(p.x if _convolutional(recipe) else p.rows), torch.from_numpy(p.y)) for p in parts]
     x, y = tensors[0]
-    return (x, y, x.mean(), x.std()), tensors[1], parts[0].provenance
+    shift, scale = torch.tensor([0.5, 0.5]) if recipe.layers == "lenet-p2" else (x.mean(), x.std())
+    return (x, y, shift, scale), tensors[1], parts[0].provenance
 
 
-def _fit(module, x, y, recipe, prepare, progress):
+def _fit(module, x, y, recipe, prepare, label):
     """AdamW on the cross entropy, the rate following half a cosine to zero."""
     steps = recipe.epochs * -(-len(x) // recipe.batch)
     optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    start, shown = time.perf_counter(), -1.0
-    for epoch in range(recipe.epochs):
+    for _ in tqdm(range(recipe.epochs), label, disable=label is None):
         for rows in torch.randperm(len(x)).split(recipe.batch):
             optimizer.zero_grad()
-            loss = _loss(module(prepare(x[rows])), y[rows])
-            loss.backward()
+            _loss(module(prepare(x[rows])), y[rows]).backward()
             optimizer.step()
             schedule.step()
-        seconds = time.perf_counter() - start
-        if seconds > shown + 2.0 or epoch == recipe.epochs - 1:
-            shown = seconds
-            progress(f"epoch {epoch + 1}/{recipe.epochs}  loss {loss.item():.4f}  {seconds:.0f} s")
 
 
 def _loss(output, y):
@@ -286,7 +288,9 @@ def main(names):
     if unknown:
         raise SystemExit(f"unknown network {', '.join(unknown)}; known: {', '.join(NETWORKS)}")
     for name in names or NETWORKS:
-        save(name, *train(name, progress=lambda text: print(text, flush=True)))
+        arrays, metadata = train(name)
+        save(name, arrays, metadata)
+        print(f"{name}: test accuracy {metadata['test accuracy']:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import pytest
 from helpers import random_gaussian, random_network
 from scipy.stats import norm
 
-from rpa.experiments.montecarlo import binomial_sigmas, law_gap, pattern_counts, slope_by_images
+from rpa.experiments.montecarlo import binomial_sigmas, law_gap, pattern_counts
 
 
 def test_sigmas_of_large_counts_are_the_normal_ones():
@@ -50,17 +50,3 @@ def test_bad_input_is_named():
         pattern_counts(random_network((2, 3, 1), 0), random_gaussian(2, 0), np.zeros((1, 3), bool), 0, 0)
     with pytest.raises(ValueError, match="patterns: expected 3 entries"):
         pattern_counts(random_network((2, 3, 1), 0), random_gaussian(2, 0), np.zeros((1, 4), bool), 5, 0)
-
-
-def test_slopes_and_their_intervals_resample_whole_images():
-    rng = np.random.default_rng(0)
-    truth = rng.standard_normal((60, 10))
-    found = 1.1 * truth + 0.3 + 0.1 * rng.standard_normal(truth.shape)
-    slope, half = slope_by_images(truth, found, seed=1)
-    assert slope == pytest.approx(np.polyfit(truth.ravel(), found.ravel(), 1)[0], rel=1e-12)
-    textbook = 1.96 * 0.1 / np.sqrt(truth.size)
-    assert half == pytest.approx(textbook, rel=0.3)
-    # Errors that an image's scores share count once per image: an interval over scores would be far too short.
-    tilt = rng.normal(1.1, 0.2, (60, 1))
-    assert slope_by_images(truth, tilt * truth, seed=1)[1] == pytest.approx(1.96 * 0.2 / np.sqrt(60), rel=0.4)
-    assert slope_by_images(truth, truth, seed=1) == pytest.approx((1.0, 0.0), abs=1e-12)

@@ -41,50 +41,12 @@ def test_bad_arguments_are_named():
         topk.wilson(1, 10, level=1.0)
 
 
-def test_a_method_with_the_error_of_m_samples_is_worth_m():
-    rng, truth, n = np.random.default_rng(0), np.sort(np.random.default_rng(1).standard_normal((4000, 5))), 512
-    drawn = lambda m: truth + rng.standard_normal(truth.shape) / np.sqrt(m)
-    first, second = drawn(n), drawn(n)
-    for m in (2, 8, 32, 256):
-        worth, low, high = topk.samples_worth(drawn(m), first, second, n, 0)
-        assert low <= worth <= high and abs(worth / m - 1) < 0.1 and high - low < 0.2 * m
-    shifted = drawn(8) + 100 * rng.standard_normal((len(truth), 1))
-    assert abs(topk.samples_worth(shifted, first, second, n, 0)[0] / 8 - 1) < 0.1
-    assert topk.samples_worth(truth, first, second, n, 0)[0] == n
-
-
-def test_referees_may_have_more_samples_of_some_rows():
-    rng, truth = np.random.default_rng(3), np.sort(np.random.default_rng(1).standard_normal((4000, 5)))
-    n = np.where(np.arange(len(truth)) % 5, 64, 1024)
-    first, second = (truth + rng.standard_normal(truth.shape) / np.sqrt(n[:, None]) for _ in range(2))
-    found = truth + rng.standard_normal(truth.shape) / np.sqrt(8)
-    assert abs(topk.samples_worth(found, first, second, n, 0)[0] / 8 - 1) < 0.1
-    with pytest.raises(ValueError, match="n: .*4000"):
-        topk.samples_worth(found, first, second, n[:-1], 0)
-
-
-def test_rows_with_an_unknown_score_are_left_out():
-    rng = np.random.default_rng(2)
-    first, second, found = (rng.standard_normal((50, 5)) for _ in range(3))
-    second[:10, 2] = np.nan
-    assert topk.samples_worth(found, first, second, 64, 0) == topk.samples_worth(
-        found[10:], first[10:], second[10:], 64, 0
-    )
-    with pytest.raises(ValueError, match="without NaN"):
-        topk.samples_worth(found, first, second * np.nan, 64, 0)
-
-
-def test_scores_are_looked_up_by_class():
-    found = topk.scores_at([[7, 2], [1, 9]], [[2, 7, 5], [9, 3, 4]], [[0.2, 0.7, 0.5], [0.9, 0.3, 0.4]])
-    assert np.allclose(found, [[0.7, 0.2], [np.nan, 0.9]], equal_nan=True)
-    with pytest.raises(ValueError, match=r"classes, top, scores.*\(2, 2\)"):
-        topk.scores_at([[7, 2], [1, 9]], [[2, 7]], [[0.2, 0.7]])
-
-
-def test_the_noise_that_is_reached_is_interpolated_in_its_logarithm():
-    hits = np.zeros((3, 100, 2))
-    hits[0], hits[1, :80], hits[2, :40] = 1, 1, 1
-    sigma, low, high = topk.reached_until([0.01, 0.1, 1.0], hits, [0.6, 0.5], 0)
-    assert np.isclose(sigma, 10**-0.5) and 0.1 < low < sigma < high < 1
-    assert topk.reached_until([0.01, 0.1, 1.0], hits * 0, [0.6, 0.5], 0) == (0, 0, 0)
-    assert topk.reached_until([0.01, 0.1, 1.0], hits * 0 + 1, [0.6, 0.5], 0) == (1, 1, 1)
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_the_exact_mean_agrees_more_often_than_two_referees_and_within_the_bound(spread):
+    """Referees that take the wrong of two orders with probability e, the same for all images or not."""
+    e = np.clip(0.25 + spread * (np.random.default_rng(0).random(10_000) - 0.5), 0, 0.5)
+    agreed, perfect = (1 - 2 * e * (1 - e)).mean(), (1 - e).mean()
+    bound = topk.perfect_at_most(agreed)
+    assert agreed < perfect <= bound + 1e-12 and (bound - perfect < 1e-12) == (spread == 0)
+    with pytest.raises(ValueError, match="agreed: expected shares"):
+        topk.perfect_at_most(1.5)

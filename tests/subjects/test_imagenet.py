@@ -84,17 +84,17 @@ def test_squeezenet_classifies_the_photographs():
     right = (subject.net(subject.x).argmax(1).numpy() == labels[subject.key["which"]]).mean()
     # 60 % on all thousand; five standard errors of fifty.
     assert abs(right - 0.602) < 5 * (0.602 * 0.398 / 50) ** 0.5
-    assert not subject.official and len(subject.calibration) >= 12
+    assert not subject.official
 
 
 def test_noise_is_in_units_of_the_pixel():
     std = torch.tensor(datasets.ImageNetSample.STD)
-    subject = imagenet.Subject("a", "A", torch.nn.Identity(), None, None, tuple(std.tolist()), {}, {})
+    subject = imagenet.Subject("a", "A", torch.nn.Identity(), None, tuple(std.tolist()), {}, {})
     assert torch.allclose(subject.scale(0.1).flatten() * std, torch.full((3,), 0.1))
 
 
 def test_fashion_alexnet_is_named_with_its_data():
     subject = imagenet.fashion_alexnet(2)
-    assert subject.x.shape == (2, 3, 64, 64) and subject.calibration.shape == (48, 3, 64, 64)
+    assert subject.x.shape == (2, 3, 64, 64)
     assert "AlexNet trained on Fashion" in subject.title and not subject.official
     assert subject.key["which"] == [0, 1] and len(subject.data) == 2

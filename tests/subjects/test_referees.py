@@ -6,40 +6,43 @@ import torch
 
 from rpa.subjects import datasets, referees, references
 
+DIGITS = sorted(set(referees.SAMPLES) - set(referees.LARGE))
+
 
 def test_large_networks_have_two_referees_and_few_samples_and_small_ones_one():
     found = referees.jobs()
     assert len(found) == len(set(found))
     for network, sigma, n, seed, most in found:
         twin = (network, sigma, n, 3 - seed, most) in found
-        assert twin == (network not in referees.DIGITS and seed != referees.SEEDS["few"])
+        assert twin == (network not in DIGITS and seed != referees.SEEDS["few"])
     sizes = {(name, sigma): n for name, sigma, n, seed, _ in found if seed == referees.SEEDS["first"]}
-    large = {key: n for key, n in sizes.items() if key[0] not in referees.DIGITS}
+    large = {key: n for key, n in sizes.items() if key[0] not in DIGITS}
     assert all(n >= (512 if sigma in (0.01, 0.02) else 256) for (_, sigma), n in large.items())
-    assert {name for name, *_ in referees.jobs("lenet")} == {"lenet_mnist", "lenet_relu_mnist"}
+    assert {name for name, *_ in referees.jobs("lenet")} == {"lenet_mnist", "lenet_relu_mnist", "lenet_p2"}
 
 
-@pytest.mark.parametrize("name", referees.DIGITS)
+@pytest.mark.parametrize("name", DIGITS)
 def test_digits_are_ten_a_class_and_the_networks_know_them(name):
     subject = referees.digits(name)
     if datasets.mnist("test").stand_in:
         pytest.skip("the networks were not trained on the stand-in")
-    assert subject.x.shape == (100, 1, 28, 28) and len(set(subject.key["which"])) == 100
+    each = 2 if name == "lenet_p2" else 10
+    assert subject.x.shape == (10 * each, 1, 28, 28) and len(set(subject.key["which"])) == 10 * each
     with torch.no_grad():
-        right = subject.net(subject.x).argmax(1).numpy() == np.repeat(np.arange(10), 10)
+        right = subject.net(subject.x).argmax(1).numpy() == np.repeat(np.arange(10), each)
     assert right.mean() > 0.9
 
 
 def test_a_missing_reference_is_sampled_and_added_to_its_networks_file(tmp_path, monkeypatch):
-    subject = referees.digits("lenet_mnist", per_class=1)
+    subject = referees.digits("lenet_p2")
     monkeypatch.setattr(referees, "_subject", lambda network: subject)
-    monkeypatch.setattr(referees, "jobs", lambda prefix: [("lenet_mnist", 0.05, n, 1, None) for n in (4, 6)])
+    monkeypatch.setattr(referees, "jobs", lambda prefix: [("lenet_p2", 0.05, n, 1, None) for n in (4, 6)])
     monkeypatch.setattr(references, "FOLDER", tmp_path / "kept")
     monkeypatch.setenv("RPA_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv("RPA_WORKERS", "1")
     assert [key["n"] for key in referees.sample_missing()] == [4, 6]
     (path,) = (tmp_path / "kept").iterdir()
-    assert path.name == "lenet_mnist.npz" and referees.sample_missing() == []
+    assert path.name == "lenet_p2.npz" and referees.sample_missing() == []
     assert subject.has_reference(0.05, 4, 1) and not subject.has_reference(0.05, 2, 1)
     mean, _ = referees.digit_moments(subject, 0.05, 4)
     assert (mean.argmax(1) == subject.reference(0.05, 4, 1).top[:, 0]).all()
@@ -49,12 +52,20 @@ def test_a_missing_reference_is_sampled_and_added_to_its_networks_file(tmp_path,
     assert (kept.n == 4).all() and len(list((tmp_path / "own").iterdir())) == 1
 
 
+def test_the_noise_of_the_released_code_has_its_trace():
+    subject = referees.digits("lenet_p2")
+    factor = subject.scale(0.1)(3) * 0.5  # in units of the pixel
+    assert factor.shape == (784, 784) and factor.double().square().sum().item() == pytest.approx(7.84, rel=1e-4)
+    assert not torch.equal(factor, subject.scale(0.1)(4) * 0.5)
+
+
 def test_the_committed_file_of_a_network_holds_all_its_references():
     networks = {path.stem for path in references.FOLDER.glob("*.npz")}
-    assert networks >= set(referees.DIGITS)
+    assert networks >= set(DIGITS)
     for network in sorted(networks):
         with np.load(references.FOLDER / f"{network}.npz", allow_pickle=False) as stored:
-            entries = {name.rpartition("/")[0] + "/" for name in stored.files}
+            entries = {name.rpartition("/")[0] for name in stored.files}
         wanted = [job for job in referees.jobs(network) if job[0] == network]
-        keys = [{"sigma": s, "n": n, "seed": seed} | ({"most": most} if most else {}) for _, s, n, seed, most in wanted]
+        keys = [{"network": network, "sigma": s, "n": n, "seed": seed} for _, s, n, seed, _ in wanted]
+        keys = [key | ({"most": job[4]} if job[4] else {}) for key, job in zip(keys, wanted)]
         assert entries == {references.entry_of(key) for key in keys}

@@ -21,7 +21,7 @@ def net():
 
 def test_moments_against_plain_sampling(net):
     x = torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-    ours = references.estimate(net, x, 0.8, 20_000, seed=5, keep=4, chunk=1000)
+    ours = references.estimate(net, x, 0.8, 20_000, seed=5, keep=4)
     for i in range(3):
         y = net(x[i] + 0.8 * torch.randn(200_000, 3, 2, 2, generator=torch.Generator().manual_seed(2))).double()
         truth, error = y.mean(0)[ours.top[i]], (y.var(0) / len(y)).sqrt()[ours.top[i]]
@@ -52,20 +52,14 @@ def test_seeds_and_inputs_have_streams_of_their_own(net):
     assert np.array_equal(references.estimate(net, x[:1], 1.0, 8, 1).mean, one.mean[:1])
 
 
-def test_a_stopped_call_goes_on_where_it_was(net, tmp_path, monkeypatch):
-    monkeypatch.setattr(references, "SAVED_EVERY", 0.0)
-    x, partial, seen = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(1)), tmp_path / "part.npz", []
-
-    def stop(i, of):
-        if i == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        references.estimate(net, x, 1.0, 8, 0, progress=stop, partial=partial)
-    resumed = references.estimate(net, x, 1.0, 8, 0, progress=lambda i, of: seen.append(i), partial=partial)
-    assert seen == [3, 4, 5] and not partial.exists()
-    whole = references.estimate(net, x, 1.0, 8, 0)
-    assert all(np.array_equal(a, b) for a, b in zip(vars(resumed).values(), vars(whole).values()))
+def test_noise_with_a_covariance_of_its_own():
+    """Affine in the noise: the variance is the diagonal of W R R^T W^T."""
+    net, n = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).requires_grad_(False), 20_000
+    roots = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(3))
+    made = references.estimate(net, torch.ones(2, 1, 2, 2), lambda i: roots[i], n, 0, keep=3)
+    for i, root in enumerate(roots):
+        exact = (net[1].weight @ root).square().sum(1).numpy()[made.top[i]]
+        assert (np.abs(made.var[i] / exact - 1) < 6 * np.sqrt(4 / n)).all() and made.stderr[i].max() < 1e-6
 
 
 def test_inputs_of_open_order_get_more_samples():
@@ -84,22 +78,17 @@ def test_one_pair_has_no_error_of_its_own(net):
     assert np.isinf(made.stderr).all() and np.isfinite(made.mean).all()
 
 
-def test_kept_files_are_found_by_their_whole_key(net, tmp_path):
-    x, calls = torch.zeros(1, 3, 2, 2), []
-
-    def make():
-        calls.append(1)
-        return references.estimate(net, x, 1.0, 8, 0)
-
-    key = {"network": "small", "weights": references.fingerprint(net), "sigma": 1.0, "seed": 0}
-    first, second = (references.load_or_make(key, make, tmp_path) for _ in range(2))
-    assert len(calls) == 1 and (second.n == 8).all()
-    assert all(np.array_equal(a, b) for a, b in zip(vars(first).values(), vars(second).values()))
-    references.load_or_make(key | {"seed": 1}, make, tmp_path)
-    assert len(calls) == 2 and len(list(tmp_path.iterdir())) == 2
-    references.path_of(key, tmp_path).write_bytes(references.path_of(key | {"seed": 1}, tmp_path).read_bytes())
-    references.load_or_make(key, make, tmp_path)
-    assert len(calls) == 3
+def test_kept_references_are_found_by_their_whole_key(net, tmp_path):
+    path, key = tmp_path / "small.npz", {"network": "small", "sigma": 1.0, "n": 8, "seed": 0, "weights": "a"}
+    assert references.load(key, path) is None
+    made = references.estimate(net, torch.zeros(1, 3, 2, 2), 1.0, 8, 0)
+    references.save([(key, made), (key | {"seed": 1}, made)], path)
+    references.save([(key | {"n": 4}, made)], path)
+    for each in (key, key | {"seed": 1}, key | {"n": 4}):
+        assert all(
+            np.array_equal(a, b) for a, b in zip(vars(made).values(), vars(references.load(each, path)).values())
+        )
+    assert references.load(key | {"weights": "b"}, path) is None and references.load(key | {"seed": 2}, path) is None
 
 
 def test_fingerprint_sees_weights_and_architecture(net):

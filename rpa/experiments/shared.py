@@ -1,0 +1,69 @@
+"""Linearizations that images share (P2): clusters of images, and the two-stage moments with a cluster's Jacobians."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import nn
+
+from rpa import _check
+from rpa.moments import two_stage
+
+__all__ = ["Clusters", "Shared", "clusters", "shared_moments"]
+
+
+class Clusters(NamedTuple):
+    """k clusters of n images: labels (n,); centres, the mean images, and farthest, the images farthest from them in
+    the features that were clustered, both (k, *shape).
+    """
+
+    labels: np.ndarray
+    centres: torch.Tensor
+    farthest: torch.Tensor
+
+
+class Shared(NamedTuple):
+    """For b images: the noise's effect on the mean, the variances, and the mean extrapolated from the point (b, k)."""
+
+    effect: np.ndarray
+    var: np.ndarray
+    extrapolated: np.ndarray
+
+
+def clusters(x: torch.Tensor, features: np.ndarray, count: int, seed: int) -> Clusters:
+    """`Clusters` of the images x (n, *shape) by k-means on their features (n, f), from a random start."""
+    features = _check.array("features", features, (len(x), None))
+    if not 1 <= _check.integer("count", count, 1) <= len(x):
+        raise ValueError(f"count: expected at most the {len(x)} images, got {count}")
+    fit = KMeans(count, init="random", n_init=1, random_state=_check.integer("seed", seed)).fit(features)
+    labels = torch.from_numpy(fit.labels_).long()
+    sums = torch.zeros(count, *x.shape[1:]).index_add_(0, labels, x)
+    sizes = labels.bincount(minlength=count).reshape(-1, *[1] * (x.ndim - 1))
+    distance = ((features - fit.cluster_centers_[fit.labels_]) ** 2).sum(1)
+    last = np.zeros(count, int)
+    order = np.argsort(distance)  # of several images of a cluster the last one stays
+    last[fit.labels_[order]] = order
+    return Clusters(fit.labels_, sums / sizes, x[last])
+
+
+def shared_moments(
+    stages: tuple[nn.Module, nn.Module], x: torch.Tensor, var: float, points: torch.Tensor, labels: np.ndarray
+) -> Shared:
+    """`Shared` of images x (b, *shape) under white noise of variance `var`, image i linearized at points[labels[i]].
+
+    stages: (first, second) of `rpa.moments.two_stage.splits`. The effect is the two-stage mean with noise less the one
+    without, so that f(x) + effect does not depend on how well f is extrapolated from the point.
+    """
+    of_image = torch.from_numpy(_check.array("labels", labels, (len(x),))).long()
+    parts, order = [], []
+    for label in of_image.unique():
+        members = (of_image == label).nonzero().squeeze(1)
+        noise = torch.tensor([var, 0.0]).repeat_interleave(len(members)).reshape(-1, *[1] * (x.ndim - 1))
+        both = x[members].repeat(2, *[1] * (x.ndim - 1))
+        found = two_stage.two_stage(*stages, both, noise.expand(both.shape), points[label : label + 1])
+        (noisy, still), (spread, _) = found.mean.chunk(2), found.var.chunk(2)
+        parts.append((noisy - still, spread, noisy))
+        order.append(members)
+    back = torch.cat(order).argsort()
+    return Shared(*(torch.cat(part)[back].double().numpy() for part in zip(*parts)))

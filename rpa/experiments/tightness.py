@@ -1,0 +1,170 @@
+"""How tight analytic moments are: slopes, the share of the noise's effect that they explain, and their errors.
+
+Arrays are (images, scores). The scores of one image err together, so every interval resamples whole images: `resampled`
+gives the weights, of which the first row counts each image once, and a statistic of that row is the estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from rpa import _check
+
+if TYPE_CHECKING:
+    from rpa.subjects.imagenet import Subject
+
+__all__ = [
+    "correlations",
+    "interval",
+    "mean_quality",
+    "reach",
+    "reach_text",
+    "resampled",
+    "same_class",
+    "shares",
+    "slope_by_images",
+    "slopes",
+    "variance_quality",
+]
+
+RESAMPLES = 2000
+
+
+def resampled(b: int, seed: int) -> np.ndarray:
+    """Weights (2001, b) of b images: all 1, then 2000 bootstrap samples of the images."""
+    b = _check.integer("b", b, 1)
+    drawn = np.random.default_rng(_check.integer("seed", seed)).multinomial(b, np.full(b, 1 / b), RESAMPLES)
+    return np.vstack([np.ones(b), drawn])
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """(estimate, half width of its 95 % interval) of a statistic of the rows of `resampled`."""
+    low, high = np.nanquantile(draws[1:], [0.025, 0.975])
+    return float(draws[0]), float((high - low) / 2)
+
+
+def slopes(truth: ArrayLike, found: ArrayLike, weights: np.ndarray) -> np.ndarray:
+    """Slope of the line fitted to `found` against `truth` (least squares, with intercept), for each row of weights."""
+    n, x, y, xx, _, xy = _sums(truth, found, weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (n * xy - x * y) / (n * xx - x * x)
+
+
+def correlations(truth: ArrayLike, found: ArrayLike, weights: np.ndarray) -> np.ndarray:
+    """Correlation of `found` with `truth` over all images and scores, for each row of weights."""
+    n, x, y, xx, yy, xy = _sums(truth, found, weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+
+
+def _sums(x, y, weights):
+    """Weighted sums of 1, x, y, x^2, y^2 and x y over images and scores."""
+    x = _check.array("truth", x, (len(weights[0]), None))
+    y = _check.array("found", y, x.shape)
+    return np.stack([part.sum(1) for part in (np.ones_like(x), x, y, x * x, y * y, x * y)]) @ weights.T
+
+
+def slope_by_images(truth: np.ndarray, found: ArrayLike, seed: int) -> tuple[float, float]:
+    """(slope, half width of its 95 % interval) of the line fitted to `found` against `truth`, see `slopes`."""
+    return interval(slopes(truth, found, resampled(len(truth), seed)))
+
+
+def shares(above: ArrayLike, below: ArrayLike, weights: np.ndarray) -> np.ndarray:
+    """sum(above) / sum(below) over images and scores, for each row of weights."""
+    below = _check.array("below", below, (len(weights[0]), None))
+    above = _check.array("above", above, below.shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (weights @ above.sum(1)) / (weights @ below.sum(1))
+
+
+def mean_quality(truth: ArrayLike, var: ArrayLike, found: ArrayLike, plain: ArrayLike, seed: int) -> dict:
+    """How well the means `found` give the sampled ones, `truth`, of variances `var`; plain: the scores without noise.
+
+    slope of found against truth; shift, the slope of the noise's effect, found - plain against truth - plain;
+    explained, the share of that effect: 1 - sum((found - truth)^2 / var) / sum((plain - truth)^2 / var), which is 1 for
+    an exact method and 0 for the plain pass; each with the half width of its interval, "slope_95" and so on; error,
+    the root mean square of (found - truth) / standard deviation.
+    """
+    truth, var, found, plain = map(np.asarray, (truth, var, found, plain))
+    weights = resampled(len(truth), seed)
+    missed, effect = (found - truth) ** 2 / var, (plain - truth) ** 2 / var
+    parts = {
+        "slope": slopes(truth, found, weights),
+        "shift": slopes(truth - plain, found - plain, weights),
+        "explained": 1 - shares(missed, effect, weights),
+    }
+    return _named(parts) | {"error": float(np.sqrt(missed.mean()))}
+
+
+def variance_quality(truth: ArrayLike, found: ArrayLike, seed: int) -> dict:
+    """How well the variances `found` give the sampled ones, `truth`.
+
+    var_slope of found against truth and var_ratio, sum(found) / sum(truth), each with the half width of its interval;
+    var_error, the root mean square of found / truth - 1.
+    """
+    truth, found = np.asarray(truth), np.asarray(found)
+    weights = resampled(len(truth), seed)
+    parts = {"var_slope": slopes(truth, found, weights), "var_ratio": shares(found, truth, weights)}
+    return _named(parts) | {"var_error": float(np.sqrt(np.mean((found / truth - 1) ** 2)))}
+
+
+def _named(parts):
+    """{name: estimate, name_95: half width} of several statistics."""
+    intervals = {name: interval(draws) for name, draws in parts.items()}
+    return {f"{name}{end}": each[i] for name, each in intervals.items() for i, end in enumerate(("", "_95"))}
+
+
+def reach(sigmas: Sequence[float], margins: np.ndarray) -> tuple[float, float, float]:
+    """(sigma, low, high): the noise up to which a claim holds, and its 95 % interval over images.
+
+    sigmas (s,) rising; margins (s, 2001), a statistic of the rows of `resampled` at each noise, >= 0 where the claim
+    holds. Between two levels the margin is interpolated in log sigma. 0 where it fails at the lowest level, infinity
+    where it holds at the highest.
+    """
+    log = np.log(_check.array("sigmas", sigmas, (None,)))
+    margins = _check.array("margins", margins, (len(log), None))
+    found = [_crossing(log, margin) for margin in margins.T]
+    low, high = np.quantile(found[1:], [0.025, 0.975], method="nearest")
+    return float(found[0]), float(low), float(high)
+
+
+def _crossing(log, margin):
+    """exp of the place where a margin over `log` first falls below 0."""
+    below = np.flatnonzero(margin < 0)
+    if len(below) == 0:
+        return np.inf
+    if (i := below[0]) == 0:
+        return 0.0
+    share = margin[i - 1] / (margin[i - 1] - margin[i])
+    return np.exp(log[i - 1] + share * (log[i] - log[i - 1]))
+
+
+def reach_text(sigmas: Sequence[float], reached: tuple[float, float, float]) -> str:
+    """`reach` in words: "noise 0.031 (0.024 to above 0.1)".
+
+    >>> reach_text([0.02, 0.1], (0.0, 0.0, 0.05))
+    'noise below 0.02 (below 0.02 to 0.05)'
+    """
+    low, high = f"below {sigmas[0]:g}", f"above {sigmas[-1]:g}"
+    words = [low if sigma == 0 else high if np.isinf(sigma) else f"{sigma:.2g}" for sigma in reached]
+    return f"noise {words[0]}" if len(set(words)) == 1 else "noise {} ({} to {})".format(*words)
+
+
+def same_class(
+    subject: Subject, images: Sequence[int], means: np.ndarray, sigma: float, n: int, seed: int
+) -> tuple[float, float]:
+    """(share, standard error over images) of n noisy samples of each image with the class of its analytic mean.
+
+    images: numbers among those of a subject with correlated noise; means (images, scores).
+    """
+    share = []
+    for i, scores in zip(images, means):
+        z = torch.randn(n, subject.x[0].numel(), generator=torch.Generator().manual_seed(seed + int(i)))
+        noisy = subject.x[[i]] + (z @ subject.scale(sigma)(i).T).unflatten(1, subject.x.shape[1:])
+        share.append(np.mean(subject.net(noisy).argmax(1).numpy() == scores.argmax()))
+    return float(np.mean(share)), float(np.std(share) / np.sqrt(len(share) - 1))

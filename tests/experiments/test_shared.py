@@ -1,0 +1,49 @@
+"""Clusters against brute force; shared linearizations where sharing loses nothing."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rpa.experiments import shared
+from rpa.moments.two_stage import two_stage
+
+X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+
+
+def stages(bend):
+    """An affine layer, and one behind the ReLU that is affine or has a ReLU of its own."""
+    torch.manual_seed(1)
+    rest = [nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)] if bend else [nn.Linear(8, 3)]
+    return [nn.Sequential(*part).requires_grad_(False) for part in ([nn.Linear(6, 8)], rest)]
+
+
+def test_clusters_are_means_and_farthest_members():
+    features = X[:, :2].numpy()
+    found = shared.clusters(X, features, 4, 0)
+    assert sorted(set(found.labels)) == [0, 1, 2, 3]
+    for label in range(4):
+        members = np.flatnonzero(found.labels == label)
+        assert torch.allclose(found.centres[label], X[members].mean(0), atol=1e-6)
+        distance = ((features[members] - features[members].mean(0)) ** 2).sum(1)
+        assert torch.equal(found.farthest[label], X[members[distance.argmax()]])
+    with pytest.raises(ValueError, match="count: expected at most the 40 images, got 41"):
+        shared.clusters(X, features, 41, 0)
+
+
+@pytest.mark.parametrize("bend", [False, True])
+def test_an_image_of_its_own_is_the_two_stage_analysis(bend):
+    found = shared.shared_moments(stages(bend), X, 0.3, X, np.arange(40))
+    exact = two_stage(*stages(bend), X, 0.3)
+    plain = nn.Sequential(stages(bend)[0], nn.ReLU(), stages(bend)[1])(X)
+    assert np.allclose(found.effect, exact.mean - plain, atol=1e-5)
+    assert np.allclose(found.extrapolated, exact.mean, atol=1e-5) and np.allclose(found.var, exact.var, rtol=1e-4)
+
+
+def test_behind_an_affine_second_stage_every_point_serves():
+    each = shared.shared_moments(stages(False), X, 0.3, X, np.arange(40))
+    one = shared.shared_moments(stages(False), X, 0.3, X[:1] + 5, np.zeros(40, int))
+    for a, b in zip(each, one):
+        assert np.allclose(a, b, atol=1e-4)
+    bent = [shared.shared_moments(stages(True), X, 0.3, X[:1] + s, np.zeros(40, int)).effect for s in (0, 5)]
+    assert not np.allclose(*bent, atol=1e-2)
