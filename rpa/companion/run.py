@@ -94,8 +94,8 @@ def run(
     with _turn(folder / "stage" / notebook.stem) as waited:
         if not (waited and _label(executed) == label):
             stage, failed = folder / "stage" / f"{notebook.stem}-{os.getpid()}", folder / "failed" / notebook.name
-            for left in stage.parent.glob(f"{notebook.stem}-*"):  # of runs that were stopped
-                shutil.rmtree(left, ignore_errors=True)
+            for old in stage.parent.glob(f"{notebook.stem}-*"):  # of runs that were stopped
+                shutil.rmtree(old, ignore_errors=True)
             stage.mkdir()
             try:
                 _execute_in_process(notebook, stage, label, workers, quiet)

@@ -198,11 +198,11 @@ def sweep(
 
 def _rows(values, folder):
     """A row for each number of a cell: its parameters, record, entry (place in a list or dict), value, error."""
-    own = {name: value if np.isscalar(value) else json.dumps(value) for name, value in values.items()}
+    chosen = {name: value if np.isscalar(value) else json.dumps(value) for name, value in values.items()}
     for (_, record), entry in load_records(folder / "data" / "results").items():
         errors = dict(flatten(entry.get("error", {})))
         for place, number in flatten(entry["value"]):
-            yield {**own, "record": record, "entry": place, "value": number, "error": errors.get(place)}
+            yield {**chosen, "record": record, "entry": place, "value": number, "error": errors.get(place)}
 
 
 def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:

@@ -216,7 +216,7 @@ def test_results_begin_with_what_fails_and_what_the_null_meets(tmp_path, monkeyp
     assert fails < undecided < null < papers < ours
     assert "Target ≤ 1; pruning 2. because\n" in text and "Not measured: 1, needs a file." in text
     assert (
-        "| **theorem 1**: s | ≤ 3 | 2 | 1<br>plain pass |  |  | [holds](notebooks/01_x.ipynb), also by plain pass |"
+        "| **theorem 1**: s | ≤ 3 | 2 | 1<br>plain pass |  |  | [holds](notebooks/01_x.ipynb), met by the null too |"
         in text
     )
     assert "[undecided](notebooks/01_x.ipynb)<br>holds up to 0.1 |" in text
