@@ -37,7 +37,7 @@ def sampling(seeds=2):
     return np.exp(np.mean(np.log(found)))
 
 
-def misses(seeds=12):
+def misses(seeds=6):
     """Share of probabilities further than two stated errors from the truth."""
     gaps = []
     for H, h, log_p in polytopes():

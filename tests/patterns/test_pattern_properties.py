@@ -36,8 +36,8 @@ def test_the_order_of_units_is_only_a_name(dim, seed, first, second):
 @few
 @given(dims, seeds)
 def test_positive_factors_of_units_change_nothing(dim, seed):
-    net, inputs = random_network([dim, 3, 2, 1], seed), random_gaussian(dim, seed)
-    scale = 10 ** np.random.default_rng(seed).uniform(-8, 8, 3)
+    net, inputs = random_network([dim, 4, 3, 1], seed), random_gaussian(dim, seed)
+    scale = 10 ** np.random.default_rng(seed).uniform(-8, 8, 4)
     (a, b, c), (f, g, h) = net.weights, net.biases
     scaled = rpa.ReLUNetwork([a * scale[:, None], b / scale, c], [f * scale, g, h])
     _agree(_table(rpa.pattern_pmf(net, inputs)), _table(rpa.pattern_pmf(scaled, inputs)))
