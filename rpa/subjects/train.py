@@ -118,7 +118,7 @@ def load_network(name: str, folder: str | Path = FOLDER) -> ReLUNetwork:
     The moons networks return the logit of class 1.
     """
     module = load_module(name, folder)
-    if _convolutional(NETWORKS[name]):
+    if not NETWORKS[name].layers[0].isdigit():
         raise ValueError(f"name: expected a network of Linear layers only, got {name!r}; see load_module")
     return ReLUNetwork.from_torch(module)
 
@@ -191,11 +191,9 @@ def _packed(state, store):
     arrays = {key: value.numpy() for key, value in state.items()}
     if not store.startswith("int"):
         return {key: value.astype(store) for key, value in arrays.items()}
-    packed, largest = {}, 2 ** (int(store[3:]) - 1) - 1
-    for key, value in arrays.items():
-        if value.ndim == 1:
-            packed[key] = value.astype(np.float32)
-            continue
+    packed = {key: value.astype(np.float32) for key, value in arrays.items() if value.ndim == 1}
+    largest = 2 ** (int(store[3:]) - 1) - 1
+    for key, value in ((key, value) for key, value in arrays.items() if value.ndim > 1):
         scale = np.abs(value).max(axis=tuple(range(1, value.ndim)), keepdims=True).astype(np.float32) / largest
         packed |= {key: np.rint(value / np.maximum(scale, 1e-30)).astype(np.int8), f"{key}.scale": scale}
     return packed
@@ -211,10 +209,6 @@ def _unpacked(arrays):
     }
 
 
-def _convolutional(recipe):
-    return recipe.layers.startswith("lenet") or recipe.layers == "alexnet"
-
-
 def _data(recipe):
     """(x, y, shift, scale) for training, (x, y) for testing, and the provenance."""
     if recipe.data == "moons":
@@ -225,7 +219,8 @@ def _data(recipe):
     parts = [load(split) for split in ("train", "test")]
     if any(part.stand_in for part in parts):
         raise OSError(f"{parts[0].name}: only a stand-in is at hand, on which nothing is trained; see data/README.md")
-    tensors = [(torch.from_numpy(p.x if _convolutional(recipe) else p.rows), torch.from_numpy(p.y)) for p in parts]
+    form = "rows" if recipe.layers[0].isdigit() else "x"
+    tensors = [(torch.from_numpy(getattr(part, form)), torch.from_numpy(part.y)) for part in parts]
     x, y = tensors[0]
     shift, scale = torch.tensor([0.5, 0.5]) if recipe.layers == "lenet-p2" else (x.mean(), x.std())
     return (x, y, shift, scale), tensors[1], parts[0].provenance
