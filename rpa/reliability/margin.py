@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from rpa import _check
-from rpa._graph import check_evaluable
 from rpa.inputs import components_of
 from rpa.network import ReLUNetwork
 from rpa.parallel import tmap
+from rpa.tracing.graph import check_evaluable, head_of
 
 if TYPE_CHECKING:
     from rpa.inputs import Gaussian, RandomInput
@@ -152,15 +152,16 @@ class Margin:
         return f @ rows.T - offsets
 
 
-def as_chain(net: ReLUNetwork | nn.Module) -> ReLUNetwork | None:
+def as_chain(net: ReLUNetwork | nn.Module, input_shape: tuple[int, ...] | None = None) -> ReLUNetwork | None:
     """`net` as a `ReLUNetwork`, or None for a torch module that is none (convolutions, maxima)."""
     if isinstance(net, ReLUNetwork):
         return net
     check_evaluable(net)
-    if any(isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Unflatten)) for layer in net.modules()):
+    large = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, nn.Unflatten)
+    if any(isinstance(layer, large) for layer in net.modules()):
         return None
     try:
-        return ReLUNetwork.from_torch(net)
+        return ReLUNetwork.from_torch(net, input_shape)
     except ValueError:
         return None
 
@@ -178,12 +179,16 @@ def margins(
     """[(weight, `Margin`), ...], one for each component of the input; arguments as in `failure_probability`."""
     device = _check.device("device", device)
     components = components_of(inputs)
-    chain = as_chain(net)
+    chain = as_chain(net, input_shape)
     if chain is not None and chain.input_dim != inputs.dim:
         raise ValueError(f"inputs: expected dimension {chain.input_dim} of the network's input, got {inputs.dim}")
     make = _of_chain if chain is not None else _of_module
     whole = chain if chain is not None else _prepared(net, inputs.dim, input_shape, device)
-    event = _event(_outputs(whole, inputs.mean), label, direction, threshold)
+    outputs = _outputs(whole, inputs.mean)
+    head = "" if isinstance(net, ReLUNetwork) else head_of(net)
+    if head and (direction is not None if chain is not None else len(outputs) == 1):
+        raise ValueError(f"net: ends in {head}; expected the network without it, and a threshold for what it returns")
+    event = _event(outputs, label, direction, threshold)
     parts = [(weight, make(whole, part, event, device)) for weight, part in components]
     if chain is None:
         _check_repeatable(parts[0][1])
