@@ -18,7 +18,7 @@ Rooms, each importing only from those above it:
     polytopes   Gaussian probability of polytopes       patterns    P1: regions, search, PMF, output law
     moments     P2: ReLU moments, deep networks         subjects    data sets, trained networks, references
     reliability failure probabilities in far tails      experiments what the notebooks compute and draw
-    companion   notebooks run, records, verdicts
+    companion   notebooks run, records, verdicts        tracing     torch modules as affine parts and activations
 
 Every estimate carries its error, every stochastic call takes a seed, and arguments are never changed. Importing this
 package loads none of it: each name is fetched when it is first used.

@@ -8,6 +8,7 @@ from . import patterns as patterns
 from . import polytopes as polytopes
 from . import reliability as reliability
 from . import subjects as subjects
+from . import tracing as tracing
 from .inputs import Gaussian as Gaussian
 from .inputs import GaussianMixture as GaussianMixture
 from .inputs import fit_mixture as fit_mixture

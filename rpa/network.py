@@ -150,11 +150,11 @@ class ReLUNetwork:
         a trailing ReLU is followed by the identity. A trailing Softmax, LogSoftmax or Sigmoid is dropped with a word in
         repr: the order of the outputs stays, and a Sigmoid's output 1/2 is 0. input_shape: of one input, needed when
         the first layer does not tell; the network takes it flattened. A value that is read some layers later is carried
-        there by units of its own, and comparisons of maxima are units (see `rpa.conversion`).
+        there by units of its own, and comparisons of maxima are units (see `rpa.tracing.conversion`).
         Raises ValueError naming a part that is neither affine nor known, depends on its batch or is random, or matrices
         of more than 1 GiB.
         """
-        from rpa.conversion import chain
+        from rpa.tracing.conversion import chain
 
         if not any(kind.__module__.startswith("torch.") for kind in type(module).__mro__):
             raise ValueError(f"module: expected a torch module, got {type(module).__name__}")
@@ -194,6 +194,12 @@ def as_network(net: ReLUNetwork | nn.Module, input_shape: tuple[int, ...] | None
     """
     if isinstance(net, ReLUNetwork):
         return net
-    if any(kind.__module__.startswith("torch.nn") for kind in type(net).__mro__):
-        return ReLUNetwork.from_torch(net, input_shape)
+    if any(kind.__module__.startswith("torch.") for kind in type(net).__mro__):
+        try:
+            return ReLUNetwork.from_torch(net, input_shape)
+        except ValueError as error:
+            if not str(error).startswith("input_shape"):
+                raise
+            call = "ReLUNetwork.from_torch(net, input_shape=(1, 28, 28))"
+            raise ValueError(f"net: does not tell the shape of its inputs; give {call} in its place") from error
     raise ValueError(f"net: expected a ReLUNetwork or a torch module, got {type(net).__name__}")

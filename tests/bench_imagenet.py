@@ -15,7 +15,7 @@ from rpa.subjects._torchvision import import_torchvision
 def rows(name):
     torch.manual_seed(0)
     net = getattr(import_torchvision().models, name)(weights=None).eval().requires_grad_(False)
-    x = torch.randn(9, 3, 224, 224)
+    x = torch.randn(1, 3, 224, 224)
     layers, ordered = meanfield.prepare(net), meanfield.prepare(net, pool_first=False)
     fast = copy.deepcopy(net).to(memory_format=torch.channels_last)
     image = x[:1].contiguous(memory_format=torch.channels_last)

@@ -24,9 +24,15 @@ STAGES = NET[:1], NET[2:]
 EYE = np.eye(2)
 
 CALLS = {
-    "pmf of a list": (lambda: rpa.pattern_pmf([1, 2], PLANE), "net: expected a ReLUNetwork or .*, got list"),
-    "pmf of Tanh": (lambda: rpa.pattern_pmf(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), PLANE), "layer 1 is Tanh"),
-    "pmf in training": (lambda: rpa.pattern_pmf(NOISY, PLANE), r"Dropout in training mode .*eval\(\)"),
+    "pmf of a list": (
+        lambda: rpa.pattern_pmf([1, 2], PLANE),
+        "net: expected a ReLUNetwork or a torch module, got list",
+    ),
+    "pmf of Tanh": (
+        lambda: rpa.pattern_pmf(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), PLANE),
+        "1 .Tanh. is not affine",
+    ),
+    "pmf in training": (lambda: rpa.pattern_pmf(NOISY, PLANE), r"Dropout is in training mode.*eval\(\)"),
     "pmf of another dimension": (
         lambda: rpa.pattern_pmf(NET, rpa.Gaussian([0.0], 1.0)),
         "inputs: expected dimension 2",
@@ -61,11 +67,17 @@ CALLS = {
         lambda: rpa.probabilities(EYE[None], [[0.0, 0.0]], device="abacus"),
         "device: expected one of cpu",
     ),
-    "layerwise of one image": (lambda: rpa.layerwise(CONV, IMAGES[0, 0], 0.1), "mean: the network does not take"),
-    "layerwise of small images": (lambda: rpa.layerwise(CONV, IMAGES[..., :5], 0.1), "mean: the network does not take"),
-    "layerwise of no image": (lambda: rpa.layerwise(CONV, IMAGES[:0], 0.1), "mean: expected at least one input"),
-    "layerwise of NaN": (lambda: rpa.layerwise(CONV, IMAGES * torch.nan, 0.1), "mean: expected .*finite"),
-    "layerwise of a list": (lambda: rpa.layerwise(CONV, [[0.0]], 0.1), "mean: expected a floating-point tensor"),
+    "layerwise of one image": (
+        lambda: rpa.layerwise(CONV, IMAGES[0, 0], 0.1),
+        "inputs: the network does not take inputs",
+    ),
+    "layerwise of small images": (
+        lambda: rpa.layerwise(CONV, IMAGES[..., :5], 0.1),
+        "inputs: the network does not take",
+    ),
+    "layerwise of no image": (lambda: rpa.layerwise(CONV, IMAGES[:0], 0.1), "inputs: expected at least one input"),
+    "layerwise of NaN": (lambda: rpa.layerwise(CONV, IMAGES * torch.nan, 0.1), "inputs: expected .*finite"),
+    "layerwise of a list": (lambda: rpa.layerwise(CONV, [[0.0]], 0.1), "inputs: expected a batch|inputs: the network"),
     "layerwise of a function": (lambda: rpa.layerwise(len, IMAGES, 0.1), "net: expected a torch module"),
     "layerwise in training": (lambda: rpa.layerwise(NORMED, IMAGES, 0.1), "BatchNorm2d is in training"),
     "layerwise of a wrong cov": (lambda: rpa.layerwise(CONV, IMAGES, torch.ones(3)), "cov: expected shape"),
@@ -73,9 +85,18 @@ CALLS = {
     "two-stage, output -1": (lambda: rpa.two_stage(*STAGES, ROWS, 0.1, outputs=[-1]), "outputs: expected indices"),
     "two-stage, output 0.5": (lambda: rpa.two_stage(*STAGES, ROWS, 0.1, outputs=[0.5]), "outputs: expected indices"),
     "two-stage, no output": (lambda: rpa.two_stage(*STAGES, ROWS, 0.1, outputs=[]), "outputs: expected indices"),
-    "two-stage in training": (lambda: rpa.two_stage(NOISY[:2], NOISY[3:], ROWS, 0.1), "Dropout is in training"),
-    "two-stage of other stages": (lambda: rpa.two_stage(NET[:1], NET[:1], ROWS, 0.1), "first: its output: the network"),
-    "two-stage of wide rows": (lambda: rpa.two_stage(*STAGES, torch.zeros(2, 5), 0.1), "x: the network does not take"),
+    "two-stage in training": (
+        lambda: rpa.two_stage(NOISY[:2], NOISY[3:], ROWS, 0.1),
+        "net: Dropout is in training mode",
+    ),
+    "two-stage of other stages": (
+        lambda: rpa.two_stage(NET[:1], NET[:1], ROWS, 0.1),
+        "first: its output: the network does",
+    ),
+    "two-stage of wide rows": (
+        lambda: rpa.two_stage(*STAGES, torch.zeros(2, 5), 0.1),
+        "inputs: the network does not take inputs",
+    ),
     "two-stage mean, at": (lambda: two_stage_mean(*STAGES, ROWS, 0.1, at="edge"), "at: expected"),
     "map of a row": (lambda: rpa.noise_map(CONV, np.zeros(36), 0.1), "x: expected shape"),
     "map of a small image": (lambda: rpa.noise_map(CONV, np.zeros((5, 5)), 0.1), "x: the network does not take"),
@@ -90,7 +111,7 @@ CALLS = {
         lambda: rpa.noise_attack(CONV, IMAGES, LABEL, budget=0.0),
         "budget: expected a positive",
     ),
-    "attack of a function": (lambda: rpa.noise_attack(len, IMAGES, LABEL, budget=1.0), "net: expected nn.Sequential"),
+    "attack of a function": (lambda: rpa.noise_attack(len, IMAGES, LABEL, budget=1.0), "net: expected a torch module"),
     "attack on class 9": (lambda: rpa.noise_attack(CONV, IMAGES, LABEL + 9, budget=1.0), "label"),
     "attack on rows": (lambda: rpa.noise_attack(CONV, ROWS, LABEL, budget=1.0), "x: "),
     "attack in training": (lambda: rpa.noise_attack(NORMED, IMAGES, LABEL, budget=1.0), "in training mode"),

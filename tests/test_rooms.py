@@ -10,7 +10,7 @@ import rpa
 from rpa._files import ROOT
 
 PACKAGE = ROOT / "rpa"
-ROOMS = {"experiments", "reliability", "patterns", "moments", "subjects", "polytopes", "companion"}
+ROOMS = {"tracing", "experiments", "reliability", "patterns", "moments", "subjects", "polytopes", "companion"}
 FRONT = """Gaussian GaussianMixture fit_mixture ReLUNetwork Region region_of region_at planar_regions probability
 probabilities orthant best_first entropy_pruned pattern_pmf affine_relu_affine two_stage layerwise noise_map
 noise_attack failure_probability""".split()

@@ -66,8 +66,8 @@ def noise_attack(
 ) -> Noise:
     """The `Noise` that makes the expected output prefer another class, or class `target`, for each image.
 
-    net: a torch module in evaluation mode that takes (b, c, H, W) or rows of pixels, or a `ReLUNetwork`; x (b, c, H,
-    W); label, target (b,) int. budget: root of the energy, > 0, in units of the pixel; share: its random part, in [0, 1].
+    net: a torch module in evaluation mode that takes images or rows of pixels, or a `ReLUNetwork`; x (b, c, H, W);
+    label, target (b,) int. budget: root of the energy, > 0, in units of the pixel; share: its random part, in [0, 1].
     Pixels may leave their range; Gaussian noise always lets them.
 
     Ascends `margin` of the expected output by normalized steps of the shift within its ball, and multiplicative ones of

@@ -19,7 +19,8 @@ from torch import nn
 from rpa import _check
 from rpa.moments import activation, pooling
 from rpa.moments.prepared import Moments, laws, mixed, noise, traced
-from rpa.traced import Affine, Cut, Traced, as_rows, as_values, size, windows
+from rpa.tracing.conversion import windows
+from rpa.tracing.parts import Affine, Cut, as_rows, as_values, size
 
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
@@ -69,7 +70,7 @@ def layerwise(
     return mixed(parts)
 
 
-def _moments(net: Traced, mean, cov, rule, max_dense):
+def _moments(net, mean, cov, rule, max_dense):
     var, full = noise(cov, mean)
     if rule == "diagonal":
         if full is not None and full.count_nonzero() > full.diagonal().count_nonzero():

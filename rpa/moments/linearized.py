@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from rpa._graph import max_pool
-from rpa.traced import Affine, Cut, Traced, as_rows, as_values, run
+from rpa.tracing.graph import max_pool
+from rpa.tracing.parts import Affine, Cut, as_rows, as_values, run
+from rpa.tracing.traced import Traced
 
-__all__ = ["Stages", "jacobian_at", "pushed"]
+__all__ = ["Stages", "inner_jacobian", "jacobian_at", "pushed"]
 
-PRODUCTS = 256  # products with a Jacobian computed backwards at once
+PRODUCTS, COLUMNS = 256, 1024  # products with a Jacobian computed at once: backwards, and forwards
 
 
 class Stages(NamedTuple):
@@ -66,7 +67,7 @@ def pushed(
         if isinstance(part, Affine):
             rows = part.squared(rows) if squared else part.linear(rows)
         elif part.pool:
-            index = max_pool(point[0], *part.pool, indices=True)[1]
+            index = max_pool(point[0], part.pool[0], part.pool[1], indices=True)[1]
             index = index.expand(len(rows[0]), *index.shape[1:])
             rows[0] = rows[0].flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
         else:
@@ -79,7 +80,9 @@ def pushed(
     return point, rows
 
 
-def jacobian_at(function, x: torch.Tensor, outputs: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def jacobian_at(
+    function: Callable, x: torch.Tensor, outputs: Sequence[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(function(x) (1, k), rows (k, n) of its Jacobian at the single input x (1, ...)), by batched products."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -92,3 +95,24 @@ def jacobian_at(function, x: torch.Tensor, outputs: Sequence[int] | None = None)
             for part in unit.split(PRODUCTS)
         ]
     return flat.detach()[None], torch.cat(rows)
+
+
+def inner_jacobian(stages: Stages, n: int, m: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function of one input (1, *shape): the Jacobian (m, n) of the first stage there.
+
+    By columns, or by rows where those are far fewer. Columns go through the affine part at the front once for all
+    inputs.
+    """
+    front: Any = stages.first[0]
+    if stages.affine:
+        matrix = front.matrix()
+        return lambda x: matrix
+    if n > 2 * m:
+        return lambda x: jacobian_at(stages.before, x)[1]
+    columns = front.matrix().T.split(COLUMNS)
+
+    def jacobian(x):
+        rows = (pushed(stages.first[1:], front([x]), as_values(piece, front.shapes))[1] for piece in columns)
+        return torch.cat([as_rows(piece, stages.cut.shapes) for piece in rows]).T
+
+    return jacobian

@@ -18,7 +18,7 @@ from rpa.moments.activation import relu_mean, relu_moments
 from rpa.moments.layerwise import independent
 from rpa.moments.linearized import Stages, pushed
 from rpa.moments.prepared import as_module, traced
-from rpa.traced import Traced
+from rpa.tracing.traced import Traced
 
 __all__ = ["Prepared", "moments", "prepare", "relu_mean", "relu_moments", "two_stage_mean", "variances"]
 

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from rpa.moments import _checks, activation, relu
 from rpa.moments.activation import TINY
-from rpa.traced import pool_tables
+from rpa.tracing.conversion import pool_tables
 
 if TYPE_CHECKING:
-    from rpa.traced import Cut
+    from rpa.tracing.parts import Cut
 
 __all__ = ["Maximum", "combine", "maxima", "maximum", "second_order", "second_order_local"]
 

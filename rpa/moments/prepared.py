@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from rpa._graph import check_evaluable, unwrapped
 from rpa.inputs import Gaussian, GaussianMixture, components_of
 from rpa.moments import _checks
 from rpa.network import ReLUNetwork
-from rpa.traced import Traced
+from rpa.tracing.graph import check_evaluable, unwrapped
+from rpa.tracing.traced import Traced
 
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput

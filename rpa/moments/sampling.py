@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from rpa import _check
-from rpa._graph import check_evaluable
 from rpa.inputs import components_of
+from rpa.tracing.graph import check_evaluable
 
 if TYPE_CHECKING:
     from rpa.inputs import Gaussian, GaussianMixture

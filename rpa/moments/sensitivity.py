@@ -30,10 +30,10 @@ from scipy.stats import chi
 from torch import nn
 
 from rpa import _check
-from rpa._graph import check_evaluable
-from rpa.moments.linearized import Stages, jacobian_at
+from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at
 from rpa.moments.prepared import as_module, dtype_of, on_images, traced
 from rpa.network import ReLUNetwork
+from rpa.tracing.graph import check_evaluable
 
 __all__ = ["noise_map", "output_jacobian"]
 
@@ -125,8 +125,7 @@ def _module_and_image(net, x):
 def _two_stage(module, x, levels, window, order, wanted):
     stages = Stages.of(traced(module, x[None], "x"), 0)
     u = stages.before(x[None])
-    jacobian = stages.first[0].matrix() if stages.affine else jacobian_at(stages.before, x[None])[1]
-    jacobian = jacobian.reshape(-1, *x.shape)
+    jacobian = inner_jacobian(stages, x.numel(), u.numel())(x[None]).reshape(-1, *x.shape)
     weight = jacobian_at(stages.after, stages.activated(u))[1]
     slope = stages.cut.slope_vector()
     slope = None if slope is None else slope[:, None]

@@ -10,19 +10,19 @@ batch of means (b, *shape) with noise: a variance, variances per pixel or a full
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
 from rpa import _check
-from rpa._graph import act, record
 from rpa.moments import _checks, activation, relu
-from rpa.moments.linearized import Stages, jacobian_at, pushed
+from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
 from rpa.moments.prepared import Moments, as_module, laws, mixed, noise, traced
 from rpa.moments.sampling import Estimate, monte_carlo
-from rpa.traced import Cut, as_rows, as_values, size
+from rpa.tracing.graph import act, record
+from rpa.tracing.parts import Cut, as_rows, as_values, size
 
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
@@ -32,8 +32,6 @@ __all__ = ["Estimate", "Moments", "affine_relu_affine", "centres", "monte_carlo"
            "two_stage_mean"]  # fmt: skip
 
 MAX_DENSE = 4096  # units of which a full covariance is held
-COLUMNS = 1024  # products with a Jacobian computed forwards at once
-KEPT = 1 << 26  # numbers that many inputs may share
 ADJOINT = ("linear", "diagonal")
 RULES = ("exact", "series", "linear", "diagonal", "zero_mean")
 
@@ -91,8 +89,10 @@ def _split(graph, number):
     ):
         new = fx.Graph()
         copies = {start: new.placeholder("x")}
-        constants = [n for n in nodes if n.op == "get_attr"] if start is node else []
-        for each in (*constants, *inside):
+        inside = [n for n in inside if n.op != "get_attr"]
+        constants = [n for n in nodes if n.op == "get_attr"]
+        needed = _ancestors(end)
+        for each in (n for n in (*constants, *inside) if n in needed):
             try:
                 copies[each] = new.node_copy(each, copies.__getitem__)
             except KeyError as error:
@@ -104,6 +104,18 @@ def _split(graph, number):
         stage.recompile()
         stages.append(stage)
     return tuple(stages)
+
+
+def _ancestors(node):
+    """The node and all that it depends on."""
+    found: set = set()
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if each not in found:
+            found.add(each)
+            waiting += each.all_input_nodes
+    return found
 
 
 def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
@@ -200,9 +212,7 @@ def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None)
         second, inputs = as_module(inputs), cov
         cov, points = (*stage_arguments, points)[:2] if stage_arguments else (None, points)
     elif stage_arguments:
-        raise ValueError(
-            f"net, inputs, cov: expected no more than these without names, got {len(stage_arguments)} more"
-        )
+        raise ValueError(f"net, inputs, cov: expected no more without a name, got {len(stage_arguments)} more")
     for weight, x, given in laws(net, inputs, cov, input_shape):
         noise(given, x)
         if second is None:
@@ -231,7 +241,7 @@ def _moments(stages, x, cov, points, rule, outputs):
     if rule in ADJOINT and full is None and (stages.affine or units > MAX_DENSE):
         return _adjoint(stages, x, cov, rule, outputs, points, nearest)
     parts, order = [], []
-    jacobian = _inner_jacobian(stages, x[0].numel(), units)
+    jacobian = inner_jacobian(stages, x[0].numel(), units)
     for index in nearest.unique():
         members = (nearest == index).nonzero().squeeze(1)
         point = points[index : index + 1]
@@ -267,7 +277,7 @@ def _local_moments(stages, x, cov):
         return as_rows(mu, stages.cut.shapes), as_rows(var, stages.cut.shapes)
     if not stages.affine:
         raise ValueError("cov: a full covariance needs one affine part before the ReLU here; see two_stage")
-    mu, jacobian = stages.before(x), stages.first[0].matrix()
+    mu, jacobian = stages.before(x), inner_jacobian(stages, 0, 0)(x)
     return mu, ((jacobian @ full) * jacobian).sum(1).expand_as(mu)
 
 
@@ -282,29 +292,6 @@ def _part(cov, x, members):
     """The noise of the inputs `members`: their own variance maps, or what is common to all."""
     per_input = isinstance(cov, torch.Tensor) and cov.ndim == x.ndim and noise(cov, x)[1] is None
     return cov[members] if per_input else cov
-
-
-def _inner_jacobian(stages: Stages, n: int, m: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function of one input (1, *shape): the Jacobian (m, n) of the first stage there.
-
-    By columns, or by rows where those are far fewer. Columns go through the affine part at the front once for all
-    inputs, unless what comes out of it is too large to be kept.
-    """
-    if n > 2 * m and not stages.affine:
-        return lambda x: jacobian_at(stages.before, x)[1]
-    front, *rest = stages.first
-    if stages.affine:
-        matrix = front.matrix()
-        return lambda x: matrix
-    if n * size(front.shapes) > KEPT:
-        return lambda x: _columns(stages.first, [x], torch.eye(n, dtype=x.dtype), stages.cut.shapes, front.taken)
-    columns = front.matrix().T.contiguous()
-    return lambda x: _columns(rest, front([x]), columns, stages.cut.shapes, front.shapes)
-
-
-def _columns(parts, point, rows, shapes, taken):
-    pieces = (pushed(parts, point, as_values(piece, taken))[1] for piece in rows.split(COLUMNS))
-    return torch.cat([as_rows(piece, shapes) for piece in pieces]).T
 
 
 def _linearized(stages, y, inner, value, outer, shift, cov, rule):

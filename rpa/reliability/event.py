@@ -21,10 +21,10 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from rpa import _check
-from rpa._graph import check_evaluable
 from rpa.inputs import RandomInput, components_of
 from rpa.network import ReLUNetwork
 from rpa.parallel import tmap
+from rpa.tracing.graph import check_evaluable, head_of
 
 __all__ = ["Criterion", "Event", "events", "impossible"]
 
@@ -162,7 +162,7 @@ def events(
     Arguments as in `rpa.reliability.failure.failure_probability`.
     """
     rtol, seed, device = _check.positive("rtol", rtol), _check.integer("seed", seed), _check.device("device", device)
-    components, chain = components_of(inputs), _as_chain(net)
+    components, chain = components_of(inputs), _as_chain(net, input_shape)
     if chain is None:
         module = _Rows(net, inputs.dim, input_shape, device)
         at_mean = module(torch.as_tensor(inputs.mean[None].copy()).to(module.like))[0].numpy(force=True)
@@ -171,6 +171,9 @@ def events(
         if chain.input_dim != inputs.dim:
             raise ValueError(f"inputs: expected dimension {chain.input_dim} of the network's input, got {inputs.dim}")
         at_mean, fields = chain(inputs.mean[None])[0], [_of_chain(chain, part, device) for _, part in components]
+    head = "" if isinstance(net, ReLUNetwork) else head_of(net)
+    if head and (direction is not None if chain is not None else len(at_mean) == 1):
+        raise ValueError(f"net: ends in {head}; expected the network without it, and a threshold for what it returns")
     criterion = _criterion(at_mean, label, direction, threshold)
     shared = {"criterion": criterion, "rtol": rtol, "budget": budget // len(components)}
     rngs = np.random.default_rng(seed).spawn(len(components))
@@ -180,15 +183,16 @@ def events(
     return [(weight, event) for (weight, _), event in zip(components, result)]
 
 
-def _as_chain(net):
+def _as_chain(net, input_shape):
     """`net` as a `ReLUNetwork`; None for a torch module that is none, or that is faster as a convolution."""
     if isinstance(net, ReLUNetwork):
         return net
     check_evaluable(net)
-    if any(isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Unflatten)) for layer in net.modules()):
+    large = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, nn.Unflatten)
+    if any(isinstance(layer, large) for layer in net.modules()):
         return None
     try:
-        return ReLUNetwork.from_torch(net)
+        return ReLUNetwork.from_torch(net, input_shape)
     except ValueError:
         return None
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from rpa.moments import layerwise, meanfield, pooling, relu
 from rpa.subjects._torchvision import import_torchvision
-from rpa.traced import Traced, windows
+from rpa.tracing.conversion import windows
+from rpa.tracing.traced import Traced
 
 
 def small_net(seed=0):

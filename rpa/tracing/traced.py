@@ -13,171 +13,19 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 
-from rpa import _graph
-from rpa._graph import act, called, max_pool
+from rpa.tracing import graph as _graph
+from rpa.tracing.graph import act, called, max_pool
+from rpa.tracing.parts import DENSE, Affine, Cut, as_rows, run
 
-__all__ = ["Affine", "Cut", "Traced", "as_rows", "as_values", "pool_tables", "run", "size", "windows"]
+__all__ = ["Traced"]
 
-DENSE = 1 << 23  # entries up to which an affine part is squared as a matrix
 MANY = 8  # rows from which a convolution is quicker in another memory layout
-ROWS = 1024  # columns of a matrix that are computed at once
-
-
-def size(shapes: Sequence[tuple]) -> int:
-    """Numbers in values of these shapes."""
-    return sum(math.prod(shape) for shape in shapes)
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """Activations of the first values, or a max pooling of the first; the others are carried.
-
-    slopes: for each activated value its slope below zero, a number or a tensor that broadcasts to it. pool: (function,
-    options). shapes: of all values, for one input.
-    """
-
-    shapes: list
-    like: torch.Tensor
-    slopes: tuple = ()
-    pool: tuple | None = None
-
-    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        new = [act(v, slope) for v, slope in zip(values, self.slopes)]
-        new = [max_pool(values[0], *self.pool)] if self.pool else new
-        return [*new, *values[len(new) :]]
-
-    def slope_vector(self) -> torch.Tensor | None:
-        """The slope of every unit (n,), 1 for the carried ones; None where all are plain ReLUs."""
-        if len(self.slopes) == len(self.shapes) and not any(isinstance(s, torch.Tensor) or s for s in self.slopes):
-            return None
-        slopes = [torch.as_tensor(s, dtype=self.like.dtype, device=self.like.device) for s in self.slopes]
-        slopes += [torch.ones_like(self.like)] * (len(self.shapes) - len(slopes))
-        return torch.cat([s.expand(shape).flatten() for s, shape in zip(slopes, self.shapes)])
-
-
-class Affine:
-    """The affine map between two cuts: lists of tensors, each (b, *shape), to lists of tensors."""
-
-    def __init__(self, traced: Traced, nodes: list, inputs: list, outputs: list):
-        self.traced, self.nodes, self.inputs, self.outputs, self.like = traced, nodes, inputs, outputs, traced.like
-        self.taken, self.shapes = ([traced.shapes[node] for node in names] for names in (inputs, outputs))
-
-    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        return self._through(values, self.traced.value)
-
-    def linear(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The map without its constants."""
-        return self._through(values, self.traced.linear)
-
-    def squared(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The linear part with squared coefficients: variances of independent units to variances.
-
-        Exact, except in parts of more than `DENSE` entries with several layers, whose units count as independent too.
-        """
-        if self._square is None:
-            return self._through(values, self.traced.squared)
-        return as_values(as_rows(values, self.taken) @ self._square, self.shapes)
-
-    @cached_property
-    def _square(self):
-        depth = dict.fromkeys(self.inputs, 0)
-        for node in self.nodes:
-            weight = 0 if called(node) in _graph.UNITS else 1 if self.traced.weighted(node) else 2
-            depth[node] = weight + max(depth[n] for n in node.all_input_nodes if n in depth)
-        small = size(self.taken) * size(self.shapes) <= DENSE
-        return (self.matrix() ** 2).T if small and max(depth.values()) > 1 else None
-
-    @cached_property
-    def reshapes(self) -> bool:
-        """Whether the values pass in their order, reshaped at most."""
-        if size(self.taken) != size(self.shapes) or any(self.traced.weighted(node) for node in self.nodes):
-            return False
-        with torch.no_grad():
-            places = torch.arange(1, size(self.taken) + 1).to(self.like)[None]
-            return torch.equal(as_rows(self(as_values(places, self.taken)), self.shapes), places)
-
-    def matrix(self) -> torch.Tensor:
-        """The linear part as a matrix (m, n)."""
-        n, parts = size(self.taken), []
-        with torch.no_grad():
-            for start in range(0, n, ROWS):
-                unit = self.like.new_zeros(min(ROWS, n - start), n)
-                unit.diagonal(start).fill_(1)
-                parts.append(as_rows(self.linear(as_values(unit, self.taken)), self.shapes))
-        return torch.cat(parts).T
-
-    def _through(self, values, action):
-        env = _Env(self.traced, len(values[0]) // self.taken[0][0], zip(self.inputs, values))
-        for node in self.nodes:
-            env[node] = action(node, env)
-        return [env[node] for node in self.outputs]
-
-
-def as_rows(values: Sequence[torch.Tensor], shapes: Sequence[tuple]) -> torch.Tensor:
-    """Values of `shapes` for b inputs as one matrix (b, n)."""
-    flat = [v.reshape(-1, math.prod(shape)) for v, shape in zip(values, shapes)]
-    return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
-
-
-def as_values(rows: torch.Tensor, shapes: Sequence[tuple]) -> list[torch.Tensor]:
-    """The inverse of `as_rows`."""
-    parts = rows.split([math.prod(shape) for shape in shapes], 1) if len(shapes) > 1 else [rows]
-    return [part.reshape(-1, *shape[1:]) for part, shape in zip(parts, shapes)]
-
-
-def run(parts: Sequence[Affine | Cut], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The values behind the parts."""
-    for part in parts:
-        values = part(values)
-    return list(values)
-
-
-def windows(cut: Cut) -> np.ndarray:
-    """Places (o, w) of the members of each window of a cut's pooling, among the values that it pools, flattened.
-
-    A window that reaches over the edge counts one of its members more than once, which leaves the maximum as it is.
-    """
-    assert cut.pool is not None
-    shape = cut.shapes[0]
-    members = np.arange(math.prod(shape[:2]))[:, None]
-    for table, side in zip(pool_tables(cut), shape[2:]):
-        table = np.where(table < 0, table.max(1, keepdims=True), table)
-        members = (members[:, None, :, None] * side + table[:, None, :]).reshape(len(members) * len(table), -1)
-    probe = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(probe.flatten()[members].amax(1), max_pool(probe, *cut.pool).flatten()):
-        raise ValueError(f"net: {cut.pool[0]} with {cut.pool[1]} has no rule")
-    return members
-
-
-def pool_tables(cut: Cut) -> list[np.ndarray]:
-    """For each axis of the pooled planes the places (windows, w) of its windows' members; -1 is none."""
-    assert cut.pool is not None
-    kind, options = cut.pool
-    sides, tables = cut.shapes[0][2:], []
-    for axis, (side, count) in enumerate(zip(sides, max_pool(torch.zeros(1, 1, *sides), *cut.pool).shape[2:])):
-        at = lambda key, default=None: _per_axis(options.get(key, default), axis)
-        index, step = np.arange(count)[:, None], 1
-        if "adaptive" in kind:
-            start, stop = index * side // count, -(-(index + 1) * side // count)
-        else:
-            step = at("dilation", 1)
-            start = index * (at("stride") or at("kernel_size")) - at("padding", 0)
-            stop = start + (at("kernel_size") - 1) * step + 1
-        table = start + step * np.arange(-(-(stop - start).max() // step))
-        tables.append(np.where((table >= np.maximum(start, 0)) & (table < np.minimum(stop, side)), table, -1))
-    return tables
-
-
-def _per_axis(value, axis):
-    return value[axis if len(value) > 1 else 0] if isinstance(value, (tuple, list)) else value
 
 
 class _Env(dict):
@@ -195,8 +43,9 @@ class Traced:
     """A torch module prepared for inputs like x (b, *shape): `parts`, and the values' shapes.
 
     name: what messages call the module. pool_first: exchange an activation and the max pooling after it, which leaves
-    the function as it is. given: the module in its own precision, if net is a copy in another. Raises ValueError naming the part that is neither affine nor known, depends on its batch,
-    draws random numbers or is not what torch.fx recorded.
+    the function as it is. given: the module in its own precision, if net is a copy in another. Raises ValueError naming
+    the part that is neither affine nor known, depends on its batch, draws random numbers or is not what torch.fx
+    recorded.
     """
 
     def __init__(
@@ -225,6 +74,10 @@ class Traced:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs (b, k)."""
         return as_rows(run(self.parts, [x]), [self.shapes[self.end]])
+
+    def env(self, rows: int, values: Iterable = ()) -> dict:
+        """An environment of the graph's nodes for so many inputs, with the values of some."""
+        return _Env(self, rows, values)
 
     def value(self, node: fx.Node, env: dict) -> torch.Tensor:
         """What the node returns."""
@@ -272,12 +125,13 @@ class Traced:
             node.args[0]
         ]
 
-    def fixed(self, node: fx.Node, rows: int) -> object:
+    def fixed(self, node: fx.Node, rows: int) -> Any:
         """A value that depends on the number of inputs at most."""
         if node in self.constants:
             return self.constants[node]
         if node in self.sizes:
-            return _extrapolated(*self.sizes[node], rows)
+            one, two = self.sizes[node]
+            return _extrapolated(one, two, rows)
         return self.value(node, _Env(self, rows))
 
     def _arguments(self, node, env):
@@ -385,29 +239,16 @@ class Traced:
             raise ValueError(f"{self.name}: {label} mixes the inputs of a batch; expected each treated alone")
         raise ValueError(f"{self.name}: {label} is not affine; {_graph.advice(label)}")
 
-    def _cut(self, pending):
+    def _cut(self, nodes):
         parts: list = []
-        state = [self.start]
-        while True:
-            blocked: set = set()
-            group, now, later = [], [], []
-            for node in pending:
-                waits = any(n in blocked for n in node.all_input_nodes)
-                if not waits and node.target not in (act, max_pool):
-                    now.append(node)
-                    continue
-                blocked.add(node)
-                joins = not group or (node.target is act and group[0].target is act)
-                (later if waits or not joins else group).append(node)
+        for now, state, group, carried in _graph.schedule(nodes, self.start, self.end):
             if not group:
                 return [*parts, Affine(self, now, state, [self.end])]
-            needed = [n for node in later for n in node.all_input_nodes if n in self.shapes] + [self.end]
-            carried = [n for n in dict.fromkeys(needed) if n not in blocked]
             affine = Affine(self, now, state, [node.args[0] for node in group] + carried)
             pool = None if group[0].target is act else tuple(group[0].args[1:])
             slopes = tuple(self._slope(node) for node in group) if pool is None else ()
             parts += [affine, Cut(affine.shapes, self.like, slopes, pool)]
-            pending, state = later, group + carried
+        raise AssertionError("a schedule ends with a part without activations")
 
     def _slope(self, node):
         slope = node.args[1]

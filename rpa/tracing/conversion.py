@@ -1,6 +1,6 @@
 """Torch modules as chains of affine maps and ReLUs, as dense matrices.
 
-`rpa.traced` cuts the module into affine parts. Here each cut becomes one layer of a `ReLUNetwork`, a max pooling
+`rpa.tracing.traced` cuts the module into affine parts. Here each cut becomes a layer of a `ReLUNetwork`, a max pooling
 several: the largest of a window is found in rounds, max(a, b) = b + relu(a - b). A network has one slope; an activation
 of another slope s is a combination of relu(v) and relu(-v), and so is a value that a later part reads (s = 1). A value
 that is a sum of units with weights >= 0 passes a ReLU as it is.
@@ -9,16 +9,18 @@ that is a sum of units with weights >= 0 passes a ReLU as it is.
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 
 import numpy as np
 import torch
 from torch import nn
 
-from rpa._graph import called, check_evaluable, record, unwrapped
-from rpa.traced import Affine, Traced, as_rows, as_values, size, windows
+from rpa.tracing.graph import called, check_evaluable, max_pool, record, unwrapped
+from rpa.tracing.parts import Affine, Cut, as_rows, as_values, size
+from rpa.tracing.traced import Traced
 
-__all__ = ["chain"]
+__all__ = ["chain", "pool_tables", "windows"]
 
 LARGEST = 2**30  # bytes that a dense matrix may take
 
@@ -149,3 +151,43 @@ def _check_size(affine, units):
         entries = f"{rows:,} x {columns:,} entries as a dense matrix, {8e-9 * rows * columns:,.1f} GB"
         raise ValueError(f"module: an affine part has {entries}; rpa.two_stage, rpa.layerwise and "
                          "rpa.failure_probability keep convolutions")  # fmt: skip
+
+
+def windows(cut: Cut) -> np.ndarray:
+    """Places (o, w) of the members of each window of a cut's pooling, among the values that it pools, flattened.
+
+    A window that reaches over the edge counts one of its members more than once, which leaves the maximum as it is.
+    """
+    assert cut.pool is not None
+    shape = cut.shapes[0]
+    members = np.arange(math.prod(shape[:2]))[:, None]
+    for table, side in zip(pool_tables(cut), shape[2:]):
+        table = np.where(table < 0, table.max(1, keepdims=True), table)
+        members = (members[:, None, :, None] * side + table[:, None, :]).reshape(len(members) * len(table), -1)
+    probe = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    if not torch.equal(probe.flatten()[members].amax(1), max_pool(probe, *cut.pool).flatten()):
+        raise ValueError(f"net: {cut.pool[0]} with {cut.pool[1]} has no rule")
+    return members
+
+
+def pool_tables(cut: Cut) -> list[np.ndarray]:
+    """For each axis of the pooled planes the places (windows, w) of its windows' members; -1 is none."""
+    assert cut.pool is not None
+    kind, options = cut.pool
+    sides, tables = cut.shapes[0][2:], []
+    for axis, (side, count) in enumerate(zip(sides, max_pool(torch.zeros(1, 1, *sides), *cut.pool).shape[2:])):
+        at = lambda key, default=None: _per_axis(options.get(key, default), axis)
+        index, step = np.arange(count)[:, None], 1
+        if "adaptive" in kind:
+            start, stop = index * side // count, -(-(index + 1) * side // count)
+        else:
+            step = at("dilation", 1)
+            start = index * (at("stride") or at("kernel_size")) - at("padding", 0)
+            stop = start + (at("kernel_size") - 1) * step + 1
+        table = start + step * np.arange(-(-(stop - start).max() // step))
+        tables.append(np.where((table >= np.maximum(start, 0)) & (table < np.minimum(stop, side)), table, -1))
+    return tables
+
+
+def _per_axis(value, axis):
+    return value[axis if len(value) > 1 else 0] if isinstance(value, (tuple, list)) else value

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
-__all__ = ["COPIES", "SUMS", "UNITS", "WEIGHTED", "act", "advice", "broadcast", "called", "check_evaluable", "max_pool",
-           "record", "unwrapped"]  # fmt: skip
+__all__ = ["COPIES", "SUMS", "UNITS", "WEIGHTED", "act", "advice", "broadcast", "called", "check_evaluable", "head_of",
+           "max_pool", "record", "schedule", "unwrapped"]  # fmt: skip
 
 WEIGHTED = ("linear", "conv1d", "conv2d", "conv3d", "scaled")  # called with (input, weight, bias, ...)
 SUMS = ("add", "sub")  # what does not depend on the input is a constant
@@ -145,6 +146,14 @@ def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple
     if pool_first:
         _exchange_pools(graph.graph)
     return graph, head
+
+
+def head_of(net: nn.Module) -> str:
+    """The trailing softmax, log_softmax or sigmoid of a module, or nothing."""
+    try:
+        return (record(net)[1] or ("",))[0]
+    except ValueError:
+        return ""
 
 
 class _Root(nn.Module):
@@ -291,3 +300,30 @@ def _exchange_pools(graph):
             pool.replace_all_uses_with(new, lambda user: user is not new)
             pool.args = (before.args[0], *pool.args[1:])
             graph.erase_node(before)
+
+
+def schedule(pending: list, start: fx.Node, end: fx.Node) -> Iterator[tuple[list, list, list, list]]:
+    """(affine nodes, values before them, activations or one pooling behind them, values that pass by), part by part.
+
+    pending: the nodes that depend on the input, in order. Activations join as early as they can.
+    """
+    state = [start]
+    while True:
+        blocked: set = set()
+        group: list = []
+        now: list = []
+        later: list = []
+        for node in pending:
+            waits = any(n in blocked for n in node.all_input_nodes)
+            if not waits and node.target not in (act, max_pool):
+                now.append(node)
+                continue
+            blocked.add(node)
+            joins = not group or (node.target is act and group[0].target is act)
+            (later if waits or not joins else group).append(node)
+        needed = [n for node in later for n in node.all_input_nodes if n in {*state, *now}] + [end]
+        carried = [n for n in dict.fromkeys(needed) if n not in blocked]
+        yield now, state, group, carried
+        if not group:
+            return
+        pending, state = later, group + carried

@@ -1,0 +1,131 @@
+"""The parts of a traced network: affine maps, and cuts that activate or pool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from rpa.tracing import graph
+from rpa.tracing.graph import act, called, max_pool
+
+if TYPE_CHECKING:
+    from rpa.tracing.traced import Traced
+
+__all__ = ["DENSE", "Affine", "Cut", "as_rows", "as_values", "run", "size"]
+
+DENSE = 1 << 23  # entries up to which an affine part is squared as a matrix
+ROWS = 1024  # columns of a matrix that are computed at once
+
+
+def size(shapes: Sequence[tuple]) -> int:
+    """Numbers in values of these shapes."""
+    return sum(math.prod(shape) for shape in shapes)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Activations of the first values, or a max pooling of the first; the others are carried.
+
+    slopes: for each activated value its slope below zero, a number or a tensor that broadcasts to it. pool: (function,
+    options). shapes: of all values, for one input.
+    """
+
+    shapes: list
+    like: torch.Tensor
+    slopes: tuple = ()
+    pool: tuple | None = None
+
+    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        new = [act(v, slope) for v, slope in zip(values, self.slopes)]
+        new = [max_pool(values[0], *self.pool)] if self.pool else new
+        return [*new, *values[len(new) :]]
+
+    def slope_vector(self) -> torch.Tensor | None:
+        """The slope of every unit (n,), 1 for the carried ones; None where all are plain ReLUs."""
+        if len(self.slopes) == len(self.shapes) and not any(isinstance(s, torch.Tensor) or s for s in self.slopes):
+            return None
+        slopes = [torch.as_tensor(s, dtype=self.like.dtype, device=self.like.device) for s in self.slopes]
+        slopes += [torch.ones_like(self.like)] * (len(self.shapes) - len(slopes))
+        return torch.cat([s.expand(shape).flatten() for s, shape in zip(slopes, self.shapes)])
+
+
+class Affine:
+    """The affine map between two cuts: lists of tensors, each (b, *shape), to lists of tensors."""
+
+    def __init__(self, traced: Traced, nodes: list, inputs: list, outputs: list):
+        self.traced, self.nodes, self.inputs, self.outputs, self.like = traced, nodes, inputs, outputs, traced.like
+        self.taken, self.shapes = ([traced.shapes[node] for node in names] for names in (inputs, outputs))
+
+    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return self._through(values, self.traced.value)
+
+    def linear(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The map without its constants."""
+        return self._through(values, self.traced.linear)
+
+    def squared(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The linear part with squared coefficients: variances of independent units to variances.
+
+        Exact, except in parts of more than `DENSE` entries with several layers, whose units count as independent too.
+        """
+        if self._square is None:
+            return self._through(values, self.traced.squared)
+        return as_values(as_rows(values, self.taken) @ self._square, self.shapes)
+
+    @cached_property
+    def _square(self):
+        depth = dict.fromkeys(self.inputs, 0)
+        for node in self.nodes:
+            weight = 0 if called(node) in graph.UNITS else 1 if self.traced.weighted(node) else 2
+            depth[node] = weight + max(depth[n] for n in node.all_input_nodes if n in depth)
+        small = size(self.taken) * size(self.shapes) <= DENSE
+        return (self.matrix() ** 2).T if small and max(depth.values()) > 1 else None
+
+    @cached_property
+    def reshapes(self) -> bool:
+        """Whether the values pass in their order, reshaped at most."""
+        if size(self.taken) != size(self.shapes) or any(self.traced.weighted(node) for node in self.nodes):
+            return False
+        with torch.no_grad():
+            places = torch.arange(1, size(self.taken) + 1).to(self.like)[None]
+            return torch.equal(as_rows(self(as_values(places, self.taken)), self.shapes), places)
+
+    def matrix(self) -> torch.Tensor:
+        """The linear part as a matrix (m, n)."""
+        n, parts = size(self.taken), []
+        with torch.no_grad():
+            for start in range(0, n, ROWS):
+                unit = self.like.new_zeros(min(ROWS, n - start), n)
+                unit.diagonal(start).fill_(1)
+                parts.append(as_rows(self.linear(as_values(unit, self.taken)), self.shapes))
+        return torch.cat(parts).T
+
+    def _through(self, values, action):
+        env = self.traced.env(len(values[0]) // self.taken[0][0], zip(self.inputs, values))
+        for node in self.nodes:
+            env[node] = action(node, env)
+        return [env[node] for node in self.outputs]
+
+
+def as_rows(values: Sequence[torch.Tensor], shapes: Sequence[tuple]) -> torch.Tensor:
+    """Values of `shapes` for b inputs as one matrix (b, n)."""
+    flat = [v.reshape(-1, math.prod(shape)) for v, shape in zip(values, shapes)]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+
+
+def as_values(rows: torch.Tensor, shapes: Sequence[tuple]) -> list[torch.Tensor]:
+    """The inverse of `as_rows`."""
+    parts = rows.split([math.prod(shape) for shape in shapes], 1) if len(shapes) > 1 else [rows]
+    return [part.reshape(-1, *shape[1:]) for part, shape in zip(parts, shapes)]
+
+
+def run(parts: Sequence[Affine | Cut], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The values behind the parts."""
+    for part in parts:
+        values = part(values)
+    return list(values)
