@@ -15,7 +15,7 @@ from rpa.companion import provenance, report, verdicts
 
 NOTEBOOKS = sorted((report.ROOT / "notebooks").glob("[0-9]*.ipynb"))
 STEMS = [path.stem for path in NOTEBOOKS]
-LONGEST_CELL, IMPORTS = 25, ("import ", "from ")
+LONGEST_CELL, LONGEST_LINE, IMPORTS = 25, 100, ("import ", "from ")
 
 
 def _finite(value):
@@ -85,13 +85,15 @@ class TestForm:
         assert named - {"profile"} == set(provenance.parameters(path)), "one parameter and its comment a line"
         assert all(comment for _, comment in provenance.parameters(path).values())
 
-    def test_opens_with_a_title(self, path):
-        cells = nbformat.read(path, as_version=4).cells
-        assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    def test_opens_with_a_title_and_its_figure(self, path):
+        first = nbformat.read(path, as_version=4).cells[0]
+        assert first.cell_type == "markdown" and first.source.startswith("# ")
+        assert f"(../figures/{path.stem}.png)" in first.source or "save_figure" not in path.read_text()
 
     def test_cells_are_short(self, path):
         work = [[line for line in cell.source.splitlines() if not line.startswith(IMPORTS)] for cell in _code(path)[1:]]
         assert [lines[0] for lines in work if len(lines) > LONGEST_CELL] == []
+        assert [line for lines in work for line in lines if len(line) > LONGEST_LINE] == []
 
 
 def _code(path):

@@ -257,6 +257,20 @@ def test_every_claim_of_both_papers_is_listed():
     assert table == [98.30, 95.31, 91.16, 86.09, 80.51]
 
 
+CLAIMS = verdicts.load_claims()
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=[claim["id"] for claim in CLAIMS])
+def test_every_claim_of_a_paper_names_its_method_and_its_null_and_is_recorded_with_them(claim):
+    """Judged by the paper's own method, beside what ignores the noise or is free, or with the reason why nothing is."""
+    if claim["paper"] != verdicts.BEYOND:
+        assert claim.get("method") and (claim.get("null") or claim.get("no_null"))
+    entry = report.load_records().get((claim["stem"], claim["id"]))
+    if claim["status"] == "done" and (entry or "needs" not in claim):
+        assert entry and entry.get("on"), "the record says what it was measured on"
+        assert ("null" in entry) == ("null" in claim) or claim["paper"] == verdicts.BEYOND
+
+
 def test_committed_records_results_and_readme_agree():
     """RESULTS.md and README.md show what data/results and targets.toml say, and no finished claim fails."""
     records = report.load_records()
