@@ -10,8 +10,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-__all__ = ["COPIES", "STRAIGHT", "SUMS", "UNITS", "WEIGHTED", "act", "advice", "broadcast", "called", "check_evaluable", "head_of",
-           "max_pool", "record", "schedule", "unwrapped"]  # fmt: skip
+__all__ = ["COPIES", "STRAIGHT", "SUMS", "UNITS", "WEIGHTED", "act", "advice", "broadcast", "called", "check_evaluable",
+           "head_of", "max_pool", "record", "schedule", "unwrapped"]  # fmt: skip
 
 WEIGHTED = ("linear", "conv1d", "conv2d", "conv3d", "scaled")  # called with (input, weight, bias, ...)
 SUMS = ("add", "sub")  # what does not depend on the input is a constant

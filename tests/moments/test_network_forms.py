@@ -315,5 +315,5 @@ def test_heads_and_batches_are_refused_by_name():
         rpa.noise_map(
             nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False)).eval(), np.ones((2, 2)), 1
         )
-    with pytest.raises(ValueError, match=r"net: does not tell .* from_torch\(net, input_shape=\(1, 28, 28\)\)"):
+    with pytest.raises(ValueError, match=r"net: does not tell .*from_torch\(net, input_shape=\(1, 28, 28\)\)"):
         rpa.pattern_pmf(nn.Sequential(nn.Conv2d(1, 1, 2)), law)
