@@ -108,14 +108,7 @@ def _split(graph, number):
 
 def _ancestors(node):
     """The node and all that it depends on."""
-    found: set = set()
-    waiting = [node]
-    while waiting:
-        each = waiting.pop()
-        if each not in found:
-            found.add(each)
-            waiting += each.all_input_nodes
-    return found
+    return {node}.union(*(_ancestors(each) for each in node.all_input_nodes))
 
 
 def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
