@@ -91,7 +91,9 @@ def _split(graph, number):
         copies = {start: new.placeholder("x")}
         inside = [n for n in inside if n.op != "get_attr"]
         constants = [n for n in nodes if n.op == "get_attr"]
-        needed = _ancestors(end)
+        needed = {end}
+        for each in reversed(nodes):
+            needed.update(each.all_input_nodes if each in needed and each is not start else ())
         for each in (n for n in (*constants, *inside) if n in needed):
             try:
                 copies[each] = new.node_copy(each, copies.__getitem__)
@@ -104,11 +106,6 @@ def _split(graph, number):
         stage.recompile()
         stages.append(stage)
     return tuple(stages)
-
-
-def _ancestors(node):
-    """The node and all that it depends on."""
-    return {node}.union(*(_ancestors(each) for each in node.all_input_nodes))
 
 
 def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
