@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ def as_module(net: ReLUNetwork | nn.Module) -> nn.Module:
     """A torch module in float32 or float64; ValueError for what is no network, or none in evaluation mode."""
     module: Any = net.to_torch() if isinstance(net, ReLUNetwork) else unwrapped(net)
     check_evaluable(module)
-    return module if dtype_of(module) in (torch.float32, torch.float64) else module.float()
+    return module if dtype_of(module) in (torch.float32, torch.float64) else copy.deepcopy(module).float()
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

@@ -91,7 +91,9 @@ def _split(graph, number):
         copies = {start: new.placeholder("x")}
         inside = [n for n in inside if n.op != "get_attr"]
         constants = [n for n in nodes if n.op == "get_attr"]
-        needed = _ancestors(end)
+        needed = {end}
+        for each in reversed(nodes):
+            needed.update(each.all_input_nodes if each in needed and each is not start else ())
         for each in (n for n in (*constants, *inside) if n in needed):
             try:
                 copies[each] = new.node_copy(each, copies.__getitem__)
@@ -104,18 +106,6 @@ def _split(graph, number):
         stage.recompile()
         stages.append(stage)
     return tuple(stages)
-
-
-def _ancestors(node):
-    """The node and all that it depends on."""
-    found: set = set()
-    waiting = [node]
-    while waiting:
-        each = waiting.pop()
-        if each not in found:
-            found.add(each)
-            waiting += each.all_input_nodes
-    return found
 
 
 def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-__all__ = ["COPIES", "SUMS", "UNITS", "WEIGHTED", "act", "advice", "broadcast", "called", "check_evaluable", "head_of",
-           "max_pool", "record", "schedule", "unwrapped"]  # fmt: skip
+__all__ = ["COPIES", "STRAIGHT", "SUMS", "UNITS", "WEIGHTED", "act", "advice", "broadcast", "called", "check_evaluable",
+           "head_of", "max_pool", "record", "schedule", "unwrapped"]  # fmt: skip
 
 WEIGHTED = ("linear", "conv1d", "conv2d", "conv3d", "scaled")  # called with (input, weight, bias, ...)
 SUMS = ("add", "sub")  # what does not depend on the input is a constant
@@ -38,6 +38,8 @@ COPIES = ("pad", "roll", "flip", "stack", "expand", "repeat")  # some units may 
 POOLS = ("max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d")
 SAME = ("float", "double", "half", "bfloat16", "to", "type", "detach")
 SMOOTH = ("softmax", "sigmoid", "tanh", "gelu", "silu", "swish", "elu", "selu", "softplus", "norm", "attention", "mish")
+STRAIGHT = ("softmax", "logsoftmax", "sigmoid", "logsigmoid", "tanh", "gelu", "silu", "elu", "selu", "celu", "softplus",
+            "mish", "exp")  # smooth functions that are almost affine where their input is small  # fmt: skip
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 TRANSPARENT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Threshold,

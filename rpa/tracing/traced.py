@@ -226,6 +226,9 @@ class Traced:
         value, expected, label = _tensors(at_one), _tensors(one[node]), self._label(node)
         alike = all(a.shape == b.shape for a, b in zip(value, expected))
         known = node.target in (act, max_pool)
+        kind = type(self.graph.get_submodule(node.target)).__name__ if node.op == "call_module" else called(node)
+        if kind.lower().replace("_", "") in _graph.STRAIGHT:
+            raise ValueError(f"{self.name}: {label} is not affine; {_graph.advice(label)}")
         if alike and (known or all(a.is_floating_point() and self._close(a, b) for a, b in zip(value, expected))):
             return
         again = _tensors(self.value(node, _Env(self, 1, one)))
