@@ -97,7 +97,7 @@ CONSTANTS = [
     (quadrature, "SAFETY", misses),
     *((search, name, many) for name in ("CERTAIN", "WEAK_SITE", "BELIEVED")),
     *((support, name, many) for name in ("SPARE", "WIDENING", "FEW")),
-    *((support, name, few) for name in ("SPARE_FEW", "PRIOR", "WORK")),
+    *((support, name, few) for name in ("SPARE_FEW", "WORK")),
     *((pmf, name, unfinished) for name in ("ENOUGH", "WIDEST")),
     (pmf, "ENUMERABLE", enumerated),
     *((points, name, law_of_output) for name in ("TOTAL", "MOST", "DROPPED")),

@@ -27,7 +27,6 @@ FEW = 16  # inputs up to which candidates are ranked by random inputs: many regi
 SPARE_FEW = 2.5  # SPARE in few dimensions
 RANKING = (2**16, 2**20)  # least and most random inputs that rank candidates
 WORK = 4e9  # multiplications that the random inputs may cost
-PRIOR = 0.5  # counts that an approximate mass is worth, times the squared number of dimensions beyond the plane
 SPREAD = 0.01  # where a pass finds less mass than this, patterns beyond those asked for are not worth their time
 WIDENING = 16  # each pass of the search is so many times wider than the one before
 
@@ -173,8 +172,8 @@ def _ranking_inputs(small):
 
 def _ranked(small, patterns, log_q, n, max_patterns, seed):
     """The `max_patterns` best (patterns, log q) of candidates and of what n random inputs of N(0, I) show."""
-    # A pattern of approximate mass q that c inputs show has the posterior mean (c + prior) / (n + prior / q): its mass
-    # has a gamma law of shape `prior` and mean q, the count is Poisson. Patterns that only the inputs show are many of
+    # A pattern of approximate mass q that c inputs show has the posterior mean (c + shape) / (n + shape / q): its mass
+    # has a gamma law of this shape and of mean q, the count is Poisson. Patterns that only the inputs show are many of
     # many: Good and Turing's (c + 1) N_(c + 1) / N_c, where N_c patterns were seen c times.
     drawn = commonest(draw_packed(small, Gaussian(np.zeros(small.input_dim), 1.0), n, seed), small.n_hidden)
     keys, sought = (pattern_keys(np.packbits(part, axis=1)) for part in (drawn.patterns, patterns))
@@ -184,13 +183,20 @@ def _ranked(small, patterns, log_q, n, max_patterns, seed):
     known = sought[place] == keys
     shown = np.zeros(len(sought))
     shown[place[known]] = counts[known]
-    q = np.exp(log_q)
-    prior = PRIOR * max(small.input_dim - 2, 1) ** 2
-    mean = (shown + prior) / (n + prior / np.maximum(q, 1e-300))
+    q = np.maximum(np.exp(log_q), 1e-300)
+    near = np.argsort(-q)[max_patterns // 4 : 2 * max_patterns]
+    shape = _gamma_shape(shown[near], n * q[near])
+    mean = (shown + shape) / (n + shape / q)
     patterns = np.concatenate([patterns, drawn.patterns[~known]])
     mean = np.concatenate([mean, _good_turing(counts.astype(int))[~known] / n])
     best = np.argsort(-mean, kind="stable")[:max_patterns]
     return patterns[best], np.log(mean[best])
+
+
+def _gamma_shape(counts, expected):
+    """The shape of the masses' gamma law, by moments: Var(count) = expected + expected^2 / shape."""
+    excess = ((counts - expected) ** 2 - expected).sum() / np.maximum((expected**2).sum(), 1e-300)
+    return 1 / np.clip(excess, 0.01, 100.0)
 
 
 def _good_turing(counts):
