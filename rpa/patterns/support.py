@@ -184,7 +184,7 @@ def _ranked(small, patterns, log_q, n, max_patterns, seed):
     shown = np.zeros(len(sought))
     shown[place[known]] = counts[known]
     q = np.maximum(np.exp(log_q), 1e-300)
-    near = np.argsort(-q)[max_patterns // 4 : 2 * max_patterns]
+    near = np.argsort(-q)[max_patterns // 2 : 2 * max_patterns]
     shape = _gamma_shape(shown[near], n * q[near])
     mean = (shown + shape) / (n + shape / q)
     patterns = np.concatenate([patterns, drawn.patterns[~known]])
