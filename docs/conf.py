@@ -20,7 +20,7 @@ PROFILE = os.environ.get("PROFILE") or "full"
 RUN = _files.build(PROFILE)
 
 project = html_title = "ReLU networks as random functions"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_math_renderer = "mathml"
 html_show_search_summary = False  # needs a server
@@ -83,8 +83,10 @@ def _write_pages(app, config):
 
 
 def _with_anchors(notebook):
-    """The notebook with an anchor, cell-N, before the code cell that ran as In[N]."""
+    """The notebook with an anchor, cell-N, before the code cell that ran as In[N], and without the committed figure."""
     cells = []
+    title = notebook["cells"][0]
+    title["source"] = re.sub(r"!\[[^]]*\]\(\.\./figures/[^)]*\)", "", "".join(title["source"]))
     for cell in notebook["cells"]:
         if number := cell.get("execution_count"):
             anchor = f'<a id="cell-{number}"></a>'
