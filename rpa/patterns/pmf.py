@@ -44,6 +44,7 @@ SEARCHES = ("auto", "exhaustive", "best_first", "entropy", "monte_carlo")
 ENUMERABLE = 5  # rank up to which regions are enumerated: their vertices grow like 2^rank
 ENOUGH = 0.98  # share of `max_patterns` that ends the search: of the candidates some are empty regions
 WIDEST = 4  # candidates for each pattern asked for: in few dimensions some of them are empty
+MINOR = 1e-9  # share of a pattern below which a component of the input is left out of the output law there
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,6 +297,8 @@ class _Table:
         if stopped == "complete":
             self.log_p -= np.log(self.covered)
             error = 4e-17 * max(small.input_dim for _, small in self.parts)
+        else:  # a component that hardly ever shows a pattern needs no points of its own there
+            self.log_p[np.exp(self.log_p) * self._weights[:, None] < MINOR * p[keep]] = -np.inf
         index = np.arange(len(self.patterns))
         pieces = [
             Pieces(weight, small, self.patterns, index, log_p, rel_error)

@@ -209,7 +209,7 @@ def _refuted(H, h, weights):
 def log_slab(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Log of an upper bound of P(H z <= h), z ~ N(0, I), for polytopes with little or no interior, (K,).
 
-    Multipliers y >= 0 bound the slacks of the rows: sum_i y_i (h_i - H_i z) <= y h + |y H| |z|. So the set lies in a
+    A polytope lies in the half-space of each of its rows, of norm 1. Multipliers y >= 0 bound the slacks of the rows: sum_i y_i (h_i - H_i z) <= y h + |y H| |z|. So the set lies in a
     slab of width (y h + |y H| |z|) / y_i along the row of the largest y_i, where the normal density is at most 0.4. y:
     of the `inscribed_ball`, for example.
     """
@@ -218,4 +218,4 @@ def log_slab(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:
     width = total + far * np.linalg.norm((y[:, :, None] * H).sum(axis=1), axis=1)
     largest = y.max(axis=1, initial=0.0)
     width = np.divide(np.maximum(width, 0.0), largest, out=np.full(len(h), np.inf), where=largest > 0)
-    return np.log(np.minimum(0.4 * width + TAIL, 1.0))
+    return np.minimum(np.log(np.minimum(0.4 * width + TAIL, 1.0)), log_ndtr(h).min(axis=1))
