@@ -8,6 +8,7 @@ given the earlier ones (Genz & Kwong 2000; with as many rows as coordinates, Gen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -176,16 +177,18 @@ class PolytopeSampler:
         y = torch.zeros(len(index), drawn, u.shape[-1], dtype=torch.float64, device=self.device)
         log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[-1]).contiguous()
         for k, ((matrix, offset, others, bounds), sizes) in enumerate(self._coordinates):
-            both = torch.baddbmm(offset[index], matrix[index], y[:, :k])
+            # The first coordinate has one interval for all points of a polytope.
+            earlier = y[:, :k] if k else y[:, :0, :1]
+            both = torch.baddbmm(offset[index], matrix[index], earlier)
             centre, upper, lower, spread = both[:, :-1], both[:, -1:], None, spreads[:, :, k, None]
             if sizes[0] or sizes[1]:
-                more, below, _ = torch.baddbmm(bounds[index], others[index], y[:, :k]).split(sizes, dim=1)
+                more, below, _ = torch.baddbmm(bounds[index], others[index], earlier).split(sizes, dim=1)
                 upper = torch.minimum(upper, more.amin(dim=1, keepdim=True)) if sizes[0] else upper
                 lower = below.amax(dim=1, keepdim=True) if sizes[1] else None
             interval = _Interval(lower, upper, centre, spread)
             log_w += interval.log_mass()
             if k < drawn:
-                y[:, k] = interval.draw(u[k], source)
+                y[:, k] = (interval if k else interval.expanded(y.shape[2])).draw(u[k], source)
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
         return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
@@ -231,6 +234,13 @@ class _Interval:
             width, middle = self.width[self.short], (self.a[self.short] + self.b[self.short]) / 2
             log_p[self.short] = width.log() - (middle * middle + LOG_2PI) / 2
         return log_p
+
+    def expanded(self, size):
+        """The same interval for `size` points."""
+        wide = copy(self)
+        for name, value in vars(self).items():
+            setattr(wide, name, None if value is None else value.expand(-1, -1, size))
+        return wide
 
     def draw(self, u, source):
         """The point below which lies the fraction u of the law truncated from one source; in the interval or at an end,
