@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_normal
 
@@ -43,14 +44,19 @@ def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
     """
     real = p.owner >= 0
     h, rows = np.where(real, p.h, 0.0), np.where(real[:, :, None], p.coef, 0.0)
-    tau, nu, push, eye = np.zeros(h.shape), np.zeros(h.shape), np.zeros(h.shape), np.eye(rows.shape[2])
+    tau, nu, push, eye = np.zeros(h.shape), np.zeros(h.shape), np.zeros(h.shape), torch.eye(rows.shape[2], dtype=torch.float64)
     mean, index = np.zeros(p.mean.shape), np.arange(len(h))
     state = h, rows, real, tau, nu
     for _ in range(sweeps):
         h, rows, real, tau_, nu_ = state
-        cov = np.linalg.inv(eye + rows.mT @ (tau_[:, :, None] * rows))
-        middle_y = cov @ (rows.mT @ nu_[:, :, None])
-        centre, var = (rows @ middle_y)[:, :, 0], np.where(real, ((rows @ cov) * rows).sum(axis=2), 1.0)
+        # The precision is L L^T; rows L^-T has the variances of the rows as its squared lengths.
+        factors, weights = torch.from_numpy(rows), torch.from_numpy(tau_[:, :, None] * rows)
+        lower = torch.linalg.cholesky_ex(eye + factors.mT @ weights).L
+        both = torch.cat([factors.mT, factors.mT @ torch.from_numpy(nu_[:, :, None])], dim=2)
+        root = torch.linalg.solve_triangular(lower, both, upper=False)
+        middle_y = torch.linalg.solve_triangular(lower.mT, root[:, :, -1:], upper=True)
+        centre, middle_y = (factors @ middle_y)[:, :, 0].numpy(), middle_y.numpy()
+        var = np.where(real, (root[:, :, :-1] ** 2).sum(dim=1).numpy(), 1.0)
         var = np.maximum(var, 1 / HARDEST)
         # Without its own factor a row sees a normal law of precision `rest`; truncated, it has the moments to match.
         rest = np.maximum(1 / var - tau_, 1e-10)

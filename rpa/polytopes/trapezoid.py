@@ -20,6 +20,7 @@ from rpa.polytopes.normal import LOG_2PI, log_interval
 __all__ = ["Conditionals", "Plan", "PolytopeSampler", "plain", "plan", "take", "truncated_normal"]
 
 DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is shorter is linearly dependent
+CANCELLED = 1e-2  # length of a rest below which it is computed from the row itself
 SHORT = 1e-6  # width of an interval below which its density is constant
 THIN = 1e-3  # width of a slab, in standard deviations, below which its direction is chosen first
 TILE = 4  # a matrix product's last bits depend on the number of rows, unless that is a multiple of this
@@ -71,26 +72,32 @@ def plan(H: np.ndarray, h: np.ndarray) -> Plan:
     """
     count, n, r = H.shape
     c, batch = min(n, r), np.arange(count)
-    residual, slack, free = H.copy(), h.copy(), np.isfinite(h)
+    slack, free, norm = h.copy(), np.isfinite(h), np.linalg.norm(H, axis=2)
     coef, axes, mean = np.zeros((count, n, c)), np.zeros((count, c, r)), np.zeros((count, c))
     owner, rank, cut = np.full((count, n), -1), np.zeros(count, dtype=int), np.zeros((count, n))
-    norm, thin = np.linalg.norm(residual, axis=2), _slab_width(H, h)
+    thin = _slab_width(H, h)
     for k in range(c):
         urgency = np.where(thin < THIN, -1e300 * (2 - thin / THIN), slack / np.where(free, norm, 1.0))
         pick = np.where(free, urgency, np.inf).argmin(axis=1)
         some = free.any(axis=1)
         rank += some
-        axis = np.where(some[:, None], residual[batch, pick], 0.0)
+        axis = np.where(some[:, None], _rest(H[batch, pick], coef[batch, pick, :k], axes[:, :k]), 0.0)
         # What rounding left along the earlier axes would grow when a nearly dependent row is scaled up to norm 1.
-        axis -= ((axes[:, :k] @ axis[:, :, None]).mT @ axes[:, :k])[:, 0]
+        axis = _rest(axis, (axes[:, :k] @ axis[:, :, None])[:, :, 0], axes[:, :k])
         axis /= np.where(some, np.linalg.norm(axis, axis=1), 1.0)[:, None]
-        along = np.where(free, (residual @ axis[:, :, None])[:, :, 0], 0.0)
-        residual -= along[:, :, None] * axis[:, None, :]
-        norm = np.linalg.norm(residual, axis=2)
+        along = np.where(free, (H @ axis[:, :, None])[:, :, 0], 0.0)
+        axes[:, k], coef[:, :, k] = axis, along
+        norm = np.sqrt(np.maximum(norm**2 - along**2, 0.0))
+        # Differences of squares have lost the digits of a short rest.
+        short = free & (norm < CANCELLED)
+        short[batch, pick] &= short.sum(axis=1) > 1
+        which, row = np.nonzero(short)
+        rest = _rest(H[which, row], coef[which, row, : k + 1], axes[which, : k + 1])
+        norm[short] = np.linalg.norm(rest, axis=1)
         done = free & ((norm <= DEPENDENT) | (k == c - 1))
         done[batch[some], pick[some]] = True
         cut[done] = np.abs(norm - norm[batch, pick, None])[done]
-        axes[:, k], coef[:, :, k], owner[done] = axis, along, k
+        owner[done] = k
         free &= ~done
         with np.errstate(divide="ignore", invalid="ignore"):
             bound = slack / along
@@ -99,6 +106,11 @@ def plan(H: np.ndarray, h: np.ndarray) -> Plan:
         mean[:, k] = truncated_normal(lower, upper)[0]
         slack = slack - along * mean[:, k, None]
     return Plan(coef, h, owner, axes, rank, mean, cut)
+
+
+def _rest(rows, coef, axes):
+    """Rows (m, r) less their parts coef (m, k) along axes (m, k, r)."""
+    return rows - (coef[:, None] @ axes)[:, 0]
 
 
 def _slab_width(H, h):
