@@ -1,0 +1,146 @@
+"""How the cost of each task grows: processor seconds beside plain sampling at equal error and the least work possible.
+
+A `task` computes its answer on one random network and says how exact it is; `row` times it, and says how long plain
+sampling would take for the same error and how long the arithmetic takes that any answer needs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.stats import linregress, t
+
+from rpa import _check
+from rpa.inputs import Gaussian
+from rpa.moments.layerwise import layerwise
+from rpa.network import ReLUNetwork
+from rpa.patterns.pmf import pattern_pmf
+from rpa.patterns.regions import affine_pieces
+from rpa.patterns.support import best_first
+from rpa.reliability.failure import failure_probability
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TASKS", "exponent", "problem", "row", "schedule", "table"]
+
+
+PASSED = 20_000  # inputs that time a sample
+
+
+def problem(sizes: Sequence[int], uncertain: int, seed: int) -> tuple[ReLUNetwork, Gaussian]:
+    """A random network with layers of these sizes, He's weights, and white noise around a random input.
+
+    uncertain: hidden units within one standard deviation of their threshold, which the noise is set for: networks of
+    any size then have about as many patterns.
+    """
+    rng = np.random.default_rng(seed)
+    weights = [rng.standard_normal((b, a)) * np.sqrt(2 / a) for a, b in zip(sizes, sizes[1:])]
+    net = ReLUNetwork(tuple(weights), tuple(0.1 * rng.standard_normal(b) for b in sizes[1:]))
+    mean = rng.standard_normal(sizes[0])
+    G, g, _, _ = affine_pieces(net, net.patterns(mean[None]))
+    distance = np.sort(np.abs(G[0] @ mean + g[0]) / np.linalg.norm(G[0], axis=1))
+    count = _check.integer("uncertain", uncertain, 1)
+    return net, Gaussian(mean, distance[min(count, len(distance)) - 1] ** 2)
+
+
+def _search(net, inputs, k):
+    best_first(net, inputs, max_patterns=k, mass=1.0)
+    return np.inf, k * _flops(net)
+
+
+def _pmf(net, inputs, k):
+    pmf = pattern_pmf(net, inputs, search="best_first", max_patterns=k, mass=1.0)
+    error = max(pmf.covered_error, 1e-12)
+    missing = np.clip(pmf.uncovered, error, 1 - error)
+    return missing * (1 - missing) / error**2, k * _flops(net) * min(net.hidden_sizes[0], net.input_dim)
+
+
+def _law(net, inputs, k):
+    law = pattern_pmf(net, inputs, search="best_first", max_patterns=k, mass=1.0).output()
+    mean, var = law.mean, np.asarray(law.cov)[0, 0]
+    return var / max(mean.error[0], 1e-12) ** 2, k * _flops(net) * min(net.hidden_sizes[0], net.input_dim)
+
+
+def _layerwise(net, inputs, _):
+    layerwise(net, inputs)
+    return np.inf, _flops(net) * max(net.hidden_sizes)
+
+
+def _failure(net, inputs, _):
+    f = net(inputs.sample(PASSED, 0))[:, 0]
+    threshold = f.mean() + 3.7 * f.std()  # a normal law exceeds it with probability 1e-4
+    result = failure_probability(net, inputs, direction=np.eye(net.output_dim)[0], threshold=threshold)
+    return (1 - result.p) / max(result.p * result.rel_error**2, 1e-300), _flops(net) / result.rel_error**2
+
+
+TASKS = {"search": _search, "PMF": _pmf, "output law": _law, "layerwise": _layerwise, "failure": _failure}
+
+
+def row(task: str, net: ReLUNetwork, inputs: Gaussian, k: int, repeats: int) -> dict[str, float]:
+    """Processor seconds of a task for k patterns, median of `repeats`, on one thread.
+
+    samples, sampling: draws and seconds of plain sampling for the same standard error (infinite where the task states
+    none); least: seconds of the arithmetic alone, at the speed of a matrix product.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        answers = [_seconds(lambda: TASKS[task](net, inputs, k)) for _ in range(repeats)]
+        seconds, (samples, flops) = np.median([s for s, _ in answers]), answers[-1][1]
+        passed = min(_seconds(lambda: net(inputs.sample(PASSED, 1)))[0] for _ in range(3)) / PASSED
+        square = torch.ones(500, 500, dtype=torch.float64)
+        speed = 2 * 500**3 / min(_seconds(lambda: square @ square)[0] for _ in range(5))
+    finally:
+        torch.set_num_threads(threads)
+    return {"task": task, "seconds": float(seconds), "samples": samples, "sampling": samples * passed} | {
+        "least": flops / speed
+    }
+
+
+def exponent(size: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
+    """The exponent of a power law fitted to seconds over size, (m,) each, and half its 95 % interval."""
+    fit = linregress(np.log(size), np.log(seconds))
+    return float(fit.slope), float(fit.stderr * t.ppf(0.975, max(len(size) - 2, 1)))
+
+
+def schedule(seconds: np.ndarray, cores: int) -> float:
+    """When the last of independent pieces of work (n,) ends on so many cores, the longest first."""
+    ends = np.zeros(cores)
+    for piece in np.sort(seconds)[::-1]:
+        ends[ends.argmin()] += piece
+    return float(ends.max())
+
+
+def _flops(net):
+    return 2.0 * sum(weight.size for weight in net.weights)
+
+
+def _seconds(work):
+    start = time.process_time()
+    answer = work()
+    return time.process_time() - start, answer
+
+
+def table(
+    axis: str,
+    sizes: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    x: Sequence[float],
+    tasks: Sequence[str],
+    uncertain: int,
+    repeats: int,
+    seed: int,
+) -> pd.DataFrame:
+    """A row of `row` for each network of `sizes` (with `counts` patterns, at `x` on the axis) and each task."""
+    import pandas as pd
+
+    rows = []
+    for layers, k, at in zip(sizes, counts, x):
+        net, inputs = problem(layers, uncertain, seed)
+        rows += [{"axis": axis, "size": at} | row(task, net, inputs, k, repeats) for task in tasks]
+    return pd.DataFrame(rows)
