@@ -14,12 +14,12 @@ from joblib import cpu_count
 
 from rpa import _files
 from rpa._files import ROOT
-from rpa.companion.run import PROFILES, is_current, run_all, stem_of
+from rpa.companion.run import PROFILES, run_all, stem_of
 from rpa.companion.run import run as run_notebook
 
 PROFILE = click.option("--profile", type=click.Choice(PROFILES), default="full", envvar="PROFILE", show_default=True)
 NB = click.option("--nb", required=True, envvar="NB", help="the notebook: its stem or number")
-REFUSED, FAILED, STOPPED = 2, 1, 130  # exit statuses
+STOPPED = 130  # exit status after Ctrl-C
 
 
 @click.group(help=__doc__.splitlines()[0])
@@ -56,7 +56,7 @@ def compare(profile: str) -> None:
 
     summary, details, agrees = comparison.compare(_files.build(profile))
     print(f"{details}\n{summary}")
-    sys.exit(0 if agrees else FAILED)
+    sys.exit(not agrees)
 
 
 @main.command()
@@ -76,7 +76,7 @@ def verify(profile: str | None) -> None:
 
     text, good = verdicts.verify(_files.build(profile) / "data" / "results" if profile else None)
     print(text)
-    sys.exit(0 if good else FAILED)
+    sys.exit(not good)
 
 
 @main.command()
@@ -93,12 +93,10 @@ def claim(name: str | None, profile: str) -> None:
         return
     if name not in claims:
         raise ValueError(f"no claim is named {name!r}; there are:\n\n{lines}")
-    stem = claims[name]["stem"]
-    if not is_current(stem, profile):
-        run_notebook(ROOT / "notebooks" / f"{stem}.ipynb", profile, workers=cpu_count())
+    run_notebook(ROOT / "notebooks" / f"{claims[name]['stem']}.ipynb", profile, workers=cpu_count())
     text, good = comparison.evidence(claims[name], _files.build(profile))
     print(text)
-    sys.exit(0 if good else FAILED)
+    sys.exit(not good)
 
 
 @main.command()
@@ -150,16 +148,12 @@ def robustness() -> None:
 if __name__ == "__main__":
     try:
         main(prog_name="python -m rpa.companion", standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        os._exit(STOPPED)  # at once; the kernels end with this process
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(REFUSED)
-    except (RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         hint = "; RPA_BUILD names another folder than build/" if getattr(error, "errno", None) else ""
-        print(f"FAILED {error}{hint}", file=sys.stderr)
-        sys.exit(FAILED)
-    except (KeyboardInterrupt, click.Abort):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(STOPPED)
+        sys.exit(f"FAILED {error}{hint}")

@@ -26,7 +26,8 @@ def accept() -> list[Path]:
     if reasons:
         raise ValueError("nothing is replaced:\n" + "\n".join(reasons))
     new = {ROOT / path.relative_to(folder): path.read_bytes() for stem in known for path in files_of(stem, folder)}
-    stale = [path for name in FOLDERS for path in _made_by_notebooks(ROOT / name) if path not in new]
+    made = [path for name in FOLDERS for path in (ROOT / name).glob("[0-9][0-9]_*") if path.is_file()]
+    stale = [path for path in made if path not in new]
     rows = [verdicts.judge(claim, records) for claim in verdicts.load_claims()]
     times = results.times(folder / "data" / "results" / "timings")
     new[ROOT / "RESULTS.md"] = results.page(rows).encode()
@@ -47,10 +48,6 @@ def _reasons(folder, known, stand_ins):
         elif stem in stand_ins:
             reasons.append(f"{stem}: made from stand-in data; run make data, then make figures")
     return reasons
-
-
-def _made_by_notebooks(folder):
-    return [path for path in folder.glob("[0-9][0-9]_*") if path.is_file()]
 
 
 def _replace_together(changed, stale):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import StrictUndefined, Template
 
 from rpa._files import ROOT, in_checkout
 from rpa.companion.verdicts import one_line, papers_and_ours
@@ -31,7 +31,7 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
     for row in papers:
         place = row["where"].partition(",")[0].rstrip(" 0123456789")
         sections.setdefault(f"{row['paper']}: {SECTIONS.get(place, place)}", []).append(row)
-    tried = _robustness()
+    tried = list(csv.DictReader(ROBUSTNESS.read_text().splitlines())) if ROBUSTNESS.exists() else []
     words = {
         "summary": one_line(rows),
         "unmeasured": Counter(row["note"] for row in papers if row["note"]),
@@ -45,10 +45,8 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
         },
         "link": link or (lambda row, text: f"[{text}](notebooks/{row['stem']}.ipynb)"),
     }
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    return environment.from_string(in_checkout("docs/results.md").read_text()).render(words)
+    options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    return Template(in_checkout("docs/results.md").read_text(), undefined=StrictUndefined, **options).render(words)
 
 
 def readme(text: str, rows: list[dict], times: str) -> str:
@@ -60,11 +58,6 @@ def readme(text: str, rows: list[dict], times: str) -> str:
             raise ValueError(f"README.md: expected the lines {first.strip()} and {last.strip()}")
         text = f"{text.partition(first)[0]}{first}{content}\n{last}{text.partition(last)[2]}"
     return text
-
-
-def _robustness():
-    """The rows of `make robustness`, none before it was run."""
-    return list(csv.DictReader(ROBUSTNESS.read_text().splitlines())) if ROBUSTNESS.exists() else []
 
 
 def times(folder: Path) -> str:

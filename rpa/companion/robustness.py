@@ -37,8 +37,9 @@ def table(folder: Path) -> pd.DataFrame:
 
     claims = load_claims()
     stems = sorted({claim["stem"] for claim in claims} & set(provenance.notebooks()))
-    jobs = [(stem, seed, folder) for stem, seed in product(stems, SEEDS)]
-    folders = dict(zip(jobs, pmap(_run, jobs, progress="quick runs")))
+    jobs = list(product(stems, SEEDS))
+    run = lambda job: run_variant(job[0], "quick", {"seed": job[1]}, folder)
+    folders = dict(zip(jobs, pmap(run, jobs, progress="quick runs")))
     rows = []
     for claim in claims:
         records = [load_records(folders[job] / "data" / "results") for job in jobs if job[0] == claim["stem"]]
@@ -48,8 +49,3 @@ def table(folder: Path) -> pd.DataFrame:
             numbers = [min(rated), max(rated), float(np.std(rated, ddof=1))]
             rows.append([claim["id"], judge(claim, {})["target"], *numbers, len(rated), met, 0 < met < len(rated)])
     return pd.DataFrame(rows, columns=["claim", "target", "lowest", "highest", "spread", "runs", "met", "flips"])
-
-
-def _run(job):
-    stem, seed, folder = job
-    return run_variant(stem, "quick", {"seed": seed}, folder)

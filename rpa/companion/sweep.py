@@ -121,9 +121,8 @@ def run_variant(
     values = checked(stem, values, profile)
     request = {"notebook": stem, "profile": profile, "parameters": values}
     folder = (runs or _files.build("runs")) / f"{stem}-{_digest(request)}"
-    if not is_current(stem, profile, folder, values):
-        _files.replace(folder / "parameters.yaml", lambda temporary: temporary.write_text(yaml.safe_dump(request)))
-        run(provenance.notebooks()[stem], profile, folder, values, workers)
+    _files.replace(folder / "parameters.yaml", lambda temporary: temporary.write_text(yaml.safe_dump(request)))
+    run(provenance.notebooks()[stem], profile, folder, values, workers)
     return folder
 
 

@@ -209,9 +209,9 @@ def _refuted(H, h, weights):
 def log_slab(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Log of an upper bound of P(H z <= h), z ~ N(0, I), for polytopes with little or no interior, (K,).
 
-    A polytope lies in the half-space of each of its rows, of norm 1. Multipliers y >= 0 bound the slacks of the rows: sum_i y_i (h_i - H_i z) <= y h + |y H| |z|. So the set lies in a
-    slab of width (y h + |y H| |z|) / y_i along the row of the largest y_i, where the normal density is at most 0.4. y:
-    of the `inscribed_ball`, for example.
+    A polytope lies in the half-space of each of its rows, of norm 1. Multipliers y >= 0 bound the slacks of the rows:
+    sum_i y_i (h_i - H_i z) <= y h + |y H| |z|. So the set lies in a slab of width (y h + |y H| |z|) / y_i along the row
+    of the largest y_i, where the normal density is at most 0.4. y: of the `inscribed_ball`, for example.
     """
     far = np.sqrt(H.shape[2]) + 9
     total = (y * np.where(np.isfinite(h), h, 0.0)).sum(axis=1)

@@ -8,7 +8,7 @@ import pytest
 
 from rpa.companion import comparison
 from rpa.companion.provenance import code_version
-from rpa.companion.report import ROOT
+from rpa.companion.report import ROOT, read_results
 from rpa.companion.verdicts import load_claims
 
 STEM = "01_moons_noise"
@@ -155,7 +155,7 @@ def test_tolerances_are_those_of_each_number_and_a_number_without_one_must_not_m
 
 
 def test_the_committed_records_agree_with_themselves():
-    committed = comparison.read_results(ROOT / "data" / "results")
+    committed = read_results(ROOT / "data" / "results")
     numbers = comparison.compare_numbers(committed, committed)
     assert len(numbers) > 500 and set(numbers.judgement) == {"agrees"}
 
