@@ -12,14 +12,12 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from rpa._files import ROOT
 from rpa.companion.report import TOLERANCES, flatten, load_records, read_results
 from rpa.companion.verdicts import judge, load_claims, text_table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["compare", "compare_numbers", "evidence"]
 
@@ -66,8 +64,6 @@ def compare_numbers(committed: dict[str, dict], rerun: dict[str, dict]) -> pd.Da
 
     Stems of different profiles are left out: their numbers are no estimates of the same quantity.
     """
-    import pandas as pd
-
     rows = []
     for stem in sorted(set(committed) | set(rerun)):
         theirs, ours = committed.get(stem), rerun.get(stem)

@@ -31,8 +31,7 @@ def code_version(notebook: str | Path) -> str:
     """12 hex digits of the SHA-256 over a notebook's code cells and the modules of `rpa` that they reach.
 
     notebook: a path, or the stem of a notebook of this checkout. All of rpa where there is no such notebook. Comments,
-    docstrings and layout do not count. Not the git commit: records that are committed with the code must come out the
-    same when made again.
+    docstrings and layout do not count.
     """
     path = Path(notebook) if str(notebook).endswith(".ipynb") else ROOT / "notebooks" / f"{notebook}.ipynb"
     modules = _modules()

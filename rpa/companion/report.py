@@ -10,7 +10,6 @@ give the same bytes. What varies from run to run goes through `record_timing` on
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import sys
@@ -151,7 +150,8 @@ def record(
     if any("stand-in" in name.lower() for name in entry.get("data", ())):
         entry["stand_in"] = True
     path = _results(f"{_stem()}.json")
-    header = {"stem": _stem(), "profile": _profile(), "code": _code(), "packages": package_versions()}
+    code = code_version(str(running_notebook() or _stem()))
+    header = {"stem": _stem(), "profile": _profile(), "code": code, "packages": package_versions()}
     if os.environ.get("RPA_PARAMETERS"):  # without: run by hand, with parameters that nobody knows
         header["parameters"] = json.loads(os.environ["RPA_PARAMETERS"])
     previous = json.loads(path.read_text()) if path.exists() else {}
@@ -187,7 +187,8 @@ def save_figure(fig: Figure) -> None:
         fig.text(0.99, -0.01, "STAND-IN DATA", ha="right", va="top", fontsize=8, color=MONTE_CARLO, weight="bold")
         frame = {"bbox_inches": "tight"}  # room below the figure for the words
     label = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
-    source = f"rpa code {_code()}; profile {_profile()}; data: {label}"
+    code = code_version(str(running_notebook() or _stem()))
+    source = f"rpa code {code}; profile {_profile()}; data: {label}"
     described = {
         "png": {"Title": _stem(), "Description": source},
         "pdf": {"Title": _stem(), "Subject": source, "CreationDate": None},
@@ -249,11 +250,6 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def _code():
-    """The code version of the running notebook."""
-    return code_version(str(running_notebook() or _stem()))
-
-
 def _processor():
     """The machine's name of its processor."""
     path = Path("/proc/cpuinfo")
@@ -269,18 +265,13 @@ def _shell():
 
 def _plain(id, value, numbers_only=False):
     """`value` as what JSON can hold exactly; ValueError naming the record `id` otherwise."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(id, item, numbers_only) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(id, item, numbers_only) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"record {id!r}: expected finite numbers, got {value}")
-    allowed = (bool, int, float) if numbers_only else (bool, int, float, str, type(None))
-    if not isinstance(value, allowed):
-        raise ValueError(f"record {id!r}: expected {'numbers' if numbers_only else 'plain values'}, got {value!r}")
-    return value
+    try:
+        plain = json.loads(json.dumps(value, default=lambda array: array.tolist(), allow_nan=False))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"record {id!r}: expected plain values and finite numbers, got {value!r}") from error
+    if numbers_only and not all(isinstance(number, (int, float)) for _, number in flatten(plain)):
+        raise ValueError(f"record {id!r}: expected numbers, got {value!r}")
+    return plain
 
 
 def _write_json(path, content):

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import stdev
 
-import numpy as np
+import pandas as pd
 
 from rpa.companion import provenance
 from rpa.companion.report import load_records
 from rpa.companion.sweep import run_variant
 from rpa.companion.verdicts import judge, load_claims, worst
 from rpa.parallel import pmap
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["table"]
 
@@ -33,8 +30,6 @@ def table(folder: Path) -> pd.DataFrame:
     lowest, highest: over the seeds, of the number that is farthest from the target; spread: its standard deviation;
     met: runs that meet the claim. Runs what is missing in `folder`; it can be stopped and goes on.
     """
-    import pandas as pd
-
     claims = load_claims()
     stems = sorted({claim["stem"] for claim in claims} & set(provenance.notebooks()))
     jobs = list(product(stems, SEEDS))
@@ -46,6 +41,6 @@ def table(folder: Path) -> pd.DataFrame:
         rated = [worst(claim, r[key]["value"]) for r in records if (key := (claim["stem"], claim["id"])) in r]
         if rated:
             met = sum(judge(claim, r)["verdict"].startswith("holds") for r in records)
-            numbers = [min(rated), max(rated), float(np.std(rated, ddof=1))]
+            numbers = [min(rated), max(rated), stdev(rated)]
             rows.append([claim["id"], judge(claim, {})["target"], *numbers, len(rated), met, 0 < met < len(rated)])
     return pd.DataFrame(rows, columns=["claim", "target", "lowest", "highest", "spread", "runs", "met", "flips"])

@@ -115,7 +115,6 @@ def _execute(notebook, stage, label, workers):
     started, defaults = time.perf_counter(), {name: p[0] for name, p in provenance.parameters(notebook).items()}
     environment = os.environ | KEEP_PAGES | {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or "1",
-        "MPLBACKEND": os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "RPA_NOTEBOOK": str(notebook),
         "RPA_OUT": str(stage),
@@ -137,7 +136,7 @@ def _execute(notebook, stage, label, workers):
         client.execute(env=environment)
     except CellExecutionError as error:
         # The cell of the injected parameters takes the place that the count from 0 leaves free.
-        index = next(i for i, cell in enumerate(content.cells) if _failed(cell))
+        index = max(i for i, cell in enumerate(content.cells) if cell.get("execution_count"))
         first_line = next(filter(str.strip, content.cells[index].source.splitlines()))
         reason = f"{notebook.name}, cell {index} ({first_line}): {error.ename}: {error.evalue}"
         raise RuntimeError(reason) from None
@@ -148,10 +147,6 @@ def _execute(notebook, stage, label, workers):
         (stage / notebook.name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     timings = stage / "data" / "results" / "timings" / f"{notebook.stem}.json"
     report.record_timing("notebook", round(time.perf_counter() - started, 1), timings)
-
-
-def _failed(cell):
-    return any(output["output_type"] == "error" for output in cell.get("outputs", ()))
 
 
 def _publish(stem, stage, folder, label):
@@ -185,7 +180,8 @@ def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = Non
     """
     known, jobs = provenance.notebooks(), jobs or min(4, cpu_count())
     pending = [stem for stem in stems or known if not is_current(stem, profile)]
-    pending.sort(key=_seconds, reverse=True)
+    timings = {path.stem: json.loads(path.read_text()) for path in (ROOT / FOLDERS[2]).glob("*.json")}
+    pending.sort(key=lambda stem: timings[stem]["notebook"] if stem in timings else 0.0, reverse=True)
     workers, failures = max(1, cpu_count() // max(1, min(jobs, len(pending)))), []
 
     def work(stem):
@@ -202,9 +198,3 @@ def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = Non
             failures.append(str(error))
             print(f"FAILED {error}", flush=True)
     return failures
-
-
-def _seconds(stem):
-    """How long the committed run of a notebook took."""
-    path = ROOT / "data" / "results" / "timings" / f"{stem}.json"
-    return json.loads(path.read_text())["notebook"] if path.exists() else 0.0
