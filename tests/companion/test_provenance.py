@@ -76,9 +76,7 @@ def test_prose_in_the_code_changes_no_version(project):
     write("rpa/upper/a.py", "def f(x):\n    return [x, 'text']\n")
     write("notebooks/01_x.ipynb", _notebook("import rpa.upper.a"))
     first = provenance.code_version("01_x")
-    prose = (
-        '"""Words."""\n\n# more\ndef f(x):\n    """Words."""\n    return [\n        x,  # y\n        "text",\n    ]\n'
-    )
+    prose = '"""Words."""\n\n# more\ndef f(x):\n    """Words."""\n    return [\n        x,  # y\n        "text"]\n'
     write("rpa/upper/a.py", prose)
     assert provenance.code_version("01_x") == first
     write("rpa/upper/a.py", prose.replace("text", "Text"))

@@ -129,9 +129,8 @@ def test_what_is_no_grid_is_refused(grid, reason):
 
 
 def test_a_figure_of_any_record_against_any_parameter():
-    rows = [
-        {"a": a, "b": b, "record": "r", "entry": None, "value": a + b, "error": 0.1} for a in (1, 2) for b in (3, 4)
-    ]
+    pairs = [(1, 3), (1, 4), (2, 3), (2, 4)]
+    rows = [{"a": a, "b": b, "record": "r", "entry": None, "value": a + b, "error": 0.1} for a, b in pairs]
     fig = sweep.draw(pd.DataFrame(rows), "r", "b")
     assert [container.lines[0].get_ydata().tolist() for container in fig.axes[0].containers] == [[4, 5], [5, 6]]
     plt.close(fig)
