@@ -37,7 +37,3 @@ def main():
     columns = ["method", "regions", "seconds", "s/region", "time / ours", "relative error"]
     table("Exact planar PMF, network 2-16-16-1", columns, rows)
     print(f"  Monte Carlo needs {equal:.0e} samples, {sampled * equal / n / ours:.0e} times our time, for our error")
-
-
-if __name__ == "__main__":
-    main()

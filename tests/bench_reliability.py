@@ -32,7 +32,3 @@ def main():
     costs = costs.drop(columns="image").assign(error=error[0], gap=gap, seconds=spent)
     title = f"P(noise changes the class), evaluations for a relative error of {RTOL} (want ours least)"
     table(title, [*costs.columns], costs.to_numpy().tolist())
-
-
-if __name__ == "__main__":
-    main()

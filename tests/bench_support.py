@@ -31,7 +31,3 @@ def main():
             image = np.float64(images.rows[IMAGE])
             rows += [row(f"{data} {layers}", net, sigma, image) for sigma in (0.05, 0.1, 0.2, 0.3)]
     table(f"Coverage of {K} patterns, against the commonest of {N:,} samples (want >= 1 and <= 1)", columns, rows)
-
-
-if __name__ == "__main__":
-    main()

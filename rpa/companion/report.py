@@ -189,14 +189,14 @@ def save_figure(fig: Figure) -> None:
     label = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
     code = code_version(str(running_notebook() or _stem()))
     source = f"rpa code {code}; profile {_profile()}; data: {label}"
-    described = {
-        "png": {"Title": _stem(), "Description": source},
-        "pdf": {"Title": _stem(), "Subject": source, "CreationDate": None},
-    }
+    described: dict = {"png": {"Description": source}, "pdf": {"Subject": source, "CreationDate": None}}
     engine = fig.get_layout_engine()
     for kind, information in described.items():
         target = output_folder() / "figures" / f"{_stem()}.{kind}"
-        _files.replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information, **frame))
+        _files.replace(
+            target,
+            lambda temporary: fig.savefig(temporary, format=kind, metadata={"Title": _stem()} | information, **frame),
+        )
         fig.set_layout_engine("none")  # the places computed for one file serve the other
     fig.set_layout_engine(engine)
 

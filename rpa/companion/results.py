@@ -83,6 +83,7 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
         place = row["where"].partition(",")[0].rstrip(" 0123456789")
         sections.setdefault(f"{row['paper']}: {SECTIONS.get(place, place)}", []).append(row)
     tried = list(csv.DictReader(ROBUSTNESS.read_text().splitlines())) if ROBUSTNESS.exists() else []
+    numbers = ("measured", "null", "ours")
     words = {
         "summary": one_line(rows),
         "unmeasured": Counter(row["note"] for row in papers if row["note"]),
@@ -91,9 +92,7 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
         "ours": ours,
         "tried": tried,
         "flips": {row["claim"]: row for row in tried if row["flips"] == "True"},
-        "number": {
-            row["id"]: {key: row[key] or "(not measured)" for key in ("measured", "null", "ours")} for row in rows
-        },
+        "number": {row["id"]: {key: row[key] or "(not measured)" for key in numbers} for row in rows},
         "link": link or (lambda row, text: f"[{text}](notebooks/{row['stem']}.ipynb)"),
     }
     options: dict = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}

@@ -107,9 +107,7 @@ def _as_default(name, value, default):
     raise TypeError(f"{name}: expected {expected}, like {default!r}, got {value!r}")
 
 
-def run_variant(
-    stem: str, profile: str, values: dict[str, Any], runs: Path | None = None, workers: int | None = None
-) -> Path:
+def run_variant(stem: str, profile: str, values: dict, runs: Path | None = None, workers: int | None = None) -> Path:
     """Run a notebook with these parameters, unless the present code has done so; the folder of its results.
 
     runs: a folder (default: build/runs). Raises what `checked` and `rpa.companion.run.run` raise.
@@ -163,9 +161,7 @@ def _values(name, given):
     return spaced(given["from"], given["to"], given["count"]).tolist()
 
 
-def sweep(
-    stem: str, grid: dict[str, Any], profile: str = "full", runs: Path | None = None, scheduler: str | None = None
-) -> Path:
+def sweep(stem: str, grid: dict, profile: str = "full", runs: Path | None = None, scheduler: str | None = None) -> Path:
     """Run every cell that has not been run, write grid.yaml and sweep.csv; the folder that holds them.
 
     scheduler: address of a dask.distributed cluster, whose workers share this folder; None: processes of this machine.

@@ -139,10 +139,8 @@ def _entries(net, inputs, max_patterns, fresh, packed, n_counted, timing_seed):
             seconds = _seconds(lambda: monte_carlo(net, inputs, n, timing_seed, max_patterns))[0]
         entries[f"counted_{n}"] = replace(entry, seconds=seconds)
     last = entry.support.patterns
-    return {
-        name: replace(entry, disagreement=_disagreement(fresh, entry.support.patterns, last))
-        for name, entry in entries.items()
-    }
+    apart = lambda entry: _disagreement(fresh, entry.support.patterns, last)
+    return {name: replace(entry, disagreement=apart(entry)) for name, entry in entries.items()}
 
 
 def _disagreement(fresh, first, second):

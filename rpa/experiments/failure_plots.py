@@ -56,9 +56,7 @@ def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black", sign
     ax.set_title(title, fontsize=7, color=colour, pad=2)
 
 
-def failure_row(
-    axes: Sequence[Axes], title: str, image: np.ndarray, result: FailureProbability, names: Sequence[str]
-) -> None:
+def failure_row(axes: Any, title: str, image: np.ndarray, result: FailureProbability, names: Sequence[str]) -> None:
     """An image, and for the nearest rival classes what the most likely failing image adds to it, and its distance."""
     picture(axes[0], image, title)
     for ax in axes[1:]:

@@ -66,9 +66,8 @@ def law_gap(values: np.ndarray, p: np.ndarray, errors: np.ndarray, counts: np.nd
     so atoms that are missing in both make no difference.
     """
     values = _check.array("values", values, (None, None))
-    p, errors, counts = (
-        _check.array(name, part, values.shape[:1]) for name, part in (("p", p), ("errors", errors), ("counts", counts))
-    )
+    named = (("p", p), ("errors", errors), ("counts", counts))
+    p, errors, counts = (_check.array(name, part, values.shape[:1]) for name, part in named)
     n, total = counts.sum(), p.sum()
     if n <= 0 or total <= 0:
         raise ValueError(f"p, counts: expected positive sums, got {total:g} and {n:g}")

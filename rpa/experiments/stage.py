@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stage", "sticky_limits"]
 
+Limits = tuple[float, float]
 WIDER = 1.8  # limits so many times as wide as what they show are replaced
 
 
@@ -57,9 +58,7 @@ class Stage:
             artist.axes.draw_artist(artist)
 
 
-def sticky_limits(
-    present: tuple[float, float], low: float, high: float, below: float, above: float
-) -> tuple[float, float]:
+def sticky_limits(present: Limits, low: float, high: float, below: float, above: float) -> Limits:
     """The present limits while they contain [low, high] and are at most 1.8 times as wide; else new ones.
 
     New ones leave room of `below` and `above`, in units of high - low. So axes stand still while their content moves.
