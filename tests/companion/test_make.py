@@ -219,12 +219,13 @@ def test_numbers_that_are_off_or_missing_are_said_so(project):
     assert status != 0 and _ran(output) == ["02_b"] and "1 are off or missing" in output
 
 
-def test_a_claim_is_shown_with_its_evidence_and_an_unknown_one_refused(project):
+def test_a_claim_is_shown_with_its_evidence_and_unknown_requests_are_refused(project):
     status, output = _make(project, "claim", "ID=x")
     assert status == 0 and "recorded by cell [4]" in output and _status(project) == ""
     assert "P1, figure 1" in _make(project, "claim")[1]
-    status, output = _make(project, "claim", "ID=y")
-    assert status != 0 and "no claim is named 'y'" in output
+    for request, answer in (("ID=y", "no claim is named 'y'"), ("PROFILE=medium", "'medium' is not one of 'full'")):
+        status, output = _make(project, "claim", request)
+        assert status != 0 and answer in output
 
 
 def test_a_notebook_run_by_hand_writes_to_the_lab_of_its_own_checkout(project):
@@ -256,11 +257,6 @@ def test_a_folder_that_cannot_be_written_is_named(project):
     assert "Traceback" not in output
     assert _make(project, "figures", f"RPA_BUILD={project / 'elsewhere'}")[0] == 0
     assert (project / "elsewhere" / "full" / "figures" / "01_a.png").exists()
-
-
-def test_an_unknown_profile_is_refused(project):
-    status, output = _make(project, "figures", "PROFILE=medium")
-    assert status != 0 and "'medium' is not one of 'full', 'quick'" in output
 
 
 def test_runs_are_listed_and_deleted(project):

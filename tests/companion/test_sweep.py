@@ -62,12 +62,9 @@ def test_what_does_not_fit_is_refused_with_the_list(values, reason):
     assert "n_samples = 1000000  # Monte Carlo samples" in str(caught.value)
 
 
-def test_numbers_may_be_whole_and_lists_longer():
-    values = {"noise_levels": [1, 0.5, 0.2, 0.1], "mean": [0, 1]}
-    assert sweep.checked(STEM, values) == values
-
-
-def test_whole_numbers_are_integers_and_the_profile_has_its_say():
+def test_numbers_may_be_whole_lists_longer_and_the_profile_has_its_say():
+    longer = {"noise_levels": [1, 0.5, 0.2, 0.1], "mean": [0, 1]}
+    assert sweep.checked(STEM, longer) == longer
     values = sweep.checked(STEM, {"n_samples": 1e5, "hidden": [8.0, 8]})
     assert values == {"n_samples": 100000, "hidden": [8.0, 8]} and type(values["n_samples"]) is int
     with pytest.raises(ValueError, match=r"n_samples: the quick profile of 01_moons_noise replaces it.*PROFILE=full"):

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from rpa.experiments import topk
 
@@ -20,13 +19,6 @@ def test_agreement_never_rises_with_k():
     assert (np.diff(share) <= 0).all() and 0 < share[-1] < share[0] < 1
 
 
-@pytest.mark.parametrize("successes, n", [(0, 10), (3, 10), (10, 10), (83, 100), (1, 1000)])
-def test_wilson_is_scipys(successes, n):
-    low, high = topk.wilson(successes, n)
-    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    assert low == pytest.approx(expected.low, abs=1e-12) and high == pytest.approx(expected.high, abs=1e-12)
-
-
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="k: .*3 columns"):
         topk.leading(np.zeros((2, 3)), 4)
@@ -35,9 +27,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="first, second"):
         topk.ordered_agreement(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(ValueError, match="successes"):
-        topk.wilson(11, 10)
-    with pytest.raises(ValueError, match="level"):
-        topk.wilson(1, 10, level=1.0)
+        topk.wilson([11], 10)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5])
