@@ -16,17 +16,8 @@ from rpa import _check
 from rpa.experiments.fresh import Fresh
 from rpa.inputs import Gaussian
 from rpa.parallel import pmap
-from rpa.patterns.support import (
-    Support,
-    best_first,
-    commonest,
-    draw_around,
-    draw_packed,
-    draw_scaled,
-    entropy_pruned,
-    monte_carlo,
-    pattern_keys,
-)
+from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
+from rpa.patterns.support import Support, best_first, commonest, entropy_pruned, monte_carlo
 
 if TYPE_CHECKING:
     import pandas as pd
