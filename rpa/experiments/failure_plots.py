@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from scipy.special import log_ndtr
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-
-    from rpa.reliability.result import FailureProbability
-
+from rpa.reliability.result import FailureProbability
 
 __all__ = ["distance_panel", "failure_row", "picture", "ranking_panel"]
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binom, norm
 
 from rpa import _check
-
-if TYPE_CHECKING:
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
-
+from rpa.inputs import RandomInput
+from rpa.network import ReLUNetwork
 
 __all__ = ["binomial_sigmas", "law_gap", "pattern_counts"]
 

@@ -5,19 +5,17 @@ Analytic results are blue lines or stems, Monte Carlo is red points on top, in e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
-    from rpa.patterns.regions import PlanarRegions
-
+from rpa.inputs import RandomInput
+from rpa.network import ReLUNetwork
+from rpa.patterns.regions import PlanarRegions
 
 __all__ = ["density_contours", "histogram_panel", "moons_panel", "name_both", "region_panel", "steps"]
 
@@ -85,9 +83,6 @@ def region_panel(ax: Axes, regions: PlanarRegions, values: np.ndarray, cmap: str
     """Fill the planar regions of a network with pale colours by `values` in [0, 1], inside window = (x0, x1, y0,
     y1).
     """
-    import matplotlib.pyplot as plt
-    from matplotlib.collections import PolyCollection
-
     corners = [regions.vertices(i) for i in range(len(regions.patterns))]
     colours = 1 - 0.55 * (1 - plt.get_cmap(cmap)(values))
     ax.add_collection(PolyCollection(corners, facecolors=colours, edgecolors="white", linewidths=0.5))
