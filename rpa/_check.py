@@ -28,9 +28,8 @@ def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
     if not fits:
         raise ValueError(f"{name}: expected shape {_show(shape)}, got {result.shape}")
     if not np.isfinite(result).all():
-        raise ValueError(
-            f"{name}: expected finite numbers, got {np.count_nonzero(~np.isfinite(result))} NaN or infinite"
-        )
+        count = np.count_nonzero(~np.isfinite(result))
+        raise ValueError(f"{name}: expected finite numbers, got {count} NaN or infinite")
     return result
 
 
@@ -62,9 +61,8 @@ def covariance(name: str, value: ArrayLike, dim: int) -> Array:
         hint = ""
         if "float32" in str(getattr(value, "dtype", "")):
             hint = "; in single precision, add 1e-6 of each variance to the diagonal, or compute it in double precision"
-        raise ValueError(
-            f"{name}: expected a positive semidefinite matrix, got an eigenvalue {smallest:g} of the correlations{hint}"
-        )
+        reason = f"got an eigenvalue {smallest:g} of the correlations{hint}"
+        raise ValueError(f"{name}: expected a positive semidefinite matrix, {reason}")
     np.fill_diagonal(cov, np.maximum(variances, 0.0))
     return cov
 

@@ -51,9 +51,8 @@ class ReLUNetwork:
 
     def __post_init__(self):
         if len(self.weights) == 0 or len(self.weights) != len(self.biases):
-            raise ValueError(
-                f"weights, biases: expected as many of each, got {len(self.weights)} and {len(self.biases)}"
-            )
+            number = f"{len(self.weights)} and {len(self.biases)}"
+            raise ValueError(f"weights, biases: expected as many of each, got {number}")
         weights, biases, width = [], [], None
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             weight = _check.array(f"weights[{layer}]", weight, (None, width))
@@ -126,9 +125,7 @@ class ReLUNetwork:
         U S z + (W_1 mean + b_1); the others stay.
         """
         if gaussian.dim != self.input_dim:
-            raise ValueError(
-                f"gaussian: expected dimension {self.input_dim} of the network's input, got {gaussian.dim}"
-            )
+            raise ValueError(f"gaussian: expected dimension {self.input_dim}, the network's, got {gaussian.dim}")
         if gaussian.cov_given.ndim == 0 and gaussian.cov_given > 0:
             first = self._first_axes * np.sqrt(gaussian.cov_given)
         else:

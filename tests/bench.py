@@ -1,10 +1,11 @@
 """`make bench`: our speed and accuracy beside a peer's, both measured in the same run on the same problem.
 
-Each topic is a script tests/bench_<topic>.py with a `main()` that prints `table`s; this one runs them all, or those
+Each topic is a module tests/bench_<topic>.py with a `main()` that prints `table`s; this script runs them all, or those
 named on the command line. Absolute seconds belong to the machine; the ratios are what a table is for.
 """
 
 import csv
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+PATH = f"{HERE}{os.pathsep}{HERE.parent}"
 TABLES = HERE.parent / "data" / "results" / "bench"
 
 
@@ -24,6 +26,13 @@ def seconds(f, repeat=3):
         f()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def processor(f):
+    """Processor seconds of f(), which neighbours on the machine disturb less, and its result."""
+    start = time.process_time()
+    result = f()
+    return time.process_time() - start, result
 
 
 def table(title, columns, rows, keep=None):
@@ -56,8 +65,9 @@ def regions(layers, count):
 
 def main(topics):
     """Run each topic in a process of its own; 1 if one of them fails or does not exist."""
-    scripts = [HERE / f"bench_{topic}.py" for topic in topics] or sorted(HERE.glob("bench_*.py"))
-    return max((subprocess.run([sys.executable, script]).returncode for script in scripts), default=0)
+    names = [f"bench_{topic}" for topic in topics] or sorted(path.stem for path in HERE.glob("bench_*.py"))
+    commands = [[sys.executable, "-c", f"import {name}; {name}.main()"] for name in names]
+    return max(subprocess.run(command, env=os.environ | {"PYTHONPATH": PATH}).returncode for command in commands)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,3 @@ def main():
         rows.append([title, *here, *spent.values(), spent["cpu"] / spent["cuda"], float(gap)])
     columns = ["problem", "accelerator", "processors", "processor s", "accelerator s", "ratio", "gap in errors"]
     table("The same answers on an accelerator and on the processors beside it", columns, rows, keep="device")
-
-
-if __name__ == "__main__":
-    main()

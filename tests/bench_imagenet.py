@@ -34,7 +34,3 @@ def main():
         found = [row for name in ("squeezenet1_0", "alexnet") for row in rows(name)]
     columns = ["network", "method", "ms", "forward passes, default", "forward passes, channels-last"]
     table("the analytic mean of one image, in forward passes (want: at most 3)", columns, found)
-
-
-if __name__ == "__main__":
-    main()

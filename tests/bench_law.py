@@ -49,7 +49,3 @@ def main():
     rows = [row(name, seed) for name, seed in NETWORKS.items()]
     title = "Errors of the output law and of as many samples as its seconds buy; relative in the tail"
     table(title, [*columns, "tail: ours", "tail: sampling"], rows, keep="law")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,11 +5,9 @@ the referee's own noise taken off. Monte Carlo needs 1 / e^2 samples for the one
 charged for the larger number. Seconds are processor seconds, which neighbours on the machine disturb less.
 """
 
-import time
-
 import numpy as np
 import torch
-from bench import table
+from bench import processor, table
 from torch import nn
 
 from rpa.inputs import Gaussian
@@ -62,17 +60,7 @@ def beyond(error, noise):
     return max(np.sqrt(max(error**2 - noise**2, 0)), noise / 3)
 
 
-def processor(f):
-    start = time.process_time()
-    result = f()
-    return time.process_time() - start, result
-
-
 def covariance(rank):
     factor = torch.randn(1024, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mu, cov = factor[:, 0], factor @ factor.T
     return min(processor(lambda: relu.covariance(mu, cov))[0] for _ in range(3))
-
-
-if __name__ == "__main__":
-    main()

@@ -31,23 +31,9 @@ def main():
     n = 1_000_000
     sampled = seconds(lambda: pattern_counts(net, gaussian, pmf.patterns, n, 0), repeat=1)
     error = float(np.sqrt((1 - pmf.p[10]) / pmf.p[10] / n))
-    rows.append(
-        [
-            f"Monte Carlo, {n:.0e} samples, at p = {pmf.p[10]:.1e}",
-            len(pmf),
-            sampled,
-            sampled / len(pmf),
-            sampled / ours,
-            error,
-        ]
-    )
+    method = f"Monte Carlo, {n:.0e} samples, at p = {pmf.p[10]:.1e}"
+    rows.append([method, len(pmf), sampled, sampled / len(pmf), sampled / ours, error])
     equal = n * (error / pmf.rel_error[10]) ** 2
     columns = ["method", "regions", "seconds", "s/region", "time / ours", "relative error"]
     table("Exact planar PMF, network 2-16-16-1", columns, rows)
-    print(
-        f"  Monte Carlo needs {equal:.0e} samples, {sampled * equal / n / ours:.0e} times our time, for our error there"
-    )
-
-
-if __name__ == "__main__":
-    main()
+    print(f"  Monte Carlo needs {equal:.0e} samples, {sampled * equal / n / ours:.0e} times our time, for our error")

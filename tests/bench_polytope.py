@@ -91,7 +91,3 @@ def main():
     bivariate_conditioning()
     tail_orthant()
     network_patterns()
-
-
-if __name__ == "__main__":
-    main()

@@ -26,14 +26,9 @@ def main():
     cases = [(layers, 0, sigma) for layers in ("784-32-32-10", "784-128-64-10") for sigma in (0.06, 0.1, 0.2)]
     ours, rivals, spent = zip(*(answers(*case) for case in cases))
     costs = failures.costs(pd.DataFrame(ours), pd.DataFrame(rivals), RTOL)
-    log_p, error = (
-        np.array([[row[key] for row in rows] for rows in (ours, rivals)]) for key in ("log10_p", "rel_error")
-    )
+    keys = "log10_p", "rel_error"
+    log_p, error = (np.array([[row[key] for row in rows] for rows in (ours, rivals)]) for key in keys)
     gap = abs(10 ** (log_p[1] - log_p[0]) - 1) / np.hypot(*error)
     costs = costs.drop(columns="image").assign(error=error[0], gap=gap, seconds=spent)
     title = f"P(noise changes the class), evaluations for a relative error of {RTOL} (want ours least)"
     table(title, [*costs.columns], costs.to_numpy().tolist())
-
-
-if __name__ == "__main__":
-    main()

@@ -36,7 +36,3 @@ def main():
     cases = (("784-128-64-10", "mnist_784-128-64-10", "two-stage"), ("LeNet", "lenet_mnist", "lines"))
     columns = ["network", "method", "ms", "relative error", "Monte Carlo / ours"]
     table("variance of 10 scores for noise in each of 784 pixels", columns, [row(*case) for case in cases])
-
-
-if __name__ == "__main__":
-    main()

@@ -28,14 +28,6 @@ def main():
     for data, images in (("mnist", datasets.mnist("test")), ("fashion", datasets.fashion_mnist("test"))):
         for layers in ("784-32-32-10", "784-128-64-10"):
             net = train.load_network(f"{data}_{layers}")
-            cells = [
-                row(f"{data} {layers}", net, sigma, np.float64(images.rows[IMAGE])) for sigma in (0.05, 0.1, 0.2, 0.3)
-            ]
-            rows += cells
-    table(
-        f"Coverage of {K} patterns, against the commonest of {N:,} samples (want ratios >= 1 and <= 1)", columns, rows
-    )
-
-
-if __name__ == "__main__":
-    main()
+            image = np.float64(images.rows[IMAGE])
+            rows += [row(f"{data} {layers}", net, sigma, image) for sigma in (0.05, 0.1, 0.2, 0.3)]
+    table(f"Coverage of {K} patterns, against the commonest of {N:,} samples (want >= 1 and <= 1)", columns, rows)

@@ -3,12 +3,11 @@
 Errors are geometric means over small problems and seeds; docs/tuning.md has these rows with what each constant trades.
 """
 
-import time
 from functools import lru_cache
 
 import numpy as np
 import torch
-from bench import table
+from bench import processor, table
 from helpers import random_network
 
 from rpa.experiments import known
@@ -105,12 +104,6 @@ CONSTANTS = [
 ]
 
 
-def measured(measure):
-    start = time.process_time()
-    error = measure()
-    return error, time.process_time() - start
-
-
 def main():
     torch.set_num_threads(1)
     for measure in {each: None for _, _, each in CONSTANTS}:
@@ -118,17 +111,13 @@ def main():
     rows, defaults = [], {}
     for module, name, measure in CONSTANTS:
         value, row = getattr(module, name), []
-        error, seconds = defaults.setdefault(measure, measured(measure))
+        seconds, error = defaults.setdefault(measure, processor(measure))
         for factor in (0.5, 2):
             setattr(module, name, type(value)(max(value * factor, 1) if isinstance(value, int) else value * factor))
-            other, spent = measured(measure)
+            spent, other = processor(measure)
             row += [f"{other / error:.2f}, {spent / seconds:.2f}"]
         setattr(module, name, value)
         what = (measure.__doc__ or "Share of fresh samples outside the patterns found.").split("\n")[0]
         rows.append([f"{module.__name__.split('.')[-1]}.{name}", f"{value:g}", *row, f"{error:.3g}", what])
     columns = ["constant", "value", "half: error, seconds", "double: error, seconds", "error", "of"]
     table("Tuned constants: error and seconds relative to the default", columns, rows)
-
-
-if __name__ == "__main__":
-    main()

@@ -64,7 +64,7 @@ def assert_binomial(counts, n, p):
 def run_quick(path, out):
     """Run a notebook's quick profile; downloads are off, so what is not there is replaced by its stand-in."""
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "RPA_OFFLINE": "1"}):
-        return run(path, "quick", out, quiet=True)
+        return run(path, "quick", out)
 
 
 def write_notebook(path, *cells, prose="words"):

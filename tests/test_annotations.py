@@ -19,11 +19,8 @@ def _public(module):
             yield name, item
         elif inspect.isclass(item) and item.__module__ == module.__name__:
             for key, member in vars(item).items():
-                function = (
-                    getattr(member, "fget", None)
-                    or getattr(member, "func", None)
-                    or getattr(member, "__func__", member)
-                )
+                wrapped = (getattr(member, kind, None) for kind in ("fget", "func", "__func__"))
+                function = next(filter(None, wrapped), member)
                 if inspect.isfunction(function) and not key.startswith("_"):
                     yield f"{name}.{key}", function
 

@@ -14,13 +14,7 @@ ROOMS = {"tracing", "experiments", "reliability", "patterns", "moments", "subjec
 FRONT = """Gaussian GaussianMixture fit_mixture ReLUNetwork Region region_of region_at planar_regions probability
 probabilities orthant best_first entropy_pruned pattern_pmf affine_relu_affine two_stage layerwise noise_map
 noise_attack failure_probability""".split()
-IN_ROOMS = [
-    "moments.relu",
-    "moments.meanfield",
-    "subjects.imagenet",
-    "subjects.datasets",
-    "experiments.topk",
-]
+IN_ROOMS = ["moments.relu", "moments.meanfield", "subjects.imagenet", "subjects.datasets", "experiments.topk"]
 
 
 def test_the_top_is_small_and_rooms_are_those_that_are_ranked():

@@ -10,16 +10,17 @@ import sys
 from pathlib import Path
 
 import click
+import yaml
 from joblib import cpu_count
 
-from rpa import _files
+from rpa import _files, companion
 from rpa._files import ROOT
-from rpa.companion.run import PROFILES, is_current, run_all, stem_of
+from rpa.companion.run import PROFILES, run_all, stem_of
 from rpa.companion.run import run as run_notebook
 
 PROFILE = click.option("--profile", type=click.Choice(PROFILES), default="full", envvar="PROFILE", show_default=True)
 NB = click.option("--nb", required=True, envvar="NB", help="the notebook: its stem or number")
-REFUSED, FAILED, STOPPED = 2, 1, 130  # exit statuses
+STOPPED = 130  # exit status after Ctrl-C
 
 
 @click.group(help=__doc__.splitlines()[0])
@@ -33,18 +34,17 @@ def main() -> None:
 @click.option("--jobs", type=click.IntRange(1), envvar="JOBS", help="notebooks at a time (cores, at most 4)")
 def figures(stems: tuple[str, ...], profile: str, jobs: int | None) -> None:
     """Run the notebooks (default: all) whose results are out of date, into build/<profile>; verdicts and agreement."""
-    from rpa.companion import comparison, verdicts
-
     failures = run_all(profile, [stem_of(name) for name in stems], jobs)
     folder, shown = _files.build(profile), os.path.relpath(_files.build(profile))
     if failures:
         sys.exit(f"{len(failures)} notebooks failed; the results of the others are in {shown}")
-    records = verdicts.current_records(folder / "data" / "results")
-    print(verdicts.one_line([verdicts.judge(claim, records) for claim in verdicts.load_claims()]))
+    records = companion.verdicts.current_records(folder / "data" / "results")
+    rows = [companion.verdicts.judge(claim, records) for claim in companion.verdicts.load_claims()]
+    print(companion.verdicts.one_line(rows))
     if profile == "quick":
         print(f"quick numbers settle nothing\nnew figures: {shown}/figures")
     else:
-        print(comparison.compare(folder)[0])
+        print(companion.comparison.compare(folder)[0])
         print(f"new figures: {shown}/figures (committed ones: figures); make accept replaces the committed results")
 
 
@@ -52,19 +52,15 @@ def figures(stems: tuple[str, ...], profile: str, jobs: int | None) -> None:
 @PROFILE
 def compare(profile: str) -> None:
     """Every number of build/<profile> beside the committed one; status 1 when one is off or missing."""
-    from rpa.companion import comparison
-
-    summary, details, agrees = comparison.compare(_files.build(profile))
+    summary, details, agrees = companion.comparison.compare(_files.build(profile))
     print(f"{details}\n{summary}")
-    sys.exit(0 if agrees else FAILED)
+    sys.exit(not agrees)
 
 
 @main.command()
 def accept() -> None:
     """Replace the committed figures, records and RESULTS.md by those of build/full, together or not at all."""
-    from rpa.companion.accept import accept
-
-    changed = accept()
+    changed = companion.results.accept()
     print(f"{len(changed)} files replaced" if changed else "nothing has changed")
 
 
@@ -72,11 +68,9 @@ def accept() -> None:
 @click.option("--profile", type=click.Choice(PROFILES), envvar="PROFILE", help="judge build/<profile> instead")
 def verify(profile: str | None) -> None:
     """The claims beside the committed numbers; status 1 when a finished claim fails or has no current number."""
-    from rpa.companion import verdicts
-
-    text, good = verdicts.verify(_files.build(profile) / "data" / "results" if profile else None)
+    text, good = companion.verdicts.verify(_files.build(profile) / "data" / "results" if profile else None)
     print(text)
-    sys.exit(0 if good else FAILED)
+    sys.exit(not good)
 
 
 @main.command()
@@ -84,21 +78,17 @@ def verify(profile: str | None) -> None:
 @PROFILE
 def claim(name: str | None, profile: str) -> None:
     """One claim with its evidence, run again where its notebook is out of date."""
-    from rpa.companion import comparison, verdicts
-
-    claims = {entry["id"]: entry for entry in verdicts.load_claims()}
+    claims = {entry["id"]: entry for entry in companion.verdicts.load_claims()}
     lines = "\n".join(f"{id:32s} {entry['paper']}, {entry['where']}" for id, entry in claims.items())
     if name is None:
         print(lines)
         return
     if name not in claims:
         raise ValueError(f"no claim is named {name!r}; there are:\n\n{lines}")
-    stem = claims[name]["stem"]
-    if not is_current(stem, profile):
-        run_notebook(ROOT / "notebooks" / f"{stem}.ipynb", profile, workers=cpu_count())
-    text, good = comparison.evidence(claims[name], _files.build(profile))
+    run_notebook(ROOT / "notebooks" / f"{claims[name]['stem']}.ipynb", profile, workers=cpu_count())
+    text, good = companion.comparison.evidence(claims[name], _files.build(profile))
     print(text)
-    sys.exit(0 if good else FAILED)
+    sys.exit(not good)
 
 
 @main.command()
@@ -107,20 +97,16 @@ def claim(name: str | None, profile: str) -> None:
 @PROFILE
 def run(nb: str, text: str, profile: str) -> None:
     """One notebook with other parameters, into build/runs."""
-    from rpa.companion import sweep
-
     stem = stem_of(nb)
-    values = sweep.checked(stem, sweep.parse(text), profile)
+    values = companion.sweep.checked(stem, companion.sweep.parse(text), profile)
     print(f"{stem} ({profile}) with {values or 'its own parameters'}", flush=True)
-    print(sweep.run_variant(stem, profile, values, workers=cpu_count()))
+    print(companion.sweep.run_variant(stem, profile, values, workers=cpu_count()))
 
 
 @main.command()
 def runs() -> None:
     """The runs of `make run` and `make sweep`, and how each ended."""
-    from rpa.companion import sweep
-
-    print("\n".join(sweep.listed()) or "none")
+    print("\n".join(companion.sweep.listed()) or "none")
 
 
 @main.command()
@@ -130,36 +116,27 @@ def runs() -> None:
 @click.option("--scheduler", envvar="SCHEDULER", help="tcp://... of a dask cluster")
 def sweep(nb: str, grid: Path, profile: str, scheduler: str | None) -> None:
     """A grid of runs of one notebook, into build/runs."""
-    import yaml
-
-    from rpa.companion import sweep
-
-    print(sweep.sweep(stem_of(nb), yaml.safe_load(grid.read_text()), profile, scheduler=scheduler) / "sweep.csv")
+    values = yaml.safe_load(grid.read_text())
+    print(companion.sweep.sweep(stem_of(nb), values, profile, scheduler=scheduler) / "sweep.csv")
 
 
 @main.command()
 def robustness() -> None:
     """The quick profile with five seeds: which verdicts depend on the seed?"""
-    from rpa.companion import results, robustness
-
-    frame = robustness.table(_files.build("robustness"))
-    _files.replace(results.ROBUSTNESS, lambda temporary: frame.to_csv(temporary, index=False, float_format="%.6g"))
+    frame = companion.robustness.table(_files.build("robustness"))
+    frame.to_csv(companion.results.ROBUSTNESS, index=False, float_format="%.6g")
     print(frame.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
 
 
 if __name__ == "__main__":
     try:
         main(prog_name="python -m rpa.companion", standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        os._exit(STOPPED)  # at once; the kernels end with this process
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(REFUSED)
-    except (RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         hint = "; RPA_BUILD names another folder than build/" if getattr(error, "errno", None) else ""
-        print(f"FAILED {error}{hint}", file=sys.stderr)
-        sys.exit(FAILED)
-    except (KeyboardInterrupt, click.Abort):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(STOPPED)
+        sys.exit(f"FAILED {error}{hint}")

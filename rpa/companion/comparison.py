@@ -12,17 +12,14 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rpa import _files
+import pandas as pd
+
 from rpa._files import ROOT
-from rpa.companion.report import TOLERANCES, flatten, load_records
+from rpa.companion.report import TOLERANCES, flatten, load_records, read_results
 from rpa.companion.verdicts import judge, load_claims, text_table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["circumstances", "compare", "compare_numbers", "evidence", "read_results"]
+__all__ = ["compare", "compare_numbers", "evidence"]
 
 ERRORS = 6.0  # standard errors of the difference by which an estimate may differ
 SAMPLED = ("statistical", "gap", "retrained")
@@ -36,11 +33,11 @@ def compare(rerun: Path, results: Path | None = None) -> tuple[str, str, bool]:
     is off or missing). Writes comparison.csv and comparison.html into `rerun`. Raises FileNotFoundError where it holds
     no records.
     """
-    committed, new = read_results(results or ROOT / "data" / "results"), read_results(rerun / "data" / "results")
+    committed, new = read_results(results), read_results(rerun / "data" / "results")
     if not new:
         raise FileNotFoundError(f"{rerun}: no records there; run make figures first")
     numbers = compare_numbers(committed, new)
-    lines = _changed_verdicts(results, rerun / "data" / "results") + circumstances(committed, new)
+    lines = _changed_verdicts(results, rerun / "data" / "results") + _circumstances(committed, new)
     absent = sorted(set(committed) - set(new))
     here = numbers[~numbers.stem.isin(absent)]
     bad = here[here.judgement.isin(["off", "missing"])]
@@ -52,22 +49,9 @@ def compare(rerun: Path, results: Path | None = None) -> tuple[str, str, bool]:
     if absent:
         summary += f"; {len(absent)} notebooks have no new results"
     shown = [bad.to_string(index=False, na_rep="", max_colwidth=60)] if len(bad) else []
-    _files.replace(rerun / "comparison.csv", lambda temporary: numbers.to_csv(temporary, index=False))
-    page = _page(summary, bad, lines, rerun)
-    _files.replace(rerun / "comparison.html", lambda temporary: temporary.write_text(page))
+    numbers.to_csv(rerun / "comparison.csv", index=False)
+    (rerun / "comparison.html").write_text(_page(summary, bad, lines, rerun))
     return summary, "\n".join([*shown, *lines]), not (len(bad) or absent)
-
-
-def read_results(folder: str | Path) -> dict[str, dict]:
-    """{stem: content} of the *.json in a results folder; OSError naming the file for one that is no record file."""
-    contents = {}
-    for path in sorted(Path(folder).glob("*.json")):
-        try:
-            content = json.loads(path.read_text())
-            contents[content["stem"]] = {"profile": content["profile"], "code": content["code"], **content}
-        except (ValueError, KeyError, TypeError) as error:
-            raise OSError(f"{path}: no record file ({error!r}); delete it and run its notebook again") from error
-    return contents
 
 
 def compare_numbers(committed: dict[str, dict], rerun: dict[str, dict]) -> pd.DataFrame:
@@ -80,8 +64,6 @@ def compare_numbers(committed: dict[str, dict], rerun: dict[str, dict]) -> pd.Da
 
     Stems of different profiles are left out: their numbers are no estimates of the same quantity.
     """
-    import pandas as pd
-
     rows = []
     for stem in sorted(set(committed) | set(rerun)):
         theirs, ours = committed.get(stem), rerun.get(stem)
@@ -119,7 +101,7 @@ def _scaled_numbers(entry, varies):
     return numbers
 
 
-def circumstances(committed: dict[str, dict], rerun: dict[str, dict]) -> list[str]:
+def _circumstances(committed, rerun):
     """Differences in notebooks, profile, code, packages and data, a line each."""
     lines = [f"{stem}: no records in the new results" for stem in sorted(set(committed) - set(rerun))]
     lines += [f"{stem}: no records committed" for stem in sorted(set(rerun) - set(committed))]

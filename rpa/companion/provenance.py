@@ -8,7 +8,6 @@ notebooks that import it, directly or through others.
 import ast
 import json
 import sys
-from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib import metadata
@@ -17,15 +16,7 @@ from pathlib import Path
 from rpa import _files
 from rpa._files import ROOT
 
-__all__ = [
-    "code_cells",
-    "code_version",
-    "input_version",
-    "notebooks",
-    "package_versions",
-    "parameters",
-    "reached_modules",
-]
+__all__ = ["code_cells", "code_version", "input_version", "notebooks", "package_versions", "parameters"]
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib")
 
@@ -40,13 +31,12 @@ def code_version(notebook: str | Path) -> str:
     """12 hex digits of the SHA-256 over a notebook's code cells and the modules of `rpa` that they reach.
 
     notebook: a path, or the stem of a notebook of this checkout. All of rpa where there is no such notebook. Comments,
-    docstrings and layout do not count. Not the git commit: records that are committed with the code must come out the
-    same when made again.
+    docstrings and layout do not count.
     """
     path = Path(notebook) if str(notebook).endswith(".ipynb") else ROOT / "notebooks" / f"{notebook}.ipynb"
     modules = _modules()
     cells = code_cells(path) if path.exists() else []
-    names = _reached(cells, modules, _front_door()) if cells else set(modules)
+    names = _reached(cells, modules) if cells else modules
     digest = sha256()
     for name in sorted(names):
         digest.update(f"{name}\0{_essence(modules[name].read_text())}\0".encode())
@@ -91,10 +81,7 @@ def input_version() -> str:
 @cache
 def package_versions() -> dict[str, str]:
     """{"python": ..., package: version} of what numbers depend on, without the local tag (+cpu) of a wheel."""
-    versions = {}
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name).split("+")[0]
+    versions = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
 
 
@@ -119,12 +106,6 @@ def code_cells(notebook: Path) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
-def reached_modules(notebook: Path) -> list[Path]:
-    """Sorted paths of the rpa modules that the cells of a notebook (a path) import, directly or through each other."""
-    modules = _modules()
-    return sorted(modules[name] for name in _reached(code_cells(notebook), modules, _front_door()))
-
-
 def _modules():
     """{"moments.relu": path, ...}: every module of rpa but the rooms' openings, which only point at the others."""
     package = ROOT / "rpa" if (ROOT / "rpa").is_dir() else _files.PACKAGE
@@ -139,9 +120,9 @@ def _front_door():
     return {alias.name: node.module for node in imports if getattr(node, "module", None) for alias in node.names}
 
 
-def _reached(sources, modules, front_door):
+def _reached(sources, modules):
     """Names of the rpa modules that Python sources use, directly or through each other; modules: name -> path."""
-    reached, pending = set(), list(sources)
+    reached, pending, front_door = set(), list(sources), _front_door()
     while pending:
         fresh = {module for name in _used(pending.pop()) for module in _resolve(name, modules, front_door)} - reached
         reached |= fresh

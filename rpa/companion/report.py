@@ -10,11 +10,11 @@ give the same bytes. What varies from run to run goes through `record_timing` on
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,23 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = [
-    "ANALYTIC",
-    "MONTE_CARLO",
-    "NEUTRAL",
-    "TOLERANCES",
-    "VARIES",
-    "Recorder",
-    "flatten",
-    "load_records",
-    "output_folder",
-    "record",
-    "record_timing",
-    "save_figure",
-    "save_table",
-    "shrink",
-    "use_style",
-]
+__all__ = ["Recorder", "load_records", "record", "record_timing", "save_figure", "save_table", "shrink", "use_style"]
 
 ANALYTIC, MONTE_CARLO, NEUTRAL = "#1f5fa8", "#c8322b", "#767676"
 
@@ -128,15 +112,10 @@ def record(
     value: Any,
     *,
     error: Any = None,
-    seed: int | None = None,
-    parameters: dict | None = None,
-    data: dict | None = None,
     varies: str | None = None,
     tolerance: Any = None,
     null: Any = None,
     ours: Any = None,
-    on: str | None = None,
-    reached: str | None = None,
     **meta: Any,
 ) -> None:
     """Add one record to <out>/data/results/<stem of the running notebook>.json.
@@ -146,12 +125,11 @@ def record(
         own, by ours
     error: the standard error or bound of value, in the same form
     null, ours: the numbers of the null (for a claim of our own: of the rival) and of our method, in the same form
-    on: what value was measured on ("100 images, 16,384 samples"); reached: up to which noise the claim holds
-    parameters: dict of the protocol's choices; data: dict name -> SHA-256 of what was read (a name with "stand-in"
-        marks the record as not made from the real data)
     varies: a key of VARIES, by default "statistical" with an error and "deterministic" without
     tolerance: how far a rerun may differ, by default TOLERANCES or the error; a number, or the form of value
-    meta: further plain values
+    meta: further plain values. on: what value was measured on ("100 images, 16,384 samples"); reached: up to which
+        noise the claim holds; seed; parameters: dict of the protocol's choices; data: dict name -> SHA-256 of what was
+        read (a name with "stand-in" marks the record as not made from the real data)
 
     Records made by other code, another profile or other parameters are dropped from the file first. Raises ValueError
     naming the id for NaN, infinity or anything else that is no plain number, for another `varies`, and where a
@@ -168,12 +146,12 @@ def record(
         raise ValueError(f"record {id!r}: a {varies} record needs an error or a tolerance, got neither")
     if (shell := _shell()) is not None:
         entry["cell"] = len(shell.user_ns["In"]) - 1
-    optional = {"on": on, "reached": reached, "seed": seed, "parameters": parameters, "data": data, **meta}
-    entry |= {key: _plain(id, item) for key, item in optional.items() if item is not None}
+    entry |= {key: _plain(id, item) for key, item in meta.items() if item is not None}
     if any("stand-in" in name.lower() for name in entry.get("data", ())):
         entry["stand_in"] = True
     path = _results(f"{_stem()}.json")
-    header = {"stem": _stem(), "profile": _profile(), "code": _code(), "packages": package_versions()}
+    code = code_version(str(running_notebook() or _stem()))
+    header = {"stem": _stem(), "profile": _profile(), "code": code, "packages": package_versions()}
     if os.environ.get("RPA_PARAMETERS"):  # without: run by hand, with parameters that nobody knows
         header["parameters"] = json.loads(os.environ["RPA_PARAMETERS"])
     previous = json.loads(path.read_text()) if path.exists() else {}
@@ -181,15 +159,9 @@ def record(
     _write_json(path, header | {"records": dict(sorted((kept | {id: entry}).items()))})
 
 
-class Recorder:
-    """`record` with the seed, the protocol's parameters and the data of one notebook."""
-
-    def __init__(self, seed: int | None = None, parameters: dict | None = None, data: dict | None = None):
-        self.shared = {"seed": seed, "parameters": parameters, "data": data}
-
-    def __call__(self, id: str, value: Any, **more: Any) -> None:
-        """Add one record; more: arguments of `record`, which replace the shared ones."""
-        record(id, value, **(self.shared | more))
+def Recorder(**shared: Any) -> Callable[..., None]:
+    """`record` with the seed, the protocol's parameters and the data of one notebook, which a call may replace."""
+    return partial(record, **shared)
 
 
 def record_timing(id: str, seconds: Any, path: Path | None = None) -> None:
@@ -215,15 +187,16 @@ def save_figure(fig: Figure) -> None:
         fig.text(0.99, -0.01, "STAND-IN DATA", ha="right", va="top", fontsize=8, color=MONTE_CARLO, weight="bold")
         frame = {"bbox_inches": "tight"}  # room below the figure for the words
     label = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
-    source = f"rpa code {_code()}; profile {_profile()}; data: {label}"
-    described = {
-        "png": {"Title": _stem(), "Description": source},
-        "pdf": {"Title": _stem(), "Subject": source, "CreationDate": None},
-    }
+    code = code_version(str(running_notebook() or _stem()))
+    source = f"rpa code {code}; profile {_profile()}; data: {label}"
+    described: dict = {"png": {"Description": source}, "pdf": {"Subject": source, "CreationDate": None}}
     engine = fig.get_layout_engine()
     for kind, information in described.items():
         target = output_folder() / "figures" / f"{_stem()}.{kind}"
-        _files.replace(target, lambda temporary: fig.savefig(temporary, format=kind, metadata=information, **frame))
+        _files.replace(
+            target,
+            lambda temporary: fig.savefig(temporary, format=kind, metadata={"Title": _stem()} | information, **frame),
+        )
         fig.set_layout_engine("none")  # the places computed for one file serve the other
     fig.set_layout_engine(engine)
 
@@ -240,17 +213,31 @@ def save_table(frame: pd.DataFrame, part: str = "") -> None:
 
 
 def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict]:
-    """{(stem, id): record} from the *.json of a results folder (default: the repository's data/results).
+    """{(stem, id): record} of `read_results`.
 
     Each record also holds the profile and code of its file, and the notebook's parameters under `notebook_parameters`.
     """
     records: dict[tuple[str, str], dict] = {}
-    for path in sorted(Path(folder or ROOT / "data" / "results").glob("*.json")):
-        content = json.loads(path.read_text())
+    for stem, content in read_results(folder).items():
         circumstances = {key: content[key] for key in ("profile", "code")}
         circumstances["notebook_parameters"] = content.get("parameters")
-        records |= {(content["stem"], id): entry | circumstances for id, entry in content["records"].items()}
+        records |= {(stem, id): entry | circumstances for id, entry in content["records"].items()}
     return records
+
+
+def read_results(folder: str | Path | None = None) -> dict[str, dict]:
+    """{stem: content} of the *.json in a results folder (default: the repository's data/results).
+
+    Raises OSError naming the file for one that is no record file.
+    """
+    contents = {}
+    for path in sorted(Path(folder or ROOT / "data" / "results").glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+            contents[content["stem"]] = {"profile": content["profile"], "code": content["code"], **content}
+        except (ValueError, KeyError, TypeError) as error:
+            raise OSError(f"{path}: no record file ({error!r}); delete it and run its notebook again") from error
+    return contents
 
 
 def flatten(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
@@ -261,11 +248,6 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
             yield from flatten(item, f"{key}.{name}" if key and isinstance(value, dict) else f"{key}{name}")
     else:
         yield key, value
-
-
-def _code():
-    """The code version of the running notebook."""
-    return code_version(str(running_notebook() or _stem()))
 
 
 def _processor():
@@ -283,18 +265,13 @@ def _shell():
 
 def _plain(id, value, numbers_only=False):
     """`value` as what JSON can hold exactly; ValueError naming the record `id` otherwise."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(id, item, numbers_only) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(id, item, numbers_only) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"record {id!r}: expected finite numbers, got {value}")
-    allowed = (bool, int, float) if numbers_only else (bool, int, float, str, type(None))
-    if not isinstance(value, allowed):
-        raise ValueError(f"record {id!r}: expected {'numbers' if numbers_only else 'plain values'}, got {value!r}")
-    return value
+    try:
+        plain = json.loads(json.dumps(value, default=lambda array: array.tolist(), allow_nan=False))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"record {id!r}: expected plain values and finite numbers, got {value!r}") from error
+    if numbers_only and not all(isinstance(number, (int, float)) for _, number in flatten(plain)):
+        raise ValueError(f"record {id!r}: expected numbers, got {value!r}")
+    return plain
 
 
 def _write_json(path, content):

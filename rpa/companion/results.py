@@ -1,23 +1,74 @@
-"""RESULTS.md, from the template docs/results.md, and the two lines of README.md that depend on results."""
+"""The committed results: `accept` replaces them by build/full's, together or not at all.
+
+With them go RESULTS.md, from the template docs/results.md, and the two lines of README.md that depend on results.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import StrictUndefined, Template
 
+from rpa import _files
 from rpa._files import ROOT, in_checkout
-from rpa.companion.verdicts import one_line, papers_and_ours
+from rpa.companion import provenance
+from rpa.companion.run import FOLDERS, files_of, is_current
+from rpa.companion.verdicts import current_records, judge, load_claims, one_line, papers_and_ours
 
-__all__ = ["ROBUSTNESS", "page", "readme", "times"]
+__all__ = ["accept", "page", "readme", "times"]
 
 ROBUSTNESS = ROOT / "data" / "results" / "robustness.csv"
 THEORY = ("lemma", "proposition", "theorem", "corollary", "remark on affine layers")
 SECTIONS = {"figure": "figures", "algorithm": "algorithms"} | dict.fromkeys(THEORY, "theory")
+
+
+def accept() -> list[Path]:
+    """Replace figures, tables, records, times, RESULTS.md and README's two lines by build/full's; the changed files.
+
+    Raises ValueError naming the notebooks whose results are missing, out of date, failed, or made from stand-in data.
+    """
+    folder, known = _files.build("full"), provenance.notebooks()
+    records = current_records(folder / "data" / "results")
+    stand_ins = sorted({stem for (stem, _), entry in records.items() if entry.get("stand_in")})
+    reasons = [f"{stem}: made from stand-in data; run make data, then make figures" for stem in stand_ins]
+    missing = [stem for stem in known if not is_current(stem, "full")]
+    reasons += [f"{stem}: no results of the present code, inputs and parameters; run make figures" for stem in missing]
+    if reasons:
+        raise ValueError("nothing is replaced:\n" + "\n".join(reasons))
+    new = {ROOT / path.relative_to(folder): path.read_bytes() for stem in known for path in files_of(stem, folder)}
+    made = [path for name in FOLDERS for path in (ROOT / name).glob("[0-9][0-9]_*") if path.is_file()]
+    stale = [path for path in made if path not in new]
+    rows = [judge(claim, records) for claim in load_claims()]
+    taken = times(folder / "data" / "results" / "timings")
+    new[ROOT / "RESULTS.md"] = page(rows).encode()
+    new[ROOT / "README.md"] = readme((ROOT / "README.md").read_text(), rows, taken).encode()
+    changed = {path: content for path, content in new.items() if not path.exists() or path.read_bytes() != content}
+    _replace_together(changed, stale)
+    return sorted([*changed, *stale])
+
+
+def _replace_together(changed, stale):
+    """Write all files beside their places, then rename all; what fails before the first renaming changes nothing.
+
+    What is interrupted while renaming, the next `make accept` finishes.
+    """
+    waiting = {path: path.with_name(f".{path.name}.accepted") for path in changed}
+    with contextlib.ExitStack() as stack:
+        for path, temporary in waiting.items():
+            stack.callback(temporary.unlink, missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(changed[path])
+        for path, temporary in waiting.items():
+            os.replace(temporary, path)
+        for path in stale:
+            path.unlink()
 
 
 def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> str:
@@ -31,7 +82,8 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
     for row in papers:
         place = row["where"].partition(",")[0].rstrip(" 0123456789")
         sections.setdefault(f"{row['paper']}: {SECTIONS.get(place, place)}", []).append(row)
-    tried = _robustness()
+    tried = list(csv.DictReader(ROBUSTNESS.read_text().splitlines())) if ROBUSTNESS.exists() else []
+    numbers = ("measured", "null", "ours")
     words = {
         "summary": one_line(rows),
         "unmeasured": Counter(row["note"] for row in papers if row["note"]),
@@ -40,15 +92,11 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
         "ours": ours,
         "tried": tried,
         "flips": {row["claim"]: row for row in tried if row["flips"] == "True"},
-        "number": {
-            row["id"]: {key: row[key] or "(not measured)" for key in ("measured", "null", "ours")} for row in rows
-        },
+        "number": {row["id"]: {key: row[key] or "(not measured)" for key in numbers} for row in rows},
         "link": link or (lambda row, text: f"[{text}](notebooks/{row['stem']}.ipynb)"),
     }
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    return environment.from_string(in_checkout("docs/results.md").read_text()).render(words)
+    options: dict = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    return Template(in_checkout("docs/results.md").read_text(), undefined=StrictUndefined, **options).render(words)
 
 
 def readme(text: str, rows: list[dict], times: str) -> str:
@@ -56,15 +104,10 @@ def readme(text: str, rows: list[dict], times: str) -> str:
     summary = f"{one_line(rows)[0].upper()}{one_line(rows)[1:]}. Each with its reason: [RESULTS.md](RESULTS.md)."
     for name, content in (("summary", summary), ("times", times)):
         first, last = f"<!-- {name}: written by make accept -->\n", f"<!-- end of {name} -->"
-        if not (first in text and last in text):
-            raise ValueError(f"README.md: expected the lines {first.strip()} and {last.strip()}")
-        text = f"{text.partition(first)[0]}{first}{content}\n{last}{text.partition(last)[2]}"
+        text, found = re.subn(f"{first}.*{last}", lambda _: f"{first}{content}\n{last}", text, flags=re.DOTALL)
+        if not found:
+            raise ValueError(f"README.md: expected the lines {first.strip()} and {last}")
     return text
-
-
-def _robustness():
-    """The rows of `make robustness`, none before it was run."""
-    return list(csv.DictReader(ROBUSTNESS.read_text().splitlines())) if ROBUSTNESS.exists() else []
 
 
 def times(folder: Path) -> str:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import stdev
 
-import numpy as np
+import pandas as pd
 
 from rpa.companion import provenance
 from rpa.companion.report import load_records
 from rpa.companion.sweep import run_variant
 from rpa.companion.verdicts import judge, load_claims, worst
 from rpa.parallel import pmap
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["table"]
 
@@ -33,23 +30,17 @@ def table(folder: Path) -> pd.DataFrame:
     lowest, highest: over the seeds, of the number that is farthest from the target; spread: its standard deviation;
     met: runs that meet the claim. Runs what is missing in `folder`; it can be stopped and goes on.
     """
-    import pandas as pd
-
     claims = load_claims()
     stems = sorted({claim["stem"] for claim in claims} & set(provenance.notebooks()))
-    jobs = [(stem, seed, folder) for stem, seed in product(stems, SEEDS)]
-    folders = dict(zip(jobs, pmap(_run, jobs, progress="quick runs")))
+    jobs = list(product(stems, SEEDS))
+    run = lambda job: run_variant(job[0], "quick", {"seed": job[1]}, folder)
+    folders = dict(zip(jobs, pmap(run, jobs, progress="quick runs")))
     rows = []
     for claim in claims:
         records = [load_records(folders[job] / "data" / "results") for job in jobs if job[0] == claim["stem"]]
         rated = [worst(claim, r[key]["value"]) for r in records if (key := (claim["stem"], claim["id"])) in r]
         if rated:
             met = sum(judge(claim, r)["verdict"].startswith("holds") for r in records)
-            numbers = [min(rated), max(rated), float(np.std(rated, ddof=1))]
+            numbers = [min(rated), max(rated), stdev(rated)]
             rows.append([claim["id"], judge(claim, {})["target"], *numbers, len(rated), met, 0 < met < len(rated)])
     return pd.DataFrame(rows, columns=["claim", "target", "lowest", "highest", "spread", "runs", "met", "flips"])
-
-
-def _run(job):
-    stem, seed, folder = job
-    return run_variant(stem, "quick", {"seed": seed}, folder)

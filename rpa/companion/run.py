@@ -8,31 +8,24 @@ label in the executed copy), not by time stamps. Two runs of one notebook in one
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from joblib import cpu_count
 
 from rpa import _files
 from rpa._files import ROOT
 from rpa.companion import provenance, report
-from rpa.parallel import end_with_parent
 
-__all__ = ["PROFILES", "execute", "files_of", "is_current", "label_of", "run", "run_all", "stem_of"]
+__all__ = ["PROFILES", "files_of", "is_current", "label_of", "run", "run_all", "stem_of"]
 
 PROFILES = ("full", "quick")
 PATIENCE = {"quick": 300, "full": 3600}  # seconds that a cell may take
-RUNNING: set[subprocess.Popen] = set()
-STOPPED = threading.Event()  # no run begins after Ctrl-C
 FOLDERS = ("figures", "data/results", "data/results/timings")
 # glibc keeps the pages of large arrays instead of returning them to the system: a tenth of a notebook's time.
 KEEP_PAGES = {f"MALLOC_{name}_": str(size) for name, size in (("MMAP_THRESHOLD", 2**29), ("TRIM_THRESHOLD", 2**30))}
@@ -75,35 +68,37 @@ def run(
     folder: str | Path | None = None,
     parameters: dict | None = None,
     workers: int | None = None,
-    quiet: bool = False,
 ) -> Path:
-    """Execute a notebook (a path) and return the path of the executed copy, <folder>/<stem>.ipynb.
+    """Execute a notebook (a path) unless its results are current; the path of the executed copy, <folder>/<stem>.ipynb.
 
     Figures, tables and records go to `folder` too, by default build/<profile>, in the places that they have in the
     repository; parameters replace those of the notebook's first cell, and then a folder has to be given. workers:
-    processes for `rpa.parallel.pmap` in the notebook, by default RPA_WORKERS or 1; quiet: without a bar. What another
-    process finished while this one waited for it is not run again. Raises RuntimeError naming the notebook and the
-    failing cell, ValueError when it wrote a file whose name does not begin with its stem, OSError for a folder that
-    cannot be written.
+    processes for `rpa.parallel.pmap` in the notebook, by default RPA_WORKERS or 1. Raises RuntimeError naming the
+    notebook and the failing cell, OSError for a folder that cannot be written.
     """
     notebook = Path(notebook).resolve()
     if parameters and not folder:
         raise ValueError("folder: expected one for a run with parameters of its own, got none")
     folder = Path(folder).resolve() if folder else _files.build(profile)
     label, executed = label_of(notebook, profile, parameters), folder / notebook.name
-    with _turn(folder / "stage" / notebook.stem) as waited:
-        if not (waited and _label(executed) == label):
-            stage, failed = folder / "stage" / f"{notebook.stem}-{os.getpid()}", folder / "failed" / notebook.name
-            for old in stage.parent.glob(f"{notebook.stem}-*"):  # of runs that were stopped
+    stages, failed = folder / "stage", folder / "failed" / notebook.name
+    stages.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(stages / f"{notebook.stem}.lock")
+    try:
+        turn = lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{notebook.stem}: waiting for another run of it", flush=True)
+        turn = lock.acquire()
+    with turn:
+        if _label(executed) != label:
+            for old in stages.glob(f"{notebook.stem}-*"):  # of runs that were stopped
                 shutil.rmtree(old, ignore_errors=True)
-            stage.mkdir()
+            stage = stages / f"{notebook.stem}-{os.getpid()}"
             try:
-                _execute_in_process(notebook, stage, label, workers, quiet)
+                _execute(notebook, stage, label, workers)
                 _publish(notebook.stem, stage, folder, label)
                 failed.unlink(missing_ok=True)
             except RuntimeError as error:
-                if not (stage / notebook.name).exists():
-                    raise
                 failed.parent.mkdir(exist_ok=True)
                 os.replace(stage / notebook.name, failed)
                 raise RuntimeError(f"{error}\nthe notebook up to there: {os.path.relpath(failed)}") from error
@@ -112,31 +107,14 @@ def run(
     return executed
 
 
-@contextlib.contextmanager
-def _turn(path: Path) -> Iterator[bool]:
-    """Hold the lock <path>.lock; yields whether another process had it first. A killed process loses it by itself."""
-    from filelock import FileLock, Timeout
+def _execute(notebook, stage, label, workers):
+    """Run the cells of a notebook in a kernel of their own, and write the copy, so far as it came, into `stage`."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock, waited = FileLock(f"{path}.lock"), False
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        waited = True
-        print(f"{path.name}: waiting for another run of it", flush=True)
-        lock.acquire()
-    try:
-        yield waited
-    finally:
-        lock.release()
-
-
-def _execute_in_process(notebook, stage, label, workers, quiet):
-    """Run a notebook in a process of its own, into `stage`."""
     started, defaults = time.perf_counter(), {name: p[0] for name, p in provenance.parameters(notebook).items()}
     environment = os.environ | KEEP_PAGES | {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or "1",
-        "MPLBACKEND": os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "RPA_NOTEBOOK": str(notebook),
         "RPA_OUT": str(stage),
@@ -144,62 +122,31 @@ def _execute_in_process(notebook, stage, label, workers, quiet):
         "RPA_PROFILE": label["profile"],
         "RPA_WORKERS": str(workers or os.environ.get("RPA_WORKERS") or 1),
     }  # fmt: skip
-    request = {"parameters": label["parameters"], "patience": PATIENCE[label["profile"]], "quiet": quiet}
-    command = [sys.executable, "-m", "rpa.companion.run", json.dumps(request)]
-    with subprocess.Popen(command, env=environment) as process:
-        RUNNING.add(process)
-        try:
-            if STOPPED.is_set():
-                process.terminate()
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            raise
-        finally:
-            RUNNING.discard(process)
-    if status:
-        reason = stage / "reason.txt"
-        raise RuntimeError(reason.read_text() if reason.exists() else f"{notebook.name}: stopped ({status})")
+    values, options = {"profile": label["profile"]} | label["parameters"], {"prepare_only": True, "progress_bar": False}
+    stage.mkdir()
+    content = provenance.papermill().execute_notebook(notebook, stage / notebook.name, values, **options)
+    client = NotebookClient(
+        content,
+        kernel_name="python3",
+        timeout=PATIENCE[label["profile"]],
+        resources={"metadata": {"path": str(notebook.parent)}},
+        extra_arguments=["--IPKernelApp.log_level=50"],
+    )
+    try:
+        client.execute(env=environment)
+    except CellExecutionError as error:
+        # The cell of the injected parameters takes the place that the count from 0 leaves free.
+        index = max(i for i, cell in enumerate(content.cells) if cell.get("execution_count"))
+        first_line = next(filter(str.strip, content.cells[index].source.splitlines()))
+        reason = f"{notebook.name}, cell {index} ({first_line}): {error.ename}: {error.evalue}"
+        raise RuntimeError(reason) from None
+    except CellTimeoutError:
+        reason = f"a cell took more than {client.timeout} s (PATIENCE of {__file__})"
+        raise RuntimeError(f"{notebook.name}: {reason}") from None
+    finally:
+        (stage / notebook.name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     timings = stage / "data" / "results" / "timings" / f"{notebook.stem}.json"
     report.record_timing("notebook", round(time.perf_counter() - started, 1), timings)
-
-
-def execute(parameters: dict, patience: int, quiet: bool) -> None:
-    """What the process of a run does: papermill, with the reason of a failure in <stage>/reason.txt.
-
-    The notebook, the staging folder and the profile come from the environment. The process ends with its parent.
-    """
-    end_with_parent()
-    papermill = provenance.papermill()
-    from papermill.exceptions import PapermillExecutionError
-
-    notebook, stage = Path(os.environ["RPA_NOTEBOOK"]), Path(os.environ["RPA_OUT"])
-    options = {
-        "kernel_name": "python3",
-        "cwd": notebook.parent,
-        "progress_bar": {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() and not quiet else False,
-        "extra_arguments": ["--IPKernelApp.log_level=50"],
-        "execution_timeout": patience,
-    }
-    parameters = {"profile": os.environ["RPA_PROFILE"]} | parameters
-    for attempt in (1, 2):
-        try:
-            papermill.execute_notebook(notebook, stage / notebook.name, parameters, **options)
-            return
-        except PapermillExecutionError as error:
-            # The cell of the injected parameters takes the place that the count from 0 leaves free.
-            first_line = next(filter(str.strip, error.source.splitlines()), "").strip()
-            reason = f"{notebook.name}, cell {error.cell_index} ({first_line}): {error.ename}: {error.evalue}"
-            break
-        except TimeoutError:  # rarely a kernel loses a message and waits for ever
-            reason = f"{notebook.name}: a cell took more than {patience} s (PATIENCE of {__file__})"
-            if attempt == 1:
-                print(f"{reason}; once more", flush=True)
-        except KeyboardInterrupt:
-            reason = f"{notebook.name}: stopped"
-            break
-    (stage / "reason.txt").write_text(reason)
-    sys.exit(1)
 
 
 def _publish(stem, stage, folder, label):
@@ -208,9 +155,6 @@ def _publish(stem, stage, folder, label):
     The executed copy is deleted first and written last: a run that is stopped in between counts as not done.
     """
     copy, written = stage / f"{stem}.ipynb", files_of(stem, stage)
-    strangers = [p.name for p in stage.rglob("*") if p.is_file() and p not in [copy, *written]]
-    if strangers:
-        raise ValueError(f"{stem}: expected files named {stem}.* in figures or data/results, got {strangers}")
     content = json.loads(copy.read_text())
     content["metadata"]["rpa"] = label | {"files": [path.relative_to(stage).as_posix() for path in written]}
     copy.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -236,38 +180,21 @@ def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = Non
     """
     known, jobs = provenance.notebooks(), jobs or min(4, cpu_count())
     pending = [stem for stem in stems or known if not is_current(stem, profile)]
-    pending.sort(key=_seconds, reverse=True)
+    timings = {path.stem: json.loads(path.read_text()) for path in (ROOT / FOLDERS[2]).glob("*.json")}
+    pending.sort(key=lambda stem: timings[stem]["notebook"] if stem in timings else 0.0, reverse=True)
     workers, failures = max(1, cpu_count() // max(1, min(jobs, len(pending)))), []
 
     def work(stem):
         started = time.perf_counter()
         print(f"{stem} ({profile}) ...", flush=True)
-        run(known[stem], profile, workers=workers, quiet=True)
+        run(known[stem], profile, workers=workers)
         print(f"{stem} ({profile}) done in {time.perf_counter() - started:.0f} s", flush=True)
 
-    STOPPED.clear()
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    for future in as_completed([pool.submit(work, stem) for stem in pending]):
         try:
-            for future in as_completed(pool.submit(work, stem) for stem in pending):
-                try:
-                    future.result()
-                except (RuntimeError, ValueError) as error:
-                    failures.append(str(error))
-                    print(f"FAILED {error}", flush=True)
-        except BaseException:
-            STOPPED.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(RUNNING):
-                process.terminate()
-            raise
+            future.result()
+        except (RuntimeError, ValueError) as error:
+            failures.append(str(error))
+            print(f"FAILED {error}", flush=True)
     return failures
-
-
-def _seconds(stem):
-    """How long the committed run of a notebook took."""
-    path = ROOT / "data" / "results" / "timings" / f"{stem}.json"
-    return json.loads(path.read_text())["notebook"] if path.exists() else 0.0
-
-
-if __name__ == "__main__":
-    execute(**json.loads(sys.argv[1]))

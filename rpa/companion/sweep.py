@@ -24,20 +24,20 @@ from contextlib import ExitStack
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import joblib
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 
 from rpa import _files
 from rpa.companion import provenance
 from rpa.companion.report import flatten, load_records
 from rpa.companion.run import is_current, run
 from rpa.parallel import pmap
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["cells_of", "checked", "draw", "listed", "parse", "run_variant", "sweep"]
 
@@ -51,9 +51,8 @@ def parse(text: str) -> dict[str, Any]:
     {'hidden': [8, 8], 'n': 100000.0, 'name': 'a b'}
     """
     values: dict[str, Any] = {}
-    for part in re.split(r"\s+(?=[\"']?[A-Za-z_]\w*=)", text.strip()) if text.strip() else []:
-        whole = part[1:-1] if part[0] in "\"'" and part[0] == part[-1] else part
-        name, equals, value = whole.partition("=")
+    for part in re.split(r"\s+(?=[A-Za-z_]\w*=)", text.strip()) if text.strip() else []:
+        name, equals, value = part.partition("=")
         if not (equals and name.isidentifier() and value):
             raise ValueError(f"P: expected name=value name=value ..., got {part!r}")
         try:
@@ -71,10 +70,7 @@ def checked(stem: str, values: dict[str, Any], profile: str = "full") -> dict[st
     """
     path = provenance.notebooks()[stem]
     known, replaced = provenance.parameters(path), _replaced_by_profile(path)
-    lines = [
-        f"  {name} = {default!r}  # {comment}{' (set by PROFILE=quick)' if name in replaced else ''}"
-        for name, (default, comment) in known.items()
-    ]
+    lines = [f"  {name} = {default!r}  # {comment}" for name, (default, comment) in known.items()]
     result = {}
     for name, value in values.items():
         try:
@@ -111,9 +107,7 @@ def _as_default(name, value, default):
     raise TypeError(f"{name}: expected {expected}, like {default!r}, got {value!r}")
 
 
-def run_variant(
-    stem: str, profile: str, values: dict[str, Any], runs: Path | None = None, workers: int | None = None
-) -> Path:
+def run_variant(stem: str, profile: str, values: dict, runs: Path | None = None, workers: int | None = None) -> Path:
     """Run a notebook with these parameters, unless the present code has done so; the folder of its results.
 
     runs: a folder (default: build/runs). Raises what `checked` and `rpa.companion.run.run` raise.
@@ -121,9 +115,8 @@ def run_variant(
     values = checked(stem, values, profile)
     request = {"notebook": stem, "profile": profile, "parameters": values}
     folder = (runs or _files.build("runs")) / f"{stem}-{_digest(request)}"
-    if not is_current(stem, profile, folder, values):
-        _files.replace(folder / "parameters.yaml", lambda temporary: temporary.write_text(yaml.safe_dump(request)))
-        run(provenance.notebooks()[stem], profile, folder, values, workers)
+    _files.replace(folder / "parameters.yaml", lambda temporary: temporary.write_text(yaml.safe_dump(request)))
+    run(provenance.notebooks()[stem], profile, folder, values, workers)
     return folder
 
 
@@ -139,8 +132,8 @@ def listed(runs: Path | None = None) -> list[str]:
         stem, profile, values = request["notebook"], request["profile"], request["parameters"]
         state = "failed" if (path.parent / "failed").exists() else "unfinished"
         if (path.parent / f"{stem}.ipynb").exists():
-            known = stem in provenance.notebooks()
-            state = "done" if known and is_current(stem, profile, path.parent, values) else "older code"
+            current = stem in provenance.notebooks() and is_current(stem, profile, path.parent, values)
+            state = "done" if current else "older code"
         shown = " ".join(f"{name}={value!r}" for name, value in values.items())
         lines.append(f"{path.parent.name:36s} {profile:6s} {state:10s} {shown}".rstrip())
     return lines
@@ -168,20 +161,15 @@ def _values(name, given):
     return spaced(given["from"], given["to"], given["count"]).tolist()
 
 
-def sweep(
-    stem: str, grid: dict[str, Any], profile: str = "full", runs: Path | None = None, scheduler: str | None = None
-) -> Path:
+def sweep(stem: str, grid: dict, profile: str = "full", runs: Path | None = None, scheduler: str | None = None) -> Path:
     """Run every cell that has not been run, write grid.yaml and sweep.csv; the folder that holds them.
 
     scheduler: address of a dask.distributed cluster, whose workers share this folder; None: processes of this machine.
     Raises RuntimeError naming a cell that failed; the finished ones are kept.
     """
-    import pandas as pd
-
     cells, runs = cells_of(stem, grid, profile), runs or _files.build("runs")
     with ExitStack() as stack:
         if scheduler:
-            import joblib
             from dask.distributed import Client
 
             stack.enter_context(Client(scheduler))
@@ -210,8 +198,6 @@ def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:
 
     frame: sweep.csv. Raises ValueError for a record or parameter that it does not have.
     """
-    import matplotlib.pyplot as plt
-
     names, rows = list(frame.columns[: frame.columns.get_loc("record")]), frame[frame.record == record]
     if parameter not in names or rows.empty:
         options = f"a record of {', '.join(sorted(frame.record.unique()))} and a parameter of {', '.join(names)}"

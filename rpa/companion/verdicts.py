@@ -19,18 +19,7 @@ from rpa._files import in_checkout
 from rpa.companion.provenance import code_version, notebooks, parameters
 from rpa.companion.report import flatten, load_records
 
-__all__ = [
-    "BEYOND",
-    "current_records",
-    "judge",
-    "load_claims",
-    "one_line",
-    "papers_and_ours",
-    "summary",
-    "text_table",
-    "verify",
-    "worst",
-]
+__all__ = ["current_records", "judge", "load_claims", "one_line", "papers_and_ours", "text_table", "verify", "worst"]
 
 BEYOND = "beyond the papers"  # the `paper` of our own claims
 KEYS = ("id", "paper", "where", "statement", "kind", "stem", "status")  # which every claim has
@@ -138,22 +127,21 @@ def _verdict(claim, entry):
 
 
 def _decide(claim, number, error):
-    if error and any(abs(number - edge) < STRADDLES * error for edge in _edges(claim)):
+    if error and any(abs(number - edge) < STRADDLES * error for edge in _range(claim)):
         return "undecided"
     return "holds" if _meets(claim, number) else "fails"
 
 
 def _meets(claim, number):
-    if "value" in claim:
-        return abs(number - claim["value"]) <= claim.get("tolerance", 0)
-    return number <= claim["at_most"] if "at_most" in claim else number >= claim["at_least"]
+    low, high = _range(claim)
+    return low <= number <= high
 
 
-def _edges(claim):
-    """The numbers at which meeting the claim turns into missing it."""
+def _range(claim):
+    """The lowest and the highest number that meet the claim."""
     if "value" in claim:
-        return [claim["value"] + sign * claim.get("tolerance", 0) for sign in (-1, 1)]
-    return [claim[key] for key in ("at_most", "at_least") if key in claim]
+        return tuple(claim["value"] + sign * claim.get("tolerance", 0) for sign in (-1, 1))
+    return claim.get("at_least", -math.inf), claim.get("at_most", math.inf)
 
 
 def _numbers(entry):
@@ -164,10 +152,8 @@ def _numbers(entry):
 
 def worst(claim: dict, value: Any) -> float:
     """The number of a record's value that is farthest from meeting the claim, on the wrong side."""
-    numbers = [float(number) for _, number in flatten(value)]
-    if "value" in claim:
-        return max(numbers, key=lambda number: abs(number - claim["value"]))
-    return max(numbers) if "at_most" in claim else min(numbers)
+    low, high = _range(claim)
+    return max((float(number) for _, number in flatten(value)), key=lambda number: max(low - number, number - high))
 
 
 def _flip(claim, entry):
@@ -205,7 +191,7 @@ def _with_error(number, error):
 
 def _beside(claim, number):
     """A number in as many digits as show on which side of the target it lies, at least four."""
-    edges = _edges(claim)
+    edges = _range(claim)
     if isinstance(number, bool):
         return _format(number)
     texts = (_format(number, digits) for digits in range(4, 17))
@@ -230,7 +216,7 @@ def papers_and_ours(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     return [row for row in rows if row["paper"] != BEYOND], [row for row in rows if row["paper"] == BEYOND]
 
 
-def summary(rows: list[dict]) -> str:
+def _summary(rows):
     """'39 of 46 measured: 32 hold (9 of them by the null too), 7 do not reproduce'."""
     verdicts = [row["verdict"].partition(" (")[0] for row in rows]
     counts = {verdict: verdicts.count(verdict) for verdict in PLURAL if verdict in verdicts}
@@ -244,7 +230,7 @@ def summary(rows: list[dict]) -> str:
 def one_line(rows: list[dict]) -> str:
     """The verdicts of all claims in one line."""
     papers, ours = papers_and_ours(rows)
-    return f"claims of the papers, {summary(papers)}" + (f"; of our own, {summary(ours)}" if ours else "")
+    return f"claims of the papers, {_summary(papers)}" + (f"; of our own, {_summary(ours)}" if ours else "")
 
 
 def verify(folder: Path | None = None) -> tuple[str, bool]:

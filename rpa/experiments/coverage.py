@@ -8,32 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from rpa import _check
 from rpa.experiments.fresh import Fresh
-from rpa.inputs import Gaussian
+from rpa.inputs import Gaussian, RandomInput
+from rpa.network import ReLUNetwork
 from rpa.parallel import pmap
-from rpa.patterns.support import (
-    Support,
-    best_first,
-    commonest,
-    draw_around,
-    draw_packed,
-    draw_scaled,
-    entropy_pruned,
-    monte_carlo,
-    pattern_keys,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
-
+from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
+from rpa.patterns.support import Support, best_first, commonest, entropy_pruned, monte_carlo
 
 __all__ = ["Entry", "by_class", "cell_table", "efforts", "experiment", "time_table"]
 
@@ -139,10 +124,8 @@ def _entries(net, inputs, max_patterns, fresh, packed, n_counted, timing_seed):
             seconds = _seconds(lambda: monte_carlo(net, inputs, n, timing_seed, max_patterns))[0]
         entries[f"counted_{n}"] = replace(entry, seconds=seconds)
     last = entry.support.patterns
-    return {
-        name: replace(entry, disagreement=_disagreement(fresh, entry.support.patterns, last))
-        for name, entry in entries.items()
-    }
+    apart = lambda entry: _disagreement(fresh, entry.support.patterns, last)
+    return {name: replace(entry, disagreement=apart(entry)) for name, entry in entries.items()}
 
 
 def _disagreement(fresh, first, second):
@@ -191,8 +174,6 @@ def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
     pruned_error, search_error: their standard errors, from the samples that only one of the two covers. worst_image:
     the smallest search_ratio of one image, among those of which the counted method covers a sample; its worst_error.
     """
-    import pandas as pd
-
     rows = []
     for (network, sigma), images in results.items():
         covered = {name: np.array([entries[name].coverage for entries in images]) for name in images[0]}
@@ -213,7 +194,6 @@ def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
 
 def time_table(results: dict) -> pd.DataFrame:
     """A row per (network, sigma) of `experiment`: median seconds of each method."""
-    import pandas as pd
 
     def medians(images):
         return {name: float(np.nanmedian([entries[name].seconds for entries in images])) for name in images[0]}

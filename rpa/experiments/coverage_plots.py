@@ -6,16 +6,13 @@ The search is blue, counting samples red, P1's pruning grey.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 __all__ = ["curve_panel", "effort_panel", "name_methods"]
 

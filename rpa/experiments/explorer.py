@@ -20,6 +20,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO
 from rpa.experiments.fresh import Fresh
+from rpa.experiments.plots import Window
 from rpa.experiments.stage import Stage, sticky_limits
 from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
 from rpa.network import ReLUNetwork
@@ -50,13 +51,7 @@ class Explorer:
     """
 
     def __init__(
-        self,
-        networks: Sequence[str],
-        mean: Sequence[float],
-        noise: float,
-        n: int,
-        seed: int,
-        window: tuple[float, float, float, float],
+        self, networks: Sequence[str], mean: Sequence[float], noise: float, n: int, seed: int, window: Window
     ) -> None:
         self.n, self.seed, self.window = n, seed, tuple(window)
         self.mean, self.spread, self.angle = np.array(mean, dtype=float), np.ones(2), 0.0
@@ -65,7 +60,7 @@ class Explorer:
         x, y = datasets.moons(1000, seed=seed)
         self.moons = {
             f"mixture of the {name} moon": fit_mixture(x[y == moon], COMPONENTS, seed)
-            for moon, name in ((0, "blue"), (1, "orange"))
+            for moon, name in enumerate(("blue", "orange"))
         }
         self._make_controls(list(networks), noise)
         self._make_figure(x, y)
@@ -107,10 +102,8 @@ class Explorer:
             setattr(canvas, name, False)
         plane, pmf, output = self.axes
         self.regions = plane.add_collection(PolyCollection([], edgecolors="white", linewidths=0.5))
-        dots = [
-            plane.plot(*x[y == moon][::4].T, ".", color=colour, markersize=1.5)[0]
-            for moon, colour in ((0, "#3f78b5"), (1, "#c9722b"))
-        ]
+        moons = [(x[y == moon][::4].T, colour) for moon, colour in enumerate(("#3f78b5", "#c9722b"))]
+        dots = [plane.plot(*points, ".", color=colour, markersize=1.5)[0] for points, colour in moons]
         self.ellipses = [plane.plot([], [], color="#222222", linewidth=0.9)[0] for _ in range(COMPONENTS)]
         self.handles = plane.plot([], [], "o", color="white", markeredgecolor="black", markersize=7)[0]
         plane.set(xlim=self.window[:2], ylim=self.window[2:], aspect="equal", title="drag the circles")

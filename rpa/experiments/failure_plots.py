@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from scipy.special import log_ndtr
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-
-    from rpa.reliability.result import FailureProbability
-
+from rpa.reliability.result import FailureProbability
 
 __all__ = ["distance_panel", "failure_row", "picture", "ranking_panel"]
 
@@ -56,9 +52,7 @@ def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black", sign
     ax.set_title(title, fontsize=7, color=colour, pad=2)
 
 
-def failure_row(
-    axes: Sequence[Axes], title: str, image: np.ndarray, result: FailureProbability, names: Sequence[str]
-) -> None:
+def failure_row(axes: Any, title: str, image: np.ndarray, result: FailureProbability, names: Sequence[str]) -> None:
     """An image, and for the nearest rival classes what the most likely failing image adds to it, and its distance."""
     picture(axes[0], image, title)
     for ax in axes[1:]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from scipy.linalg import block_diag
 from scipy.special import ndtri
 from scipy.stats import ortho_group
+from torch import nn
 
 from rpa import _check
 from rpa.inputs import Gaussian
@@ -22,14 +25,8 @@ from rpa.network import ReLUNetwork
 from rpa.reliability.certified import failing_patterns
 from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
+from rpa.reliability.result import FailureProbability
 from rpa.reliability.screening import first_order
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import nn
-
-    from rpa.reliability.result import FailureProbability
-
 
 __all__ = ["costs", "curve", "exact_case", "levels_for", "right_images", "row", "sampled", "z_scores"]
 
@@ -39,8 +36,6 @@ CHUNK = 20_000
 
 def right_images(net: ReLUNetwork | nn.Module, x: np.ndarray, labels: np.ndarray, n: int) -> list[int]:
     """The first n of the leading 1,000 images that the network gets right; x (m, ...) as it takes them, labels (m,)."""
-    import torch
-
     many = x[:1000]
     f = net(many) if isinstance(net, ReLUNetwork) else net(torch.from_numpy(many)).numpy()
     return [int(i) for i in np.flatnonzero(f.argmax(1) == labels[: len(many)])[:n]]

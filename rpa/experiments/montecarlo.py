@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binom, norm
 
 from rpa import _check
-
-if TYPE_CHECKING:
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
-
+from rpa.inputs import RandomInput
+from rpa.network import ReLUNetwork
 
 __all__ = ["binomial_sigmas", "law_gap", "pattern_counts"]
 
@@ -66,9 +61,8 @@ def law_gap(values: np.ndarray, p: np.ndarray, errors: np.ndarray, counts: np.nd
     so atoms that are missing in both make no difference.
     """
     values = _check.array("values", values, (None, None))
-    p, errors, counts = (
-        _check.array(name, part, values.shape[:1]) for name, part in (("p", p), ("errors", errors), ("counts", counts))
-    )
+    named = (("p", p), ("errors", errors), ("counts", counts))
+    p, errors, counts = (_check.array(name, part, values.shape[:1]) for name, part in named)
     n, total = counts.sum(), p.sum()
     if n <= 0 or total <= 0:
         raise ValueError(f"p, counts: expected positive sums, got {total:g} and {n:g}")

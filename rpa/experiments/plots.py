@@ -5,22 +5,21 @@ Analytic results are blue lines or stems, Monte Carlo is red points on top, in e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
-    from rpa.patterns.regions import PlanarRegions
-
+from rpa.inputs import RandomInput
+from rpa.network import ReLUNetwork
+from rpa.patterns.regions import PlanarRegions
 
 __all__ = ["density_contours", "histogram_panel", "moons_panel", "name_both", "region_panel", "steps"]
 
+Window = tuple[float, float, float, float]  # left, right, bottom, top
 CIRCLE: dict[str, Any] = dict(markersize=3.2, fillstyle="none", markeredgewidth=0.8)
 
 
@@ -41,14 +40,7 @@ def name_both(ax: Axes, top: bool = False) -> None:
         ax.text(0.98, height + 0.7 * top, name, color=colour, ha="right", va="bottom", transform=ax.transAxes)
 
 
-def moons_panel(
-    ax: Axes,
-    net: ReLUNetwork,
-    x: np.ndarray,
-    y: np.ndarray,
-    inputs: RandomInput,
-    window: tuple[float, float, float, float],
-) -> None:
+def moons_panel(ax: Axes, net: ReLUNetwork, x: np.ndarray, y: np.ndarray, inputs: RandomInput, window: Window) -> None:
     """Two classes of planar points, the line where a one-output network is zero, and the contours of the input law."""
     for label, colour in ((0, "#7fa8d6"), (1, "#e8a35a")):
         ax.plot(*x[y == label].T, ".", color=colour, markersize=2.5)
@@ -87,15 +79,10 @@ def histogram_panel(ax: Axes, values: np.ndarray, p: np.ndarray, counts: np.ndar
     ax.set_ylim(0, None)
 
 
-def region_panel(
-    ax: Axes, regions: PlanarRegions, values: np.ndarray, cmap: str, window: tuple[float, float, float, float]
-) -> None:
+def region_panel(ax: Axes, regions: PlanarRegions, values: np.ndarray, cmap: str, window: Window) -> None:
     """Fill the planar regions of a network with pale colours by `values` in [0, 1], inside window = (x0, x1, y0,
     y1).
     """
-    import matplotlib.pyplot as plt
-    from matplotlib.collections import PolyCollection
-
     corners = [regions.vertices(i) for i in range(len(regions.patterns))]
     colours = 1 - 0.55 * (1 - plt.get_cmap(cmap)(values))
     ax.add_collection(PolyCollection(corners, facecolors=colours, edgecolors="white", linewidths=0.5))

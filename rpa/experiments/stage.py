@@ -6,17 +6,15 @@ moving artists over a copy of them. The page is sent one finished picture at a t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 __all__ = ["Stage", "sticky_limits"]
 
+Limits = tuple[float, float]
 WIDER = 1.8  # limits so many times as wide as what they show are replaced
 
 
@@ -57,9 +55,7 @@ class Stage:
             artist.axes.draw_artist(artist)
 
 
-def sticky_limits(
-    present: tuple[float, float], low: float, high: float, below: float, above: float
-) -> tuple[float, float]:
+def sticky_limits(present: Limits, low: float, high: float, below: float, above: float) -> Limits:
     """The present limits while they contain [low, high] and are at most 1.8 times as wide; else new ones.
 
     New ones leave room of `below` and `above`, in units of high - low. So axes stand still while their content moves.

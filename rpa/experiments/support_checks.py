@@ -9,25 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import linprog
 
 from rpa.experiments.fresh import Fresh
 from rpa.experiments.montecarlo import binomial_sigmas
 from rpa.inputs import Gaussian
+from rpa.network import ReLUNetwork
 from rpa.parallel import pmap
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.pruning import activation_probabilities
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.support import draw_packed, entropy_pruned
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from rpa.network import ReLUNetwork
-
 
 __all__ = ["activation", "mass", "over_cells", "pruning_sweep", "realizable", "realizable_share"]
 
@@ -44,8 +39,6 @@ def over_cells(
 
     options: passed on, but for `seed`, to which the image's index is added.
     """
-    import pandas as pd
-
     first = int(options.pop("seed", 0))
 
     def cell(task):
@@ -118,7 +111,6 @@ def pruning_sweep(
     other samples show most often. The last one ranks patterns with all correlations of the units, so that what it
     misses was lost by fixing units.
     """
-    import pandas as pd
 
     def cells(task):
         k, row = task

@@ -18,19 +18,8 @@ from rpa import _check
 if TYPE_CHECKING:
     from rpa.subjects.imagenet import Subject
 
-__all__ = [
-    "correlations",
-    "interval",
-    "mean_quality",
-    "reach",
-    "reach_text",
-    "resampled",
-    "same_class",
-    "shares",
-    "slope_by_images",
-    "slopes",
-    "variance_quality",
-]
+__all__ = ["correlations", "interval", "mean_quality", "reach", "reach_text", "resampled", "same_class", "shares"]
+__all__ += ["slopes", "variance_quality"]
 
 RESAMPLES = 2000
 
@@ -67,11 +56,6 @@ def _sums(x, y, weights):
     x = _check.array("truth", x, (len(weights[0]), None))
     y = _check.array("found", y, x.shape)
     return np.stack([part.sum(1) for part in (np.ones_like(x), x, y, x * x, y * y, x * y)]) @ weights.T
-
-
-def slope_by_images(truth: np.ndarray, found: ArrayLike, seed: int) -> tuple[float, float]:
-    """(slope, half width of its 95 % interval) of the line fitted to `found` against `truth`, see `slopes`."""
-    return interval(slopes(truth, found, resampled(len(truth), seed)))
 
 
 def shares(above: ArrayLike, below: ArrayLike, weights: np.ndarray) -> np.ndarray:

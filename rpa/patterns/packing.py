@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import nn
 
 from rpa import _check
 from rpa.inputs import Gaussian, RandomInput, components_of
@@ -125,9 +124,7 @@ def _bits(layers, slope, noise, offset, scale):
     return active
 
 
-def checked(
-    net: ReLUNetwork | nn.Module, inputs: RandomInput, number: int, mass: float, name: str = "max_patterns"
-) -> Any:
+def checked(net: Any, inputs: RandomInput, number: int, mass: float, name: str = "max_patterns") -> Any:
     """(net, components of the inputs, number, mass), or a ValueError."""
     net, components = as_network(net), components_of(inputs)
     if inputs.dim != net.input_dim:

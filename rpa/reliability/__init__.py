@@ -11,6 +11,5 @@ and a lower bound elsewhere. `screening` ranks thousands of inputs.
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules="certified design event failure importance result screening splitting tails".split(),
+    __name__, submodules="certified design event failure importance result screening splitting tails".split()
 )

@@ -105,9 +105,8 @@ def mixed(weights: Sequence[float], results: Sequence[FailureProbability], rtol:
     if known.any():
         share = np.exp(log_terms - log_p)
         # The error of a component without a failure is its upper bound.
-        errors = [
-            s * r.rel_error if ok else np.exp(u - log_p) for s, r, ok, u in zip(share, results, known, log_uppers)
-        ]
+        parts = zip(share, results, known, log_uppers)
+        errors = [s * r.rel_error if ok else np.exp(upper - log_p) for s, r, ok, upper in parts]
         doubt = share[[not result.converged for result in results]].sum()
         error = float(np.linalg.norm(errors))
         lower = float(logsumexp(np.log(weights) + [result.lower for result in results]))

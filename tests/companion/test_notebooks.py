@@ -98,8 +98,3 @@ class TestForm:
 
 def _code(path):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-
-
-def test_every_claim_names_a_notebook():
-    done = {claim["stem"] for claim in verdicts.load_claims() if claim["status"] == "done"}
-    assert done <= set(STEMS)

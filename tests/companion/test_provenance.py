@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rpa._files import ROOT
 from rpa.companion import provenance
+from rpa.companion.provenance import notebooks
 
 
 @pytest.fixture
@@ -68,10 +68,7 @@ def test_code_version_follows_the_code_cells_but_not_prose_or_outputs(project):
     ],
 )
 def test_what_cells_reach(project, source, expected):
-    write, folder = project
-    write("notebooks/01_x.ipynb", _notebook(source))
-    found = provenance.reached_modules(folder / "notebooks" / "01_x.ipynb")
-    assert {".".join(path.relative_to(folder / "rpa").with_suffix("").parts) for path in found} == expected
+    assert provenance._reached([source], provenance._modules()) == expected
 
 
 def test_prose_in_the_code_changes_no_version(project):
@@ -79,9 +76,7 @@ def test_prose_in_the_code_changes_no_version(project):
     write("rpa/upper/a.py", "def f(x):\n    return [x, 'text']\n")
     write("notebooks/01_x.ipynb", _notebook("import rpa.upper.a"))
     first = provenance.code_version("01_x")
-    prose = (
-        '"""Words."""\n\n# more\ndef f(x):\n    """Words."""\n    return [\n        x,  # y\n        "text",\n    ]\n'
-    )
+    prose = '"""Words."""\n\n# more\ndef f(x):\n    """Words."""\n    return [\n        x,  # y\n        "text"]\n'
     write("rpa/upper/a.py", prose)
     assert provenance.code_version("01_x") == first
     write("rpa/upper/a.py", prose.replace("text", "Text"))
@@ -89,9 +84,6 @@ def test_prose_in_the_code_changes_no_version(project):
 
 
 def test_an_edit_of_attacks_touches_notebook_11_alone():
-    reached = {
-        p.stem
-        for p in (ROOT / "notebooks").glob("*.ipynb")
-        if ROOT / "rpa" / "moments" / "attacks.py" in provenance.reached_modules(p)
-    }
-    assert reached == {"11_noise_attacks"}
+    modules = provenance._modules()
+    reached = {stem: provenance._reached(provenance.code_cells(path), modules) for stem, path in notebooks().items()}
+    assert [stem for stem, names in reached.items() if "moments.attacks" in names] == ["11_noise_attacks"]

@@ -46,9 +46,8 @@ def visited(report_folder, page):
     page.on("console", lambda message: heard.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: heard.append(f"error: {error}"))
     page.on("requestfailed", lambda request: heard.append(f"failed: {request.url}"))
-    page.on(
-        "request", lambda request: request.url.startswith(("file:", "data:")) or heard.append(f"asked: {request.url}")
-    )
+    local = ("file:", "data:")
+    page.on("request", lambda request: request.url.startswith(local) or heard.append(f"asked: {request.url}"))
     seen = {}
     for path in sorted(report_folder.rglob("*.html")):
         if "_static" in path.parts:

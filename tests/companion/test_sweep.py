@@ -21,7 +21,7 @@ STEM = "01_moons_noise"
 
 
 def test_requests_are_read_as_python_values():
-    text = "noise=[0.1, 0.3] n=1e5 network=moons_2-16-16-1 'window=[1, 2]' flag=True "
+    text = "noise=[0.1, 0.3] n=1e5 network=moons_2-16-16-1 window=[1, 2] flag=True "
     text += "table={'a': 1} words=a b off=true quoted='a b' odd=[1"
     expected = {
         "noise": [0.1, 0.3],
@@ -62,12 +62,9 @@ def test_what_does_not_fit_is_refused_with_the_list(values, reason):
     assert "n_samples = 1000000  # Monte Carlo samples" in str(caught.value)
 
 
-def test_numbers_may_be_whole_and_lists_longer():
-    values = {"noise_levels": [1, 0.5, 0.2, 0.1], "mean": [0, 1]}
-    assert sweep.checked(STEM, values) == values
-
-
-def test_whole_numbers_are_integers_and_the_profile_has_its_say():
+def test_numbers_may_be_whole_lists_longer_and_the_profile_has_its_say():
+    longer = {"noise_levels": [1, 0.5, 0.2, 0.1], "mean": [0, 1]}
+    assert sweep.checked(STEM, longer) == longer
     values = sweep.checked(STEM, {"n_samples": 1e5, "hidden": [8.0, 8]})
     assert values == {"n_samples": 100000, "hidden": [8.0, 8]} and type(values["n_samples"]) is int
     with pytest.raises(ValueError, match=r"n_samples: the quick profile of 01_moons_noise replaces it.*PROFILE=full"):
@@ -129,9 +126,8 @@ def test_what_is_no_grid_is_refused(grid, reason):
 
 
 def test_a_figure_of_any_record_against_any_parameter():
-    rows = [
-        {"a": a, "b": b, "record": "r", "entry": None, "value": a + b, "error": 0.1} for a in (1, 2) for b in (3, 4)
-    ]
+    pairs = [(1, 3), (1, 4), (2, 3), (2, 4)]
+    rows = [{"a": a, "b": b, "record": "r", "entry": None, "value": a + b, "error": 0.1} for a, b in pairs]
     fig = sweep.draw(pd.DataFrame(rows), "r", "b")
     assert [container.lines[0].get_ydata().tolist() for container in fig.axes[0].containers] == [[4, 5], [5, 6]]
     plt.close(fig)

@@ -46,9 +46,8 @@ def test_an_exact_case_is_what_samples_say_and_z_scores_compare_logarithms():
 
 
 def test_costs_are_what_ours_spent_and_what_splitting_needs_for_that_error():
-    ours = pd.DataFrame(
-        {"network": ["a"], "image": [0], "sigma": [0.1], "log10_p": [-4.0], "rel_error": [0.01], "evaluations": [100]}
-    )
+    found = {"network": "a", "image": 0, "sigma": 0.1, "log10_p": -4.0, "rel_error": 0.01, "evaluations": 100}
+    ours = pd.DataFrame([found])
     table = failures.costs(ours, ours.assign(rel_error=0.2), rtol=0.05)
     assert table.ours[0] == 100 and table.splitting[0] == pytest.approx(1600)
     assert table["plain sampling"][0] == pytest.approx((1e4 - 1) / 0.05**2)

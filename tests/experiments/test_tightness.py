@@ -10,18 +10,22 @@ from rpa.experiments import tightness
 from rpa.subjects.imagenet import Subject
 
 
+def slope_by_images(truth, found):
+    return tightness.interval(tightness.slopes(truth, found, tightness.resampled(len(truth), 1)))
+
+
 def test_slopes_and_their_intervals_resample_whole_images():
     rng = np.random.default_rng(0)
     truth = rng.standard_normal((60, 10))
     found = 1.1 * truth + 0.3 + 0.1 * rng.standard_normal(truth.shape)
-    slope, half = tightness.slope_by_images(truth, found, seed=1)
+    slope, half = slope_by_images(truth, found)
     assert slope == pytest.approx(np.polyfit(truth.ravel(), found.ravel(), 1)[0], rel=1e-12)
     textbook = 1.96 * 0.1 / np.sqrt(truth.size)
     assert half == pytest.approx(textbook, rel=0.3)
     # Errors that an image's scores share count once per image: an interval over scores would be far too short.
     tilt = rng.normal(1.1, 0.2, (60, 1))
-    assert tightness.slope_by_images(truth, tilt * truth, 1)[1] == pytest.approx(1.96 * 0.2 / np.sqrt(60), rel=0.4)
-    assert tightness.slope_by_images(truth, truth, seed=1) == pytest.approx((1.0, 0.0), abs=1e-12)
+    assert slope_by_images(truth, tilt * truth)[1] == pytest.approx(1.96 * 0.2 / np.sqrt(60), rel=0.4)
+    assert slope_by_images(truth, truth) == pytest.approx((1.0, 0.0), abs=1e-12)
 
 
 def test_each_row_of_weights_is_a_sample_of_images():

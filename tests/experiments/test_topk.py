@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from rpa.experiments import topk
 
@@ -15,17 +14,9 @@ def test_order_is_what_counts():
 def test_agreement_never_rises_with_k():
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((500, 10))
-    share = topk.ordered_agreement(
-        topk.leading(scores), topk.leading(scores + 0.3 * rng.standard_normal((500, 10)))
-    ).mean(0)
+    noisy = scores + 0.3 * rng.standard_normal((500, 10))
+    share = topk.ordered_agreement(topk.leading(scores), topk.leading(noisy)).mean(0)
     assert (np.diff(share) <= 0).all() and 0 < share[-1] < share[0] < 1
-
-
-@pytest.mark.parametrize("successes, n", [(0, 10), (3, 10), (10, 10), (83, 100), (1, 1000)])
-def test_wilson_is_scipys(successes, n):
-    low, high = topk.wilson(successes, n)
-    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    assert low == pytest.approx(expected.low, abs=1e-12) and high == pytest.approx(expected.high, abs=1e-12)
 
 
 def test_bad_arguments_are_named():
@@ -36,9 +27,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="first, second"):
         topk.ordered_agreement(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(ValueError, match="successes"):
-        topk.wilson(11, 10)
-    with pytest.raises(ValueError, match="level"):
-        topk.wilson(1, 10, level=1.0)
+        topk.wilson([11], 10)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5])

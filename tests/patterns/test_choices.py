@@ -11,10 +11,10 @@ from rpa.patterns import search, support
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import planar_regions
 
+SEARCHES = {"best_first": "best_first", "entropy": "entropy_pruned", "monte_carlo": "monte_carlo"}
 
-@pytest.mark.parametrize(
-    "name, method", [("best_first", "best_first"), ("entropy", "entropy_pruned"), ("monte_carlo",) * 2]
-)
+
+@pytest.mark.parametrize("name, method", SEARCHES.items())
 def test_each_search_is_the_one_named(monkeypatch, name, method):
     used = []
     for each in ("best_first", "entropy_pruned", "monte_carlo"):
@@ -98,9 +98,8 @@ def test_what_the_figures_show():
     assert left.get_xlim() == (-0.03 * 2**9, 1.03 * 2**9)
     y, band = right.lines[0].get_xdata(), right.collections[0].get_paths()[0].vertices[:, 1]
     cdf = law.cdf(y)
-    assert band.max() == pytest.approx((cdf + 3 * cdf.error).max()) and band.min() == pytest.approx(
-        (cdf - 3 * cdf.error).min()
-    )
+    assert band.max() == pytest.approx((cdf + 3 * cdf.error).max())
+    assert band.min() == pytest.approx((cdf - 3 * cdf.error).min())
     wide = pattern_pmf(random_network((2, 24, 1), 0), random_gaussian(2, 0))
     ax, shown = wide.plot(floor=0.02), (wide.p >= 0.02).sum()
     assert ax.get_xlim()[1] == pytest.approx(1.03 * (shown + 1))

@@ -78,9 +78,8 @@ def test_class_probabilities_against_samples(case):
     classes = law.class_probabilities()
     winner = f.argmax(1) if net.output_dim > 1 else (f[:, 0] > 0).astype(int)
     assert_binomial(np.bincount(winner, minlength=len(classes)), n, classes.p)
-    assert (
-        abs(np.sum(classes) - 1) < 1e-12 and (classes.lower <= classes.p).all() and (classes.p <= classes.upper).all()
-    )
+    assert abs(np.sum(classes) - 1) < 1e-12
+    assert (classes.lower <= classes.p).all() and (classes.p <= classes.upper).all()
 
 
 def test_what_was_not_found_is_filled_by_sampling():
@@ -238,10 +237,8 @@ def test_errors_of_the_law_are_right():
     for seed in range(20):
         law = pattern_pmf(net, inputs, max_patterns=40, seed=seed).output(n=20_000, seed=seed)
         cdf, spread = law.cdf(y), np.sqrt(below * (1 - below) / len(f))
-        gaps += [
-            *((law.mean - truth) / np.hypot(law.mean.error, noise)),
-            *((cdf - below) / np.hypot(cdf.error, spread)),
-        ]
+        gaps += [*((law.mean - truth) / np.hypot(law.mean.error, noise))]
+        gaps += [*((cdf - below) / np.hypot(cdf.error, spread))]
     assert 0.2 < np.mean(np.square(gaps)) < 1.3 and np.abs(gaps).max() < 4
 
 
@@ -249,10 +246,8 @@ def test_atoms_in_general_dimension():
     """relu(x1) + relu(x2) + relu(x3), the all-off region left out: its atom comes from the random inputs."""
     net = ReLUNetwork([np.eye(3), np.ones((1, 3))], [np.zeros(3), [2.0]])
     inputs = Gaussian(np.zeros(3), 1.0)
-    for law in (
-        pattern_pmf(net, inputs).output(),
-        pattern_pmf(net, inputs, search="best_first", max_patterns=5).output(),
-    ):
+    few = {"search": "best_first", "max_patterns": 5}
+    for law in (pattern_pmf(net, inputs).output(), pattern_pmf(net, inputs, **few).output()):
         values, p = law.atoms()
         assert_within(p, [0.125], 0.0)
         np.testing.assert_allclose(values, [2.0])

@@ -39,23 +39,19 @@ def test_exact_pmf_sums_to_one(seed):
     assert (np.diff(pmf.log_p) <= 0).all() and np.isfinite(pmf.log_p).all() and pmf.uncovered < 1e-12
 
 
-def check_against_samples(seed, n):
-    net, inputs = planar_case(seed)
+def check_against_samples(net, inputs, n, seed=0):
     pmf = pattern_pmf(net, inputs)
     counts, other = pattern_counts(net, inputs, pmf.patterns, n, seed)
-    assert other == 0
+    assert other == 0 and abs(pmf.p.sum() - 1) < 1e-12
     assert_binomial(counts, n, pmf.p)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_exact_pmf_against_samples(seed):
-    check_against_samples(seed, 200_000)
+MANY = [pytest.param(seed, 10_000_000, marks=pytest.mark.slow) for seed in range(20)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_exact_pmf_against_many_samples(seed):
-    check_against_samples(seed, 10_000_000)
+@pytest.mark.parametrize("seed, n", [(seed, 200_000) for seed in range(6)] + MANY)
+def test_exact_pmf_against_samples(seed, n):
+    check_against_samples(*planar_case(seed), n, seed)
 
 
 @pytest.mark.parametrize(
@@ -70,20 +66,11 @@ def test_exact_pmf_against_many_samples(seed):
     ids=["d=1", "rank 1", "one constant input", "two units first", "rank 2 of 6"],
 )
 def test_low_rank_inputs_are_exact(sizes, gaussian):
-    net = random_network(sizes, 1)
-    pmf = pattern_pmf(net, gaussian)
-    assert abs(pmf.p.sum() - 1) < 1e-12
-    counts, other = pattern_counts(net, gaussian, pmf.patterns, 100_000, 0)
-    assert other == 0
-    assert_binomial(counts, 100_000, pmf.p)
+    check_against_samples(random_network(sizes, 1), gaussian, 100_000)
 
 
 def test_leaky_relu_has_the_regions_of_its_own_function():
-    net = random_network((2, 6, 5, 1), 3, slope=0.2)
-    pmf = pattern_pmf(net, random_gaussian(2, 0))
-    counts, other = pattern_counts(net, pmf.inputs, pmf.patterns, 100_000, 0)
-    assert other == 0
-    assert_binomial(counts, 100_000, pmf.p)
+    check_against_samples(random_network((2, 6, 5, 1), 3, slope=0.2), random_gaussian(2, 0), 100_000)
 
 
 def test_constant_input_and_linear_network():
@@ -132,6 +119,9 @@ def test_views_of_the_result():
     np.testing.assert_array_equal(p, pmf.p)
 
 
+SIX = {"net": random_network((6, 8, 1), 0), "inputs": random_gaussian(6, 0)}
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -142,10 +132,7 @@ def test_views_of_the_result():
         ({"inputs": 3}, "inputs: expected Gaussian or GaussianMixture"),
         ({"inputs": Gaussian(np.zeros(4), 1.0)}, "inputs: expected dimension 3"),
         ({"search": "exhaustive", "max_patterns": 3}, "max_patterns: expected at least the number of regions"),
-        (
-            {"net": random_network((6, 8, 1), 0), "inputs": random_gaussian(6, 0), "search": "exhaustive"},
-            "search: 'exh",
-        ),
+        ({"search": "exhaustive"} | SIX, "search: 'exh"),
     ],
 )
 def test_bad_input_is_named(arguments, message):

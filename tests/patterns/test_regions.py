@@ -85,10 +85,7 @@ def test_dead_units_and_exact_zeros_follow_the_convention():
         (lambda net: affine_pieces(net, [True] * 4), "patterns: expected shape"),
         (lambda net: planar_regions(net, "x"), "inputs: expected Gaussian, got str"),
         (lambda net: planar_regions(net, Gaussian([0.0], 1.0)), "inputs: expected dimension 2"),
-        (
-            lambda net: planar_regions(random_network((3, 4, 1), 0), Gaussian(np.zeros(3), 1.0)),
-            "rank at most 2, got rank 3",
-        ),
+        (lambda net: planar_regions(random_network((3, 4, 1), 0), Gaussian(np.zeros(3), 1.0)), "rank at most 2, got"),
     ],
 )
 def test_bad_input_is_named(make, message):

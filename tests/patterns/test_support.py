@@ -11,17 +11,9 @@ from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.patterns import pruning, search, support
+from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
 from rpa.patterns.regions import planar_regions
-from rpa.patterns.support import (
-    Support,
-    best_first,
-    draw_around,
-    draw_packed,
-    draw_scaled,
-    entropy_pruned,
-    monte_carlo,
-    pattern_keys,
-)
+from rpa.patterns.support import Support, best_first, entropy_pruned, monte_carlo
 
 METHODS = [best_first, entropy_pruned]
 

@@ -20,15 +20,17 @@ def standard(dim):
     return Gaussian(np.zeros(dim), 1.0)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 10, 20, 50, 100])
-def test_equicorrelated_half(n):
-    cov, log_p = known.equicorrelated(n, 0.5)
-    assert_honest(orthant(np.zeros(n), cov), log_p)
+EQUICORRELATED = [(n, 0.5, 0) for n in (1, 2, 3, 5, 10, 20, 50, 100)]
+EQUICORRELATED += [(10, 0.2, -2), (20, 0.5, -4), (20, 0.3, -7), (50, 0.8, -3), (100, 0.1, -1.5)]
+EQUICORRELATED += [(5, 0.5, -8), (12, 0.5, -6), (30, 0.5, -5), (8, 0.2, -8)]
+AUTOREGRESSIVE = [(10, 0.8, 0), (20, 0.8, -5), (25, 0.5, -8), (40, 0.95, 1), (50, -0.5, -1), (100, 0.8, -1)]
+ORTHANTS = [(known.equicorrelated, *case) for case in EQUICORRELATED]
+ORTHANTS += [(known.autoregressive, *case) for case in AUTOREGRESSIVE]
 
 
-@pytest.mark.parametrize("n, rho, mean", [(10, 0.2, -2), (20, 0.5, -4), (20, 0.3, -7), (50, 0.8, -3), (100, 0.1, -1.5)])
-def test_equicorrelated_tails(n, rho, mean):
-    cov, log_p = known.equicorrelated(n, rho, mean)
+@pytest.mark.parametrize("family, n, rho, mean", ORTHANTS)
+def test_orthants_from_one_half_to_1e_150(family, n, rho, mean):
+    cov, log_p = family(n, rho, mean)
     assert_honest(orthant(np.full(n, float(mean)), cov), log_p)
 
 
@@ -38,30 +40,12 @@ def test_trivariate_arcsine():
     assert_honest(orthant(np.zeros(3), [[1, r12, r13], [r12, 1, r23], [r13, r23, 1]]), math.log(exact))
 
 
-@pytest.mark.parametrize("n, rho, mean", [(10, 0.8, 0), (20, 0.8, -5), (40, 0.95, 1), (50, -0.5, -1), (100, 0.8, -1)])
-def test_autoregressive(n, rho, mean):
-    cov, log_p = known.autoregressive(n, rho, mean)
-    assert_honest(orthant(np.full(n, float(mean)), cov), log_p)
-
-
 @pytest.mark.parametrize("n", [10, 40, 100])
 def test_random_walk(n):
     """All sums of n independent normals positive: C(2n, n) / 4^n (Sparre Andersen 1954)."""
     index = np.arange(1.0, n + 1)
     log_p = math.log(math.comb(2 * n, n)) - 2 * n * math.log(2)
     assert_honest(orthant(np.zeros(n), np.minimum(index[:, None], index)), log_p)
-
-
-@pytest.mark.parametrize("n, rho, mean", [(5, 0.5, -8), (12, 0.5, -6), (30, 0.5, -5), (8, 0.2, -8)])
-def test_means_far_outside(n, rho, mean):
-    cov, log_p = known.equicorrelated(n, rho, mean)
-    assert_honest(orthant(np.full(n, float(mean)), cov), log_p)
-
-
-def test_a_probability_of_1e_150():
-    cov, log_p = known.autoregressive(25, 0.5, -8.0)
-    assert -160 * math.log(10) < log_p < -145 * math.log(10)
-    assert_honest(orthant(np.full(25, -8.0), cov), log_p)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -96,16 +80,13 @@ def coverage(seeds, rtol):
     return np.mean(within), np.mean(met)
 
 
-def test_errors_of_100_random_polytopes():
-    within, met = coverage(range(100), 1e-2)
-    assert within >= 0.99 and met == 1.0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rtol", [1e-2, 1e-3])
-def test_errors_of_500_random_polytopes(rtol):
-    within, met = coverage(range(1000, 1500), rtol)
-    assert within >= 0.99 and met >= 0.95
+@pytest.mark.parametrize(
+    "first, count, rtol, least",
+    [(0, 100, 1e-2, 1.0)] + [pytest.param(1000, 500, rtol, 0.95, marks=pytest.mark.slow) for rtol in (1e-2, 1e-3)],
+)
+def test_errors_of_random_polytopes(first, count, rtol, least):
+    within, met = coverage(range(first, first + count), rtol)
+    assert within >= 0.99 and met >= least
 
 
 @pytest.mark.parametrize("method", ["lookahead", "minimax", "genz"])

@@ -81,9 +81,7 @@ def test_a_half_space_and_its_complement_share_the_polytope(d, n, seed):
     whole = measure(H, h, law)
     inside = measure(np.vstack([H, row]), np.append(h, bound), law)
     outside = measure(np.vstack([H, -row]), np.append(h, -bound), law)
-    allowed = 3 * math.hypot(
-        whole.p * whole.rel_error, *(part.p * part.rel_error for part in (inside, outside) if part.p)
-    )
+    allowed = 3 * math.hypot(*(part.p * part.rel_error for part in (whole, inside, outside) if part.p))
     assert abs(inside.p + outside.p - whole.p) <= allowed
 
 

@@ -64,9 +64,8 @@ def test_pieces_of_many_dimensions_against_samples():
     found = failing_patterns(net, inputs, label=2, max_patterns=40)
     x = inputs.sample(n, 4)
     winner, patterns = net(x).argmax(1), net.patterns(x)
-    counts = [
-        np.count_nonzero((winner == c) & (patterns == p).all(1)) for c, p in zip(found.rival[:10], found.patterns[:10])
-    ]
+    pieces = list(zip(found.rival, found.patterns))[:10]
+    counts = [np.count_nonzero((winner == c) & (patterns == p).all(1)) for c, p in pieces]
     sampled = np.array(counts) / n
     error = np.hypot(np.sqrt(sampled / n), found.rel_error[:10] * sampled)
     assert not found.exact and len(found) == 40 and 2 not in found.rival

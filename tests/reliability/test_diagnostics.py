@@ -138,11 +138,7 @@ CURVED = lambda z: z[:, :1] - 3 - 0.05 * (z[:, 1:] ** 2).sum(dim=1, keepdim=True
 
 @pytest.mark.parametrize(
     "event, evaluations",
-    [
-        (_event([9.0], 6), 74_300),
-        (make_event(CURVED, 20, rtol=0.01), 104_700),
-        (_event([2.0]), 31_000),
-    ],
+    [(_event([9.0], 6), 74_300), (make_event(CURVED, 20, rtol=0.01), 104_700), (_event([2.0]), 31_000)],
 )
 def test_what_an_answer_costs(event, evaluations):
     """Evaluations with the tuned constants; another choice of them shows here."""
@@ -206,10 +202,8 @@ def test_a_run_that_does_not_arrive_counts_as_zero_and_none_leaves_a_bound():
 @pytest.mark.parametrize("budget", [20_000, 25_000, 30_000, 60_000])
 @pytest.mark.parametrize("threshold", [1.88, 2.326, 2.5, 3.1])
 def test_a_small_budget_is_enough_for_an_easy_event_and_is_kept(threshold, budget):
-    event = {"direction": [1.0], "threshold": threshold}
-    found = failure_probability(
-        coordinate(4), Gaussian(np.zeros(4), 1.0), **event, budget=budget, seed=int(budget / 1000)
-    )
+    event = {"direction": [1.0], "threshold": threshold, "budget": budget, "seed": int(budget / 1000)}
+    found = failure_probability(coordinate(4), Gaussian(np.zeros(4), 1.0), **event)
     assert found.converged and found.rel_error <= 0.05 and found.n < 1.1 * budget
     assert _gap(found, log_ndtr(-threshold)) < 4
 
@@ -251,10 +245,7 @@ def test_what_changes_from_call_to_call_or_with_the_batch_is_refused():
     inputs, plain = Gaussian(np.zeros(4), 1.0), nn.Sequential(nn.Linear(4, 2), nn.Tanh())
     batch = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.BatchNorm1d(1, track_running_stats=False), nn.Flatten())
     for layer in (Dropped(), batch):
-        with pytest.raises(
-            ValueError,
-            match="^net: (expected outputs that depend on the input alone|BatchNorm1d without running stat)",
-        ):
+        with pytest.raises(ValueError, match="^net: (expected outputs that|BatchNorm1d without running stat)"):
             failure_probability(nn.Sequential(plain, layer).eval(), inputs, label=0)
     assert failure_probability(plain.eval(), inputs, label=0, rtol=0.3, budget=20_000).converged
 

@@ -12,9 +12,8 @@ dims, seeds = st.sampled_from([2, 4]), st.integers(0, 10**6)  # exact and estima
 
 
 def _failure(net, inputs, sign, threshold, seed):
-    return rpa.failure_probability(
-        net, inputs, direction=[sign], threshold=sign * threshold, rtol=0.05, budget=100_000, seed=seed
-    )
+    options = {"rtol": 0.05, "budget": 100_000, "seed": seed}
+    return rpa.failure_probability(net, inputs, direction=[sign], threshold=sign * threshold, **options)
 
 
 @few

@@ -89,12 +89,8 @@ def test_what_bounds_exclude_never_happens(seed):
     weights = [rng.standard_normal((4, 3)), np.abs(rng.standard_normal((3, 4))), -np.abs(rng.standard_normal((1, 3)))]
     biases = [rng.standard_normal(4), np.array([0.5, -1.0, 0.25]), np.array([2.0])]
     highest = weights[2] @ [0.5, 0, 0.25] + 2.0  # all units of the first layer off
-    for slope, sign, share, expected in (
-        (0, 1, 1e-9, True),
-        (0, 1, -1e-9, False),
-        (0.1, 1, 1.0, False),
-        (0, -1, 9, False),
-    ):
+    cases = (0, 1, 1e-9, True), (0, 1, -1e-9, False), (0.1, 1, 1.0, False), (0, -1, 9, False)
+    for slope, sign, share, expected in cases:
         net = ReLUNetwork([*weights[:2], sign * weights[2]], [*biases[:2], sign * biases[2]], slope)
         threshold = highest[0] + share
         ((_, event),) = events(net, Gaussian(np.zeros(3), 1.0), direction=[1.0], threshold=threshold)
@@ -182,9 +178,8 @@ def test_directions_that_are_alike_count_once():
         np.testing.assert_allclose(proposal.starts[proposal.owner == j], expected)
     points = np.array([[4.0, 0, 0], [3.0, 0, 0], [0, 5.0, 0], [3.5, 0.1, 0], [0, 0, 9.0]])
     assert list(design.distinct(points, np.array([0, 0, 0, 1, 0]))) == [1, 3, 2]
-    nearest = design.nearest_of_each(
-        [design.DesignPoint(None, d, r) for d, r in ((3.0, 1), (2.0, 0), (1.0, 1), (5.0, 0))]
-    )
+    found = [design.DesignPoint(None, d, r) for d, r in ((3.0, 1), (2.0, 0), (1.0, 1), (5.0, 0))]
+    nearest = design.nearest_of_each(found)
     assert [(point.distance, point.rival) for point in nearest] == [(1.0, 1), (2.0, 0)]
 
 

@@ -85,9 +85,8 @@ def test_kept_references_are_found_by_their_whole_key(net, tmp_path):
     references.save([(key, made), (key | {"seed": 1}, made)], path)
     references.save([(key | {"n": 4}, made)], path)
     for each in (key, key | {"seed": 1}, key | {"n": 4}):
-        assert all(
-            np.array_equal(a, b) for a, b in zip(vars(made).values(), vars(references.load(each, path)).values())
-        )
+        stored = vars(references.load(each, path))
+        assert all(np.array_equal(value, stored[name]) for name, value in vars(made).items())
     assert references.load(key | {"weights": "b"}, path) is None and references.load(key | {"seed": 2}, path) is None
 
 
