@@ -56,15 +56,20 @@ def _input_shape(module, given):
             raise ValueError(f"input_shape: expected whole numbers > 0, got {given!r}")
         return shape
     graph, root, _ = record(module, "module")
+    example = (1, 28, 28)
     for node in graph.nodes:
         name = called(node)
         if name in ("linear", "scaled"):
             return (operator.attrgetter(node.args[1].target)(root).shape[-1],)
         if name == "unflatten":
             return (int(np.prod(node.args[2])),)
+        if name in ("conv1d", "conv2d", "conv3d"):
+            groups = node.kwargs.get("groups", [*node.args, 1, 1, 1, 1][6])
+            channels = groups * operator.attrgetter(node.args[1].target)(root).shape[1]
+            example = (channels, *[28] * int(name[4]))
         if node.op == "call_function" and name not in ("getattr", "getitem", "flatten", "reshape"):
             break
-    raise ValueError("input_shape: expected the shape of one input, as in input_shape=(1, 28, 28); the module begins "
+    raise ValueError(f"input_shape: expected the shape of one input, as in input_shape={example}; the module begins "
                      "with no layer that says it")  # fmt: skip
 
 

@@ -184,5 +184,13 @@ def test_heads_and_batches_are_refused_by_name():
         rpa.noise_map(
             nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False)).eval(), np.ones((2, 2)), 1
         )
-    with pytest.raises(ValueError, match=r"net: does not tell .*from_torch\(net, input_shape=\(1, 28, 28\)\)"):
-        rpa.pattern_pmf(nn.Sequential(nn.Conv2d(1, 1, 2)), law)
+
+
+def test_the_call_that_a_message_gives_works():
+    net = nn.Sequential(nn.Conv2d(2, 2, 14, 14, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)).eval()
+    law = rpa.Gaussian(np.zeros(1568), 0.01)
+    for function in (rpa.pattern_pmf, rpa.best_first, rpa.entropy_pruned):
+        with pytest.raises(ValueError, match=r"net: does not tell .*; give .*\(2, 28, 28\)") as refusal:
+            function(net, law)
+        call = str(refusal.value).partition("give ")[2].partition(", with their own")[0]
+        function(eval(call, {"rpa": rpa, "net": net}), law)
