@@ -16,8 +16,9 @@ __all__ = ["COPIES", "RECORDED", "STRAIGHT", "SUMS", "UNITS", "WEIGHTED", "act",
 
 WEIGHTED = ("linear", "conv1d", "conv2d", "conv3d", "scaled")  # called with (input, weight, bias, ...)
 SUMS = ("add", "sub")  # what does not depend on the input is a constant
+# Every unit passes once.
 UNITS = ("flatten", "view", "reshape", "cat", "concat", "unflatten", "permute", "transpose", "chunk", "split",
-         "getitem", "unsqueeze", "squeeze", "scaled", "contiguous", "clone", "dropout")  # every unit passes once  # fmt: skip
+         "getitem", "unsqueeze", "squeeze", "scaled", "contiguous", "clone", "dropout")  # fmt: skip
 COPIES = ("pad", "roll", "flip", "stack", "expand", "repeat")  # some units may pass more often
 POOLS = ("max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d")
 SAME = ("float", "double", "half", "bfloat16", "to", "type", "detach")
