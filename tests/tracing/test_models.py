@@ -395,7 +395,7 @@ VISION = {  # options beside weights=None, and the side of the images
     "mobilenet_v2": ({"width_mult": 0.25}, 64),
     "regnet_x_400mf": ({}, 64),
     "resnet18": ({}, 64),
-    "resnext50_32x4d": ({"width_per_group": 1}, 64),
+    "resnext50_32x4d": ({}, 64),
     "shufflenet_v2_x0_5": ({}, 64),
     "squeezenet1_0": ({}, 64),
     "squeezenet1_1": ({}, 64),
