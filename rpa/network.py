@@ -195,8 +195,10 @@ def as_network(net: ReLUNetwork | nn.Module, input_shape: tuple[int, ...] | None
         try:
             return ReLUNetwork.from_torch(net, input_shape)
         except ValueError as error:
-            if not str(error).startswith("input_shape"):
+            if input_shape is not None or not str(error).startswith("input_shape"):
                 raise
-            call = "ReLUNetwork.from_torch(net, input_shape=(1, 28, 28))"
-            raise ValueError(f"net: does not tell the shape of its inputs; give {call} in its place") from error
+            shape = str(error).partition("input_shape=")[2].partition(";")[0]
+            call = f"rpa.ReLUNetwork.from_torch(net, input_shape={shape})"
+            raise ValueError(f"net: does not tell the shape of its inputs; give {call}, with their own sides, in its "
+                             "place") from error  # fmt: skip
     raise ValueError(f"net: expected a ReLUNetwork or a torch module, got {type(net).__name__}")

@@ -124,7 +124,7 @@ class _State:
     @property
     def var(self):
         if self.dense is not None:
-            return self.dense.diagonal(dim1=-2, dim2=-1)
+            return self.dense.diagonal(dim1=-2, dim2=-1).clamp(min=0)
         return self.diag if self.factor is None else self.diag + (self.factor**2).sum(1)
 
     def input(self, i):

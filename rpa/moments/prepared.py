@@ -48,36 +48,33 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 def on_images(net: ReLUNetwork | nn.Module, x: torch.Tensor, name: str = "x") -> nn.Module:
     """The network as a module that takes images x (b, c, H, W), also if it takes their pixels as rows.
 
-    A network that takes both, with different results, begins with a layer that meets rows: it gets rows.
+    A network that takes both gets rows if its output then has fewer axes: its first layer meets the last axis alone.
     """
     module = as_module(net)
     rows = nn.Sequential(nn.Flatten(), module).eval()
-    outputs = []
-    for each, image in ((module, x[:1]), (rows, x[:1])):
+    dims = []
+    for each in (module, rows):
         try:
             with torch.no_grad():
-                outputs.append(each(image))
-        except (IndexError, RuntimeError, TypeError, ValueError):
-            outputs.append(None)
-    if outputs[1] is None:
+                dims.append(each(x[:1]).ndim)
+        except Exception:
+            dims.append(None)
+    if dims[1] is None:
         check_evaluable(module, x, name)
         return module
-    same = outputs[0] is not None and outputs[0].shape == outputs[1].shape and torch.equal(*outputs)
-    return module if same else rows
+    return rows if dims[0] is None or dims[1] < dims[0] else module
 
 
 def traced(net: ReLUNetwork | nn.Module | Traced, x: torch.Tensor, name: str = "inputs", **options: Any) -> Traced:
     """The network prepared for inputs like x (b, *shape)."""
     if isinstance(net, Traced):
         return net
-    module = as_module(net)
     try:
-        check_evaluable(module, x, name)
+        result = Traced(as_module(net), x, inputs=name, **options)
     except ValueError as error:
-        if x.ndim > 2 or name != "inputs":
+        if x.ndim > 2 or not str(error).startswith("inputs: the network does not take"):
             raise
         raise ValueError(f"{error}; for images give the shape of one, as in input_shape=(1, 28, 28)") from error
-    result = Traced(module, x, **options)
     if result.head:
         raise ValueError(f"net: ends in {result.head[0]}, which is smooth; expected the network without it")
     return result

@@ -21,7 +21,7 @@ from rpa.moments import _checks, activation, relu
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
 from rpa.moments.prepared import Moments, as_module, laws, mixed, noise, traced
 from rpa.moments.sampling import Estimate, monte_carlo
-from rpa.tracing.graph import act, record
+from rpa.tracing.graph import RECORDED, act, record
 from rpa.tracing.parts import Cut, as_rows, as_values, size
 
 if TYPE_CHECKING:
@@ -73,16 +73,15 @@ def splits(net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
 
     Raises ValueError where a later layer reads more than one ReLU's output; `two_stage(net, ..., relu=i)` takes these.
     """
-    graph, _ = record(as_module(net))
-    count = sum(node.target is act for node in graph.graph.nodes)
-    return [_split(graph, number) for number in range(count)]
+    graph, root, _ = record(as_module(net))
+    nodes = list(graph.nodes)
+    return [_split(root, nodes, node, number) for number, node in enumerate(n for n in nodes if n.target is act)]
 
 
-def _split(graph, number):
-    node = [node for node in graph.graph.nodes if node.target is act][number]
+def _split(root, nodes, node, number):
     if node.args[1] != 0:
         raise ValueError(f"net: activation {number} is no ReLU; use two_stage(net, inputs, relu={number})")
-    stages, nodes = [], list(graph.graph.nodes)
+    stages = []
     for start, inside, end in (
         (nodes[0], nodes[1 : nodes.index(node)], node.args[0]),
         (node, nodes[nodes.index(node) + 1 : -1], nodes[-1].args[0]),
@@ -101,9 +100,10 @@ def _split(graph, number):
                 raise ValueError(f"net: a layer behind ReLU {number} reads values before it; "
                                  f"use two_stage(net, inputs, relu={number})") from error  # fmt: skip
         new.output(copies[end])
-        stage = fx.GraphModule(graph, new).eval()
+        stage = fx.GraphModule(root, new).eval()
         stage.graph.eliminate_dead_code()
         stage.recompile()
+        stage.meta[RECORDED] = True
         stages.append(stage)
     return tuple(stages)
 
@@ -210,8 +210,7 @@ def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None)
             yield weight, x, given, Stages.of(net, relu), points
             continue
         before = traced(net, x)
-        with torch.no_grad():
-            behind = traced(second, as_module(net)(x[:1]), "first: its output")
+        behind = traced(second, x.new_zeros(before.shapes[before.end]), "first: its output")
         cut = Cut(before.parts[-1].shapes, before.like, (0.0,))
         yield weight, x, given, Stages(before.parts, cut, behind.parts), points
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections import Counter
 
 import numpy as np
@@ -33,10 +34,8 @@ def chain(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> tupl
     given = unwrapped(module)
     module = _double(given)
     x = torch.zeros(1, *_input_shape(module, input_shape), dtype=torch.float64)
-    like = next((p for p in given.parameters() if p.is_floating_point()), x)
-    check_evaluable(given, x.to(like), "module" if input_shape is None else "input_shape", "module")
     with torch.no_grad():
-        traced = Traced(module, x, "module", given=given)
+        traced = Traced(module, x, "module", given=given, inputs="module" if input_shape is None else "input_shape")
         slope = _common_slope(traced.parts)
         layers, comparisons = _layers(traced.parts, slope)
     note = [f"{comparisons} of them comparisons of maxima"] if comparisons else []
@@ -56,20 +55,21 @@ def _input_shape(module, given):
         if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
             raise ValueError(f"input_shape: expected whole numbers > 0, got {given!r}")
         return shape
-    graph = record(module, "module")[0]
-    for node in graph.graph.nodes:
+    graph, root, _ = record(module, "module")
+    example = (1, 28, 28)
+    for node in graph.nodes:
         name = called(node)
-        layer = graph.get_submodule(node.target) if node.op == "call_module" else None
         if name in ("linear", "scaled"):
-            weight = graph
-            for part in node.args[1].target.split("."):
-                weight = getattr(weight, part)
-            return (weight.shape[-1],)
-        if isinstance(layer, nn.Unflatten):
-            return (int(np.prod(layer.unflattened_size)),)
+            return (operator.attrgetter(node.args[1].target)(root).shape[-1],)
+        if name == "unflatten":
+            return (int(np.prod(node.args[2])),)
+        if name in ("conv1d", "conv2d", "conv3d"):
+            groups = node.kwargs.get("groups", [*node.args, 1, 1, 1, 1][6])
+            channels = groups * operator.attrgetter(node.args[1].target)(root).shape[1]
+            example = (channels, *[28] * int(name[4]))
         if node.op == "call_function" and name not in ("getattr", "getitem", "flatten", "reshape"):
             break
-    raise ValueError("input_shape: expected the shape of one input, as in input_shape=(1, 28, 28); the module begins "
+    raise ValueError(f"input_shape: expected the shape of one input, as in input_shape={example}; the module begins "
                      "with no layer that says it")  # fmt: skip
 
 

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
-__all__ = ["COPIES", "STRAIGHT", "SUMS", "UNITS", "WEIGHTED", "act", "advice", "broadcast", "called", "check_evaluable",
-           "head_of", "max_pool", "record", "schedule", "unwrapped"]  # fmt: skip
+__all__ = ["COPIES", "RECORDED", "STRAIGHT", "SUMS", "UNITS", "WEIGHTED", "act", "advice", "broadcast", "called",
+           "check_evaluable", "head_of", "max_pool", "record", "schedule", "unwrapped"]  # fmt: skip
 
 WEIGHTED = ("linear", "conv1d", "conv2d", "conv3d", "scaled")  # called with (input, weight, bias, ...)
 SUMS = ("add", "sub")  # what does not depend on the input is a constant
-UNITS = (
-    "flatten",
-    "view",
-    "reshape",
-    "cat",
-    "concat",
-    "unflatten",
-    "permute",
-    "transpose",
-    "chunk",
-    "split",
-    "getitem",
-    "unsqueeze",
-    "squeeze",
-    "scaled",
-    "contiguous",
-    "clone",
-    "dropout",
-)  # every unit passes once
+# Every unit passes once.
+UNITS = ("flatten", "view", "reshape", "cat", "concat", "unflatten", "permute", "transpose", "chunk", "split",
+         "getitem", "unsqueeze", "squeeze", "scaled", "contiguous", "clone", "dropout")  # fmt: skip
 COPIES = ("pad", "roll", "flip", "stack", "expand", "repeat")  # some units may pass more often
 POOLS = ("max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d")
 SAME = ("float", "double", "half", "bfloat16", "to", "type", "detach")
 SMOOTH = ("softmax", "sigmoid", "tanh", "gelu", "silu", "swish", "elu", "selu", "softplus", "norm", "attention", "mish")
 STRAIGHT = ("softmax", "logsoftmax", "sigmoid", "logsigmoid", "tanh", "gelu", "silu", "elu", "selu", "celu", "softplus",
             "mish", "exp")  # smooth functions that are almost affine where their input is small  # fmt: skip
+RECORDED = "recorded"  # in the meta of graph modules whose graph is as `record` leaves it
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-TRANSPARENT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Threshold,
-               nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
-               nn.Identity, nn.Flatten, nn.ZeroPad2d, *DROPOUTS)  # fmt: skip
 IN_PLACE = {getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")}
 
 
@@ -77,11 +60,12 @@ def broadcast(value: torch.Tensor, ndim: int) -> torch.Tensor:
     return value.reshape(-1, *[1] * (ndim - 2)) if value.ndim == 1 else value
 
 
-def check_evaluable(net: nn.Module, x: torch.Tensor | None = None, name: str = "x", net_name: str = "net") -> None:
+def check_evaluable(net: nn.Module, x: torch.Tensor | None = None, name: str = "x", net_name: str = "net") -> Any:
     """Raise ValueError unless `net` is a torch module whose output is a function of its input, and takes x (b, *shape).
 
     Refused by name: what is no module; TorchScript; Dropout or normalization in training mode, or by the statistics of
-    the batch; a batch x of a shape that the network does not take (`name` is what the caller calls x).
+    the batch; a batch x of a shape that the network does not take (`name` is what the caller calls x). Returns the
+    output for the first of x.
     """
     if not isinstance(net, nn.Module):
         raise ValueError(f"{net_name}: expected a torch module, got {type(net).__name__}")
@@ -95,11 +79,11 @@ def check_evaluable(net: nn.Module, x: torch.Tensor | None = None, name: str = "
             raise ValueError(f"{net_name}: {kind} without running statistics depends on the batch; "
                              "expected track_running_stats=True")  # fmt: skip
     if x is None:
-        return
+        return None
     try:
         with torch.no_grad():
-            net(x[:1])
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            return net(x[:1])
+    except Exception as error:
         reason = str(error).splitlines()[0]
         kind = f"{x.dtype} of shape {tuple(x.shape[1:])}"
         raise ValueError(f"{name}: the network does not take inputs {kind}: {reason}") from error
@@ -124,36 +108,48 @@ def unwrapped(net: nn.Module) -> nn.Module:
     return net
 
 
-def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple[fx.GraphModule, tuple | None]:
-    """(graph, head): the recorded forward pass, and (name, function) of a trailing Softmax, LogSoftmax or Sigmoid.
+def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple[fx.Graph, nn.Module, tuple | None]:
+    """(graph, root, head): the recorded forward pass, the module that its nodes' targets are attributes of, and (name,
+    function) of a trailing Softmax, LogSoftmax or Sigmoid, which is cut off.
 
-    The head is cut off. The graph shares the module's weights.
+    The root shares the module's weights.
     """
+    if isinstance(net, fx.GraphModule) and RECORDED in net.meta and not pool_first:
+        return net.graph, net, None
     root = _Root(unwrapped(net))
     try:
         with torch.no_grad():
-            graph = fx.GraphModule(root, _Tracer().trace(root))
+            graph = _recorded(root)
     except Exception as error:
         reason = str(error).splitlines()[0]
         kind = type(root.net).__name__
         if "control flow" in reason or "can't be used" in reason or "iterated" in reason:
             reason = "its forward decides by values of its input; write it without if, for or while over the input"
+        if "() takes" in reason or "an int" in reason or "SymInt" in reason:
+            reason += "; make tensors as x.new_zeros(...) does"
         raise ValueError(f"{name}: torch.fx cannot follow {kind}: {reason}") from error
-    graph.graph.eliminate_dead_code()
-    placeholders = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
     if len(placeholders) > 1:
         raise ValueError(f"{name}: expected one input, got {', '.join(placeholders)}")
     head = _cut_head(graph)
-    _gather_activations(graph.graph)
+    _gather_activations(graph)
     if pool_first:
-        _exchange_pools(graph.graph)
-    return graph, head
+        _exchange_pools(graph)
+    return graph, root, head
+
+
+def _recorded(root):
+    try:
+        return _Tracer(root, ()).trace(root)
+    except Exception:  # to follow math.sqrt of a size and its like takes a third of the time
+        return _Tracer(root, (math,)).trace(root)
 
 
 def head_of(net: nn.Module) -> str:
     """The trailing softmax, log_softmax or sigmoid of a module, or nothing."""
     try:
-        return (record(net)[1] or ("",))[0]
+        return (record(net)[2] or ("",))[0]
     except ValueError:
         return ""
 
@@ -171,10 +167,26 @@ class _Root(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Records the known nonlinearities as `act` and `max_pool`, and nothing in place."""
+    """Records the known nonlinearities as `act` and `max_pool`, and nothing in place.
+
+    Layers of torch.nn are recorded by the functions that they call, or as they are where torch.fx cannot follow them.
+    """
+
+    def __init__(self, root, wrapped):
+        super().__init__(wrapped)
+        self._opaque = set()
+        self._names = {id(parameter): name for name, parameter in root.named_parameters()}
+
+    def getattr(self, attr, attr_val, parameter_proxy_cache):
+        name = self._names.get(id(attr_val))  # fx.Tracer goes through all parameters for every one
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def is_leaf_module(self, m, module_qualified_name):
-        return super().is_leaf_module(m, module_qualified_name) and not isinstance(m, TRANSPARENT)
+        return m in self._opaque
 
     def call_module(self, m, forward, args, kwargs):
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
@@ -182,9 +194,18 @@ class _Tracer(fx.Tracer):
             bias = (0.0 if m.bias is None else m.bias) - m.running_mean * weight
             return self.create_proxy("call_function", scaled, (*args, *kwargs.values(), weight, bias), {})
         try:
-            self.path_of_module(m)
+            path = self.path_of_module(m)
         except NameError:  # a layer made inside forward
             return forward(*args, **kwargs)
+        depth = len(self.module_stack)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            if not super().is_leaf_module(m, path) or m in self._opaque:
+                raise
+        while len(self.module_stack) > depth:
+            self.module_stack.popitem()
+        self._opaque.add(m)
         return super().call_module(m, forward, args, kwargs)
 
     def create_proxy(self, kind, target, args, kwargs, *more, **options):
@@ -220,16 +241,17 @@ def _known(name, args, kwargs):
         return _pool(name, *args, **kwargs)
     if name in SAME or (name == "dropout" and not kwargs.get("training", [*args, True, True, True][2])):
         return args[0]
-    if name == "threshold" and [*args[1:], *kwargs.values()][:2] != [0, 0]:
+    if name == "threshold" and len({*args[1:3], *map(kwargs.get, ("threshold", "value"))} - {None}) > 1:
         return None
     return KNOWN[name](*args, **kwargs) if name in KNOWN else None
 
 
 def _clamp(input, min=None, max=None):
-    if min is None:
-        return max - act(max - input)
-    low = act(input) if isinstance(min, (int, float)) and min == 0 else min + act(input - min)
-    return low if max is None else low - act(input - max)
+    if max is None or (isinstance(max, float) and max == math.inf):
+        return act(input) if isinstance(min, (int, float)) and min == 0 else min + act(input - min)
+    below = act(max - input)
+    # No sum of two activations: independent units, as the diagonal rule takes them, are right where both are off.
+    return max - below if min is None else min + act((max - min) - below)
 
 
 def _pool(kind, input, *sizes, **options):
@@ -238,9 +260,34 @@ def _pool(kind, input, *sizes, **options):
     return max_pool(input, kind, options)
 
 
+class _Extremes(NamedTuple):
+    values: Any
+    indices: Any
+
+
+def _largest(input, dim, keepdim=False):
+    """The largest along one axis or several, as a max pooling over their members put last."""
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    last = input.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
+    rows = last.reshape(last.shape[0], -1, last.shape[-1])
+    top = _pool("adaptive_max_pool1d", rows, 1).reshape(last.shape[:-1])
+    for axis in sorted(dims, key=abs) if keepdim else ():
+        top = top.unsqueeze(axis)
+    return top
+
+
+def _extremes(sign):
+    def extremes(input, dim=None, keepdim=False):
+        if dim is None:
+            return None
+        return _Extremes(sign * _largest(sign * input, dim, keepdim), (sign * input).argmax(dim, keepdim))
+
+    return extremes
+
+
 KNOWN = {
     "relu": lambda input, inplace=False: act(input),
-    "threshold": lambda input, threshold, value, inplace=False: act(input),
+    "threshold": lambda input, threshold, value, inplace=False: _clamp(input, threshold),
     "leaky_relu": lambda input, negative_slope=0.01, inplace=False: act(input, negative_slope),
     "prelu": lambda input, weight: act(input, weight),
     "abs": lambda input: act(input, -1.0),
@@ -251,6 +298,14 @@ KNOWN = {
     "clamp_max": lambda input, max: _clamp(input, None, max),
     "hardtanh": lambda input, min_val=-1.0, max_val=1.0, inplace=False: _clamp(input, min_val, max_val),
     "relu6": lambda input, inplace=False: _clamp(input, 0.0, 6.0),
+    "hardsigmoid": lambda input, inplace=False: _clamp(input / 6 + 0.5, 0.0, 1.0),
+    "rrelu": lambda input, lower=1 / 8, upper=1 / 3, training=False, inplace=False: (
+        None if training else act(input, (lower + upper) / 2)
+    ),
+    "amax": _largest,
+    "amin": lambda input, dim, keepdim=False: -_largest(-input, dim, keepdim),
+    "max": _extremes(1),
+    "min": _extremes(-1),
     "maximum": lambda input, other: other + act(input - other),
     "minimum": lambda input, other: input - act(input - other),
 }
@@ -258,20 +313,17 @@ KNOWN = {
 
 def _cut_head(graph):
     """(name, function) of a trailing Softmax, LogSoftmax or Sigmoid, cut off; or None."""
-    end = graph.graph.output_node()
+    end = graph.output_node()
     last = end.args[0]
     if not isinstance(last, fx.Node):
         return None
-    layer = type(graph.get_submodule(last.target)).__name__ if last.op == "call_module" else called(last)
-    name = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}.get(layer, layer)
-    if name not in ("softmax", "log_softmax", "sigmoid") or not isinstance(last.args[0], fx.Node):
+    name = called(last)
+    if name not in ("softmax", "log_softmax", "sigmoid") or not last.args or not isinstance(last.args[0], fx.Node):
         return None
-    module = graph.get_submodule(last.target) if last.op == "call_module" else None
-    rest, named = last.args[1:], dict(last.kwargs)
-    function = getattr(torch, name)
+    rest, named = last.args[1:2], {key: value for key, value in last.kwargs.items() if key in ("dim", "dtype")}
     end.args = (last.args[0],)
-    graph.graph.erase_node(last)
-    return name, module or (lambda x: function(x, *rest, **{k: v for k, v in named.items() if k in ("dim", "dtype")}))
+    graph.erase_node(last)
+    return name, lambda x: getattr(torch, name)(x, *rest, **named)
 
 
 def _gather_activations(graph):

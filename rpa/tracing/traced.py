@@ -43,9 +43,9 @@ class Traced:
     """A torch module prepared for inputs like x (b, *shape): `parts`, and the values' shapes.
 
     name: what messages call the module. pool_first: exchange an activation and the max pooling after it, which leaves
-    the function as it is. given: the module in its own precision, if net is a copy in another. Raises ValueError naming
-    the part that is neither affine nor known, depends on its batch, draws random numbers or is not what torch.fx
-    recorded.
+    the function as it is. given: the module in its own precision, if net is a copy in another. inputs: what messages
+    call x. Raises ValueError naming the part that is neither affine nor known, depends on its batch, draws random
+    numbers or is not what torch.fx recorded.
     """
 
     def __init__(
@@ -55,20 +55,24 @@ class Traced:
         name: str = "net",
         pool_first: bool = False,
         given: nn.Module | None = None,
+        inputs: str = "inputs",
     ):
         self.name = name
-        self.graph, self.head = _graph.record(net, name, pool_first)
+        probes = (2 * torch.randn(2, *x.shape[1:], generator=torch.Generator().manual_seed(0))).to(x)
+        weight = probes if given is None else next((p for p in given.parameters() if p.is_floating_point()), probes)
+        given = _graph.unwrapped(net if given is None else given)
+        expected = _graph.check_evaluable(given, probes.to(weight, copy=True), inputs, name)
+        self.graph, self.root, self.head = _graph.record(net, name, pool_first)
         self.like = x.detach().new_zeros(())
-        nodes = list(self.graph.graph.nodes)
+        nodes = list(self.graph.nodes)
         self.start, self.end = nodes[0], nodes[-1].args[0]
         self.constants: dict = {}
         self.sizes: dict = {}
         self.shapes: dict = {}
         self._homogeneous: dict = {}
         self._squares: dict = {}
-        probes = 2 * torch.randn(2, *x.shape[1:], generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            self._probe(_graph.unwrapped(given or net), nodes, probes.to(x))
+            self._probe(expected, nodes, probes)
             self.parts = self._cut([node for node in nodes if node in self.shapes and node is not self.start])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,15 +109,15 @@ class Traced:
     def squared(self, node: fx.Node, env: dict) -> torch.Tensor:
         """The linear part with squared coefficients, applied to the values in `env`."""
         name, given = called(node), self._given(node, env)
-        if name in (*_graph.UNITS, *_graph.COPIES):
+        weighted = self.weighted(node)
+        if name in (*_graph.UNITS, *_graph.COPIES) and not weighted:
             return self.linear(node, env)
         if name in _graph.SUMS and not node.kwargs:
             return sum(given.values())
         if node not in self._squares:
             with torch.no_grad():
-                weight = self.weighted(node)
-                self._squares[node] = self.fixed(node.args[1], 1) ** 2 if weight else self._plane_square(node)
-        if self.weighted(node):
+                self._squares[node] = self.fixed(node.args[1], 1) ** 2 if weighted else self._plane_square(node)
+        if weighted:
             args, kwargs = self._arguments(node, env)
             return self._called(node, (args[0], self._squares[node], None, *args[3:]), kwargs)
         (value,) = given.values()
@@ -145,7 +149,7 @@ class Traced:
             return node.target(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], node.target)(*args[1:], **kwargs)
-        layer = self.graph.get_submodule(node.target)
+        layer = self.root.get_submodule(node.target)
         return (
             layer(*(a.clone() for a in args), **kwargs) if getattr(layer, "inplace", False) else layer(*args, **kwargs)
         )
@@ -178,28 +182,40 @@ class Traced:
         raise ValueError(f"{self.name}: {self._label(node)} is too large for independent units; use another rule")
 
     def _close(self, value, expected):
-        scale = max(value.abs().max(), expected.abs().max()) if value.numel() else 0.0
+        if not value.is_floating_point() or not value.numel():
+            return value.is_floating_point()
+        scale = max(value.abs().max(), expected.abs().max())
         return bool((value - expected).abs().max() <= torch.finfo(value.dtype).eps ** 0.6 * scale)
 
-    def _label(self, node):
-        if node.op != "call_module":
-            return called(node)
-        kind = type(self.graph.get_submodule(node.target)).__name__
-        return f"layer {node.target.partition('.')[2] or node.target} ({kind})"
+    def _kind(self, node):
+        return type(self.root.get_submodule(node.target)).__name__ if node.op == "call_module" else called(node)
 
-    def _probe(self, net, nodes, probes):
-        """Fill `constants`, `sizes` and `shapes` from runs on two inputs and on a point between them, and check all."""
+    def _label(self, node):
+        """The layer of torch.nn that makes the node, or the function called."""
+        path, kind = node.target, self._kind(node)
+        if node.op != "call_module":
+            path, layer = list(node.meta.get("nn_module_stack", {"": ("", type(None))}).values())[-1]
+            if not layer.__module__.startswith("torch.nn") or issubclass(layer, (nn.Sequential, nn.DataParallel)):
+                return kind
+            kind = layer.__name__
+        return f"layer {path.partition('.')[2] or path} ({kind})"
+
+    def _probe(self, expected, nodes, probes):
+        """Fill `constants`, `sizes` and `shapes` from runs on two inputs and on a point between them, and check all.
+
+        expected: the module's output for the first.
+        """
         one, two = {self.start: _blend(probes)}, {self.start: probes}
         self.shapes[self.start] = one[self.start].shape
         for node in nodes[1:-1]:
             if node.op == "get_attr":
-                self.constants[node] = operator.attrgetter(node.target)(self.graph)
+                self.constants[node] = operator.attrgetter(node.target)(self.root)
                 continue
             try:
                 batch = self.value(node, _Env(self, 2, two))
                 known = node.target in (act, max_pool) or self.weighted(node)
                 single = _blend(batch) if known and _alike(batch, 2) else self.value(node, _Env(self, 1, one))
-            except (RuntimeError, IndexError, TypeError, ValueError, AttributeError) as error:
+            except Exception as error:
                 shape, reason = tuple(probes.shape[1:]), str(error).splitlines()[0]
                 raise ValueError(f"{self.name}: {self._label(node)} fails on inputs of {shape}: {reason}") from error
             if any(n in self.shapes for n in node.all_input_nodes) and _tensors(single):
@@ -214,23 +230,23 @@ class Traced:
         if not isinstance(self.end, fx.Node) or not isinstance(self.shapes.get(self.end), torch.Size):
             kind = "a constant" if isinstance(self.end, fx.Node) else type(self.end).__name__
             raise ValueError(f"{self.name}: expected one tensor as output that depends on the input, got {kind}")
-        weight = next((p for p in net.parameters() if p.is_floating_point()), probes)
-        expected = net(probes.to(weight, copy=True)).reshape(2, -1)
-        out = (self.head[1](two[self.end]) if self.head else two[self.end]).reshape(2, -1).to(expected)
+        out = self.head[1](two[self.end]) if self.head else two[self.end]
+        out, expected = out.reshape(2, -1)[:1].to(expected), expected.reshape(1, -1)
         if out.shape != expected.shape or not self._close(out, expected):
             raise ValueError(f"{self.name}: its trace by torch.fx is not the module; expected no hook that changes "
                              "values, and no value changed in place and used again")  # fmt: skip
 
     def _check(self, node, at_one, one, two):
         """ValueError unless the node is affine and treats every input of a batch alone."""
-        value, expected, label = _tensors(at_one), _tensors(one[node]), self._label(node)
+        value, expected = _tensors(at_one), _tensors(one[node])
         alike = all(a.shape == b.shape for a, b in zip(value, expected))
         known = node.target in (act, max_pool)
-        kind = type(self.graph.get_submodule(node.target)).__name__ if node.op == "call_module" else called(node)
-        if kind.lower().replace("_", "") in _graph.STRAIGHT:
-            raise ValueError(f"{self.name}: {label} is not affine; {_graph.advice(label)}")
-        if alike and (known or all(a.is_floating_point() and self._close(a, b) for a, b in zip(value, expected))):
+        straight = self._kind(node).lower().replace("_", "") in _graph.STRAIGHT
+        if alike and not straight and (known or all(self._close(a, b) for a, b in zip(value, expected))):
             return
+        label = self._label(node)
+        if straight:
+            raise ValueError(f"{self.name}: {label} is not affine; {_graph.advice(label)}")
         again = _tensors(self.value(node, _Env(self, 1, one)))
         if not all(torch.equal(a, b) for a, b in zip(value, again)):
             raise ValueError(f"{self.name}: {label} draws random numbers: two evaluations of one input differ; "
@@ -238,7 +254,7 @@ class Traced:
         first = lambda v: _blend(v, (1.0, 0.0))
         given = {n: first(two[n]) for n in node.all_input_nodes if n in self.shapes}
         alone, batch = _tensors(self.value(node, _Env(self, 1, given))), _tensors(first(two[node]))
-        if not alike or not all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(alone, batch)):
+        if not alike or not all(torch.allclose(a.to(b), b, rtol=1e-3, atol=1e-5) for a, b in zip(alone, batch)):
             raise ValueError(f"{self.name}: {label} mixes the inputs of a batch; expected each treated alone")
         raise ValueError(f"{self.name}: {label} is not affine; {_graph.advice(label)}")
 
@@ -248,7 +264,7 @@ class Traced:
             if not group:
                 return [*parts, Affine(self, now, state, [self.end])]
             affine = Affine(self, now, state, [node.args[0] for node in group] + carried)
-            pool = None if group[0].target is act else tuple(group[0].args[1:])
+            pool = None if group[0].target is act else fx.node.map_arg(group[0].args[1:], lambda n: self.fixed(n, 1))
             slopes = tuple(self._slope(node) for node in group) if pool is None else ()
             parts += [affine, Cut(affine.shapes, self.like, slopes, pool)]
         raise AssertionError("a schedule ends with a part without activations")

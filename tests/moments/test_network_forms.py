@@ -1,4 +1,4 @@
-"""Networks as people write them: options of layers against dense Jacobians, whole models against samples."""
+"""Options of layers against dense Jacobians, and what the moment functions take and refuse."""
 
 import math
 
@@ -8,12 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional
 
 import rpa
 from rpa.moments.layerwise import RULES
 from rpa.moments.two_stage import splits
-from rpa.subjects._torchvision import import_torchvision
 
 F64 = torch.float64
 few = settings(derandomize=True, deadline=None, max_examples=40, database=None)
@@ -120,140 +118,6 @@ def test_deep_networks_in_single_precision():
     torch.testing.assert_close(single.var.double(), double.var, rtol=1e-2, atol=1e-4 * double.var.max().item())
 
 
-class Model(nn.Module):
-    """A forward pass given as a function of (x, layers)."""
-
-    def __init__(self, function, *layers):
-        super().__init__()
-        self.function, self.layers = function, nn.ModuleList(layers)
-
-    def forward(self, x):
-        return self.function(x, *self.layers)
-
-
-def _tutorial(x, a, b, c):
-    x = functional.max_pool2d(functional.relu(a(x)), 2)
-    x = functional.max_pool2d(functional.relu(b(x)), 2)
-    return c(x.view(x.shape[0], -1))
-
-
-def _unet(x, down, up, last):
-    skip = functional.relu(down(x))
-    low = functional.interpolate(functional.avg_pool2d(skip, 2), scale_factor=2)
-    return last(torch.cat([skip, functional.relu(up(low))], 1)).mean((2, 3))
-
-
-def _mixer(x, patch, tokens, channels, head):
-    y = patch(x).flatten(2)
-    y = y + functional.relu(tokens(y))
-    y = y.transpose(1, 2)
-    return head((y + channels(y).clamp(-1, 1)).mean(1))
-
-
-def _block(channels, act):
-    norm = lambda: nn.BatchNorm2d(channels)
-    inner = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(), act,
-                          nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm())  # fmt: skip
-    return Model(lambda x, inner: act(inner(x) + x), inner)
-
-
-def _dncnn():
-    middle = [part for _ in range(2) for part in (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(True))]
-    chain = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), *middle, nn.Conv2d(4, 1, 3, padding=1))
-    return Model(lambda x, chain: (x - chain(x)).flatten(1), chain)
-
-
-def _inverted():
-    act = nn.ReLU6()
-    inner = nn.Sequential(nn.Conv2d(4, 8, 1), act, nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), act,
-                          nn.Conv2d(8, 4, 1))  # fmt: skip
-    return Model(lambda x, stem, inner, head: head((stem(x) + inner(stem(x))).mean((2, 3))), nn.Conv2d(1, 4, 3), inner,
-                 nn.Linear(4, 3))  # fmt: skip
-
-
-conv, pool = nn.Conv2d, nn.MaxPool2d
-MODELS = {
-    "tutorial": lambda: Model(_tutorial, conv(1, 3, 3), conv(3, 4, 2), nn.Linear(4, 3)),
-    "lenet": lambda: nn.Sequential(conv(1, 3, 3, padding=1), nn.Hardtanh(), nn.AvgPool2d(2), conv(3, 4, 2), nn.ReLU(),
-                                   nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3)),
-    "alexnet": lambda: nn.Sequential(conv(1, 4, 3, 2, 1), nn.ReLU(inplace=True), pool(3, 2),
-                                     nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(16, 6),
-                                     nn.ReLU(inplace=True), nn.Linear(6, 3)),
-    "conv, norm, pool": lambda: nn.Sequential(conv(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), pool(2), nn.Flatten(),
-                                              nn.Linear(36, 3)),
-    "fire": lambda: nn.Sequential(conv(1, 3, 3), nn.ReLU(), Model(
-        lambda x, a, b: torch.cat([a(x).relu(), b(x).relu()], 1), conv(3, 2, 1), conv(3, 2, 3, padding=1)),
-        pool(2), nn.Flatten(), nn.Linear(36, 3)),
-    "residual": lambda: nn.Sequential(conv(1, 3, 3), _block(3, nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-    "residual, leaky": lambda: nn.Sequential(conv(1, 3, 3), _block(3, nn.LeakyReLU(0.1)), nn.Flatten(),
-                                             nn.Linear(108, 3)),
-    "inverted residual": _inverted,
-    "u-net": lambda: Model(_unet, conv(1, 3, 3, padding=1), conv(3, 3, 3, padding=1), conv(6, 3, 1)),
-    "mixer": lambda: Model(_mixer, conv(1, 4, 2, 2), nn.Linear(16, 16), nn.Linear(4, 4), nn.Linear(4, 3)),
-    "autoencoder": lambda: nn.Sequential(conv(1, 3, 2, 2), nn.PReLU(3), nn.ConvTranspose2d(3, 1, 2, 2), nn.ReLU(),
-                                         nn.Flatten(), nn.Linear(64, 3)),
-    "dncnn": _dncnn,
-    "perceptron": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 3)),
-    "one dimension": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 3, 5), nn.ReLU(), nn.MaxPool1d(4), nn.Flatten(),
-                                           nn.Linear(45, 3)),
-}  # fmt: skip
-
-
-def _ready(net, shape=(1, 8, 8)):
-    for layer in net.modules():
-        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            nn.init.uniform_(layer.running_mean, -0.2, 0.2)
-            nn.init.uniform_(layer.running_var, 0.5, 1.5)
-    return net.eval().requires_grad_(False), torch.rand(1, *shape, generator=torch.Generator().manual_seed(3))
-
-
-def _agrees(net, x, sigma, n):
-    """Means and variances of all functions near those of samples, for noise so small that few units change."""
-    generator = torch.Generator().manual_seed(5)
-    chunks = [x + sigma * torch.randn(500, *x.shape[1:], generator=generator, dtype=x.dtype) for _ in range(n // 500)]
-    y = torch.cat([net(chunk).flatten(1) for chunk in chunks]).double()
-    mean, var = y.mean(0), y.var(0)
-    for moments in (rpa.layerwise(net, x, sigma**2), rpa.two_stage(net, x, sigma**2)):
-        assert ((moments.mean[0] - mean).abs() < 0.4 * var.sqrt() + 1e-9).all()
-        assert ((moments.var[0] - var).abs() < 0.15 * var + 1e-12).all()
-    diagonal = rpa.layerwise(net, x, sigma**2, "diagonal")
-    assert ((diagonal.mean[0] - mean).abs() < 0.3 * var.sqrt() + 1e-9).all()
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_models_agree_with_samples(name):
-    torch.manual_seed(1)
-    net, x = _ready(MODELS[name]().double())
-    x = x.double()
-    _agrees(net, x, 0.004, 4000)
-    flat = rpa.ReLUNetwork.from_torch(net, (1, 8, 8))
-    images = torch.randn(50, 1, 8, 8, dtype=F64)
-    np.testing.assert_allclose(flat(images.flatten(1).numpy()), net(images).reshape(50, -1), rtol=1e-9, atol=1e-9)
-    lines, found = (rpa.noise_map(net, x[0], 0.004, method=m, at=[[3, 4]]) for m in ("lines", "two-stage"))
-    torch.testing.assert_close(found, lines, rtol=0.35, atol=1e-7)
-    law = rpa.Gaussian(x.flatten().numpy(), 0.004**2)
-    same = rpa.layerwise(net, rpa.GaussianMixture([0.3, 0.7], [law, law]), input_shape=(1, 8, 8))
-    torch.testing.assert_close(same.cov, rpa.layerwise(net, x, 0.004**2).cov)
-    torch.testing.assert_close(
-        rpa.layerwise(flat, law).mean, rpa.layerwise(net, x, 0.004**2).mean, rtol=1e-3, atol=1e-3
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["googlenet", "squeezenet1_1", "resnet18", "vgg11_bn", "vgg11", "alexnet",
-                                  "mnasnet0_5", "shufflenet_v2_x0_5", "mobilenet_v2", "densenet121"])  # fmt: skip
-def test_models_of_torchvision(name):
-    torch.manual_seed(1)
-    options = {"width_mult": 0.25} if name == "mobilenet_v2" else {}
-    options |= {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
-    net, x = _ready(getattr(import_torchvision().models, name)(weights=None, num_classes=4, **options), (3, 64, 64))
-    mean = rpa.layerwise(net, x, 0.0, "diagonal").mean
-    torch.testing.assert_close(mean, net(x), rtol=1e-3, atol=1e-5)
-    found = rpa.two_stage(net, x, 1e-6)
-    y = torch.cat([net(x + 1e-3 * torch.randn(100, *x.shape[1:])) for _ in range(5)])
-    assert ((found.var[0] - y.var(0)).abs() < 0.5 * y.var(0) + 1e-15).all() and found.mean.isfinite().all()
-
-
 def test_a_mixture_is_the_weighted_sum_of_its_parts():
     torch.manual_seed(0)
     net = rpa.ReLUNetwork.from_torch(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)))
@@ -274,14 +138,19 @@ def test_a_smooth_function_is_refused_however_straight_it_is_at_the_probes():
         rpa.layerwise(net, torch.zeros(1, 2), 0.1)
 
 
+class Residual(nn.Linear):
+    def forward(self, x):
+        return x + super().forward(x).relu()
+
+
 def test_networks_are_split_where_nothing_passes_by():
     torch.manual_seed(0)
-    _, x = _ready(MODELS["tutorial"]())
-    with pytest.raises(ValueError, match=r"two_stage\(net, inputs, relu=0\)"):
-        splits(MODELS["residual, leaky"]().eval())
-    net = MODELS["alexnet"]().eval()
+    layers = [nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)]
+    net, x = nn.Sequential(*layers).eval(), torch.randn(5, 4)
     for first, second in splits(net):
         torch.testing.assert_close(second(torch.relu(first(x))), net(x))
+    with pytest.raises(ValueError, match=r"two_stage\(net, inputs, relu=0\)"):
+        splits(nn.Sequential(Residual(3, 3), nn.Linear(3, 2)).eval())
 
 
 def test_modules_in_half_precision_are_computed_in_single_and_stay_as_they_are():
@@ -315,5 +184,13 @@ def test_heads_and_batches_are_refused_by_name():
         rpa.noise_map(
             nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False)).eval(), np.ones((2, 2)), 1
         )
-    with pytest.raises(ValueError, match=r"net: does not tell .*from_torch\(net, input_shape=\(1, 28, 28\)\)"):
-        rpa.pattern_pmf(nn.Sequential(nn.Conv2d(1, 1, 2)), law)
+
+
+def test_the_call_that_a_message_gives_works():
+    net = nn.Sequential(nn.Conv2d(2, 2, 14, 14, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)).eval()
+    law = rpa.Gaussian(np.zeros(1568), 0.01)
+    for function in (rpa.pattern_pmf, rpa.best_first, rpa.entropy_pruned):
+        with pytest.raises(ValueError, match=r"net: does not tell .*; give .*\(2, 28, 28\)") as refusal:
+            function(net, law)
+        call = str(refusal.value).partition("give ")[2].partition(", with their own")[0]
+        function(eval(call, {"rpa": rpa, "net": net}), law)

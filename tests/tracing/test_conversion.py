@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import parametrizations, prune
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
@@ -62,24 +61,6 @@ class Capped(nn.ReLU):
         return functional.relu(x).clamp(max=0.5)
 
 
-def _trained(norm):
-    """A normalization whose running statistics are not those it starts with."""
-    norm.running_mean.normal_()
-    norm.running_var.uniform_(0.5, 2.0)
-    return norm
-
-
-def _pruned(layer):
-    prune.random_unstructured(layer, "weight", 0.5)
-    return layer
-
-
-def _tutorial(x, m):
-    conv, first, second = m.layers
-    x = functional.max_pool2d(functional.relu(conv(x)), 2)
-    return second(functional.relu_(first(x.view(x.size(0), -1))))
-
-
 def _shapes(x, m):
     b, c, h, w = x.shape
     y = m.layers[0](x).reshape(b, -1, 4, 4).permute(0, 2, 3, 1).contiguous()
@@ -101,15 +82,11 @@ def _matmul(x, m):
 FLAT = {
     "linear": lambda: nn.Linear(4, 3),
     "ends in relu": lambda: Seq(nn.Linear(4, 5), nn.ReLU()),
-    "two affine layers": lambda: Seq(nn.Linear(4, 5), nn.Linear(5, 6, bias=False), nn.ReLU()),
     "nested": lambda: Seq(Seq(nn.Linear(4, 5), nn.ReLU()), Seq(nn.Linear(5, 2))),
     "leaky": lambda: Seq(nn.Linear(4, 5), nn.LeakyReLU(0.2), nn.Linear(5, 2)),
     "two slopes": lambda: Seq(nn.Linear(4, 5), nn.LeakyReLU(0.2), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2)),
     "prelu": lambda: Seq(nn.Linear(4, 5), nn.PReLU(5, 0.3), nn.Linear(5, 2), nn.PReLU(init=-2.0)),
-    "batch norm": lambda: Seq(nn.Linear(4, 5), _trained(nn.BatchNorm1d(5)), nn.ReLU(), nn.Linear(5, 2)),
-    "normalized first": lambda: Seq(_trained(nn.BatchNorm1d(4)), nn.Linear(4, 2)),
     "dropout, identity": lambda: Seq(nn.Flatten(), nn.Linear(4, 5), nn.Dropout(), nn.ReLU(), nn.Identity()),
-    "residual": lambda: Seq(nn.Linear(4, 6), nn.ReLU(), Residual(6, nn.ReLU()), nn.ReLU(), nn.Linear(6, 2)),
     "residual, leaky": lambda: Seq(nn.Linear(4, 6), nn.LeakyReLU(0.1), Residual(6, nn.LeakyReLU(0.1), 3)),
     "skips the input": lambda: Residual(4, nn.ReLU()),
     "in place": lambda: Seq(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2), nn.Hardtanh(inplace=True)),
@@ -123,34 +100,16 @@ FLAT = {
     ),
     "made in forward": lambda: Call(lambda x, m: m.layers[0](nn.ReLU()(m.layers[0](x))), nn.Linear(4, 4)),
     "matmul": lambda: Call(_matmul, nn.Linear(4, 3)),
-    "weight norm": lambda: Seq(parametrizations.weight_norm(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 2)),
     "old weight norm": lambda: Seq(torch.nn.utils.weight_norm(nn.Linear(4, 5)), nn.ReLU()),
-    "spectral norm": lambda: Seq(parametrizations.spectral_norm(nn.Linear(4, 5)), nn.ReLU()),
     "old spectral norm": lambda: Seq(torch.nn.utils.spectral_norm(nn.Linear(4, 5)), nn.ReLU()),
-    "pruned": lambda: Seq(_pruned(nn.Linear(4, 5)), nn.ReLU()),
     "outputs (n,)": lambda: Seq(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1), nn.Flatten(0)),
     "squeezed": lambda: Call(lambda x, m: m.layers[0](x).relu().squeeze(-1), nn.Linear(4, 1)),
-    "data parallel": lambda: nn.DataParallel(Seq(nn.Linear(4, 5), nn.ReLU())),
 }  # fmt: skip
 IMAGES = {
-    "convolution": lambda: Seq(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4)),
-    "average": lambda: Seq(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4)),
-    "batch norm 2d": lambda: Seq(nn.Conv2d(2, 3, 3), _trained(nn.BatchNorm2d(3)), nn.ReLU(), nn.Flatten()),
-    "adaptive": lambda: Seq(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-    "padding": lambda: Seq(nn.ReflectionPad2d(1), nn.Conv2d(2, 1, 3), nn.ReLU(), nn.Flatten()),
-    "circular": lambda: Seq(nn.Conv2d(2, 1, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.Flatten()),
     "functions": lambda: Call(_calls, nn.Conv2d(2, 3, 3), nn.Linear(24, 4)),
     "shapes": lambda: Call(_shapes, nn.Conv2d(2, 2, 3)),
-    "tutorial": lambda: Call(_tutorial, nn.Conv2d(2, 3, 3), nn.Linear(12, 5), nn.Linear(5, 4)),
-    "overlapping pool": lambda: Seq(nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(2, 2, 2), nn.Flatten()),
     "dilated pool": lambda: Seq(nn.Conv2d(2, 1, 2), nn.MaxPool2d(2, 1, dilation=2, ceil_mode=True), nn.Flatten()),
-    "adaptive pool": lambda: Seq(nn.AdaptiveMaxPool2d((4, 2)), nn.Flatten(), nn.Linear(16, 2)),
-    "pool 1d": lambda: Seq(nn.Flatten(2), nn.Conv1d(2, 2, 3), nn.MaxPool1d(5), nn.Flatten(), nn.Linear(12, 2)),
-    "transposed": lambda: Seq(nn.ConvTranspose2d(2, 1, 2, 2), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten()),
-    "upsampled": lambda: Seq(nn.Conv2d(2, 1, 4), nn.Upsample(scale_factor=2), nn.ReLU(), nn.Flatten()),
-    "shuffled": lambda: Seq(nn.Conv2d(2, 4, 5), nn.PixelShuffle(2), nn.ReLU(), nn.Flatten()),
-    "convolution 3d": lambda: Seq(nn.Unflatten(1, (1, 2)), nn.Conv3d(1, 2, 2), nn.ReLU(), nn.Flatten()),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", [*FLAT, *IMAGES])
