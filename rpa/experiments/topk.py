@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
+from scipy.special import ndtri
 
 from rpa import _check
 
@@ -33,20 +33,24 @@ def ordered_agreement(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 
 
 def wilson(successes: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high): Wilson's 95 % interval for a proportion from `successes` (k,) of n trials.
+    """(low, high): Wilson's 95 % interval for a proportion from `successes` of n trials, elementwise.
 
-    It stays in [0, 1] and never has length zero.
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n); stays in [0, 1] and never has length zero.
+    successes: means over repetitions need not be whole numbers.
 
-    >>> low, high = wilson([9], 10)
-    >>> low.round(3), high.round(3)
-    (array([0.596]), array([0.982]))
+    >>> low, high = wilson(9, 10)
+    >>> round(float(low), 3), round(float(high), 3)
+    (0.596, 0.982)
     """
     n = _check.integer("n", n, 1)
-    counts = _check.array("successes", successes, (None,))
-    if not ((counts >= 0) & (counts <= n) & (counts == counts.round())).all():
-        raise ValueError(f"successes: expected whole numbers from 0 to n = {n}, got {successes!r}")
-    intervals = [binomtest(int(count), n).proportion_ci(method="wilson") for count in counts]
-    return np.array([each.low for each in intervals]), np.array([each.high for each in intervals])
+    successes = _check.array("successes", successes, (None,) * np.ndim(successes))
+    if not ((successes >= 0) & (successes <= n)).all():
+        raise ValueError(f"successes: expected numbers from 0 to n = {n}, got {successes}")
+    z, p = ndtri(0.975), successes / n
+    middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    # At no or only successes the interval ends exactly at 0 or 1, which the difference misses by a rounding.
+    low = np.where(successes == 0, 0.0, (middle - half) / (1 + z**2 / n))
+    return low, np.where(successes == n, 1.0, (middle + half) / (1 + z**2 / n))
 
 
 def perfect_at_most(agreed: ArrayLike) -> np.ndarray:

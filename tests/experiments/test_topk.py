@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from rpa.experiments import topk
 
@@ -17,6 +18,18 @@ def test_agreement_never_rises_with_k():
     noisy = scores + 0.3 * rng.standard_normal((500, 10))
     share = topk.ordered_agreement(topk.leading(scores), topk.leading(noisy)).mean(0)
     assert (np.diff(share) <= 0).all() and 0 < share[-1] < share[0] < 1
+
+
+@pytest.mark.parametrize("successes, n", [(0, 10), (3, 10), (10, 10), (83, 100), (1, 1000)])
+def test_wilson_is_scipys(successes, n):
+    low, high = topk.wilson(successes, n)
+    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert low == pytest.approx(expected.low, abs=1e-12) and high == pytest.approx(expected.high, abs=1e-12)
+
+
+def test_wilson_takes_means_over_repetitions():
+    low, high = topk.wilson([98.5, 99.0], 100)
+    assert low[0] < 0.985 < high[0] and low[0] < low[1]
 
 
 def test_bad_arguments_are_named():
