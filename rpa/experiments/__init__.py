@@ -4,14 +4,14 @@ Start at `plots`, the panels that several figures share, and `montecarlo`, sampl
 P1's support tables are measured by `coverage` (drawn by `coverage_plots`) on `fresh` samples, its algorithms one by one
 by `support_checks`. `tightness` says how good P2's moments are, `shared` lets images share linearizations, `topk` says
 how well means order classes. Failure probabilities are compared by `failures` and drawn by `failure_plots`. `known`
-holds polytopes whose probability is known by another route, for notebook 12, and `explorer` is notebook 99, drawn on a
-`stage`.
+holds polytopes whose probability is known by another route, for notebook 12. `scaling` measures how cost grows, and
+`explorer` is notebook 99, drawn on a `stage`.
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules="coverage coverage_plots explorer failure_plots failures fresh known montecarlo plots stage "
-    "shared support_checks tightness topk".split(),
+    submodules="coverage coverage_plots explorer failure_plots failures fresh known montecarlo plots scaling "
+    "shared stage support_checks tightness topk".split(),
 )

@@ -68,7 +68,9 @@ def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], 
         style: dict[str, Any] = dict(textcoords="offset points", color=colour, fontsize=7)
         first, last = zip(seconds[[0, -1]], covered[[0, -1]])
         ax.annotate(f"{labels[0]:,} {unit}", first, (4, -3), ha="left", va="top", **style)
-        ax.annotate(f"{labels[-1]:,}", last, (4, -3) if name == "search" else (0, 4), **style)
+        # The search ends to the left of the counts, and as high: its label is below both lines.
+        place = dict(xytext=(6, -12), va="top") if name == "search" else dict(xytext=(0, 4))
+        ax.annotate(f"{labels[-1]:,}", last, **place, **style)
     ax.set(xscale="log", xlabel="processor seconds")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(x=0.2)
