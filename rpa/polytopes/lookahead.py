@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_normal
+from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_above
 
 __all__ = ["Sites", "lookahead", "sites"]
 
@@ -44,12 +44,8 @@ def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
     """
     real = p.owner >= 0
     h, rows = np.where(real, p.h, 0.0), np.where(real[:, :, None], p.coef, 0.0)
-    tau, nu, push, eye = (
-        np.zeros(h.shape),
-        np.zeros(h.shape),
-        np.zeros(h.shape),
-        torch.eye(rows.shape[2], dtype=torch.float64),
-    )
+    tau, nu, push = np.zeros((3, *h.shape))
+    eye = torch.eye(rows.shape[2], dtype=torch.float64)
     mean, index = np.zeros(p.mean.shape), np.arange(len(h))
     state = h, rows, real, tau, nu
     for _ in range(sweeps):
@@ -66,7 +62,7 @@ def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
         # Without its own factor a row sees a normal law of precision `rest`; truncated, it has the moments to match.
         rest = np.maximum(1 / var - tau_, 1e-10)
         middle, scale = (centre / var - nu_) / rest, 1 / np.sqrt(rest)
-        shift, shrink = truncated_normal(-np.inf, (h - middle) / scale)
+        shift, shrink = truncated_above((h - middle) / scale)
         target, precision = middle + scale * shift, np.minimum(rest / np.maximum(shrink, 1e-10), HARDEST)
         tau_ = tau_ + DAMPING * (np.where(real, precision - rest, 0.0) - tau_)
         nu_ = nu_ + DAMPING * (np.where(real, target * precision - middle * rest, 0.0) - nu_)

@@ -221,12 +221,17 @@ def _sampled(p, shift, method, effort, shifts):
     steep = ~((fitted.tau < STEEP).all(axis=1) & (moved < 1e-3 * effort.rtol))
     steep = np.flatnonzero(steep & (np.isfinite(log_p) | np.isneginf(effort.log_floor)))
     brief = quadrature.Effort(1.0, effort.seed, 512, effort.device)
-    for k in steep:
-        one, by, few = take(p, np.array([k])), margin[[k]], [take(q, np.array([k])) for q in proposals]
-        values = [quadrature.estimate(replace(one, h=one.h + sign * by), few, brief)[0][0] for sign in (-1, 0, 1)]
-        if np.isneginf(log_p[k]) and rel_error[k] > 0:
-            log_p[k] = values[2]
-        moved[k] = np.expm1(min(values[1] - values[0], 700.0)) if np.isfinite(values[0]) else np.inf
+    if len(steep):
+        few, by = take(p, steep), margin[steep]
+        proposals = [take(proposal, steep) for proposal in proposals]
+        inner, middle, outer = (
+            quadrature.estimate(replace(few, h=few.h + sign * by), proposals, brief)[0] for sign in (-1, 0, 1)
+        )
+        unseen = np.isneginf(log_p[steep]) & (rel_error[steep] > 0)
+        log_p[steep] = np.where(unseen, outer, log_p[steep])
+        seen = np.isfinite(inner)
+        rise = np.minimum(np.where(seen, middle, 0.0) - np.where(seen, inner, 0.0), 700.0)
+        moved[steep] = np.where(seen, np.expm1(rise), np.inf)
     return log_p, np.where(np.isfinite(log_p), rel_error + moved, rel_error), deviation
 
 

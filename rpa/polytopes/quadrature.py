@@ -135,19 +135,20 @@ def draws(
     pace = (1, EXTRA)[: sampler.sources]
     share = -torch.tensor(pace, dtype=torch.float64, device=sampler.device).mul(sum(1 / s for s in pace)).log()[:, None]
     dim = sampler.dim - (not last)
-    u = [uniforms(dim, start // s, stop // s, seed, sampler.device) for s in pace]
-    chunk = max(1, POINTS_AT_ONCE // u[0].shape[1])
+    parts = [uniforms(dim, start // s, stop // s, seed, sampler.device) for s in pace]
+    counts, u = [part.shape[1] for part in parts], torch.cat(parts, dim=1)
+    chunk = max(1, POINTS_AT_ONCE // counts[0])
     for first in range(0, len(pending), chunk):
-        part, ys, logs = pending[first : first + chunk], [], []
-        moved = None if shifts is None else torch.as_tensor(shifts[part, :dim].T, device=sampler.device)[:, :, None]
-        for source, points in enumerate(u):
-            if moved is not None:
-                points = (points[:, None] + moved).remainder_(1.0).clamp_(min=2.0**-31)
-            y, log_w = sampler.points(part, points, source)
-            mixed = -torch.logsumexp(share - log_w, dim=1)
-            ys.append(y.unflatten(2, (REPLICATES, -1)))
-            logs.append(mixed.unflatten(1, (REPLICATES, -1)))
-        yield part, torch.cat(ys, dim=3), torch.cat(logs, dim=2)
+        index, points = pending[first : first + chunk], u
+        if shifts is not None:
+            moved = torch.as_tensor(shifts[index, :dim].T, device=sampler.device)[:, :, None]
+            points = (u[:, None] + moved).remainder_(1.0).clamp_(min=2.0**-31)
+        y, log_w = sampler.points(index, points, counts)
+        log_w = -torch.logsumexp(share - log_w, dim=1)
+        # Points of one replicate side by side, whichever proposal drew them.
+        ys = [part.unflatten(2, (REPLICATES, -1)) for part in y.split(counts, dim=2)]
+        logs = [part.unflatten(1, (REPLICATES, -1)) for part in log_w.split(counts, dim=1)]
+        yield index, torch.cat(ys, dim=3), torch.cat(logs, dim=2)
 
 
 def _summary(log_sums, n):

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from rpa.polytopes.normal import log_interval
-from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_normal
+from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_above, truncated_normal
 
 __all__ = ["minimax"]
 
@@ -77,7 +77,7 @@ class _Saddle:
         C, S = self.C[index], self.S[index]
         shift = mu + (C @ y[:, :, None])[:, :, 0]
         mean, variance = truncated_normal(self.lower[index] - shift, self.upper[index] - shift)
-        rate, left = truncated_normal(-np.inf, self.b[index] - (S @ y[:, :, None])[:, :, 0])
+        rate, left = truncated_above(self.b[index] - (S @ y[:, :, None])[:, :, 0])
         return -mu + (mean[:, None] @ C + rate[:, None] @ S)[:, 0], mu - y + mean, variance, 1 - left
 
     def newton_step(self, in_y, in_mu, variance, curve, index):

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import erfcx
 
 from rpa.polytopes.normal import LOG_2PI, log_interval
 
-__all__ = ["Conditionals", "Plan", "PolytopeSampler", "plain", "plan", "take", "truncated_normal"]
+__all__ = ["Conditionals", "Plan", "PolytopeSampler", "plain", "plan", "take", "truncated_above", "truncated_normal"]
 
 DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is shorter is linearly dependent
 CANCELLED = 1e-2  # length of a rest below which it is computed from the row itself
@@ -138,6 +140,13 @@ def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tu
     return mean, np.where(wide, np.clip(variance, 0.0, 1.0), np.maximum(b - a, 0.0) ** 2 / 12)
 
 
+def truncated_above(upper: np.ndarray) -> tuple:
+    """Mean -r and variance 1 - r (r + upper), r = phi(upper) / Phi(upper), of N(0, 1) below `upper`, to 1e-9."""
+    b = np.clip(upper, -1e7, 1e7)
+    ratio = (2 / np.pi) ** 0.5 / erfcx(-b * 0.5**0.5)
+    return -ratio, np.clip(1.0 - ratio * (ratio + b), 0.0, 1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class Conditionals:
     """Coordinate k is drawn from N(shift_k + sum_{j < k} slope_kj y_j, spread_k^2) truncated to its interval.
@@ -176,31 +185,36 @@ class PolytopeSampler:
             sizes = [upper.shape[1] - 1, lower.shape[1], spare]
             self._coordinates.append(([torch.as_tensor(array, device=device) for array in arrays], sizes))
 
-    def points(self, index: np.ndarray, uniforms: torch.Tensor, source: int = 0) -> Any:
-        """Draws y (K, <= c, M) from proposal `source`, and the logs of their weights under each proposal, (K, J, M).
+    def points(self, index: np.ndarray, uniforms: torch.Tensor, counts: Sequence[int] = ()) -> Any:
+        """Draws y (K, <= c, M) and the logs of their weights under each proposal, (K, J, M).
 
         The weight 1[inside] phi / q_j of draws from q_j has the probability of the polytope as its mean. index: of the
         polytopes. uniforms (c - 1, M), or (c - 1, K, M) if each polytope has its own; with c rows the last coordinate
-        is drawn.
+        is drawn. counts: how many of the M points each proposal draws, in order; all are the first's by default.
         """
         u = torch.as_tensor(uniforms, device=self.device)
         index = torch.as_tensor(index, device=self.device)
         drawn, spreads = min(self.dim, len(u)), self._spread[index]
+        ends = np.cumsum(counts or [u.shape[-1]])
+        spans = [slice(end - count, end) for count, end in zip(counts or ends, ends)]
         y = torch.zeros(len(index), drawn, u.shape[-1], dtype=torch.float64, device=self.device)
         log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[-1]).contiguous()
-        for k, ((matrix, offset, others, bounds), sizes) in enumerate(self._coordinates):
+        for k, (arrays, sizes) in enumerate(self._coordinates):
+            matrix, offset, others, bounds = (array.index_select(0, index) for array in arrays)
             # The first coordinate has one interval for all points of a polytope.
             earlier = y[:, :k] if k else y[:, :0, :1]
-            both = torch.baddbmm(offset[index], matrix[index], earlier)
+            both = torch.baddbmm(offset, matrix, earlier)
             centre, upper, lower, spread = both[:, :-1], both[:, -1:], None, spreads[:, :, k, None]
             if sizes[0] or sizes[1]:
-                more, below, _ = torch.baddbmm(bounds[index], others[index], earlier).split(sizes, dim=1)
+                more, below, _ = torch.baddbmm(bounds, others, earlier).split(sizes, dim=1)
                 upper = torch.minimum(upper, more.amin(dim=1, keepdim=True)) if sizes[0] else upper
                 lower = below.amax(dim=1, keepdim=True) if sizes[1] else None
             interval = _Interval(lower, upper, centre, spread)
             log_w += interval.log_mass()
             if k < drawn:
-                y[:, k] = (interval if k else interval.expanded(y.shape[2])).draw(u[k], source)
+                interval = interval if k else interval.expanded(y.shape[2])
+                for source, span in enumerate(spans):
+                    y[:, k, span] = interval.draw(u[k][..., span], source, span)
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
         return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
@@ -217,25 +231,30 @@ class _Interval:
     """N(centre, spread^2) truncated to [lower, upper]; [a, b] in standard deviations, mirrored where mostly above 0."""
 
     def __init__(self, lower, upper, centre, spread):
-        self.lower, self.centre, self.spread = lower, centre, spread
+        self.lower, self.upper, self.centre, self.spread = lower, upper, centre, spread
         self.b = (upper - centre).div_(spread)
         self.a = self.short = None
         if lower is not None:
-            low, high = (lower - centre).div_(spread), self.b
-            self.flip = low + high > 0
-            self.a, self.b = torch.where(self.flip, -high, low), torch.where(self.flip, -low, high)
+            high, low = self.b, (centre - lower).div_(spread)  # distances of the ends from the centre
+            self.flip = high > low
+            self.a, self.b = torch.maximum(high, low).neg_(), torch.minimum(high, low)
             self.at_a = _ndtr(self.a)
-            # b - a has lost the digits of a short interval far from the centre.
-            self.width = (upper - lower) / spread
-            short = (self.width < SHORT) & (self.width > 0) & (self.b >= DEEP)
-            self.short = short if short.any() else None
+            short = (self.b - self.a).abs_() < 2 * SHORT
+            if short.any():
+                self.short = short & (self.width < SHORT) & (self.width > 0) & (self.b >= DEEP)
         self.at_b = _ndtr(self.b)
+        self.mass = self.at_b if self.a is None else (self.at_b - self.at_a).clamp_min_(0.0)
         deep = self.b < DEEP
         self.deep = deep if deep.any() else None
 
+    @cached_property
+    def width(self):
+        """Length in standard deviations: b - a has lost the digits of a short interval far from the centre."""
+        return (self.upper - self.lower) / self.spread
+
     def log_mass(self):
         """log of the interval's probability, -inf for an empty one."""
-        log_p = self.at_b.log() if self.a is None else (self.at_b - self.at_a).clamp_min_(0.0).log_()
+        log_p = self.mass.log()
         if self.deep is not None and self.a is None:
             log_p[self.deep] = torch.special.log_ndtr(self.b[self.deep])
         elif self.deep is not None:
@@ -254,27 +273,30 @@ class _Interval:
             setattr(wide, name, None if value is None else value.expand(-1, -1, size))
         return wide
 
-    def draw(self, u, source):
-        """The point below which lies the fraction u of the law truncated from one source; in the interval or at an end,
-        even if it is empty.
+    def draw(self, u, source, span):
+        """The points of `span` below which lies the fraction u of the law truncated from one source; in the interval or
+        at an end, even if it is empty.
         """
-        b, at_b, centre, spread = (t[:, source] for t in (self.b, self.at_b, self.centre, self.spread))
-        deep = None if self.deep is None else self.deep[:, source]
+
+        def part(t):
+            return None if t is None else t[:, source, span] if t.shape[2] > 1 else t[:, source]
+
+        b, mass, centre, spread, deep = map(part, (self.b, self.mass, self.centre, self.spread, self.deep))
         if self.a is None:
-            x = torch.special.ndtri(u * at_b)
+            x = torch.special.ndtri(u * mass)
             if deep is not None:
                 x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + u.expand_as(b)[deep].log())
             return torch.addcmul(centre, torch.minimum(x, b), spread)
-        a, at_a, flip = self.a[:, source], self.at_a[:, source], self.flip[:, source]
+        a, at_a, flip = map(part, (self.a, self.at_a, self.flip))
         share = torch.where(flip, 1 - u, u)
-        x = torch.special.ndtri(at_a + share * (at_b - at_a))
+        x = torch.special.ndtri(torch.addcmul(at_a, share, mass))
         if deep is not None:
-            part = -torch.expm1(_log_ratio(a[deep], b[deep], self.width[:, source][deep].clamp_min(0.0)))
-            x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + torch.log1p((share[deep] - 1) * part))
-        x = torch.minimum(torch.maximum(x, a), torch.maximum(a, b))
+            held = -torch.expm1(_log_ratio(a[deep], b[deep], part(self.width)[deep].clamp_min(0.0)))
+            x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + torch.log1p((share[deep] - 1) * held))
+        x = torch.clamp(x, a, torch.maximum(a, b))
         y = torch.addcmul(centre, torch.where(flip, -x, x), spread)
-        if self.short is not None and (short := self.short[:, source]).any():
-            low, width = self.lower.expand_as(self.b)[:, source][short], self.width[:, source][short]
+        if self.short is not None and (short := part(self.short)).any():
+            low, width = part(self.lower.expand_as(self.b))[short], part(self.width)[short]
             y[short] = low + spread.expand_as(b)[short] * width * u.expand_as(b)[short]
         return y
 
@@ -286,7 +308,7 @@ def _log_ratio(a, b, width):
 
 
 def _ndtr(x):
-    return torch.special.erfc(x * -(0.5**0.5)) / 2
+    return torch.mul(x, -(0.5**0.5)).erfc_().div_(2)
 
 
 def _log_ndtri(log_q):
