@@ -63,6 +63,7 @@ def _write_pages(app, config):
         shutil.copy(ROOT / "docs" / name, folder / "_static")
     for path in (ROOT / "docs").glob("*.md"):
         shutil.copy(path, folder)
+    shutil.copy(results.BENCH, folder)
     pictures = []
     for stem, path in run.items():
         notebook = json.loads(path.read_text())

@@ -1,51 +1,49 @@
-"""`make bench`: our speed and accuracy beside a peer's, both measured in the same run on the same problem.
+"""`make bench`: ours beside other packages, on the same problem in the same process. One table: data/results/bench.csv.
 
-Each topic is a module tests/bench_<topic>.py with a `main()` that prints `table`s; this script runs them all, or those
-named on the command line. Absolute seconds belong to the machine; the ratios are what a table is for.
+Each topic is a module tests/bench_<topic>.py whose `main()` yields rows made by `beside`. TOPIC=name runs that one and
+replaces its rows. Seconds are processor seconds on one thread, medians of interleaved runs; they belong to the machine,
+the ratios are what the table is for.
 """
 
 import csv
-import os
-import subprocess
+import importlib
+import platform
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from tqdm import tqdm
+
+from rpa.companion.report import processor
 
 HERE = Path(__file__).resolve().parent
-PATH = f"{HERE}{os.pathsep}{HERE.parent}"
-TABLES = HERE.parent / "data" / "results" / "bench"
+TABLE = HERE.parent / "data" / "results" / "bench.csv"
+COLUMNS = ["topic", "task", "size", "unit", "ours", "our error", "peer", "theirs", "their error", "ratio", "machine"]
 
 
-def seconds(f, repeat=3):
-    """The shortest of `repeat` wall-clock times of f(), in seconds: what the work costs when nothing disturbs it."""
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        f()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def interleaved(*methods, repeat=5):
+    """(median processor seconds, last result) of each method, run in turns so that a slow minute meets all of them."""
+    spent, results = np.zeros((repeat, len(methods))), [None] * len(methods)
+    for turn in spent:
+        for k, method in enumerate(methods):
+            start = time.process_time()
+            results[k] = method()
+            turn[k] = time.process_time() - start
+    return list(zip(np.median(spent, axis=0), results))
 
 
-def processor(f):
-    """Processor seconds of f(), which neighbours on the machine disturb less, and its result."""
-    start = time.process_time()
-    result = f()
-    return time.process_time() - start, result
+def beside(task, size, unit, ours, peer, theirs, scales=True):
+    """A row of the table. ours, theirs: (cost in `unit`, error), None for an error that has no meaning.
 
-
-def table(title, columns, rows, keep=None):
-    """Print rows (lists of text and numbers) under their columns; `keep`: also write data/results/bench/<keep>.csv."""
-    cells = [[cell if isinstance(cell, str) else f"{cell:.3g}" for cell in row] for row in [columns, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    if keep:
-        (TABLES / f"{keep}.csv").parent.mkdir(parents=True, exist_ok=True)
-        with (TABLES / f"{keep}.csv").open("w") as file:
-            csv.writer(file, lineterminator="\n").writerows(cells)
-    print(f"\n{title}")
-    for row in cells:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip(), flush=True)
+    ratio: the peer's cost over ours at equal error, where the peer's error falls with the square root of its cost
+    (`scales`); else the ratio of the costs as they are.
+    """
+    ratio = theirs[0] / ours[0]
+    if scales and None not in (ours[1], theirs[1]):
+        ratio *= (theirs[1] / ours[1]) ** 2
+    return dict(zip(COLUMNS[1:-1], [task, size, unit, *ours, peer, *theirs, ratio]))
 
 
 def regions(layers, count):
@@ -63,12 +61,31 @@ def regions(layers, count):
     return halfspaces(patterns, G, g)
 
 
+def _text(cell):
+    return "" if cell is None else cell if isinstance(cell, str) else f"{cell:.3g}"
+
+
 def main(topics):
-    """Run each topic in a process of its own; 1 if one of them fails or does not exist."""
-    names = [f"bench_{topic}" for topic in topics] or sorted(path.stem for path in HERE.glob("bench_*.py"))
-    commands = [[sys.executable, "-c", f"import {name}; {name}.main()"] for name in names]
-    return max(subprocess.run(command, env=os.environ | {"PYTHONPATH": PATH}).returncode for command in commands)
+    """Run the topics; rows of other topics stay in the table as they are."""
+    torch.set_num_threads(1)
+    every = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+    names = topics or [name for name in every if name != "tuning"]  # no peers there, and it prints its own table
+    kept = list(csv.DictReader(TABLE.read_text().splitlines())) if TABLE.exists() else []
+    machine = f"{processor()}, {platform.system()}"
+    for name in (bar := tqdm(names)):
+        bar.set_description(name)
+        rows = [{"topic": name, **row, "machine": machine} for row in importlib.import_module(f"bench_{name}").main()]
+        if not rows:
+            continue
+        kept = sorted([row for row in kept if row["topic"] != name] + rows, key=lambda row: row["topic"])
+        with TABLE.open("w") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: _text(cell) for key, cell in row.items()} for row in kept)
+        for row in rows:
+            shown = (f"{key} {_text(row[key])}" for key in COLUMNS[4:-1] if row[key] is not None)
+            bar.write(f"{row['task']}, {row['size']} ({row['unit']}): {', '.join(shown)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

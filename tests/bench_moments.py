@@ -1,4 +1,4 @@
-"""Analytic moments against Monte Carlo at equal error, on MNIST networks; and the covariance of 1024 ReLU units.
+"""Analytic moments against Monte Carlo at equal error, on MNIST networks.
 
 Errors are root mean squares over images and scores, the mean's in standard deviations and the variance's relative, with
 the referee's own noise taken off. Monte Carlo needs 1 / e^2 samples for the one and about 2 / e^2 for the other, and is
@@ -7,11 +7,11 @@ charged for the larger number. Seconds are processor seconds, which neighbours o
 
 import numpy as np
 import torch
-from bench import processor, table
+from bench import beside, interleaved
 from torch import nn
 
 from rpa.inputs import Gaussian
-from rpa.moments import relu, two_stage
+from rpa.moments import two_stage
 from rpa.moments.layerwise import layerwise
 from rpa.subjects import datasets, train
 
@@ -23,12 +23,9 @@ CASES = (
 
 
 def main():
-    torch.set_num_threads(1)
-    rows = [row for case in CASES for noise in (0.02, 0.1) for row in compare(*case, noise)]
-    names = ["network", "noise", "method", "ms/image", "mean error", "var error", "equal samples", "Monte Carlo / ours"]
-    table("moments of all scores under pixel noise, against sampling of equal error", names, rows)
-    rows = [[rank, covariance(rank)] for rank in (20, 1024)]
-    table("Cov[relu(x)] of 1024 units, exact", ["rank", "processor s"], rows)
+    for case in CASES:
+        for noise in (0.02, 0.1):
+            yield from compare(*case, noise)
 
 
 def compare(name, count, refereed, n, rules, cuts, noise):
@@ -37,8 +34,8 @@ def compare(name, count, refereed, n, rules, cuts, noise):
     x = x if name.startswith("lenet") else x.flatten(1)
     flat = nn.Sequential(nn.Unflatten(1, x.shape[1:]), net)
     inputs = [Gaussian(image.flatten().numpy(), noise**2) for image in x[:refereed]]
-    per_sample, referee = processor(lambda: [two_stage.monte_carlo(flat, each, n, i) for i, each in enumerate(inputs)])
-    per_sample /= n * refereed
+    sample = lambda: [two_stage.monte_carlo(flat, each, n, i) for i, each in enumerate(inputs)]
+    ((sampled, referee),) = interleaved(sample, repeat=1)
     mean, var, var_stderr = (np.stack([getattr(r, f) for r in referee]) for f in ("mean", "var", "var_stderr"))
     relative = np.sqrt(np.mean((var_stderr / var) ** 2))
     methods = {f"layerwise {rule}": lambda rule=rule: layerwise(net, x, noise**2, rule) for rule in rules}
@@ -46,21 +43,17 @@ def compare(name, count, refereed, n, rules, cuts, noise):
         stages = two_stage.splits(net)[cut]
         methods[f"two-stage at ReLU {cut + 1}"] = lambda stages=stages: two_stage.two_stage(*stages, x, noise**2)
     for method, run in methods.items():
-        seconds, found = processor(run)
+        ((seconds, found),) = interleaved(run)
         m, v = (part[:refereed].double().numpy() for part in (found.mean, found.var))
         mean_error = beyond(np.sqrt(np.mean((m - mean) ** 2 / var)), n**-0.5)
         var_error = beyond(np.sqrt(np.mean((v / var - 1) ** 2)), relative)
-        samples = max(1 / mean_error**2, n * relative**2 / var_error**2)
-        ratio = samples * per_sample * count / seconds
-        yield [name, noise, method, 1e3 * seconds / count, mean_error, var_error, samples, ratio]
+        for task, ours, theirs in (("mean", mean_error, n**-0.5), ("variance", var_error, relative)):
+            costs = (seconds / count, ours), (sampled / refereed, theirs)
+            yield beside(
+                f"{task} of scores", f"{name}, noise {noise}, {method}", "seconds", costs[0], "sampling", costs[1]
+            )
 
 
 def beyond(error, noise):
     """An error measured against a noisy referee, without that noise; never below what the referee can resolve."""
     return max(np.sqrt(max(error**2 - noise**2, 0)), noise / 3)
-
-
-def covariance(rank):
-    factor = torch.randn(1024, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    mu, cov = factor[:, 0], factor @ factor.T
-    return min(processor(lambda: relu.covariance(mu, cov))[0] for _ in range(3))

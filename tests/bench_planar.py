@@ -1,13 +1,15 @@
-"""The complete exact PMF of a 2-16-16-1 network, beside SciPy's orthant integrator and beside Monte Carlo."""
+"""The complete exact PMF of a planar network: SciPy's orthant integrator for each region, and Monte Carlo."""
 
 import numpy as np
-from bench import seconds, table
+from bench import beside, interleaved
 from helpers import random_network
 from scipy.stats import multivariate_normal
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
 from rpa.patterns.pmf import pattern_pmf
+
+SAMPLES = 1_000_000
 
 
 def by_scipy(region, gaussian):
@@ -18,22 +20,18 @@ def by_scipy(region, gaussian):
 
 def main():
     net, gaussian = random_network((2, 16, 16, 1), 3), Gaussian([0.5, -0.5], [[1.0, 0.3], [0.3, 0.5]])
-    pmf = pattern_pmf(net, gaussian)
-    ours = seconds(lambda: pattern_pmf(net, gaussian), repeat=5)
-    per_region = ours / len(pmf)
-    rows = [["rpa, all regions", len(pmf), ours, per_region, 1.0, float(pmf.rel_error[pmf.p > 1e-20].max())]]
-    few = [0, 10, 40]
-    for i in few:
+    ours, sampled = interleaved(
+        lambda: pattern_pmf(net, gaussian),
+        lambda: pattern_counts(net, gaussian, pattern_pmf(net, gaussian).patterns, SAMPLES, 0),
+    )
+    pmf = ours[1]
+    error = float(pmf.rel_error[pmf.p > 1e-20].max())
+    for i in (0, 10, 40):
         region = pmf.region(i)
-        once = seconds(lambda: by_scipy(region, gaussian), repeat=1)
-        error = abs(by_scipy(region, gaussian) / pmf.p[i] - 1)
-        rows.append([f"SciPy, region of p = {pmf.p[i]:.1e}", 1, once, once, once / per_region, error])
-    n = 1_000_000
-    sampled = seconds(lambda: pattern_counts(net, gaussian, pmf.patterns, n, 0), repeat=1)
-    error = float(np.sqrt((1 - pmf.p[10]) / pmf.p[10] / n))
-    method = f"Monte Carlo, {n:.0e} samples, at p = {pmf.p[10]:.1e}"
-    rows.append([method, len(pmf), sampled, sampled / len(pmf), sampled / ours, error])
-    equal = n * (error / pmf.rel_error[10]) ** 2
-    columns = ["method", "regions", "seconds", "s/region", "time / ours", "relative error"]
-    table("Exact planar PMF, network 2-16-16-1", columns, rows)
-    print(f"  Monte Carlo needs {equal:.0e} samples, {sampled * equal / n / ours:.0e} times our time, for our error")
+        ((seconds, p),) = interleaved(lambda region=region: by_scipy(region, gaussian))
+        theirs = seconds, abs(p / pmf.p[i] - 1)
+        task, size = "probability of a region", f"2-16-16-1, p = {pmf.p[i]:.0e}"
+        yield beside(task, size, "seconds", (ours[0] / len(pmf), error), "SciPy", theirs, scales=False)
+    theirs = sampled[0], float(np.sqrt((1 - pmf.p[10]) / pmf.p[10] / SAMPLES))
+    size = f"2-16-16-1, {len(pmf)} patterns"
+    yield beside("all patterns", size, "seconds", (ours[0], error), "Monte Carlo", theirs)

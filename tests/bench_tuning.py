@@ -6,8 +6,7 @@ Errors are geometric means over small problems and seeds; docs/tuning.md has the
 from functools import lru_cache
 
 import numpy as np
-import torch
-from bench import processor, table
+from bench import interleaved
 from helpers import random_network
 
 from rpa.experiments import known
@@ -105,19 +104,19 @@ CONSTANTS = [
 
 
 def main():
-    torch.set_num_threads(1)
     for measure in {each: None for _, _, each in CONSTANTS}:
         measure()  # the first call makes problems and tables
-    rows, defaults = [], {}
+    defaults: dict = {}
     for module, name, measure in CONSTANTS:
         value, row = getattr(module, name), []
-        seconds, error = defaults.setdefault(measure, processor(measure))
+        seconds, error = defaults.setdefault(measure, interleaved(measure, repeat=1)[0])
         for factor in (0.5, 2):
             setattr(module, name, type(value)(max(value * factor, 1) if isinstance(value, int) else value * factor))
-            spent, other = processor(measure)
+            ((spent, other),) = interleaved(measure, repeat=1)
             row += [f"{other / error:.2f}, {spent / seconds:.2f}"]
         setattr(module, name, value)
         what = (measure.__doc__ or "Share of fresh samples outside the patterns found.").split("\n")[0]
-        rows.append([f"{module.__name__.split('.')[-1]}.{name}", f"{value:g}", *row, f"{error:.3g}", what])
-    columns = ["constant", "value", "half: error, seconds", "double: error, seconds", "error", "of"]
-    table("Tuned constants: error and seconds relative to the default", columns, rows)
+        print(
+            f"{module.__name__.split('.')[-1]}.{name}, {value:g}: half {row[0]}, double {row[1]} of {error:.3g}: {what}"
+        )
+    return []

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Recorder", "load_records", "record", "record_timing", "save_figure", "save_table", "shrink", "use_style"]
+__all__ = ["Recorder", "load_records", "processor", "record", "record_timing", "save_figure", "save_table", "shrink"]
+__all__ += ["use_style"]
 
 ANALYTIC, MONTE_CARLO, NEUTRAL = "#1f5fa8", "#c8322b", "#767676"
 
@@ -168,7 +169,7 @@ def record_timing(id: str, seconds: Any, path: Path | None = None) -> None:
     """Add seconds (a number, list or dict of numbers) to <out>/data/results/timings/<stem>.json, or to `path`."""
     path = path or _results("timings") / f"{_stem()}.json"
     timings = json.loads(path.read_text()) if path.exists() else {}
-    timings["machine"] = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
+    timings["machine"] = {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()}
     timings[id] = _plain(id, seconds, numbers_only=True)
     _write_json(path, dict(sorted(timings.items())))
 
@@ -250,7 +251,7 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def _processor():
+def processor():
     """The machine's name of its processor."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []

@@ -25,6 +25,7 @@ from rpa.companion.verdicts import current_records, judge, load_claims, one_line
 __all__ = ["accept", "page", "readme", "times"]
 
 ROBUSTNESS = ROOT / "data" / "results" / "robustness.csv"
+BENCH = ROOT / "data" / "results" / "bench.csv"
 THEORY = ("lemma", "proposition", "theorem", "corollary", "remark on affine layers")
 SECTIONS = {"figure": "figures", "algorithm": "algorithms"} | dict.fromkeys(THEORY, "theory")
 
@@ -72,7 +73,7 @@ def _replace_together(changed, stale):
 
 
 def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> str:
-    """The text of RESULTS.md, which depends on the rows, docs/results.md and robustness.csv alone.
+    """The text of RESULTS.md, which depends on the rows, docs/results.md, robustness.csv and bench.csv alone.
 
     rows: of `rpa.companion.verdicts.judge`; link(row, text): text as a link to the row's notebook. Raises
     jinja2.UndefinedError where the template names a claim that does not exist.
@@ -82,7 +83,10 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
     for row in papers:
         place = row["where"].partition(",")[0].rstrip(" 0123456789")
         sections.setdefault(f"{row['paper']}: {SECTIONS.get(place, place)}", []).append(row)
-    tried = list(csv.DictReader(ROBUSTNESS.read_text().splitlines())) if ROBUSTNESS.exists() else []
+    tried, bench = ([*csv.DictReader(path.read_text().splitlines())] for path in (ROBUSTNESS, BENCH))
+    peers: dict[tuple, list] = {}
+    for row in sorted((row for row in bench if row["topic"] != "device"), key=lambda row: float(row["ratio"])):
+        peers.setdefault((row["topic"], row["task"], row["peer"]), []).append(float(row["ratio"]))
     numbers = ("measured", "null", "ours")
     words = {
         "summary": one_line(rows),
@@ -91,6 +95,7 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
         "sections": sections,
         "ours": ours,
         "tried": tried,
+        "peers": peers,
         "flips": {row["claim"]: row for row in tried if row["flips"] == "True"},
         "number": {row["id"]: {key: row[key] or "(not measured)" for key in numbers} for row in rows},
         "link": link or (lambda row, text: f"[{text}](notebooks/{row['stem']}.ipynb)"),
