@@ -51,15 +51,12 @@ class Subject:
         root = self.root
         return std if root is None else lambda i: std[0] * root(i)
 
-    def reference(
-        self, sigma: float, n: int, seed: int, most: int | None = None, folder: Path | None = None
-    ) -> references.Reference:
-        """The `Reference` for this noise, these sample sizes and seed: that of data/references, else that of `folder`
-        (default: build/references), else sampled now and kept there. n, most: as in
-        `rpa.subjects.references.estimate`.
+    def reference(self, sigma: float, n: int, seed: int, most: int | None = None) -> references.Reference:
+        """The `Reference` for this noise, these sample sizes and seed: that of data/references, else that of
+        build/references, else sampled now and kept there. n, most: as in `rpa.subjects.references.estimate`.
         """
         key = self.key_of(sigma, n, seed, most)
-        own = (folder or _files.build("references")) / f"{self.name} {references.entry_of(key)}.npz"
+        own = _files.build("references") / f"{self.name} {references.entry_of(key)}.npz"
         for path in (references.FOLDER / f"{self.name}.npz", own):
             if (kept := references.load(key, path)) is not None:
                 return kept

@@ -145,8 +145,6 @@ def _settled(mean, stderr):
 
 def fingerprint(net: nn.Module) -> str:
     """SHA-256 of a torch module: its architecture in words and every number in its state."""
-    if not hasattr(net, "state_dict"):
-        raise ValueError(f"net: expected a torch module, got {type(net).__name__}")
     digest = hashlib.sha256(repr(net).encode())
     for name, value in net.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
@@ -155,8 +153,6 @@ def fingerprint(net: nn.Module) -> str:
 
 def entry_of(key: dict) -> str:
     """The name of a reference in its file: noise level, samples (least, most) and seed."""
-    if not isinstance(key, dict) or "network" not in key:
-        raise ValueError(f"key: expected a dict with the entry 'network', got {key!r}")
     most = f"-{key['most']}" if "most" in key else ""
     return f"sigma{key['sigma']:g} n{key['n']}{most} seed{key['seed']}"
 

@@ -6,8 +6,7 @@ from helpers import random_gaussian, random_network
 from scipy.special import ndtr
 
 from rpa.experiments import coverage, support_checks
-from rpa.experiments.fresh import Fresh
-from rpa.experiments.montecarlo import pattern_counts
+from rpa.experiments.montecarlo import Fresh, pattern_counts
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.patterns.support import best_first, draw_packed, entropy_pruned
