@@ -16,7 +16,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
-from rpa import _check
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 from rpa.experiments.montecarlo import Fresh
 from rpa.inputs import Gaussian, RandomInput
@@ -52,9 +51,6 @@ class Entry:
 
 def by_class(labels: np.ndarray, per_class: int) -> np.ndarray:
     """Indices of the first `per_class` images of each class, class by class."""
-    labels, per_class = np.asarray(labels), _check.integer("per_class", per_class, 1)
-    if labels.ndim != 1 or len(labels) == 0:
-        raise ValueError(f"labels: expected shape (n,) with n >= 1, got {labels.shape}")
     return np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in np.unique(labels)])
 
 
@@ -78,13 +74,6 @@ def experiment(
     samples of the larger one. Fresh samples are drawn for each image and serve all levels. n_timed: of how many images
     the counted methods are timed, each count drawn alone, as a user would; for the others their seconds are NaN.
     """
-    if np.ndim(rows) != 2:
-        raise ValueError(f"rows: expected shape (n, d), got {np.shape(rows)}")
-    for name, values in (("nets", nets), ("levels", levels), ("indices", indices), ("n_counted", n_counted)):
-        if len(values) == 0:
-            raise ValueError(f"{name}: expected at least one entry, got {values!r}")
-    levels = [_check.positive("levels", sigma) for sigma in levels]
-    indices = [_check.index("indices", index, len(rows)) for index in indices]
     best_first(next(iter(nets.values())), Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
     blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
     tasks = [(name, number) for name in nets for number in range(len(blocks))]

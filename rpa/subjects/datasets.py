@@ -84,10 +84,6 @@ def moons(n: int = 1000, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray,
     """
     from sklearn.datasets import make_moons
 
-    n, seed = _check.integer("n", n, 2), _check.integer("seed", seed)
-    noise = float(_check.array("noise", noise, ()))
-    if noise < 0:
-        raise ValueError(f"noise: expected a number >= 0, got {noise:g}")
     return make_moons(n, noise=noise, random_state=seed)
 
 

@@ -15,6 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from helpers import PATIENCE, browser
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from rpa.companion.report import ROOT
@@ -182,10 +184,10 @@ def _changes(page, canvas, name, action):
 
 @pytest.fixture
 def stage():
-    figure, axes = plt.subplots(figsize=(2, 2), layout="none")  # whatever style an earlier test has set
-    line = axes.plot([0, 1], [0, 1])[0]
-    yield Stage(figure, [line, axes.title])
-    plt.close(figure)
+    figure = Figure(figsize=(2, 2), layout="none")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    return Stage(figure, [axes.plot([0, 1], [0, 1])[0], axes.title])
 
 
 def _pixels(stage):
