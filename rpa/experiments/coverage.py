@@ -7,7 +7,7 @@ In figures the search is blue, counting samples red, P1's pruning grey.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_
 from rpa.patterns.support import Support, best_first, commonest, entropy_pruned, monte_carlo
 
 __all__ = ["Entry", "by_class", "cell_table", "curve_panel", "effort_panel", "efforts", "experiment", "name_methods"]
-__all__ += ["time_table"]
+__all__ += ["processor_seconds", "time_table"]
 
 BLOCK = 5  # images around which the same samples are counted: what their patterns take in memory
 
@@ -116,7 +116,7 @@ def _entries(net, inputs, max_patterns, fresh, packed, n_counted, timing_seed):
     for n in n_counted:
         entry, seconds = _timed(lambda: commonest(packed[:n], net.n_hidden, max_patterns), fresh), np.nan
         if timing_seed is not None:
-            seconds = _seconds(lambda: monte_carlo(net, inputs, n, timing_seed, max_patterns))[0]
+            seconds = processor_seconds(lambda: monte_carlo(net, inputs, n, timing_seed, max_patterns))[0]
         entries[f"counted_{n}"] = replace(entry, seconds=seconds)
     last = entry.support.patterns
     apart = lambda entry: _disagreement(fresh, entry.support.patterns, last)
@@ -130,7 +130,7 @@ def _disagreement(fresh, first, second):
     return fresh.coverage(both[place[counts == 1]])
 
 
-def _seconds(method):
+def processor_seconds(method: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds of processor time, which other processes disturb little, and the result."""
     start = time.process_time()
     result = method()
@@ -138,7 +138,7 @@ def _seconds(method):
 
 
 def _timed(method, fresh):
-    seconds, support = _seconds(method)
+    seconds, support = processor_seconds(method)
     return Entry(support, np.cumsum(fresh.counts(support.patterns)) / fresh.n, seconds)
 
 
