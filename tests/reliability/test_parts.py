@@ -237,7 +237,7 @@ def test_splitting_ends_in_the_law_of_the_failures(plain):
 def test_levels_bias_no_run():
     """With a level at the worst particle that is kept, the mean of these runs was 1.7 times the probability."""
     event, prior = make_event(lambda z: z[:, :1] - 4, 2), TailMixture.prior(2)
-    runs = [splitting.bridge(event, prior, 40, 6, rng) for rng in np.random.default_rng(1).spawn(200)]
+    runs = [splitting.bridge(event, prior, 40, 6, rng) for rng in np.random.default_rng(1).spawn(100)]
     p = np.exp([run.log_p - log_ndtr(-4.0) for run in runs])
     assert abs(p.mean() - 1) < 4 * stats.sem(p)
 
