@@ -3,7 +3,7 @@
 import numpy as np
 from bench import beside, interleaved
 
-from rpa.experiments.fresh import Fresh
+from rpa.experiments.montecarlo import Fresh
 from rpa.inputs import Gaussian
 from rpa.patterns.support import best_first, draw_packed, monte_carlo
 from rpa.subjects import datasets, train

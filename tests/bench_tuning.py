@@ -10,7 +10,7 @@ from bench import interleaved
 from helpers import random_network
 
 from rpa.experiments import known
-from rpa.experiments.fresh import Fresh
+from rpa.experiments.montecarlo import Fresh
 from rpa.inputs import Gaussian
 from rpa.patterns import output_law, packing, pmf, points, search, support
 from rpa.polytopes import lookahead, polytope, quadrature

@@ -2,7 +2,8 @@
 
 The quick profile of every notebook with a claim is run with five seeds, into build/robustness. The result is committed:
 data/results/robustness.csv, a row for each claim, with the spread of its number over the seeds and how many of the runs
-met the target. A claim that some runs meet and others miss *flips*; RESULTS.md marks it.
+met the target by more than twice its error. A claim that some runs meet and others fail *flips*; RESULTS.md marks it. A
+run that leaves it undecided, as few comparisons do, is neither.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def table(folder: Path) -> pd.DataFrame:
         records = [load_records(folders[job] / "data" / "results") for job in jobs if job[0] == claim["stem"]]
         rated = [worst(claim, r[key]["value"]) for r in records if (key := (claim["stem"], claim["id"])) in r]
         if rated:
-            met = sum(judge(claim, r)["verdict"].startswith("holds") for r in records)
+            verdicts = [judge(claim, r)["verdict"].partition(" (")[0] for r in records]
+            met, flips = verdicts.count("holds"), {"holds", "fails"} <= set(verdicts)
             numbers = [min(rated), max(rated), stdev(rated)]
-            rows.append([claim["id"], judge(claim, {})["target"], *numbers, len(rated), met, 0 < met < len(rated)])
+            rows.append([claim["id"], judge(claim, {})["target"], *numbers, len(rated), met, flips])
     return pd.DataFrame(rows, columns=["claim", "target", "lowest", "highest", "spread", "runs", "met", "flips"])

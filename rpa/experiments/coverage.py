@@ -1,26 +1,31 @@
 """How much of the probability a set of patterns holds: the experiment behind P1's support tables.
 
 Every method proposes up to K patterns. Fresh samples, which no method has seen, say how much mass these patterns cover.
+In figures the search is blue, counting samples red, P1's pruning grey.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
-from rpa import _check
-from rpa.experiments.fresh import Fresh
+from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
+from rpa.experiments.montecarlo import Fresh
 from rpa.inputs import Gaussian, RandomInput
 from rpa.network import ReLUNetwork
 from rpa.parallel import pmap
 from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
 from rpa.patterns.support import Support, best_first, commonest, entropy_pruned, monte_carlo
 
-__all__ = ["Entry", "by_class", "cell_table", "efforts", "experiment", "time_table"]
+__all__ = ["Entry", "by_class", "cell_table", "curve_panel", "effort_panel", "efforts", "experiment", "name_methods"]
+__all__ += ["processor_seconds", "time_table"]
 
 BLOCK = 5  # images around which the same samples are counted: what their patterns take in memory
 
@@ -46,9 +51,6 @@ class Entry:
 
 def by_class(labels: np.ndarray, per_class: int) -> np.ndarray:
     """Indices of the first `per_class` images of each class, class by class."""
-    labels, per_class = np.asarray(labels), _check.integer("per_class", per_class, 1)
-    if labels.ndim != 1 or len(labels) == 0:
-        raise ValueError(f"labels: expected shape (n,) with n >= 1, got {labels.shape}")
     return np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in np.unique(labels)])
 
 
@@ -72,13 +74,6 @@ def experiment(
     samples of the larger one. Fresh samples are drawn for each image and serve all levels. n_timed: of how many images
     the counted methods are timed, each count drawn alone, as a user would; for the others their seconds are NaN.
     """
-    if np.ndim(rows) != 2:
-        raise ValueError(f"rows: expected shape (n, d), got {np.shape(rows)}")
-    for name, values in (("nets", nets), ("levels", levels), ("indices", indices), ("n_counted", n_counted)):
-        if len(values) == 0:
-            raise ValueError(f"{name}: expected at least one entry, got {values!r}")
-    levels = [_check.positive("levels", sigma) for sigma in levels]
-    indices = [_check.index("indices", index, len(rows)) for index in indices]
     best_first(next(iter(nets.values())), Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
     blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
     tasks = [(name, number) for name in nets for number in range(len(blocks))]
@@ -121,7 +116,7 @@ def _entries(net, inputs, max_patterns, fresh, packed, n_counted, timing_seed):
     for n in n_counted:
         entry, seconds = _timed(lambda: commonest(packed[:n], net.n_hidden, max_patterns), fresh), np.nan
         if timing_seed is not None:
-            seconds = _seconds(lambda: monte_carlo(net, inputs, n, timing_seed, max_patterns))[0]
+            seconds = processor_seconds(lambda: monte_carlo(net, inputs, n, timing_seed, max_patterns))[0]
         entries[f"counted_{n}"] = replace(entry, seconds=seconds)
     last = entry.support.patterns
     apart = lambda entry: _disagreement(fresh, entry.support.patterns, last)
@@ -135,7 +130,7 @@ def _disagreement(fresh, first, second):
     return fresh.coverage(both[place[counts == 1]])
 
 
-def _seconds(method):
+def processor_seconds(method: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds of processor time, which other processes disturb little, and the result."""
     start = time.process_time()
     result = method()
@@ -143,7 +138,7 @@ def _seconds(method):
 
 
 def _timed(method, fresh):
-    seconds, support = _seconds(method)
+    seconds, support = processor_seconds(method)
     return Entry(support, np.cumsum(fresh.counts(support.patterns)) / fresh.n, seconds)
 
 
@@ -199,3 +194,63 @@ def time_table(results: dict) -> pd.DataFrame:
         return {name: float(np.nanmedian([entries[name].seconds for entries in images])) for name in images[0]}
 
     return pd.DataFrame([{"network": n, "sigma": s} | medians(images) for (n, s), images in results.items()])
+
+
+def curve_panel(ax: Axes, results: dict, network: str, max_patterns: int) -> None:
+    """Mean coverage of the first k patterns: the search (lines), the last counted method (circles), pruning (grey).
+
+    results: of `experiment`; one set of curves per noise level, named at its right end.
+    """
+    k = np.unique(np.geomspace(1, max_patterns, 60).astype(int))
+    circle: dict[str, Any] = dict(markersize=3, fillstyle="none", markeredgewidth=0.8)
+    ends = {}
+    for sigma, images in ((sigma, images) for (name, sigma), images in results.items() if name == network):
+        search, pruned, counted = (_mean(images, method, k) for method in ("search", "pruned", list(images[0])[-1]))
+        ax.plot(k, pruned, color=NEUTRAL, linewidth=1.2)
+        ax.plot(k, search, color=ANALYTIC, linewidth=1.2)
+        ax.plot(k[::3], counted[::3], "o", color=MONTE_CARLO, **circle)
+        ends[sigma] = search[-1]
+    for sigma, height in _spread(ends, 0.075).items():
+        ax.text(max_patterns * 1.15, height, f"{sigma:g}", color=ANALYTIC, va="center", fontsize=7)
+    ax.set(xscale="log", xlim=(1, max_patterns), ylim=(-0.02, 1.04), xlabel="patterns $k$", title=network)
+
+
+def _mean(images, method, k):
+    """Mean over images of the coverage of the first k patterns, flat beyond the last one."""
+    return np.mean([e[method].curve[np.minimum(k, len(e[method].curve)) - 1] for e in images], axis=0)
+
+
+def _spread(ends, least):
+    """Heights of labels, those of larger noise below, moved until neighbours differ by `least`."""
+    floor, heights = -np.inf, {}
+    for sigma in sorted(ends, reverse=True):
+        floor = heights[sigma] = max(ends[sigma], floor + least)
+    ceiling = 1.04 + least
+    for sigma in sorted(ends):
+        ceiling = heights[sigma] = min(heights[sigma], ceiling - least)
+    return heights
+
+
+def name_methods(ax: Axes) -> None:
+    """Say which colour is which, in the upper left corner that coverage leaves free at high noise."""
+    names = (("our search", ANALYTIC), ("commonest of the samples", MONTE_CARLO), ("P1's pruning", NEUTRAL))
+    for place, (name, colour) in enumerate(names):
+        ax.text(0.04, 0.93 - 0.085 * place, name, color=colour, fontsize=7, transform=ax.transAxes)
+
+
+def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], draws: Sequence[int]) -> None:
+    """Coverage against seconds of `efforts`, with the effort of the first and last point."""
+    kinds = ("search", ANALYTIC, sizes, "patterns"), ("counted", MONTE_CARLO, draws, "samples")
+    for name, colour, labels, unit in kinds:
+        seconds, covered = points[name].T
+        ax.plot(seconds, covered, "o-", color=colour, markersize=3)
+        style: dict[str, Any] = dict(textcoords="offset points", color=colour, fontsize=7)
+        first, last = zip(seconds[[0, -1]], covered[[0, -1]])
+        ax.annotate(f"{labels[0]:,} {unit}", first, (4, -3), ha="left", va="top", **style)
+        # The search ends to the left of the counts, and as high: its label is below both lines.
+        place = dict(xytext=(6, -12), va="top") if name == "search" else dict(xytext=(0, 4))
+        ax.annotate(f"{labels[-1]:,}", last, **place, **style)
+    ax.set(xscale="log", xlabel="processor seconds")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(x=0.2)
+    ax.set_ylim(0, 1.12 * ax.dataLim.y1)

@@ -19,9 +19,8 @@ from IPython.display import display
 from matplotlib.collections import LineCollection, PolyCollection
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO
-from rpa.experiments.fresh import Fresh
+from rpa.experiments.montecarlo import Fresh
 from rpa.experiments.plots import Window
-from rpa.experiments.stage import Stage, sticky_limits
 from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
 from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
@@ -31,9 +30,13 @@ from rpa.subjects import datasets, train
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from rpa.inputs import RandomInput
 
-__all__ = ["Explorer"]
+__all__ = ["Explorer", "Stage", "sticky_limits"]
 
 STEMS, POINTS, CIRCLES = 40, 120, 30  # patterns, places of the output law, and quantiles of the samples that are drawn
 WIDE = 3.5  # standard deviations of the output to either side that are always in view
@@ -41,6 +44,7 @@ TAIL = 5.0  # standard deviations to the left of the view where the density is i
 REACH = 2.0  # standard deviations from the centre to the handles
 COMPONENTS = 2  # Gaussians fitted to a moon
 WAITS = 0.01  # seconds in which further movements of the mouse join one picture
+WIDER = 1.8  # limits so many times as wide as what they show are replaced
 
 
 class Explorer:
@@ -278,3 +282,62 @@ def _cumulated(law, grid, density):
     places, masses = map(np.asarray, law.atoms())
     steps = np.diff(grid) * (density[1:] + density[:-1]) / 2
     return np.concatenate([[0], np.cumsum(steps)]) + (places <= grid[:, None]) @ masses
+
+
+class Stage:
+    """A figure on an Agg canvas and its moving artists, drawn in the order given; saved figures hold all of them.
+
+    Frames, ticks and labels take most of the time of a picture and seldom change: the moving artists are drawn over a
+    copy of their pixels.
+    """
+
+    def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
+        self.figure, self.moving, self.kept = figure, list(moving), None
+        for artist in self.moving:
+            artist.set_animated(True)
+        figure.canvas.mpl_connect("draw_event", self._keep)
+
+    def limits(self, axes: Axes, **limits: tuple[float, float]) -> None:
+        """Set xlim or ylim of axes; where that changes them, the next picture is drawn from scratch."""
+        for name, wanted in limits.items():
+            if getattr(axes, f"get_{name}")() != wanted:
+                axes.set(**{name: wanted})
+                self.kept = None
+
+    def draw(self) -> None:
+        """Show the moving artists as they are now."""
+        canvas = self.figure.canvas
+        if self.kept is None:
+            canvas.draw()
+            return
+        canvas.restore_region(self.kept)
+        self._draw_moving()
+        canvas.blit(self.figure.bbox)
+
+    def _keep(self, event):
+        """After a picture from scratch, which leaves the moving artists out."""
+        if not self.figure.canvas.is_saving():
+            self.kept = self.figure.canvas.copy_from_bbox(self.figure.bbox)
+            self._draw_moving()
+
+    def _draw_moving(self):
+        for artist in self.moving:
+            artist.axes.draw_artist(artist)
+
+
+def sticky_limits(
+    present: tuple[float, float], low: float, high: float, below: float, above: float
+) -> tuple[float, float]:
+    """The present limits while they contain [low, high] and are at most 1.8 times as wide; else new ones.
+
+    New ones leave room of `below` and `above`, in units of high - low. So axes stand still while their content moves.
+
+    >>> sticky_limits((0.0, 1.0), 0.1, 0.9, 0.2, 0.2)
+    (0.0, 1.0)
+    >>> sticky_limits((0.0, 1.0), 0.0, 2.0, 0.0, 0.25)
+    (0.0, 2.5)
+    """
+    size = high - low
+    if present[0] <= low and high <= present[1] and present[1] - present[0] <= WIDER * size:
+        return present
+    return low - below * size, high + above * size

@@ -14,24 +14,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from scipy.linalg import block_diag
-from scipy.special import ndtri
+from scipy.special import log_ndtr, ndtri
 from scipy.stats import ortho_group
 from torch import nn
 
 from rpa import _check
+from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.reliability.certified import failing_patterns
+from rpa.reliability.design import nearest
 from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
 from rpa.reliability.result import FailureProbability
-from rpa.reliability.screening import first_order
 
-__all__ = ["costs", "curve", "exact_case", "levels_for", "right_images", "row", "sampled", "z_scores"]
+__all__ = ["costs", "curve", "distance", "distance_panel", "exact_case", "failure_row", "levels_for", "picture"]
+__all__ += ["ranking_panel", "right_images", "row", "sampled", "z_scores"]
 
 VISIBLE = 10  # failures that must be expected among the samples for them to be a reference
 CHUNK = 20_000
+MARKERS = "os^"  # one for each network of a panel
+SIGHT = -6  # log10 p at which a million samples see one failure
+STARTS = (0.01, 1.0, 1.0, 4.0, 4.0, 8.0)  # standard deviations of the starts of a search, in those of the noise
 
 
 def right_images(net: ReLUNetwork | nn.Module, x: np.ndarray, labels: np.ndarray, n: int) -> list[int]:
@@ -44,10 +50,22 @@ def right_images(net: ReLUNetwork | nn.Module, x: np.ndarray, labels: np.ndarray
 def levels_for(net: ReLUNetwork, image: np.ndarray, label: int, targets: Sequence[float]) -> np.ndarray:
     """Standard deviations (m,) at which the nearest rival alone has the probabilities `targets` (m,), to first order.
 
-    image (d,); P(nearest rival) = Phi(-distance / sigma), the distance being that of its design point.
+    image (d,); P(nearest rival) = Phi(-distance / sigma), with the `distance` of the nearest failing input.
     """
-    distance = first_order(net, image[None], 1.0, [label]).distance.min()
-    return distance / -ndtri(_check.array("targets", targets, (None,)))
+    return distance(net, image, label, 1.0) / -ndtri(_check.array("targets", targets, (None,)))
+
+
+def distance(net: ReLUNetwork, image: np.ndarray, label: int, sigma: float, seed: int = 0) -> float:
+    """Distance of the nearest failing input that was found under white noise, in its standard deviations.
+
+    From the image and from `STARTS` about it for each rival, by `rpa.reliability.design.nearest`; infinite without one.
+    To first order the failure probability is Phi(-distance).
+    """
+    ((_, event),) = events(net, Gaussian(image, sigma**2), label=label, seed=seed)
+    widths = np.repeat(STARTS, len(event.rivals))
+    starts = widths[:, None] * event.rng.standard_normal((len(widths), event.dim))
+    points, _ = nearest(event, starts, np.tile(event.rivals, len(STARTS)))
+    return float(np.linalg.norm(points, axis=1).min(initial=np.inf))
 
 
 def curve(
@@ -149,3 +167,61 @@ def costs(ours: pd.DataFrame, splitting: pd.DataFrame, rtol: float) -> pd.DataFr
     p = 10.0 ** ours.log10_p.to_numpy()
     table["plain sampling"] = (1 - p) / (p * rtol**2)
     return table
+
+
+def distance_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
+    """log10 p against beta, the distance of the nearest failing input in standard deviations of the noise.
+
+    table: columns network, beta, log10_p, converged, count, n_sampled. A mark is hollow where the result has not
+    converged; red circles are shares of plain samples. The grey line is Phi(-beta): a failure set that is a half-space.
+    """
+    for marker, (name, of_network) in zip(MARKERS, table.groupby("network", sort=False)):
+        style: dict[str, Any] = dict(color=ANALYTIC, markersize=3.5, markeredgewidth=0.8)
+        for kept, fill in ((of_network.converged, ANALYTIC), (~of_network.converged, "white")):
+            label = name if fill == ANALYTIC else None
+            part = of_network[kept]
+            ax.plot(part.beta, part.log10_p, marker, markerfacecolor=fill, linestyle="", label=label, **style)
+    seen = table[table["count"] > 0]
+    share = np.log10(seen["count"] / seen.n_sampled)
+    ax.plot(seen.beta, share, "o", color=MONTE_CARLO, fillstyle="none", markersize=6.5, markeredgewidth=0.9)
+    beta = np.linspace(0, table.beta.max() + 0.5, 100)
+    ax.plot(beta, log_ndtr(-beta) / np.log(10), color=NEUTRAL, linewidth=0.8, zorder=0)
+    ax.set(title=title, xlabel=r"distance $\beta$ of the nearest failure, in $\sigma$")
+    ax.legend(loc="lower left", handlelength=1)
+
+
+def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black", signed: bool = False) -> None:
+    """A 28 x 28 image with words above it: grey on the scale 0..1, or a difference with 0 in white."""
+    reach = np.abs(image).max()
+    style: dict[str, Any] = dict(cmap="gray_r", vmin=0, vmax=1)
+    if signed:
+        style = dict(cmap="RdBu_r", vmin=-reach, vmax=reach)
+    ax.imshow(image.reshape(28, 28), **style)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.set_title(title, fontsize=7, color=colour, pad=2)
+
+
+def failure_row(axes: Any, title: str, image: np.ndarray, result: FailureProbability, names: Sequence[str]) -> None:
+    """An image, and for the nearest rival classes what the most likely failing image adds to it, and its distance."""
+    picture(axes[0], image, title)
+    for ax in axes[1:]:
+        ax.set_axis_off()
+    for ax, point in zip(axes[1:], result.design_points):
+        ax.set_axis_on()
+        words = f"{names[point.rival]}\n{point.distance:.1f}$\\sigma$"
+        picture(ax, np.ravel(point.x) - image.ravel(), words, MONTE_CARLO, signed=True)
+
+
+def ranking_panel(ax: Axes, log10_p: np.ndarray, measured: pd.DataFrame) -> None:
+    """First-order log10 p of all images, the most fragile first, and points where the accurate value is known.
+
+    measured: columns rank, log10_p. Below the dotted line a million samples see less than one failure.
+    """
+    ax.plot(np.arange(1, len(log10_p) + 1), log10_p, color=NEUTRAL, linewidth=1.2, label="first order")
+    ax.plot(measured["rank"], measured.log10_p, "o", color=ANALYTIC, markersize=2.5, fillstyle="none", label="accurate")
+    ax.legend(loc="lower left")
+    ax.axhline(SIGHT, color=MONTE_CARLO, linewidth=0.8, linestyle=":")
+    place: dict[str, Any] = dict(textcoords="offset points", va="top", color=MONTE_CARLO, fontsize=8)
+    ax.annotate("one in a million", (1, SIGHT), (2, -2), **place)
+    ax.set(xlabel="images, the most fragile first", ylabel=r"$\log_{10} p$")

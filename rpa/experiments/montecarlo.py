@@ -1,4 +1,4 @@
-"""Sampling as the reference: pattern counts, and agreement of counts with probabilities in exact standard errors."""
+"""Sampling as the reference: pattern counts, coverage, and agreement with probabilities in exact standard errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from scipy.stats import binom, norm
 from rpa import _check
 from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork
+from rpa.patterns.packing import pattern_keys
 
-__all__ = ["binomial_sigmas", "law_gap", "pattern_counts"]
+__all__ = ["Fresh", "binomial_sigmas", "law_gap", "pattern_counts"]
 
 ROUNDING = 1e-6  # by so much a probability may leave [0, 1]
 FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
@@ -21,19 +22,35 @@ def pattern_counts(
 ) -> tuple[np.ndarray, int]:
     """(counts (K,), other): how often each pattern (K, N) occurs among n inputs, and how many inputs show none of them.
 
-    Samples come in chunks with seeds (seed, chunk number), so memory does not grow with n.
+    Samples come in chunks with seeds (seed, chunk number); of each only the packed patterns are kept.
     """
     n, seed, chunk = _check.integer("n", n, 1), _check.integer("seed", seed), _check.integer("chunk", chunk, 1)
-    if np.ndim(patterns) != 2:
-        raise ValueError(f"patterns: expected shape (K, {net.n_hidden}), got {np.shape(patterns)}")
     patterns = _check.pattern_array("patterns", patterns, net.n_hidden)
-    index = {row.tobytes(): i for i, row in enumerate(np.packbits(patterns, axis=1))}
-    counts = np.zeros(len(patterns) + 1, dtype=int)
-    for number, start in enumerate(range(0, n, chunk)):
-        x = inputs.sample(min(chunk, n - start), [seed, number])
-        seen, times = np.unique(np.packbits(net.patterns(x), axis=1), axis=0, return_counts=True)
-        np.add.at(counts, [index.get(row.tobytes(), len(patterns)) for row in seen], times)
-    return counts[:-1], int(counts[-1])
+    sizes = [min(chunk, n - start) for start in range(0, n, chunk)]
+    packed = [np.packbits(net.patterns(inputs.sample(m, [seed, i])), axis=1) for i, m in enumerate(sizes)]
+    counts = Fresh(np.concatenate(packed)).counts(patterns)
+    return counts, n - int(counts.sum())
+
+
+class Fresh:
+    """Fresh samples of a network's patterns, packed (n, bytes), to measure how much probability patterns hold."""
+
+    def __init__(self, packed: np.ndarray) -> None:
+        self.n, self._bytes = packed.shape
+        self._keys, self._counts = np.unique(pattern_keys(packed), return_counts=True)
+
+    def counts(self, patterns: np.ndarray) -> np.ndarray:
+        """Samples that meet each pattern: (K,)."""
+        shape = np.shape(patterns)
+        if len(shape) != 2 or -(-shape[1] // 8) != self._bytes:
+            raise ValueError(f"patterns: expected shape (K, N) with N in {self._bytes} bytes, got {shape}")
+        keys = pattern_keys(np.packbits(_check.pattern_array("patterns", patterns, shape[1]), axis=1))
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[at] == keys, self._counts[at], 0)
+
+    def coverage(self, patterns: np.ndarray) -> float:
+        """Share of the samples that meet one of the patterns."""
+        return float(self.counts(patterns).sum() / self.n)
 
 
 def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:

@@ -6,7 +6,6 @@ sampling would take for the same error and how long the arithmetic takes that an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import torch
 from scipy.stats import linregress, t
 
 from rpa import _check
+from rpa.experiments.coverage import processor_seconds
 from rpa.inputs import Gaussian
 from rpa.moments.layerwise import layerwise
 from rpa.network import ReLUNetwork
@@ -92,11 +92,11 @@ def row(task: str, net: ReLUNetwork, inputs: Gaussian, k: int, repeats: int) -> 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        answers = [_seconds(lambda: TASKS[task](net, inputs, k, threshold)) for _ in range(repeats)]
+        answers = [processor_seconds(lambda: TASKS[task](net, inputs, k, threshold)) for _ in range(repeats)]
         seconds, (samples, flops) = np.median([s for s, _ in answers]), answers[-1][1]
-        passed = min(_seconds(lambda: net(inputs.sample(PASSED, 1)))[0] for _ in range(3)) / PASSED
+        passed = min(processor_seconds(lambda: net(inputs.sample(PASSED, 1)))[0] for _ in range(3)) / PASSED
         square = torch.ones(500, 500, dtype=torch.float64)
-        speed = 2 * 500**3 / min(_seconds(lambda: square @ square)[0] for _ in range(5))
+        speed = 2 * 500**3 / min(processor_seconds(lambda: square @ square)[0] for _ in range(5))
     finally:
         torch.set_num_threads(threads)
     return {"task": task, "seconds": float(seconds), "samples": samples, "sampling": samples * passed} | {
@@ -120,12 +120,6 @@ def schedule(seconds: np.ndarray, cores: int) -> float:
 
 def _flops(net):
     return 2.0 * sum(weight.size for weight in net.weights)
-
-
-def _seconds(work):
-    start = time.process_time()
-    answer = work()
-    return time.process_time() - start, answer
 
 
 def table(

@@ -12,10 +12,8 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linprog
 
-from rpa.experiments.fresh import Fresh
-from rpa.experiments.montecarlo import binomial_sigmas
+from rpa.experiments.montecarlo import Fresh, binomial_sigmas
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.parallel import pmap
@@ -23,6 +21,7 @@ from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.pruning import activation_probabilities
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.support import draw_packed, entropy_pruned
+from rpa.polytopes.reduction import inscribed_ball, is_empty
 
 __all__ = ["activation", "mass", "over_cells", "pruning_sweep", "realizable", "realizable_share"]
 
@@ -141,16 +140,10 @@ def realizable_share(
 
 
 def realizable(net: ReLUNetwork, inputs: Gaussian, patterns: np.ndarray) -> np.ndarray:
-    """Which of the patterns (K, N) hold on a region with an interior: bool (K,), one linear program each.
-
-    The largest ball that fits {z : H z <= h}, in units of the input's standard deviation, must have positive radius.
-    """
+    """Which of the patterns (K, N) hold somewhere: bool (K,), by a linear program that proves where none does."""
     G, g, _, _ = affine_pieces(net.whitened(inputs), patterns)
-    return np.array([_radius(H, h) > 1e-9 for H, h in zip(*halfspaces(patterns, G, g))], dtype=bool)
-
-
-def _radius(H, h):
-    cost = np.append(np.zeros(H.shape[1]), -1.0)
-    limits = [(None, None)] * H.shape[1] + [(0, 1)]
-    solution = linprog(cost, A_ub=np.column_stack([H, np.linalg.norm(H, axis=1)]), b_ub=h, bounds=limits)
-    return solution.x[-1] if solution.status == 0 else 0.0
+    H, h = halfspaces(patterns, G, g)
+    norm = np.linalg.norm(H, axis=2)
+    scale = np.where(norm > 0, norm, 1.0)
+    H, h = H / scale[:, :, None], h / scale
+    return ~is_empty(H, h, inscribed_ball(H, h))

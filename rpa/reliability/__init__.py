@@ -5,11 +5,11 @@ threshold, with an error (`result`). `event` turns network, input and criterion 
 z, the object that every method takes. `design` finds the most likely failing inputs, `tails` are mixtures of Gaussian
 tails that cover the failure set, and `importance` samples from them. `splitting` is the independent referee, and the
 bridge where the weights are uneven. `certified` lists the affine pieces that fail: all of them in the plane, exactly,
-and a lower bound elsewhere. `screening` ranks thousands of inputs.
+and a lower bound elsewhere.
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules="certified design event failure importance result screening splitting tails".split()
+    __name__, submodules="certified design event failure importance result splitting tails".split()
 )

@@ -8,7 +8,7 @@ small they are. All regions of a plane give the failure probability itself; a se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -20,13 +20,9 @@ from rpa.network import ReLUNetwork, as_network
 from rpa.patterns.pieces import exact_pieces
 from rpa.patterns.planar_law import EXACT
 from rpa.patterns.regions import affine_pieces, halfspaces
-from rpa.patterns.regions import label as decimal
 from rpa.polytopes.polytope import probabilities
 from rpa.reliability.event import Criterion, events
 from rpa.reliability.importance import search
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["FailingPatterns", "all_pieces", "failing_patterns"]
 
@@ -60,24 +56,6 @@ class FailingPatterns:
     def total_error(self) -> float:
         """Relative error of the total: errors of the parts, which share their random points, add up linearly."""
         return float(np.exp(self.log_p - self.log_total) @ self.rel_error) if len(self) else 0.0
-
-    @property
-    def log_lower(self) -> float:
-        """log of a lower bound of the failure probability: the total less three times its numerical error."""
-        left = 1 - 3 * self.total_error
-        return self.log_total + float(np.log(left)) if left > 0 else -np.inf
-
-    def to_frame(self, log_p: float | None = None) -> pd.DataFrame:
-        """A pandas DataFrame with columns label (decimal), rival, log_p, rel_error, share.
-
-        share: of the parts' total, or of the failure probability exp(log_p) where that is known from elsewhere.
-        """
-        import pandas
-
-        whole = self.log_total if log_p is None else float(_check.array("log_p", log_p, ()))
-        columns = {"label": [str(decimal(pattern)) for pattern in self.patterns], "rival": self.rival}
-        columns |= {"log_p": self.log_p, "rel_error": self.rel_error, "share": np.exp(self.log_p - whole)}
-        return pandas.DataFrame(columns)
 
 
 def failing_patterns(

@@ -8,7 +8,7 @@ point by sqrt(r). `typical` therefore finds the direction and distance at which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from scipy.special import log_ndtr
 from rpa.reliability.event import Event
 from rpa.reliability.tails import TailMixture
 
-__all__ = ["DesignPoint", "Directions", "aim", "distinct", "entered", "nearest", "nearest_of_each", "tails", "typical"]
+__all__ = ["DesignPoint", "Directions", "aim", "distinct", "nearest", "nearest_of_each", "tails", "typical"]
 
 STEPS = (1.0,) * 6 + (0.5,) * 6 + (0.25,) * 4  # sizes of the steps from each start
 POLISHES = 6  # steps that must keep the point failing, after the others
@@ -87,28 +87,19 @@ def aim(g: np.ndarray, slope: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def _on_boundary(event, z, which):
-    """Points moved along their rays to where failure begins, without those whose rays meet no failure."""
+    """Points moved along their rays, by bisection, to where failure begins, without those that meet no failure."""
     length = np.linalg.norm(z, axis=1)
     kept = (length > 0) & (length < FARTHEST)
     here, beyond = np.zeros(len(z), dtype=bool), np.zeros(len(z), dtype=bool)
     here[kept], beyond[kept] = event(z[kept]) >= 0, event(1.3 * z[kept]) >= 0
     kept = here | beyond
     direction, which = z[kept] / length[kept, None], which[kept]
-    far = entered(lambda points: event(points) >= 0, direction, np.where(here, 1.0, 1.3)[kept] * length[kept])
-    return direction * far[:, None], which
-
-
-def entered(fails: Callable[[np.ndarray], np.ndarray], direction: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """Distances (m,) at which failure begins on rays `direction` (m, r), by bisection from failing distances `far`.
-
-    fails: for points (m, r), one on each ray, whether they fail (m,).
-    """
-    near = np.zeros(len(far))
+    near, far = np.zeros(len(which)), np.where(here, 1.0, 1.3)[kept] * length[kept]
     for _ in range(BISECTIONS):
         middle = (near + far) / 2
-        failing = fails(direction * middle[:, None])
+        failing = event(direction * middle[:, None]) >= 0
         near, far = np.where(failing, near, middle), np.where(failing, middle, far)
-    return far
+    return direction * far[:, None], which
 
 
 def nearest_of_each(points: Iterable[DesignPoint]) -> tuple[DesignPoint, ...]:

@@ -84,10 +84,6 @@ def moons(n: int = 1000, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray,
     """
     from sklearn.datasets import make_moons
 
-    n, seed = _check.integer("n", n, 2), _check.integer("seed", seed)
-    noise = float(_check.array("noise", noise, ()))
-    if noise < 0:
-        raise ValueError(f"noise: expected a number >= 0, got {noise:g}")
     return make_moons(n, noise=noise, random_state=seed)
 
 
@@ -186,8 +182,7 @@ class ImageNetSample:
     names: tuple = field(repr=False)
     sha256: str
 
-    MEAN = (0.485, 0.456, 0.406)
-    STD = (0.229, 0.224, 0.225)
+    STD = (0.229, 0.224, 0.225)  # of torchvision's normalization
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -197,20 +192,14 @@ class ImageNetSample:
         """The entry of a record about its data: name -> SHA-256."""
         return {f"ImageNet sample, {len(self)} photographs": self.sha256}
 
-    def pixels(self, which: Sequence[int]) -> np.ndarray:
-        """The central 224 x 224 pixels of photographs `which` (a list of positions): uint8 (b, 224, 224, 3)."""
-        places = [_check.index("which", i, len(self)) for i in which]
-        if not places:
-            raise ValueError("which: expected at least one position, got none")
-        return np.stack([_centre_crop(self.paths[i]) for i in places])
-
     def batch(self, which: Sequence[int]) -> torch.Tensor:
-        """The same as a torch float32 tensor (b, 3, 224, 224) in torchvision's normalization."""
+        """The central pixels of photographs `which`, normalized, as torchvision evaluates: float32 (b, 3, 224, 224)."""
         import torch
+        from PIL import Image
 
-        x = torch.from_numpy(self.pixels(which)).permute(0, 3, 1, 2) / 255.0
-        mean, std = (torch.tensor(value).reshape(3, 1, 1) for value in (self.MEAN, self.STD))
-        return ((x - mean) / std).contiguous()
+        places = [_check.index("which", i, len(self)) for i in which]
+        transform = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1.transforms()
+        return torch.stack([transform(Image.open(self.paths[i]).convert("RGB")) for i in places])
 
 
 def imagenet_sample() -> ImageNetSample:
@@ -242,19 +231,6 @@ def _sample(shown):
     indices, names, paths = zip(*shown)
     digest = hashlib.sha256(b"".join(_sha256(path).digest() for path in paths)).hexdigest()
     return ImageNetSample(paths, np.array(indices), names, digest)
-
-
-def _centre_crop(path, short=256, size=224):
-    """Short side to `short` pixels, then the centre: torchvision's evaluation transform."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-    scale = short / min(image.size)
-    if scale != 1:
-        image = image.resize([round(scale * side) for side in image.size], Image.Resampling.BILINEAR)
-    left, top = ((side - size) // 2 for side in image.size)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 def _joined(folders):

@@ -21,7 +21,7 @@ import torch
 from tqdm.contrib.concurrent import thread_map
 
 from rpa import _files
-from rpa.subjects import datasets
+from rpa.subjects import datasets, imagenet
 
 __all__ = ["main", "photographs"]
 
@@ -29,7 +29,6 @@ REPOSITORY, COMMIT = "EliSchwartz/imagenet-sample-images", "22d0a5c9c5c76d13532d
 TREE = f"https://api.github.com/repos/{REPOSITORY}/git/trees/{COMMIT}"
 RAW = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/"
 WEIGHTS = "https://download.pytorch.org/models/"
-FILES = ("alexnet-owt-7be5be79.pth", "squeezenet1_0-b66bff10.pth")
 TIMEOUT = 30.0  # seconds without an answer
 
 
@@ -79,7 +78,9 @@ def main() -> int:
     """Download what is missing, with progress; returns 1 when something was not available."""
     folder, failed = datasets.roots()[0] / "imagenet", 0
     load = partial(torch.hub.load_state_dict_from_url, model_dir=folder, check_hash=True, progress=sys.stderr.isatty())
-    steps: list[tuple[str, Callable[[], object]]] = [(file, partial(load, WEIGHTS + file)) for file in FILES]
+    steps: list[tuple[str, Callable[[], object]]] = [
+        (file, partial(load, WEIGHTS + file)) for file in imagenet.WEIGHTS.values()
+    ]
     steps += [] if _there() else [("photographs", partial(photographs, folder))]
     for name, step in steps:
         print(f"{name} ...", flush=True)

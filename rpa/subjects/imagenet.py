@@ -7,7 +7,6 @@ pixel's range [0, 1]; `Subject.scale` turns one into the standard deviation of t
 
 import copy
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from rpa.subjects._torchvision import import_torchvision
 
 __all__ = ["Subject", "alexnet", "fashion_alexnet", "photographs", "squeezenet"]
 
-OFFICIAL = "7be5be79"  # torchvision names a file of weights by the first 8 hex digits of its SHA-256
+# Torchvision names a file of weights by the first 8 hex digits of its SHA-256.
+WEIGHTS = {"alexnet": "alexnet-owt-7be5be79.pth", "squeezenet1_0": "squeezenet1_0-b66bff10.pth"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Subject:
 
     name: short, for files; title: for figures, names network, weights and images; net: in evaluation mode; x (b, 3, h,
     w) normalized images; std: of a channel, in pixel units; key: what the numbers depend on, plain values; data: name
-    -> SHA-256; official: the network and weights of P2; root: of image i's noise covariance at noise 1, default white.
+    -> SHA-256; root: of image i's noise covariance at noise 1, default white.
     """
 
     name: str
@@ -40,7 +40,6 @@ class Subject:
     std: tuple
     key: dict
     data: dict
-    official: bool = False
     root: Callable[[int], torch.Tensor] | None = None
 
     def scale(self, sigma: float) -> torch.Tensor | Callable[[int], torch.Tensor]:
@@ -51,15 +50,12 @@ class Subject:
         root = self.root
         return std if root is None else lambda i: std[0] * root(i)
 
-    def reference(
-        self, sigma: float, n: int, seed: int, most: int | None = None, folder: Path | None = None
-    ) -> references.Reference:
-        """The `Reference` for this noise, these sample sizes and seed: that of data/references, else that of `folder`
-        (default: build/references), else sampled now and kept there. n, most: as in
-        `rpa.subjects.references.estimate`.
+    def reference(self, sigma: float, n: int, seed: int, most: int | None = None) -> references.Reference:
+        """The `Reference` for this noise, these sample sizes and seed: that of data/references, else that of
+        build/references, else sampled now and kept there. n, most: as in `rpa.subjects.references.estimate`.
         """
         key = self.key_of(sigma, n, seed, most)
-        own = (folder or _files.build("references")) / f"{self.name} {references.entry_of(key)}.npz"
+        own = _files.build("references") / f"{self.name} {references.entry_of(key)}.npz"
         for path in (references.FOLDER / f"{self.name}.npz", own):
             if (kept := references.load(key, path)) is not None:
                 return kept
@@ -85,50 +81,27 @@ def squeezenet(n: int = 100) -> Subject | None:
     Weights: imagenet/squeezenet1_0.pth of the data root, or torchvision's own beside it (`make data DATA=imagenet`).
     """
     n = _check.integer("n", n, 1)
-    path = datasets.find("imagenet/squeezenet1_0.pth") or _weights("squeezenet1_0-*.pth")
-    return path and _on_photographs("squeezenet1_0", "SqueezeNet 1.0", _loaded("squeezenet1_0", path), n)
+    path = datasets.find("imagenet/squeezenet1_0.pth") or _weights("squeezenet1_0")
+    return path and _on_photographs("squeezenet1_0", "SqueezeNet 1.0", path, n)
 
 
 def alexnet(n: int = 100) -> Subject | None:
-    """AlexNet with torchvision's IMAGENET1K_V1 weights on the photographs; None when either is missing.
+    """AlexNet with torchvision's IMAGENET1K_V1 weights, those of P2, on the photographs; None when either is missing.
 
-    Weights: imagenet/alexnet*.pth of the data root, or torch's hub cache; `make data DATA=imagenet` downloads them.
-    Another file of the same shapes is taken too, and is not `official`. Raises OSError for a file that is no AlexNet or
-    whose SHA-256 is not that of its name.
+    Weights: in imagenet/ of the data root, or in torch's hub cache; `make data DATA=imagenet` downloads them. Raises
+    OSError for a file whose SHA-256 is not that of its name.
     """
-    n = _check.integer("n", n, 1)
-    path = _weights("alexnet*.pth", Path(torch.hub.get_dir()) / "checkpoints")
-    if path is None or photographs() is None:
-        return None
-    official = _digest(path).startswith(OFFICIAL)
-    title = "AlexNet" if official else f"AlexNet with the weights {path.name}"
-    return _on_photographs("alexnet", title, _loaded("alexnet", path), n, official)
+    n, path = _check.integer("n", n, 1), _weights("alexnet")
+    return path and _on_photographs("alexnet", "AlexNet", path, n)
 
 
-def _weights(pattern, *more):
-    """The first file of weights in imagenet/ of the data roots and folders `more`; None without one.
-
-    OSError when its name ends, as torchvision's do, in eight digits of a SHA-256 and its content has another one.
-    """
-    folders = [root / "imagenet" for root in datasets.roots()] + [*more]
-    path = next((path for folder in folders for path in sorted(folder.glob(pattern))), None)
-    named = path and re.search("-([0-9a-f]{8})$", path.stem)
-    if named and not _digest(path).startswith(named[1]):
+def _weights(name):
+    """The file of a network's weights in imagenet/ of the data roots or in torch's cache; None without one."""
+    folders = [*(root / "imagenet" for root in datasets.roots()), Path(torch.hub.get_dir()) / "checkpoints"]
+    path = next((folder / WEIGHTS[name] for folder in folders if (folder / WEIGHTS[name]).is_file()), None)
+    if path and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem[-8:]):
         raise OSError(f"{path}: truncated or altered (SHA-256 differs); delete it, then make data DATA=imagenet")
     return path
-
-
-def _digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _loaded(model, path):
-    net = getattr(import_torchvision().models, model)(weights=None)
-    try:
-        net.load_state_dict(torch.load(path, weights_only=True))
-    except Exception as error:
-        raise OSError(f"{path}: not a state dict of torchvision's {model} ({type(error).__name__})") from error
-    return net
 
 
 def photographs() -> datasets.ImageNetSample | None:
@@ -139,16 +112,18 @@ def photographs() -> datasets.ImageNetSample | None:
         return None
 
 
-def _on_photographs(name, title, net, n, official=False):
+def _on_photographs(name, title, path, n):
     sample = photographs()
     if sample is None:
         return None
+    net = getattr(import_torchvision().models, name)(weights=None)
+    net.load_state_dict(torch.load(path, weights_only=True))
     which = list(range(0, len(sample), max(1, len(sample) // n)))[:n]
     net = net.eval().requires_grad_(False)
     key = {"network": name, "weights": references.fingerprint(net), "images": sample.sha256, "which": which}
     data = {f"{title} weights": key["weights"], "ImageNet photographs": sample.sha256}
     title = f"{title}, ImageNet weights, {len(which)} photographs"
-    return Subject(name, title, net, sample.batch(which), sample.STD, key, data, official)
+    return Subject(name, title, net, sample.batch(which), sample.STD, key, data)
 
 
 def fashion_alexnet(n: int = 100) -> Subject:

@@ -2,13 +2,10 @@
 
 Two referees of the same size and different seeds show how stable the order of the leading classes is. `python -m
 rpa.subjects.referees` (`make references`) samples those that data/references lacks, on all cores; when stopped, it goes
-on with the first reference that is not complete. `python -m rpa.subjects.referees lenet` samples only those of networks
-whose name begins so.
+on with the first reference that is not complete.
 """
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 import torch
@@ -70,18 +67,14 @@ def digit_moments(subject: Subject, sigma: float, n: int) -> list[np.ndarray]:
     return [np.take_along_axis(part, order, 1).astype(float) for part in (found.mean, found.var)]
 
 
-def jobs(prefix: str = "") -> list[tuple[str, float, int, int, int | None]]:
-    """(network, sigma, samples, seed, most samples) of every reference that is wanted.
-
-    prefix: of the names of the networks that count.
-    """
+def jobs() -> list[tuple[str, float, int, int, int | None]]:
+    """(network, sigma, samples, seed, most samples) of every reference that is wanted."""
     found = []
     for network, levels in SAMPLES.items():
-        if network.startswith(prefix):
-            seeds = (SEEDS["first"], SEEDS["second"]) if network in LARGE else (SEEDS["first"],)
-            few = FEW if network in LARGE else ()
-            found += [(network, s, n, seed, MOST.get((network, s))) for s, n in levels.items() for seed in seeds]
-            found += [(network, sigma, n, SEEDS["few"], None) for sigma in levels for n in few]
+        seeds = (SEEDS["first"], SEEDS["second"]) if network in LARGE else (SEEDS["first"],)
+        few = FEW if network in LARGE else ()
+        found += [(network, s, n, seed, MOST.get((network, s))) for s, n in levels.items() for seed in seeds]
+        found += [(network, sigma, n, SEEDS["few"], None) for sigma in levels for n in few]
     return found
 
 
@@ -98,9 +91,9 @@ def _sample(job):
     return subject.key_of(*sizes), subject.reference(*sizes)
 
 
-def sample_missing(prefix: str = "") -> list[dict]:
+def sample_missing() -> list[dict]:
     """Sample the references that data/references lacks, one process per core, and add them to it; their keys."""
-    made = [each for each in pmap(_sample, jobs(prefix), progress="references") if each is not None]
+    made = [each for each in pmap(_sample, jobs(), progress="references") if each is not None]
     for network in {key["network"] for key, _ in made}:
         of_network = [(key, found) for key, found in made if key["network"] == network]
         references.save(of_network, references.FOLDER / f"{network}.npz")
@@ -108,4 +101,4 @@ def sample_missing(prefix: str = "") -> list[dict]:
 
 
 if __name__ == "__main__":
-    sample_missing(*sys.argv[1:2])
+    sample_missing()

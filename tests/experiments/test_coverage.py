@@ -6,14 +6,19 @@ from helpers import random_gaussian, random_network
 from scipy.special import ndtr
 
 from rpa.experiments import coverage, support_checks
-from rpa.experiments.fresh import Fresh
-from rpa.experiments.montecarlo import pattern_counts
+from rpa.experiments.montecarlo import Fresh, pattern_counts
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.patterns.support import best_first, draw_packed, entropy_pruned
 
 NET, INPUTS = random_network([6, 8, 5, 3], 1), random_gaussian(6, 1)
 ROWS = np.random.default_rng(0).standard_normal((3, 6))
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """The work is too little for workers of its own."""
+    monkeypatch.setenv("RPA_WORKERS", "1")
 
 
 def test_fresh_samples_are_counted_one_by_one():
@@ -25,7 +30,7 @@ def test_fresh_samples_are_counted_one_by_one():
     assert fresh.coverage(patterns) == sum(expected) / 5000 and fresh.coverage(patterns[:0]) == 0
     with pytest.raises(ValueError, match=r"patterns: expected shape \(K, N\) with N in 2 bytes"):
         fresh.counts(patterns[:, :8])
-    counts, _ = pattern_counts(NET, INPUTS, patterns, n := 200_000, seed=1)
+    counts, _ = pattern_counts(NET, INPUTS, patterns, n := 50_000, seed=1)
     p = counts.sum() / n
     assert abs(Fresh(draw_packed(NET, INPUTS, n, 2)).coverage(patterns) - p) < 6 * np.sqrt(2 * p * (1 - p) / n)
 
@@ -60,11 +65,11 @@ def test_an_image_without_a_covered_sample_is_no_worst_image():
 
 
 def test_computed_mass_of_pruned_patterns_is_their_coverage():
-    options = dict(max_patterns=60, n_fresh=400_000, rtol=1e-2, seed=3)
+    options = dict(max_patterns=60, n_fresh=100_000, rtol=1e-2, seed=3)
     table = support_checks.over_cells(support_checks.mass, {"a": NET}, ROWS, [2, 0], [0.3, 1.0], **options)
     assert table.image.tolist() == [2, 0, 2, 0] and table.sigma.tolist() == [0.3, 0.3, 1.0, 1.0]
     assert (table.gap < 6).all() and (table.gap > 0).all()
-    assert (abs(table.mass - table.coverage) < table.error + 6 * np.sqrt(0.25 / 400_000)).all()
+    assert (abs(table.mass - table.coverage) < table.error + 6 * np.sqrt(0.25 / 100_000)).all()
     alone = support_checks.mass(NET, Gaussian(ROWS[2], 0.09), **options | dict(seed=5))
     assert table.iloc[0].drop(["network", "sigma", "image"]).to_dict() == alone
 
@@ -75,9 +80,9 @@ def test_activation_probabilities_are_exact_in_the_first_layer_only():
     # One unit a ~ N(0.2, 1), then one that is on where a > 0.5: inside the region a > 0 its probability is a ratio of
     # two tails, while the formula leaves the condition out and certainty at the mean says off.
     net = ReLUNetwork([[[1.0]], [[1.0]], [[1.0]]], [[0.0], [-0.5], [0.0]])
-    row = support_checks.activation(net, Gaussian([0.2], 1.0), n=400_000, seed=2)
+    row = support_checks.activation(net, Gaussian([0.2], 1.0), n=200_000, seed=2)
     exact, stderr = ndtr(-0.3) / ndtr(0.2), row["deep_stderr"]
-    assert abs(row["hits"] - 400_000 * ndtr(0.2)) < 6 * np.sqrt(400_000 / 4)
+    assert abs(row["hits"] - 200_000 * ndtr(0.2)) < 6 * np.sqrt(200_000 / 4)
     assert abs(row["deep_error"] - (exact - ndtr(-0.3))) < 6 * stderr and abs(row["plain_error"] - exact) < 6 * stderr
 
 

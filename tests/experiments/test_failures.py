@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import random_network
 from scipy.special import log_ndtr
 
 from rpa.experiments import failures
@@ -25,6 +26,17 @@ def test_a_curve_has_the_probabilities_that_its_levels_were_chosen_for():
     seen = table.query("n_sampled > 0")
     assert abs(failures.z_scores(seen)[0]) < 6
     assert abs(failures.z_scores(seen.assign(log10_p=seen.log10_p + np.log10(1.2)))[0]) > 6
+
+
+def test_distances_in_the_plane_against_a_search_over_all_directions():
+    net, points = random_network((2, 12, 8, 3), 1), np.random.default_rng(0).uniform(-1, 1, (12, 2))
+    angle, radius = np.linspace(0, 2 * np.pi, 361), np.linspace(0.02, 12, 600)
+    ray = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    for point in points:
+        label = int(net(point[None]).argmax())
+        fails = net((point + 0.1 * radius[:, None, None] * ray).reshape(-1, 2)).argmax(1).reshape(600, -1) != label
+        least = radius[fails.any(1)][0] if fails.any() else np.inf
+        assert least - 0.05 < failures.distance(net, point, label, 0.1) < 1.04 * least + 0.05
 
 
 def test_plain_samples_are_counted():

@@ -15,7 +15,7 @@ PLANE = Gaussian([0.0, 0.0], 1.0)
 @pytest.mark.parametrize("inputs", [random_gaussian(2, 3), random_mixture(2, 1)], ids=["gaussian", "mixture"])
 @pytest.mark.parametrize("outputs", [1, 2, 4])
 def test_every_rival_of_the_plane_against_samples(inputs, outputs):
-    net, n, classes = random_network((2, 12, 8, outputs), 7), 300_000, max(outputs, 2)
+    net, n, classes = random_network((2, 12, 8, outputs), 7), 100_000, max(outputs, 2)
     f = net(inputs.sample(n, 1))
     counts = np.bincount(f.argmax(1) if outputs > 1 else (f[:, 0] > 0).astype(int), minlength=classes)
     for label in range(classes):
@@ -29,14 +29,14 @@ def test_every_rival_of_the_plane_against_samples(inputs, outputs):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_plane_far_out_against_sampling_beyond_a_circle(seed, distance):
     """|z|^2 / 2 is exponential: all failures lie beyond the circle, P(|z| > distance) = exp(-distance^2 / 2)."""
-    net, n, rng = random_network((2, 12, 12, 1), seed), 400_000, np.random.default_rng(seed)
+    net, n, rng = random_network((2, 12, 12, 1), seed), 150_000, np.random.default_rng(seed)
     angle = rng.uniform(0, 2 * np.pi, n)
     ray = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     threshold = net(distance * ray).max()
     assert net(distance * np.sqrt(rng.uniform(0, 1, (n, 1))) * ray).max() < threshold
     fails = net(np.sqrt(distance**2 + 2 * rng.standard_exponential((n, 1))) * ray)[:, 0] >= threshold
     found = failing_patterns(net, PLANE, direction=[1.0], threshold=threshold)
-    assert fails.sum() > 1000
+    assert fails.sum() > 300
     assert_binomial(fails.sum(), n, np.exp(found.log_total + distance**2 / 2))
 
 
@@ -60,7 +60,7 @@ def test_a_line_far_out_against_mpmath():
 
 
 def test_pieces_of_many_dimensions_against_samples():
-    net, inputs, n = random_network((6, 10, 8, 4), 5), random_gaussian(6, 3), 1_000_000
+    net, inputs, n = random_network((6, 10, 8, 4), 5), random_gaussian(6, 3), 300_000
     found = failing_patterns(net, inputs, label=2, max_patterns=40)
     x = inputs.sample(n, 4)
     winner, patterns = net(x).argmax(1), net.patterns(x)
@@ -70,7 +70,7 @@ def test_pieces_of_many_dimensions_against_samples():
     error = np.hypot(np.sqrt(sampled / n), found.rel_error[:10] * sampled)
     assert not found.exact and len(found) == 40 and 2 not in found.rival
     assert (np.abs(np.exp(found.log_p[:10]) - sampled) < 6 * error).all()
-    assert np.exp(found.log_lower) < (winner != 2).mean()
+    assert np.exp(found.log_total) * (1 - 3 * found.total_error) < (winner != 2).mean()
 
 
 def test_the_bound_is_below_the_failure_probability_and_near_it_far_out():
@@ -78,18 +78,15 @@ def test_the_bound_is_below_the_failure_probability_and_near_it_far_out():
     event = {"direction": [1.0], "threshold": 40.0}
     found, whole = failing_patterns(net, inputs, **event), failure_probability(net, inputs, **event, rtol=0.02)
     assert whole.log_p < np.log(1e-9) and whole.converged
-    assert found.log_lower < whole.upper and found.log_total > whole.log_p - 0.2
-    assert found.log_lower == pytest.approx(found.log_total + np.log1p(-3 * found.total_error))
-    table = found.to_frame(whole.log_p)
-    assert (np.diff(table.log_p) <= 0).all() and table.share.sum() < 1 + 6 * whole.rel_error
-    assert abs(found.to_frame().share.sum() - 1) < 1e-12
+    assert found.log_total + np.log1p(-3 * found.total_error) < whole.upper and found.log_total > whole.log_p - 0.2
+    assert (np.diff(found.log_p) <= 0).all() and found.log_total < whole.log_p + np.log1p(6 * whole.rel_error)
     np.testing.assert_array_equal(found.log_p, failing_patterns(net, inputs, **event).log_p)
 
 
 def test_a_mixture_of_many_dimensions_adds_its_components():
     net, inputs = random_network((5, 6, 5, 3), 3), random_mixture(5, 2)
     found = failing_patterns(net, inputs, label=0, max_patterns=60)
-    x = inputs.sample(300_000, 0)
+    x = inputs.sample(100_000, 0)
     p = (net(x).argmax(1) != 0).mean()
     assert len(found) <= 60 and 0.3 * p < np.exp(found.log_total) < p + 6 * np.sqrt(0.25 / len(x))
 
@@ -112,4 +109,4 @@ def test_equal_outputs_belong_to_the_first_class():
 def test_nothing_found_is_an_empty_bound():
     net = ReLUNetwork([np.eye(3), np.zeros((2, 3))], [np.zeros(3), [1.0, 0.0]])
     found = failing_patterns(net, Gaussian(np.zeros(3), 1.0), label=0)
-    assert len(found) == 0 and found.log_lower == -np.inf and not found.exact
+    assert len(found) == 0 and found.log_total == -np.inf and not found.exact

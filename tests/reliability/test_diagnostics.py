@@ -88,7 +88,7 @@ class Spot(nn.Module):
         return torch.where(spot, 1.0, x[:, [0]] - 6)
 
 
-@pytest.mark.parametrize("seed", [4, 11, 25])
+@pytest.mark.parametrize("seed", [0, 4, 11])
 def test_failures_of_the_pilot_contradict_a_result_far_below_them(seed):
     found = failure_probability(Spot().eval(), Gaussian(np.zeros(10), 1.0), **ABOVE, seed=seed)
     assert found.p < 1e-8 and not found.converged

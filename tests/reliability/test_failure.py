@@ -16,7 +16,6 @@ from rpa.reliability import failure
 from rpa.reliability.certified import failing_patterns
 from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
-from rpa.reliability.screening import first_order
 from rpa.reliability.splitting import splitting
 
 PLAIN = Gaussian(np.zeros(4), 1.0)
@@ -171,12 +170,9 @@ def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
     assert found.converged and abs(found.log_p - expected.log_p) < 1e-9
     pieces = failing_patterns(same, inputs, max_patterns=3, **shape)
     assert len(pieces) == 3 and pieces.log_total < found.log_p + 3 * found.rel_error
-    label = [int(same(torch.ones(1, 1, 4, 4, dtype=torch.float64)).argmax())]
-    assert first_order(same, np.ones((1, 16)), 1.0, label, **shape).distance.shape == (1, 3)
 
 
 NET, CNN = random_network([4, 5, 3], 0), nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval()
-ROWS = {"x": [[0.0] * 4], "cov": 1.0, "labels": [0]}
 
 
 @pytest.mark.parametrize(
@@ -202,14 +198,8 @@ ROWS = {"x": [[0.0] * 4], "cov": 1.0, "labels": [0]}
         (splitting, {"budget": 1999}, "budget: expected an integer >= 2000"),
         (failing_patterns, {"label": 0, "max_patterns": 0}, "max_patterns: expected an integer >= 1"),
         (failing_patterns, {"label": 0, "rtol": 2.0}, "rtol: expected a number in"),
-        (first_order, {"labels": [3]}, "labels: expected an index below 3"),
-        (first_order, {"labels": [0, 1]}, "labels: expected 1, one per input, got 2"),
-        (first_order, {"x": [0.0]}, "x: expected shape"),
-        (first_order, {"cov": -1.0}, "cov: variances must not be negative"),
-        (first_order, {"net": random_network((2, 3, 1), 0)}, "net: expected two outputs or more"),
     ],
 )
 def test_refusals(call, change, message):
-    arguments = {"net": NET} | (ROWS if call is first_order else {"inputs": PLAIN}) | change
     with pytest.raises(ValueError, match=f"^{message}"):
-        call(**arguments)
+        call(**{"net": NET, "inputs": PLAIN} | change)

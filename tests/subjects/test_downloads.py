@@ -72,8 +72,7 @@ def server(content, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "TREE", f"{address}/tree")
     monkeypatch.setattr(downloads, "RAW", f"{address}/raw/")
     monkeypatch.setattr(downloads, "WEIGHTS", f"{address}/weights/")
-    monkeypatch.setattr(downloads, "FILES", content[1])
-    monkeypatch.setattr(imagenet, "OFFICIAL", content[1][0][-12:-4])
+    monkeypatch.setattr(imagenet, "WEIGHTS", dict(zip(imagenet.WEIGHTS, content[1])))
     yield server
     server.shutdown()
     server.server_close()
@@ -89,7 +88,7 @@ def test_everything_is_fetched_once_and_serves_as_p2s_network(server, tmp_path):
     assert "git hash" in (tmp_path / "imagenet" / "classes.csv").read_text().splitlines()[0]
     sample, subject = datasets.imagenet_sample(), imagenet.alexnet(3)
     assert sample.names == ("tench", "goldfish", "great white shark") and list(sample.indices) == [0, 1, 2]
-    assert subject.official and subject.title == "AlexNet, ImageNet weights, 3 photographs" and len(subject.x) == 3
+    assert subject.title == "AlexNet, ImageNet weights, 3 photographs" and len(subject.x) == 3
     assert imagenet.squeezenet(3).name == "squeezenet1_0"
     server.asked.clear()
     assert downloads.main() == 0 and server.asked == []

@@ -95,15 +95,3 @@ def test_fingerprint_sees_weights_and_architecture(net):
     assert references.fingerprint(nn.Sequential(*net, nn.Identity())) != before
     net[1].weight[0, 0] += 1e-3
     assert references.fingerprint(net) != before
-
-
-def test_bad_arguments_are_named(net):
-    with pytest.raises(ValueError, match="n: .*even"):
-        references.estimate(net, torch.zeros(1, 12), 1.0, 7, 0)
-    with pytest.raises(ValueError, match="n: "):
-        references.estimate(net, torch.zeros(1, 12), 1.0, 0, 0)
-    for most in (6, 9):
-        with pytest.raises(ValueError, match="most: "):
-            references.estimate(net, torch.zeros(1, 12), 1.0, 8, 0, most=most)
-    with pytest.raises(ValueError, match="net: .*NaN"):
-        references.estimate(net, torch.full((1, 12), torch.nan), 1.0, 8, 0)
