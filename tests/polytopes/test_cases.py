@@ -65,11 +65,15 @@ def test_difference_of_two_nearly_equal_coordinates(gap, scale):
 # Means far from the origin.
 
 
-@pytest.mark.parametrize("size, rtol", [(1.0, 1e-14), (1e10, 2e-5), (1e14, 0.2)])
-def test_rounding_of_the_bounds_is_in_the_error(size, rtol):
-    H, mean = np.full((1, 3), 1 / 3), np.full(3, size)
-    answer = probability(H, H @ mean - 0.5, Gaussian(mean, 1.0))
-    assert_right(answer, float(log_ndtr(-0.5 * math.sqrt(3))), rtol)
+@pytest.mark.parametrize("d, size", [(1, 1.0), (1, 1e10), (2, 1e10), (3, 1e13)])
+def test_rounding_of_the_bounds_is_in_the_error(d, size):
+    """A box [1, 1.5]^d far from the origin: each bound is known to a unit of rounding of its terms, not better."""
+    H, mean = np.vstack([np.eye(d), -np.eye(d)]), np.full(d, size)
+    answer = probability(H, H @ mean + np.repeat([1.5, -1.0], d), Gaussian(mean, 1.0), rtol=1e-3)
+    log_p, heights = log_ndtr(-1) + math.log1p(-math.exp(log_ndtr(-1.5) - log_ndtr(-1))), norm.pdf([1.0, 1.5]).sum()
+    expected = d * heights / math.exp(log_p) * 2 * np.finfo(float).eps * size
+    assert expected < answer.rel_error < 1.05 * expected + 6e-15 * (d == 1) + 1e-3 * (d == 3)
+    assert abs(answer.log_p - d * log_p) <= answer.rel_error
 
 
 # Thin sets, and the meaning of zero.

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from scipy.special import log_ndtr
 
 from rpa.experiments import known
 from rpa.inputs import Gaussian
 from rpa.polytopes import bivariate, lookahead, planar, polytope, slices, trapezoid, truncated
+from rpa.polytopes.normal import log_interval
 from rpa.polytopes.polytope import METHODS, probability
 from rpa.polytopes.tilting import minimax
 
@@ -87,6 +89,83 @@ def test_a_move_along_an_ellipse_keeps_the_truncated_law():
     for power in (1, 2):
         before, after = state**power, moved**power
         assert (np.abs(before.mean(0) - after.mean(0)) < 6 * np.sqrt(2 / len(state)) * before.std(0)).all()
+
+
+def naive_weights(p, proposals, i, y):
+    """Fractions u (c, M) of the laws of the first proposal below draws y (c, M), and log weights under each (J, M)."""
+    u, log_w = np.zeros_like(y), np.zeros((len(proposals), y.shape[1]))
+    for k, own in enumerate(p.owner[i] == np.arange(len(y))[:, None]):
+        last = p.coef[i, own, k][:, None]
+        bound = (p.h[i, own, None] - p.coef[i, own, :k] @ y[:k]) / last
+        upper = np.where(last > 0, bound, np.inf).min(axis=0, initial=np.inf)
+        lower = np.where(last < 0, bound, -np.inf).max(axis=0, initial=-np.inf)
+        for j, q in enumerate(proposals):
+            centre = q.shift[i, k] + (0 if q.slope is None else q.slope[i, k, :k] @ y[:k])
+            low, high, x = ((end - centre) / q.spread[i, k] for end in (lower, upper, y[k]))
+            mass = log_interval(low, high)
+            log_w[j] += np.log(q.spread[i, k]) + mass + (x**2 - y[k] ** 2) / 2
+            u[k] = np.exp(log_interval(low, x) - mass) if j == 0 else u[k]
+    return u, log_w
+
+
+@pytest.mark.parametrize("far", [0.0, 4.0, 45.0])
+def test_draws_and_weights_are_those_of_the_conditionals(far):
+    """One interval after the other, in the bulk and far out, with slabs of any width and rows from above and below."""
+    rng = np.random.default_rng(0)
+    H = rng.standard_normal((12, 7, 4))
+    H[::3, 1], H[::4, 3] = -H[::3, 0], -H[::4, 2]
+    H /= np.linalg.norm(H, axis=2, keepdims=True)
+    h = H @ (far * H[0, 0]) + rng.exponential(0.7, (12, 7))
+    h[:, 1] = np.where((H[:, 0] == -H[:, 1]).all(axis=1), 10 ** rng.uniform(-8, -2, 12) - h[:, 0], h[:, 1])
+    p = trapezoid.plan(H, h)
+    np.testing.assert_allclose(p.coef @ p.axes, H, atol=1e-12)
+    proposals = [*lookahead.lookahead(p), trapezoid.plain(p)]
+    proposals[1], uniforms = minimax(p)[0], rng.random((4, 200))
+    for source in range(3):
+        order = [proposals[source], *proposals[:source], *proposals[source + 1 :]]
+        y, log_w = (
+            part.numpy()
+            for part in trapezoid.PolytopeSampler(p, order).points(np.arange(12), torch.from_numpy(uniforms))
+        )
+        for i in range(12):
+            u, weights = naive_weights(p, order, i, y[i])
+            real = np.isfinite(weights).all(axis=0)  # elsewhere an interval is empty
+            np.testing.assert_allclose(log_w[i][:, real], weights[:, real], rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(u[:, real], uniforms[:, real], atol=1e-5)
+
+
+def test_moments_of_truncated_normals_by_a_dense_rule():
+    """In the bulk, on half-lines, on short and on far intervals."""
+    low = np.array([-np.inf, -1.0, 0.3, 5.0, 30.0, -40.0, -3.0, 2.0, -2.0, -np.inf])
+    high = np.array([0.5, 2.0, np.inf, 5.5, np.inf, -39.0, -3 + 2e-5, 2 + 1e-6, -2 + 1e-6, -30.0])
+    mean, variance = trapezoid.truncated_normal(low, high)
+    for i, (a, b) in enumerate(zip(low, high)):
+        a = max(a, b - 20) if b < np.inf else a
+        b = min(b, a + 20)
+        x = a + (b - a) * ((np.arange(400)[:, None] + (1 + NODES) / 2) / 400).ravel()
+        density = np.exp(-(x**2) / 2 + (x**2).min() / 2) * np.tile(WEIGHTS, 400)
+        centre = a + density @ (x - a) / density.sum()
+        assert mean[i] == pytest.approx(centre, rel=1e-9, abs=1e-9 * (b - a))
+        assert variance[i] == pytest.approx(density @ (x - centre) ** 2 / density.sum(), rel=3e-5, abs=1e-9)
+    assert all(float(part) == expected for part, expected in zip(trapezoid.truncated_normal(3.0, 1.0), (2.0, 0.0)))
+
+
+def test_minimax_shifts_are_a_saddle():
+    """psi is the largest log weight, and every other shift has a larger one."""
+    cov, _ = known.autoregressive(3, 0.5)
+    H = -np.linalg.cholesky(cov)
+    p = trapezoid.plan((H / np.linalg.norm(H, axis=1, keepdims=True))[None], np.array([[-1.0, 0.4, -0.2]]))
+    proposal, psi = minimax(p)
+
+    def largest(move):
+        moved = trapezoid.Conditionals(proposal.shift + move, None, proposal.spread)
+        log_w = lambda y: naive_weights(p, [moved], 0, np.append(y, 0.0)[:, None])[1][0, 0]
+        less = lambda y: -log_w(y) if np.isfinite(log_w(y)) else 1e9  # the last coordinate may be anything
+        return -minimize(less, p.mean[0, :2], method="Nelder-Mead", options=dict(xatol=1e-5, fatol=1e-10)).fun
+
+    assert largest(0.0) == pytest.approx(psi[0], abs=1e-8)
+    for step in 0.05 * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0.0]]):
+        assert largest(step) > psi[0] + 1e-5
 
 
 @pytest.mark.parametrize("slab", [False, True])
