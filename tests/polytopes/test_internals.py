@@ -5,10 +5,11 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.special import log_ndtr
+from scipy.stats import norm, truncnorm
 
 from rpa.experiments import known
 from rpa.inputs import Gaussian
-from rpa.polytopes import bivariate, lookahead, planar, polytope, slices, trapezoid, truncated
+from rpa.polytopes import bivariate, lookahead, planar, polytope, reduction, slices, tilting, trapezoid, truncated
 from rpa.polytopes.normal import log_interval
 from rpa.polytopes.polytope import METHODS, probability
 from rpa.polytopes.tilting import minimax
@@ -179,6 +180,70 @@ def test_no_weight_exceeds_its_bound(slab):
     sampler = trapezoid.PolytopeSampler(p, [proposal])
     log_w = sampler.points([0], np.random.default_rng(0).random((sampler.dim - 1, 20_000)))[1]
     assert np.isfinite(psi[0]) and log_w.max() <= psi[0] + 1e-9 and log_w.max() > psi[0] - 1.0
+
+
+def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
+    count, slopes = [], tilting._Saddle.slopes
+    monkeypatch.setattr(tilting._Saddle, "slopes", lambda *given: count.append(1) or slopes(*given))
+    for correlation in (0.2, 0.9):
+        rows = -np.linalg.cholesky(known.equicorrelated(6, correlation)[0])
+        h = np.random.default_rng(0).standard_normal((5, 6)) - np.array([[0], [1], [3], [8], [30.0]])
+        assert np.isfinite(minimax(trapezoid.plan(np.tile(rows, (5, 1, 1)), h))[1]).all()
+    assert 8 <= len(count) <= 10
+
+
+def test_moments_of_a_turned_box():
+    """Errors between a fifth and all of what was asked for, in the largest of 15 numbers."""
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    low, high = np.array([-1, 0.5, -0.3, 2.0]), np.array([1, 3, 0.4, 2.5])
+    spread = truncnorm.std(low, high)
+    for rtol in (1e-2, 2e-3):
+        H, h = np.vstack([turn, -turn]), np.append(high, -low)
+        log_p, mean, cov = truncated.moments(H, h, Gaussian(np.zeros(4), 1.0), rtol=rtol)
+        gaps = (turn @ mean - truncnorm.mean(low, high)) / spread, np.diag(turn @ cov @ turn.T) / spread**2 - 1
+        assert log_p == pytest.approx(log_interval(low, high).sum(), abs=rtol / 10)
+        assert 0.2 * rtol < np.abs(gaps).max() < rtol
+
+
+def test_small_terms_of_a_sum_need_the_absolute_error_of_large_ones():
+    H, h, log_p = known.rotated_blocks(4, 3, 0)
+    floors = log_p + np.array([-np.inf, 0.0, 1.0, 6.0])
+    errors = [polytope.replicates(H[None], h[None], rtol=0.01, seed=0, log_floor=floor)[1][0] for floor in floors]
+    assert errors[0] == errors[1] and errors[2] == errors[3]  # the latter with the fewest points
+    assert 0.005 < errors[0] <= 0.01 < errors[2] < 0.01 * np.e
+
+
+def test_what_is_proved_of_thin_and_empty_sets():
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    H = np.vstack([np.eye(3)[0], -np.eye(3)[0], np.eye(3)[1]])[None] @ turn
+    for width, empty in ((1e-2, False), (1e-6, False), (0.0, False), (-1e-14, False), (-1e-13, True), (-0.1, True)):
+        h = np.array([[0.5 * width, 0.5 * width, 3.0]]) if width > 0 else np.array([[0.5, width - 0.5, 3.0]])
+        y = reduction.inscribed_ball(H, h)
+        np.testing.assert_allclose(y, [[0.5, 0.5, 0.0]], atol=1e-12)
+        assert reduction.is_empty(H, h, y) == empty
+        bound = np.exp(reduction.log_slab(H, h, y)[0])
+        assert width * norm.pdf(0) <= bound <= max(width, 0) * 0.4 + 1e-14
+    half = np.array([[-1.0, 2.0, 3.0]])
+    assert reduction.log_slab(np.eye(3)[None], half, np.array([[1.0, 0, 0]])) == log_ndtr(-1.0)
+    tilted = np.array([[[1.0, 0.0], [-1.0, 1e-6]]])
+    bound = reduction.log_slab(tilted, np.array([[0.0, 1e-7]]), np.array([[0.5, 0.5]]))
+    assert np.exp(bound) == pytest.approx([0.4 * (1e-7 + 1e-6 * (9 + np.sqrt(2)))])
+
+
+def test_rows_that_are_left_out_and_groups_of_the_others():
+    h = np.random.default_rng(0).uniform(2, 7, (50, 9))
+    h[:, 5], budget = np.inf, np.log(np.geomspace(1e-9, 1e-2, 50))
+    kept, log_dropped = reduction.uncertain(h, budget)
+    for bounds, keep, most, dropped in zip(norm.sf(h), kept, np.exp(budget), np.exp(log_dropped)):
+        assert dropped == pytest.approx(bounds[~keep].sum()) and dropped <= most
+        assert not keep.any() or dropped + bounds[keep].min() > most
+    groups = reduction.groups(kept, 10**5)
+    np.testing.assert_array_equal(np.sort(np.concatenate([index for index, _ in groups])), np.arange(50))
+    for index, rows in groups:
+        number = kept[index].sum(axis=1)
+        assert (number <= rows).all() and (number > rows - 4).all() and (number == rows).all() | (rows % 4 == 0)
+        assert len(index) <= max(1, 2**22 / (max(rows, 1) * 10**5))
+    assert len(reduction.groups(kept, 2)) == 1 and len(groups) > len(reduction.groups(kept, 3))
 
 
 ACCURACY = {  # relative errors after 2^13 points of "lookahead", "minimax" and "genz"

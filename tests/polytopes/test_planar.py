@@ -43,13 +43,14 @@ def test_boxes_are_exact_within_the_reported_error():
     H, h, expected = rotated_boxes(3000, 0)
     log_p, rel_error = planar.log_probability(H, h)
     ratio = np.abs(log_p - expected) / rel_error
-    assert np.quantile(ratio, 0.99) < 1 and ratio.max() < 3
+    assert 0.03 < np.quantile(ratio, 0.99) < 0.3 and ratio.max() < 3
 
 
 def test_boxes_that_are_not_slivers_are_good_to_ten_digits():
     H, h, expected = rotated_boxes(1000, 2, thinnest=-1)
     log_p, rel_error = planar.log_probability(H, h)
     assert np.abs(log_p - expected).max() < 1e-11 and rel_error.max() < 1e-10
+    assert 0.3 < np.quantile(np.abs(log_p - expected) / rel_error, 0.99) < 1
 
 
 def test_wedges_against_owens_t():
