@@ -71,12 +71,6 @@ def test_slices_agree_with_polygons():
     assert slices.log_probability(np.column_stack([a, c]), np.full(n, 10.0))[1] == np.inf
 
 
-@pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
-def test_slices_of_a_far_corner(far):
-    found, error = slices.log_probability(np.array([[-1.0, 0, -far], [0, -1.0, -far]]), np.zeros(2))
-    assert abs(found - 2 * log_ndtr(-far)) <= 3 * error <= 1e-15 * far**2 * 30
-
-
 def test_a_move_along_an_ellipse_keeps_the_truncated_law():
     rng, rows, h = (
         np.random.default_rng(0),
@@ -280,7 +274,7 @@ def test_accuracy_of_a_budget(name):
     H, h, law, log_p = hard_problem(name)
     found = [probability(H, h, law, rtol=1e-9, method=method, budget=2**13) for method in METHODS[1:]]
     errors = [each.rel_error for each in found]
-    assert errors == pytest.approx(ACCURACY[name], rel=0.03), errors
+    assert errors == pytest.approx(ACCURACY[name], rel=0.03) and not any(each.converged for each in found), errors
     middle = found[0].log_p if log_p is None else log_p
     assert all(abs(np.expm1(each.log_p - middle)) < 3 * each.rel_error for each in found if each.rel_error < 0.01)
 
@@ -293,15 +287,3 @@ def test_replicates_deviate_by_the_reported_error_and_average_to_nothing():
         np.testing.assert_allclose(deviation.mean(axis=1), 0.0, atol=1e-12)
         gaps.append(np.expm1(found[0] - log_p) / error[0])
     assert 0.3 < np.sqrt(np.mean(np.square(gaps))) < 1.5
-
-
-def test_derivatives_with_respect_to_the_bounds():
-    """Expectation propagation's, within a fifth of those of the probability, and the method's name of an empty set."""
-    cov, _ = known.autoregressive(4, 0.5, -1.0)
-    H, h = -np.linalg.cholesky(cov), np.array([-1.0, -0.5, 0.3, 0.0])
-    H, h = H / np.linalg.norm(H, axis=1, keepdims=True), h / np.linalg.norm(H, axis=1)
-    push = lookahead.sites(trapezoid.plan(H[None], h[None])).push[0]
-    value = lambda bounds: polytope.probabilities(H[None], bounds[None], rtol=1e-4)[0][0]
-    slopes = [(value(h + step) - value(h - step)) / 0.02 for step in 0.01 * np.eye(4)]
-    np.testing.assert_allclose(push, slopes, rtol=0.2)
-    assert polytope.probability([[1.0], [-1.0]], [-1.0, -1.0], Gaussian([0.0], 1.0)).method == "empty"
