@@ -106,3 +106,31 @@ def test_split_keeps_all_mass_and_counts_every_cell():
         polygons, _, _ = planar.split(polygons, np.tile(a, (len(polygons), 1)), np.full(len(polygons), b))
     assert len(polygons) == 1 + n + n * (n - 1) // 2
     np.testing.assert_allclose(np.exp(planar.polygon_log_mass(polygons)[0]).sum(), 1, atol=1e-14)
+    check_edges(polygons)
+
+
+def check_edges(polygons):
+    """Both ends of every edge lie on its line, the others inside, counter-clockwise; the normals have length one."""
+    used = polygons.used[:, :, None]
+    a, c = polygons.lines[:, :, :2], polygons.lines[:, :, 2:]
+    along = polygons.next_vertices - polygons.vertices
+    for ends in (polygons.vertices, polygons.next_vertices):
+        assert (np.abs((a * ends).sum(axis=2, keepdims=True) - c) * used).max() < 1e-11
+    inside = (polygons.vertices @ a.transpose(0, 2, 1) - c.transpose(0, 2, 1)) * used * used.transpose(0, 2, 1)
+    assert inside.max() < 1e-11 and (np.abs((a**2).sum(axis=2) - 1) * used[:, :, 0]).max() < 1e-14
+    assert ((a[..., 0] * along[..., 1] - a[..., 1] * along[..., 0]) * used[:, :, 0]).min() >= 0
+
+
+def test_a_square_cut_through_its_corners_and_along_its_sides():
+    cut = lambda a, b: planar.split(planar.square(1), np.array([a]), np.array([b]))
+    for a, b, counts, active in (
+        ([1, 1], 0, [3, 3], [0, 1]),
+        ([1, 0], 60, [4], [1]),
+        ([-1, 0], -60, [4], [0]),
+        ([0, 0], 1, [4], [1]),
+    ):
+        polygons, parent, on = cut(np.array(a, dtype=float), float(b))
+        assert (list(polygons.counts), list(on.astype(int)), set(parent)) == (counts, active, {0})
+        check_edges(polygons)
+        mass = np.exp(planar.polygon_log_mass(polygons)[0])
+        np.testing.assert_allclose(mass, 1 / len(counts), rtol=1e-14)
