@@ -11,7 +11,6 @@ from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.patterns import pruning, search, support
 from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
-from rpa.patterns.regions import planar_regions
 from rpa.patterns.support import Support, best_first, entropy_pruned, monte_carlo
 
 METHODS = [best_first, entropy_pruned]
@@ -196,24 +195,6 @@ def test_pruning_fixes_near_certain_units():
     found = entropy_pruned(net, Gaussian(np.zeros(2), 1.0), mass=1.0)
     assert set(as_dict(found)) == {bytes(np.array([True, False])), bytes(np.array([True, True]))}
     assert len(entropy_pruned(net, Gaussian(np.zeros(2), 1.0), mass=1.0, threshold=1e-9)) == 4
-
-
-@pytest.mark.parametrize("make", [random_gaussian, random_mixture])
-def test_sampled_patterns_have_the_right_law(make):
-    """Counts of `monte_carlo` against the exact planar probabilities, and its shares against its counts."""
-    net, inputs, n = random_network([2, 5, 4, 1], 3), make(2, 3), 300_000
-    found = monte_carlo(net, inputs, n, seed=4)
-    assert np.exp(found.log_q).sum() == pytest.approx(1)
-    parts = [(1.0, inputs)] if isinstance(inputs, Gaussian) else list(zip(inputs.weights, inputs.components))
-    exact = {}
-    for weight, part in parts:
-        regions = planar_regions(net, part)
-        for pattern, log_p in zip(map(bytes, regions.patterns), regions.log_p):
-            exact[pattern] = exact.get(pattern, 0.0) + weight * np.exp(log_p)
-    shares = as_dict(found)
-    counts = [round(n * np.exp(shares.get(pattern, -np.inf))) for pattern in exact]
-    assert_binomial(np.array(counts), n, np.array(list(exact.values())))
-    assert set(shares) <= set(exact)
 
 
 def test_sampling_is_seeded():

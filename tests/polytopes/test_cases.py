@@ -108,12 +108,6 @@ def test_no_draw_outside_a_triangle_in_the_tail():
     assert (truncated.sample(H, h, g, 2000, 0).points @ H.T <= h).all()
 
 
-def test_an_empty_set_has_no_draws():
-    g = Gaussian([0, 0], [[1, -0.99], [-0.99, 1]])
-    with pytest.raises(ValueError, match="^H, h: expected a polytope of positive probability"):
-        truncated.sample([[-1.0, 0], [0, -1], [1, 1]], [-5, -5, 1.697], g, 2000, 0)
-
-
 @pytest.mark.parametrize("d", [1, 2, 3])
 @pytest.mark.parametrize("width", [1e-3, 1e-12])
 def test_no_draw_outside_a_narrow_interval(d, width):
