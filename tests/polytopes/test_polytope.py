@@ -108,7 +108,7 @@ def test_empty_polytopes_of_every_rank():
     for rank in (1, 2, 3, 8):
         H = np.vstack([np.eye(rank), -np.eye(rank)[:1]])
         found = probability(H, np.append(np.zeros(rank), -0.5), standard(rank))
-        assert found.log_p == -math.inf and found.rel_error == 0 and found.converged
+        assert found.log_p == -math.inf and found.rel_error == 0 and found.converged and found.method == "empty"
 
 
 @pytest.mark.parametrize("gap", [0.1, 1e-3, 1e-6, 1e-9])
