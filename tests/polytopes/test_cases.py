@@ -68,6 +68,12 @@ def test_slab_of_small_width_times_an_orthant(d, width):
     assert_right(answer, math.log(width) - width**2 / 6 + LOG_DENSITY - (d - 1) * math.log(2))
 
 
+def test_a_slab_thinner_than_rounding_is_neither_empty_nor_known():
+    H, mean = np.vstack([-unit(0, 3), np.eye(3)]), np.full(3, 1e10)
+    answer = probability(H, H @ mean, Gaussian(mean, 1.0))
+    assert -20 < answer.log_p < -10 and answer.rel_error == math.inf and not answer.converged
+
+
 @pytest.mark.parametrize("c", [1e-3, 1e-10, 1e-13])
 def test_wedge_of_small_angle(c):
     answer = probability([[1.0, 0.0], [-1.0, c]], [0.0, 0.0], Gaussian([0, 0], 1.0))

@@ -1,6 +1,7 @@
 import mpmath as mp
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 from scipy.special import log_ndtr, owens_t
 
 from rpa.polytopes import planar
@@ -75,6 +76,18 @@ def test_empty_and_certain_half_planes():
     np.testing.assert_array_equal(log_p[:2], -np.inf)
     np.testing.assert_allclose(log_p[2], 0.0, atol=1e-15)
     assert np.isfinite(rel_error).all()
+
+
+def test_sets_are_called_empty_where_a_linear_program_says_so():
+    """Random half-planes up to 1000 deviations out: many of the sets lie outside the square, or nowhere."""
+    rng = np.random.default_rng(0)
+    angle, h = rng.uniform(0, 2 * np.pi, (80, 4)), rng.standard_normal((80, 4)) * 10 ** rng.uniform(0, 3, (80, 1))
+    H = np.stack([np.cos(angle), np.sin(angle)], axis=2)
+    log_p, rel_error = planar.log_probability(H, h)
+    empty = np.array([linprog([0, 0], rows, bounds, bounds=(None, None)).status == 2 for rows, bounds in zip(H, h)])
+    assert 15 < empty.sum() < 65
+    np.testing.assert_array_equal(np.isneginf(log_p), empty)
+    assert (rel_error[empty] == 0).all() and ((rel_error > 0) & (rel_error < 1e-6))[~empty].all()
 
 
 def test_moments_of_boxes():
