@@ -31,13 +31,6 @@ def unit(i, d):
     return np.eye(d)[[i]]
 
 
-@pytest.mark.parametrize("cov", [np.diag([1e16, 1.0]), [1e16, 1.0]])
-def test_a_coordinate_beside_one_of_huge_variance(cov):
-    assert_right(probability([[0, 1.0]], [1.0], Gaussian([0, 0], cov)), float(log_ndtr(1)), 1e-13)
-    spread = Gaussian([0, 0], cov).sample(2000, 0).std(0)
-    np.testing.assert_allclose(spread, [1e8, 1], rtol=6 / math.sqrt(2 * 2000))
-
-
 @pytest.mark.parametrize("scale", [1.0, 1e5, 1e-5])
 @pytest.mark.parametrize("gap", [1e-2, 1e-6, 1e-10])
 def test_difference_of_two_nearly_equal_coordinates(gap, scale):
@@ -106,12 +99,6 @@ def test_far_corners(d, far):
 def test_variance_of_a_narrow_interval(width):
     _, _, cov = truncated.moments([[1.0], [-1.0]], [1 + width, -1.0], Gaussian([0], 1.0), rtol=1e-3)
     assert cov[0, 0] == pytest.approx(width**2 / 12, rel=3e-3)
-
-
-def test_no_draw_outside_a_triangle_in_the_tail():
-    g = Gaussian([0, 0], [[1, -0.9], [-0.9, 1]])
-    H, h = np.array([[-1.0, 0], [0, -1], [1, 1]]), np.array([-2, -2, 4.05])
-    assert (truncated.sample(H, h, g, 2000, 0).points @ H.T <= h).all()
 
 
 @pytest.mark.parametrize("d", [1, 2, 3])
