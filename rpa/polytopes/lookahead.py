@@ -44,12 +44,7 @@ def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
     """
     real = p.owner >= 0
     h, rows = np.where(real, p.h, 0.0), np.where(real[:, :, None], p.coef, 0.0)
-    tau, nu, push, eye = (
-        np.zeros(h.shape),
-        np.zeros(h.shape),
-        np.zeros(h.shape),
-        torch.eye(rows.shape[2], dtype=torch.float64),
-    )
+    (tau, nu, push), eye = np.zeros((3, *h.shape)), torch.eye(rows.shape[2], dtype=torch.float64)
     mean, index = np.zeros(p.mean.shape), np.arange(len(h))
     state = h, rows, real, tau, nu
     for _ in range(sweeps):
