@@ -65,8 +65,7 @@ class Pieces:
 
 
 def _slices(net, count):
-    per_piece = 8 * 3 * max(net.n_hidden, 1) * max(net.input_dim, 1)
-    step = int(np.clip(BLOCK_BYTES / per_piece, 1, REGIONS_AT_ONCE))
+    step = int(np.clip(BLOCK_BYTES / (24 * net.n_hidden * net.input_dim + 1), 1, REGIONS_AT_ONCE))
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 

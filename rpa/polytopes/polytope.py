@@ -147,9 +147,8 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
     rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
     deviation = np.zeros((count, quadrature.REPLICATES))
     # What is dropped must be small against p, guessed here as if the rows were independent and checked afterwards.
-    log_budget = np.maximum(log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol), MINIMAL) + np.log(
-        reduction.NEGLIGIBLE
-    )
+    guess = log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol)
+    log_budget = np.maximum(guess, MINIMAL) + np.log(reduction.NEGLIGIBLE)
     pending, relevant = np.flatnonzero(~empty), np.zeros(h.shape, dtype=bool)
     while len(pending):
         kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])

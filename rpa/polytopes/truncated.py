@@ -178,7 +178,7 @@ def _slice_step(state, rows, h, rng):
     a, b = state @ rows.T, other @ rows.T
     size, angle = np.hypot(a, b), np.arctan2(b, a)
     # a cos t + b sin t = size cos(t - angle) > h on an arc around `angle`.
-    half = np.arccos(np.clip(h / np.where(size > 0, size, 1.0), -1.0, 1.0)) * (size > h)
+    half = np.arccos(np.clip(h / size, -1.0, 1.0)) * (size > h)
     start, stop = np.mod(angle - half, 2 * np.pi), np.mod(angle - half, 2 * np.pi) + 2 * half
     order = np.argsort(start, axis=1)
     start, stop = np.take_along_axis(start, order, 1), np.take_along_axis(stop, order, 1)

@@ -57,6 +57,9 @@ def test_regions_have_an_interior_and_hold_every_sample(sizes, slope):
 def test_more_regions_than_the_limit_are_none():
     net = random_network((4, 12, 12, 1), 0)
     assert enumerate_regions(net, 50) is None
+    rows, offsets = np.ones((12, 3)) + 1e-9 * np.eye(12, 3), 0.1 * np.arange(12)  # all but parallel
+    layers = ReLUNetwork([rows, np.ones((1, 12))], [offsets, [0.0]])
+    assert enumerate_regions(layers, 149) is None and len(enumerate_regions(layers, 150)) == 13  # 1 + 12 + 66 + 220
     with pytest.raises(ValueError, match="max_patterns: expected at least the number of regions, which is above 50"):
         pattern_pmf(net, random_gaussian(4, 0), search="exhaustive", max_patterns=50)
 
