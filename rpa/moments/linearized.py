@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rpa.tracing.graph import max_pool
+from rpa.tracing.nonlinear import max_pool
 from rpa.tracing.parts import Affine, Cut, as_rows, as_values, run
 from rpa.tracing.traced import Traced
 

@@ -64,7 +64,7 @@ def _larger(a, var_a, b, var_b):
     gap, spread = a - b, var_a + var_b
     if torch.is_grad_enabled() and (gap.requires_grad or spread.requires_grad):
         keep, rest = relu.gain(gap, spread), relu.variance(gap, spread)
-        return b + relu.mean(gap, spread), (rest + var_b * (1 - 2 * keep)).clamp(min=0)
+        return torch.maximum(a, b) + relu.mean(-gap.abs(), spread), (rest + var_b * (1 - 2 * keep)).clamp(min=0)
     sigma, t, e, keep = activation.excess(gap, spread)
     rest = torch.addcmul(keep, e, t + e, value=-1).mul_(spread).clamp_(min=0)
     return torch.maximum(a, b).addcmul_(sigma, e), rest.add_(var_b).addcmul_(keep, var_b, value=-2).clamp_(min=0)

@@ -9,6 +9,7 @@ batch of means (b, *shape) with noise: a variance, variances per pixel or a full
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ from rpa.moments import _checks, activation, relu
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
 from rpa.moments.prepared import Moments, as_module, laws, mixed, noise, traced
 from rpa.moments.sampling import Estimate, monte_carlo
-from rpa.tracing.graph import RECORDED, act, record
+from rpa.tracing.graph import record
+from rpa.tracing.nonlinear import act
 from rpa.tracing.parts import Cut, as_rows, as_values, size
 
 if TYPE_CHECKING:
@@ -74,38 +76,28 @@ def splits(net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     Raises ValueError where a later layer reads more than one ReLU's output; `two_stage(net, ..., relu=i)` takes these.
     """
     graph, root, _ = record(as_module(net))
-    nodes = list(graph.nodes)
-    return [_split(root, nodes, node, number) for number, node in enumerate(n for n in nodes if n.target is act)]
+    count = sum(node.target is act for node in graph.nodes)
+    return [tuple(_stage(root, graph, number, behind) for behind in (False, True)) for number in range(count)]
 
 
-def _split(root, nodes, node, number):
+def _stage(root, graph, number, behind):
+    """What lies before or behind an activation, as a module of its own."""
+    graph = copy.deepcopy(graph)
+    start, node = next(iter(graph.nodes)), [n for n in graph.nodes if n.target is act][number]
     if node.args[1] != 0:
         raise ValueError(f"net: activation {number} is no ReLU; use two_stage(net, inputs, relu={number})")
-    stages = []
-    for start, inside, end in (
-        (nodes[0], nodes[1 : nodes.index(node)], node.args[0]),
-        (node, nodes[nodes.index(node) + 1 : -1], nodes[-1].args[0]),
-    ):
-        new = fx.Graph()
-        copies = {start: new.placeholder("x")}
-        inside = [n for n in inside if n.op != "get_attr"]
-        constants = [n for n in nodes if n.op == "get_attr"]
-        needed = {end}
-        for each in reversed(nodes):
-            needed.update(each.all_input_nodes if each in needed and each is not start else ())
-        for each in (n for n in (*constants, *inside) if n in needed):
-            try:
-                copies[each] = new.node_copy(each, copies.__getitem__)
-            except KeyError as error:
-                raise ValueError(f"net: a layer behind ReLU {number} reads values before it; "
-                                 f"use two_stage(net, inputs, relu={number})") from error  # fmt: skip
-        new.output(copies[end])
-        stage = fx.GraphModule(root, new).eval()
-        stage.graph.eliminate_dead_code()
-        stage.recompile()
-        stage.meta[RECORDED] = True
-        stages.append(stage)
-    return tuple(stages)
+    if behind:
+        with graph.inserting_after(start):
+            node.replace_all_uses_with(graph.placeholder("q"))
+    else:
+        graph.output_node().args = (node.args[0],)
+    graph.eliminate_dead_code(lambda each: each.op in ("placeholder", "output"))
+    if behind:
+        if start.users:
+            raise ValueError(f"net: a layer behind ReLU {number} reads values before it; "
+                             f"use two_stage(net, inputs, relu={number})")  # fmt: skip
+        graph.erase_node(start)
+    return fx.GraphModule(root, graph).eval()
 
 
 def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rpa.tracing import graph
-from rpa.tracing.graph import act, called, max_pool
+from rpa.tracing.graph import UNITS, called
+from rpa.tracing.nonlinear import act, max_pool
 
 if TYPE_CHECKING:
     from rpa.tracing.traced import Traced
@@ -81,7 +81,7 @@ class Affine:
     def _square(self):
         depth = dict.fromkeys(self.inputs, 0)
         for node in self.nodes:
-            weight = 0 if called(node) in graph.UNITS else 1 if self.traced.weighted(node) else 2
+            weight = 0 if called(node) in UNITS else 1 if self.traced.weighted(node) else 2
             depth[node] = weight + max(depth[n] for n in node.all_input_nodes if n in depth)
         small = size(self.taken) * size(self.shapes) <= DENSE
         return (self.matrix() ** 2).T if small and max(depth.values()) > 1 else None
