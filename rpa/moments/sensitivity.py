@@ -125,7 +125,7 @@ def _module_and_image(net, x):
 def _two_stage(module, x, levels, window, order, wanted):
     stages = Stages.of(traced(module, x[None], "x"), 0)
     u = stages.before(x[None])
-    jacobian = inner_jacobian(stages, x.numel(), u.numel())(x[None]).reshape(-1, *x.shape)
+    jacobian = inner_jacobian(stages)(x[None]).reshape(-1, *x.shape)
     weight = jacobian_at(stages.after, stages.activated(u))[1]
     slope = stages.cut.slope_vector()
     slope = None if slope is None else slope[:, None]

@@ -130,7 +130,10 @@ class Traced:
         """A value that depends on the number of inputs at most."""
         if node in self.constants:
             return self.constants[node]
-        return _extrapolated(*self.sizes[node], rows) if node in self.sizes else self.value(node, _Env(self, rows))
+        if node in self.sizes:
+            one, two = self.sizes[node]
+            return _extrapolated(one, two, rows)
+        return self.value(node, _Env(self, rows))
 
     def _arguments(self, node, env):
         return fx.node.map_arg(node.args, env.__getitem__), fx.node.map_arg(node.kwargs, env.__getitem__)
