@@ -42,8 +42,8 @@ def variance(mu: torch.Tensor, var: torch.Tensor, slope: Slope = 0) -> torch.Ten
 def covariance(mu: torch.Tensor, cov: torch.Tensor, slope: torch.Tensor | None, rule: str) -> torch.Tensor:
     """Cov[act(x)] (b, n, n) for x ~ N(mu, cov), slope (n,) or None for ReLU.
 
-    rule for pairs of activations: "exact"; "series", the first four terms; "linear", the first; "zero_mean", right for
-    mu = 0. A pair of which one passes has gain_1 gain_2 cov_12, exactly.
+    rule for pairs of activations: "exact"; "series", the first four terms; "linear", the first. A pair of which one
+    passes has gain_1 gain_2 cov_12, exactly.
     """
     cov = _within_bounds(cov)
     if slope is None:
@@ -71,11 +71,7 @@ def _within_bounds(cov):
 def _relu_covariance(mu, cov, rule):
     if rule == "exact":
         return relu.covariance(mu, cov)
-    if rule != "zero_mean":
-        return relu.covariance_series(mu, cov, 4 if rule == "series" else 1)
-    inner = relu.covariance_zero_mean(cov)
-    variances = relu.variance(mu, cov.diagonal(dim1=-2, dim2=-1))
-    return inner + torch.diag_embed(variances - inner.diagonal(dim1=-2, dim2=-1))
+    return relu.covariance_series(mu, cov, 4 if rule == "series" else 1)
 
 
 def _plain(slope):

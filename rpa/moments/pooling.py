@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rpa.moments import _checks, activation, relu
+from rpa.moments import activation, relu
 from rpa.moments.activation import TINY
 from rpa.tracing.conversion import pool_tables
 
@@ -27,14 +27,6 @@ ALIKE = 100  # roundings of the largest deviation by which the moments of window
 CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
 CHUNK = 64  # windows whose cubature is done at once, to stay in cache
 BLOCK = 256  # windows whose shared inputs are looked for at once
-
-
-def _check_jointly(mean, cov):
-    if mean.ndim == 0 or mean.shape[-1] == 0 or cov.shape[-2:] != (mean.shape[-1],) * 2:
-        shapes = f"{tuple(mean.shape)} and {tuple(cov.shape)}"
-        raise ValueError(f"mean, cov: expected shapes (..., w) and (..., w, w) with w >= 1, got {shapes}")
-    _checks.finite("mean", mean)
-    _checks.finite("cov", cov)
 
 
 def maxima(cut: Cut, mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +82,6 @@ def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     1024 Sobol points and their mirror images, whitened so that a maximum that is always the same variable is exact. The
     Hessian follows from Stein's lemma, E[grad^2 f(z)] = E[f(z) (z z^T - I)], in coordinates where the law is standard.
     """
-    _check_jointly(mean, cov)
     rows, squares = mean.reshape(-1, mean.shape[-1]).double(), cov.expand(*mean.shape, -1).flatten(0, -3).double()
     first, back = _alike(rows, squares, ALIKE * torch.finfo(mean.dtype).eps)
     found = _maximum(rows[first], squares[first], mean.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -59,24 +60,20 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in weights), torch.float64)
 
 
-def on_images(net: ReLUNetwork | nn.Module, x: torch.Tensor, name: str = "x") -> nn.Module:
+def on_images(net: ReLUNetwork | nn.Module, x: torch.Tensor) -> nn.Module:
     """The network as a module that takes images x (b, c, H, W), also if it takes their pixels as rows.
 
     A network that takes both gets rows if its output then has fewer axes: its first layer meets the last axis alone.
     """
     module = as_module(net)
     rows = nn.Sequential(nn.Flatten(), module).eval()
-    dims = []
+    axes = {}
     for each in (module, rows):
-        try:
-            with torch.no_grad():
-                dims.append(each(x[:1]).ndim)
-        except Exception:
-            dims.append(None)
-    if dims[1] is None:
-        check_evaluable(module, x, name)
-        return module
-    return rows if dims[0] is None or dims[1] < dims[0] else module
+        with suppress(Exception), torch.no_grad():
+            axes[each] = each(x[:1]).ndim
+    if not axes:
+        check_evaluable(module, x)
+    return min(axes, key=axes.__getitem__)
 
 
 def traced(net: ReLUNetwork | nn.Module | Traced, x: torch.Tensor, name: str = "inputs", **options: Any) -> Traced:

@@ -104,9 +104,8 @@ def output_jacobian(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """d module / d x at one input x (...): (k, ...), by k backward passes in one batch."""
     if not isinstance(x, torch.Tensor):
         raise ValueError(f"x: expected a tensor, got {type(x).__name__}")
-    check_evaluable(module, x[None])
+    batch = check_evaluable(module, x[None])[0].numel()
     with torch.enable_grad():
-        batch = module(x[None]).shape[1:].numel()
         points = x.detach().expand(batch, *x.shape).clone().requires_grad_()
         outputs = module(points).reshape(batch, -1)
         return torch.autograd.grad(outputs.diagonal().sum(), points)[0]

@@ -34,7 +34,7 @@ __all__ = ["Estimate", "Moments", "affine_relu_affine", "mean_of_stages", "monte
 
 MAX_DENSE = 4096  # units of which a full covariance is held
 ADJOINT = ("linear", "diagonal")
-RULES = ("exact", "series", "linear", "diagonal", "zero_mean")
+RULES = ("exact", "series", "linear", "diagonal")
 
 
 def affine_relu_affine(
@@ -162,8 +162,8 @@ def two_stage(
     (E[relu(y)] - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead,
     so that inputs share Jacobians; equal inputs, given with several noise levels, share them anyway. outputs: indices
     of the outputs wanted, default all. rule for Cov[relu(y)]: "exact"; "series", its first four terms; "linear", its
-    first term with exact variances; "diagonal", independent units; "zero_mean", P2's theorem 2 off the diagonal,
-    right for mu = 0 only. Jacobians are constants to autograd, as they are almost everywhere.
+    first term with exact variances; "diagonal", independent units. Jacobians are constants to autograd, as they are
+    almost everywhere.
 
     Cost: k + min(n, m) Jacobian products (n inputs, m units of y) per point or per different input. With "linear" and
     "diagonal" and one affine part before the ReLU, or more than 4096 units there, 2 k products and no J1; then

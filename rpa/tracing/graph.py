@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -15,16 +16,7 @@ __all__ = ["COPIES", "SUMS", "UNITS", "WEIGHTED", "called", "check_evaluable", "
            "unwrapped"]  # fmt: skip
 
 # Called with (input, weight, bias, ...).
-WEIGHTED = (
-    "linear",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-    "scaled",
-)
+WEIGHTED = ("linear", "scaled", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)))
 SUMS = ("add", "sub")  # what does not depend on the input is a constant
 # Every unit passes once.
 UNITS = ("flatten", "view", "reshape", "cat", "concat", "unflatten", "permute", "transpose", "chunk", "split",
@@ -32,6 +24,9 @@ UNITS = ("flatten", "view", "reshape", "cat", "concat", "unflatten", "permute", 
 COPIES = ("pad", "roll", "flip", "stack", "expand", "repeat")  # some units may pass more often
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+# Layers that torch.fx cannot follow, beside those that make weights of weights.
+OPAQUE = (nn.modules.padding._CircularPadNd, nn.modules.instancenorm._InstanceNorm, nn.Softmax2d, nn.RNNBase,
+          nn.RNNCellBase, nn.MultiheadAttention, nn.TransformerEncoderLayer)  # fmt: skip
 IN_PLACE = {getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")}
 
 
@@ -85,7 +80,7 @@ def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple
     root = _Root(unwrapped(net))
     try:
         with torch.no_grad():
-            graph = _Tracer(root).trace(root)
+            graph = _recorded(root)
     except Exception as error:
         reason = str(error).splitlines()[0]
         if "control flow" in reason or "can't be used" in reason or "iterated" in reason:
@@ -102,6 +97,13 @@ def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple
     if pool_first:
         _exchange_pools(graph)
     return graph, root, head
+
+
+def _recorded(root):
+    try:
+        return _Tracer(root, ()).trace(root)
+    except Exception:  # to follow math.sqrt of a size and its like takes most of the time of a small network
+        return _Tracer(root, (math,)).trace(root)
 
 
 def head_of(net: nn.Module) -> str:
@@ -125,14 +127,10 @@ class _Root(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Records the known nonlinearities as `act` and `max_pool`, and nothing in place.
+    """Records layers by the functions that they call, nonlinearities as `act` and `max_pool`, and nothing in place."""
 
-    Layers of torch.nn are recorded by the functions that they call, or as they are where torch.fx cannot follow them.
-    """
-
-    def __init__(self, root):
-        super().__init__()
-        self._opaque = set()
+    def __init__(self, root, wrapped):
+        super().__init__(wrapped)
         self._names = {id(parameter): name for name, parameter in root.named_parameters()}
 
     def getattr(self, attr, attr_val, parameter_proxy_cache):
@@ -144,7 +142,7 @@ class _Tracer(fx.Tracer):
         return parameter_proxy_cache[name]
 
     def is_leaf_module(self, m, module_qualified_name):
-        return m in self._opaque
+        return isinstance(m, OPAQUE) or type(m).__module__.startswith("torch.nn.utils.parametrizations")
 
     def call_module(self, m, forward, args, kwargs):
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
@@ -152,18 +150,9 @@ class _Tracer(fx.Tracer):
             bias = (0.0 if m.bias is None else m.bias) - m.running_mean * weight
             return scaled(*args, *kwargs.values(), weight, bias)
         try:
-            path = self.path_of_module(m)
+            self.path_of_module(m)
         except NameError:  # a layer made inside forward
             return forward(*args, **kwargs)
-        depth = len(self.module_stack)
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            if not super().is_leaf_module(m, path) or m in self._opaque:
-                raise
-        while len(self.module_stack) > depth:
-            self.module_stack.popitem()
-        self._opaque.add(m)
         return super().call_module(m, forward, args, kwargs)
 
     def create_proxy(self, kind, target, args, kwargs, *more, **options):

@@ -79,15 +79,15 @@ class Traced:
         """Outputs (b, k)."""
         return as_rows(run(self.parts, [x]), [self.shapes[self.end]])
 
-    def env(self, rows: int, values: Iterable = ()) -> dict:
+    def env(self, rows: int, values: Iterable = ()) -> _Env:
         """An environment of the graph's nodes for so many inputs, with the values of some."""
         return _Env(self, rows, values)
 
-    def value(self, node: fx.Node, env: dict) -> torch.Tensor:
+    def value(self, node: fx.Node, env: _Env) -> torch.Tensor:
         """What the node returns."""
         return self._called(node, *self._arguments(node, env))
 
-    def linear(self, node: fx.Node, env: dict) -> torch.Tensor:
+    def linear(self, node: fx.Node, env: _Env) -> torch.Tensor:
         """The linear part of an affine node, applied to the values in `env`."""
         args, kwargs = self._arguments(node, env)
         if self.weighted(node):
@@ -103,10 +103,16 @@ class Traced:
                 zeros = {n: self._zeros(self.shapes[n]) for n in node.all_input_nodes if n in self.shapes}
                 offset = self.value(node, _Env(self, 1, zeros))
             self._offsets[node] = offset if isinstance(offset, torch.Tensor) and offset.any() else None
-        out, offset = self._called(node, args, kwargs), self._offsets[node]
-        return out if offset is None else out - offset.repeat(len(out) // len(offset), *[1] * (out.ndim - 1))
+        offset = self._offsets[node]
+        if offset is None:
+            return self._called(node, args, kwargs)
+        # The difference of two values of the node, at a scale of 1, where it loses little beside the constants.
+        given = self._given(node, env)
+        scale = max(v.detach().abs().max() for v in given.values()).clamp(min=torch.finfo(offset.dtype).tiny)
+        out = self.value(node, _Env(self, env.rows, {n: v / scale for n, v in given.items()}))
+        return (out - offset.repeat(len(out) // len(offset), *[1] * (out.ndim - 1))) * scale
 
-    def squared(self, node: fx.Node, env: dict) -> torch.Tensor:
+    def squared(self, node: fx.Node, env: _Env) -> torch.Tensor:
         """The linear part with squared coefficients, applied to the values in `env`."""
         given, weighted = self._given(node, env), self.weighted(node)
         if called(node) in (*UNITS, *COPIES) and not weighted:
