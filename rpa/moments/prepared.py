@@ -60,20 +60,21 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in weights), torch.float64)
 
 
-def on_images(net: ReLUNetwork | nn.Module, x: torch.Tensor) -> nn.Module:
-    """The network as a module that takes images x (b, c, H, W), also if it takes their pixels as rows.
+def on_images(net: ReLUNetwork | nn.Module, x: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
+    """(module, x): the network as a module that takes images x (b, c, H, W), or their pixels as rows; x in its type.
 
     A network that takes both gets rows if its output then has fewer axes: its first layer meets the last axis alone.
     """
     module = as_module(net)
-    rows = nn.Sequential(nn.Flatten(), module).eval()
+    x = x.to(dtype_of(module))
+    _checks.batch("x", x)
     axes = {}
-    for each in (module, rows):
+    for each in (module, nn.Sequential(nn.Flatten(), module).eval()):
         with suppress(Exception), torch.no_grad():
             axes[each] = each(x[:1]).ndim
     if not axes:
         check_evaluable(module, x)
-    return min(axes, key=axes.__getitem__)
+    return min(axes, key=axes.__getitem__), x
 
 
 def traced(net: ReLUNetwork | nn.Module | Traced, x: torch.Tensor, name: str = "inputs", **options: Any) -> Traced:

@@ -31,7 +31,7 @@ from torch import nn
 
 from rpa import _check
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at
-from rpa.moments.prepared import as_module, dtype_of, on_images, traced
+from rpa.moments.prepared import on_images, traced
 from rpa.network import ReLUNetwork
 from rpa.tracing.graph import check_evaluable
 
@@ -115,9 +115,9 @@ def _module_and_image(net, x):
     x = x.numpy(force=True) if isinstance(x, torch.Tensor) else x
     if np.ndim(x) not in (2, 3):
         raise ValueError(f"x: expected shape (c, H, W) or (H, W), got {np.shape(x)}; a row of pixels is x[None, None]")
-    x = torch.as_tensor(_check.array("x", x, (None,) * np.ndim(x)), dtype=dtype_of(as_module(net)))
-    x = x[None] if x.ndim == 2 else x
-    return on_images(net, x[None]), x
+    x = torch.as_tensor(_check.array("x", x, (None,) * np.ndim(x)))
+    module, images = on_images(net, x[None, None] if x.ndim == 2 else x[None])
+    return module, images[0]
 
 
 @torch.no_grad()
