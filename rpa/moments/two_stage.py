@@ -158,12 +158,11 @@ def two_stage(
     `GaussianMixture` (b = 1; input_shape where the network takes no rows), or means (b, *shape) of b laws with
     covariance cov. Or, for stages at hand (see `splits`): two_stage(first, second, means, cov, points).
 
-    first is linearized at the means, y ~ N(mu, J1 cov J1^T), and second at relu(mu), giving second(relu(mu)) + J2
-    (E[relu(y)] - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead,
-    so that inputs share Jacobians; equal inputs, given with several noise levels, share them anyway. outputs: indices
-    of the outputs wanted, default all. rule for Cov[relu(y)]: "exact"; "series", its first four terms; "linear", its
-    first term with exact variances; "diagonal", independent units. Jacobians are constants to autograd, as they are
-    almost everywhere.
+    first is linearized at the means, y ~ N(mu, J1 cov J1^T), and second at relu(mu): second(relu(mu)) + J2 (E[relu(y)]
+    - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead; equal inputs,
+    given with several noise levels, share Jacobians anyway. outputs: indices of the outputs wanted, default all. rule
+    for Cov[relu(y)]: "exact"; "series", its first four terms; "linear", its first term with exact variances;
+    "diagonal", independent units. Jacobians are constants to autograd, as they are almost everywhere.
 
     Cost: k + min(n, m) Jacobian products (n inputs, m units of y) per point or per different input. With "linear" and
     "diagonal" and one affine part before the ReLU, or more than 4096 units there, 2 k products and no J1; then

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -80,7 +79,7 @@ def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple
     root = _Root(unwrapped(net))
     try:
         with torch.no_grad():
-            graph = _recorded(root)
+            graph = _Tracer(root).trace(root)
     except Exception as error:
         reason = str(error).splitlines()[0]
         if "control flow" in reason or "can't be used" in reason or "iterated" in reason:
@@ -97,13 +96,6 @@ def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple
     if pool_first:
         _exchange_pools(graph)
     return graph, root, head
-
-
-def _recorded(root):
-    try:
-        return _Tracer(root, ()).trace(root)
-    except Exception:  # to follow math.sqrt of a size and its like takes most of the time of a small network
-        return _Tracer(root, (math,)).trace(root)
 
 
 def head_of(net: nn.Module) -> str:
@@ -129,8 +121,8 @@ class _Root(nn.Module):
 class _Tracer(fx.Tracer):
     """Records layers by the functions that they call, nonlinearities as `act` and `max_pool`, and nothing in place."""
 
-    def __init__(self, root, wrapped):
-        super().__init__(wrapped)
+    def __init__(self, root):
+        super().__init__(())  # to follow calls of the module math takes most of the time of a small network
         self._names = {id(parameter): name for name, parameter in root.named_parameters()}
 
     def getattr(self, attr, attr_val, parameter_proxy_cache):

@@ -233,6 +233,7 @@ MODELS = {
                           Lin(64, 8), Lin(8, 3)),
     "hard activations": lambda: Seq(Flat(), Lin(64, 8), nn.Hardtanh(-0.2, 0.3, inplace=True), Lin(8, 6),
                                     nn.ReLU6(inplace=True), Lin(6, 6), nn.Threshold(0.0, 0.0), Lin(6, 3)),
+    "random leaky, hard sigmoid": lambda: Seq(Flat(), Lin(64, 8), nn.RReLU(), Lin(8, 5), nn.Hardsigmoid(), Lin(5, 3)),
     # Parametrizations, and weights that forward computes.
     "weight norm": lambda: Seq(parametrizations.weight_norm(Conv(1, 3, 3)), ReLU(), Flat(),
                                parametrizations.weight_norm(Lin(108, 3))),
