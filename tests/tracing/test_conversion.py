@@ -121,6 +121,15 @@ def test_a_module_that_computes_in_single_precision_is_taken():
     np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x.numpy()), module(x).numpy(force=True), atol=1e-5)
 
 
+def test_a_clamp_of_values_that_are_lost_beside_its_limit_is_taken():
+    """6 - relu(6 - v) of v = 1e-10 has few digits, as in deep networks with random weights: no reason to refuse."""
+    torch.manual_seed(0)
+    module = Seq(nn.Linear(4, 5, bias=False), nn.ReLU6(), nn.Linear(5, 3)).double().requires_grad_(False)
+    module[0].weight.mul_(1e-10)
+    x = torch.randn(20, 4, dtype=torch.float64)
+    np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x.numpy()), module(x).numpy(), rtol=1e-12)
+
+
 def test_rows_come_before_images():
     module = Seq(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
     x = torch.randn(20, 16)
