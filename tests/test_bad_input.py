@@ -8,7 +8,7 @@ from torch import nn
 import rpa
 from rpa.moments import meanfield, relu
 from rpa.moments.attacks import expected_output
-from rpa.moments.two_stage import centres, monte_carlo, two_stage_mean
+from rpa.moments.two_stage import monte_carlo, two_stage_mean
 
 torch.manual_seed(0)
 PLANE = rpa.Gaussian([0.5, 0.0], 0.1)
@@ -79,7 +79,6 @@ CALLS = {
     "no matrix": (lambda: relu.covariance([0.0, 1.0], [1.0, 1.0]), "cov: expected shape"),
     "no series": (lambda: relu.covariance_series([0.0], [[1.0]], 0), "terms: expected an integer >= 1"),
     "no sample": (lambda: monte_carlo(NET, PLANE, 1, 0), "n: expected an integer >= 2"),
-    "no centre": (lambda: centres(IMAGES, 0, 0), "count: expected"),
     "a negative scale": (lambda: meanfield.moments(meanfield.prepare(CONV), IMAGES, -1.0), "scale: "),
 }
 

@@ -20,7 +20,7 @@ from rpa import _check
 from rpa.moments import _checks
 from rpa.moments.layerwise import layerwise
 from rpa.moments.linearized import Stages
-from rpa.moments.prepared import as_module, dtype_of, on_images, traced
+from rpa.moments.prepared import on_images, traced
 from rpa.moments.two_stage import two_stage_mean
 
 if TYPE_CHECKING:
@@ -223,9 +223,7 @@ def _network(net, x):
     if not isinstance(x, torch.Tensor) or x.ndim != 4:
         got = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
         raise ValueError(f"x: expected a tensor of images (b, c, H, W), got {got}")
-    x = x.to(dtype_of(as_module(net)))
-    _checks.batch("x", x)
-    net = on_images(net, x)
+    net, x = on_images(net, x)
     with torch.no_grad():
         shape = net(x[:1]).shape
     if len(shape) != 2 or shape[1] < 2:

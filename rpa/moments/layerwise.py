@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from rpa import _check
 from rpa.moments import activation, pooling
-from rpa.moments.prepared import Moments, laws, mixed, noise, traced
+from rpa.moments.prepared import Moments, mixed, prepared
 from rpa.tracing.conversion import windows
 from rpa.tracing.parts import Affine, Cut, as_rows, as_values, size
 
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Moments", "independent", "layerwise"]
 
 MAX_ROWS = 16384  # a layer's independent noise enters the next affine part as one row per unit
-NOTHING = 1e-16  # beside 1; less, squared, is soon a denormal number in single precision, which takes ten times as long
+MAX_DENSE = 4096  # units of which a full covariance is held
+RELATIVE_ZERO = 1e-16  # smaller factors are set to 0: their squares are denormal numbers, which are slow
 RULES = ("exact", "series", "linear", "diagonal")
 
 
@@ -39,7 +39,6 @@ def layerwise(
     cov: float | torch.Tensor | None = None,
     rule: str = "exact",
     *,
-    max_dense: int = 4096,
     input_shape: tuple[int, ...] | None = None,
 ) -> Moments:
     """Moments of net(x) by moment matching after every layer.
@@ -48,8 +47,8 @@ def layerwise(
     law of x, a `Gaussian` or `GaussianMixture` (b = 1; input_shape where the network takes no rows); or means (b,
     *shape) of b laws with covariance cov, see `noise`. rule for the covariance of activations: "exact"; "series", its
     first four terms; "linear", its first term (the diagonal exact); "diagonal", units independent in all layers: two
-    passes of the network. Max pooling keeps two terms with "exact" and "series". A layer of more than max_dense units
-    keeps the linear term only. Exact for one hidden layer of at most max_dense units. Returns `Moments` in the type of
+    passes of the network. Max pooling keeps two terms with "exact" and "series". A layer of more than 4096 units keeps
+    the linear term only. Exact for one hidden layer of at most 4096 units. Returns `Moments` in the type of
     the network. Raises ValueError naming a layer that is neither affine nor known, or the argument.
 
     >>> net = nn.Sequential(nn.Linear(1, 1), nn.ReLU()).double().requires_grad_(False)
@@ -59,34 +58,30 @@ def layerwise(
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    max_dense = _check.integer("max_dense", max_dense)
+    net, laws = prepared(net, inputs, cov, input_shape, pool_first=True)
     parts = []
-    for weight, mean, given in laws(net, inputs, cov, input_shape):
-        noise(given, mean)
-        net = traced(net, mean, pool_first=True)
-        wanted = mean.requires_grad or getattr(given, "requires_grad", False)
-        with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
-            parts.append((weight, _moments(net, mean, given, rule, max_dense)))
+    for law in laws:
+        with torch.set_grad_enabled(law.wants_gradients):
+            parts.append((law.weight, _moments(net.parts, law, rule)))
     return mixed(parts)
 
 
-def _moments(net, mean, cov, rule, max_dense):
-    var, full = noise(cov, mean)
+def _moments(parts, law, rule):
+    _, mean, var, full = law
     if rule == "diagonal":
         if full is not None and full.count_nonzero() > full.diagonal().count_nonzero():
             raise ValueError("cov: the diagonal rule takes a variance or variances, got a full covariance")
-        mean, var = independent(net.parts, mean, var)
+        mean, var = independent(parts, mean, var)
         return Moments(mean, torch.diag_embed(var))
-    # Inputs with the same noise share the covariance up to the first layer that is not affine.
-    common = full is not None or var.stride(0) == 0
-    flat = (var[:1] if common else var).flatten(1)
-    state = _State(mean.flatten(1), diag=flat, dense=None if full is None else full[None])
-    start = _through(net.parts[0], state, rule, max_dense) if common else state
+    start = _State(mean.flatten(1), diag=var.flatten(1), dense=None if full is None else full[None])
+    if len(var) == 1:
+        # Inputs with the same noise share the covariance up to the first layer that is not affine.
+        start, parts = _through(parts[0], start, rule), parts[1:]
     results = []
     for i in range(len(mean)):
         state = start.input(i)
-        for part in net.parts[1 if common else 0 :]:
-            state = _through(part, state, rule, max_dense)
+        for part in parts:
+            state = _through(part, state, rule)
         results.append((state.mean, _densified(state).dense))
     return Moments(*(torch.cat(column) for column in zip(*results)))
 
@@ -95,7 +90,7 @@ def independent(
     parts: Sequence[Affine | Cut], mean: torch.Tensor, var: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(means, variances) (b, k) behind the parts, for inputs of mean and var (b, *shape); all units independent."""
-    means, variances = [mean], [var]
+    means, variances = [mean], [var.expand_as(mean)]
     for part in parts:
         if isinstance(part, Affine):
             means, variances = part(means), part.squared(variances)
@@ -147,13 +142,13 @@ def _with_diagonal(cov, diag):
     return cov
 
 
-def _through(part, state, rule, max_dense):
+def _through(part, state, rule):
     if isinstance(part, Affine):
-        return _affine(state, part, rule, max_dense)
-    return (_max_pool if part.pool else _activate)(state, part, rule, max_dense)
+        return _affine(state, part, rule)
+    return (_max_pool if part.pool else _activate)(state, part, rule)
 
 
-def _affine(state, part, rule, max_dense):
+def _affine(state, part, rule):
     if part.reshapes:
         return state
     mean = as_rows(part(as_values(state.mean, part.taken)), part.shapes)
@@ -162,7 +157,7 @@ def _affine(state, part, rule, max_dense):
     n, m = state.mean.shape[1], mean.shape[1]
     if n > MAX_ROWS:
         raise ValueError(f"net: an affine part of {n} correlated inputs is too large; use rule='diagonal'")
-    if m <= max_dense and not (rule == "linear" and _shorter_as_factor(state, m)):
+    if m <= MAX_DENSE and not (rule == "linear" and _shorter_as_factor(state, m)):
         half = through(_densified(state).dense)
         return _State(mean, dense=through(half.mT.contiguous()))
     rows = state.factor
@@ -170,7 +165,7 @@ def _affine(state, part, rule, max_dense):
         values, vectors = torch.linalg.eigh(state.dense)
         rows = (vectors * values.clamp(min=0).sqrt()[:, None]).mT
     elif rows is None or state.diag.any():
-        each = torch.diag_embed(_without_nothing(state.diag.sqrt()))
+        each = torch.diag_embed(_without_denormals(state.diag.sqrt()))
         rows = each if rows is None else torch.cat([rows, each], 1)
     rows = through(rows)
     return _State(mean, factor=rows, diag=torch.zeros_like(rows[:, 0]))
@@ -183,20 +178,20 @@ def _shorter_as_factor(state, units):
     return state.dense is None and held < units and not any(part.requires_grad for part in parts)
 
 
-def _without_nothing(part):
-    """Numbers >= 0, in any shape; those that are NOTHING beside the largest of all become 0."""
-    return part.where(part > NOTHING * part.max(), 0.0)
+def _without_denormals(part):
+    """Numbers >= 0, in any shape; 0 for those that are RELATIVE_ZERO times the largest at most."""
+    return part.where(part > RELATIVE_ZERO * part.max(), 0.0)
 
 
-def _activate(state, cut, rule, max_dense):
+def _activate(state, cut, rule):
     slope, mu, var = cut.slope_vector(), state.mean, state.var
     mean = activation.mean(mu, var, slope)
-    if state.dense is None and rule != "linear" and mu.shape[1] <= max_dense:
+    if state.dense is None and rule != "linear" and mu.shape[1] <= MAX_DENSE:
         state = _densified(state)
     if state.dense is not None:
         return _State(mean, dense=activation.covariance(mu, state.dense, slope, rule))
     gain = activation.gain(mu, var, slope)
-    gain = _without_nothing(gain) if slope is None else gain
+    gain = _without_denormals(gain) if slope is None else gain
     factor = None if state.factor is None else state.factor * gain[:, None]
     # What the linear response does not explain is each unit's own.
     variance = activation.variance(mu, var, slope)
@@ -204,7 +199,7 @@ def _activate(state, cut, rule, max_dense):
     return _State(mean, factor=factor, diag=rest)
 
 
-def _max_pool(state, cut, rule, max_dense):
+def _max_pool(state, cut, rule):
     index = windows(cut)
     # What is carried is a window of one member.
     carried = torch.arange(size(cut.shapes[:1]), size(cut.shapes))[:, None].expand(-1, index.shape[1])
@@ -217,7 +212,7 @@ def _max_pool(state, cut, rule, max_dense):
     else:
         factor = along(top.gains)
         response = _State(top.mean, factor=None if factor is None else factor.mT, diag=torch.zeros_like(top.mean))
-    if rule != "linear" and len(index) <= max_dense and members is not None:
+    if rule != "linear" and len(index) <= MAX_DENSE and members is not None:
         directions = [(d, along(d)) for d in top.directions.unbind(-1)]
         if state.dense is None:
             bend = pooling.second_order_local(top.curvatures[0], torch.cat([rows for _, rows in directions]))[None]

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rpa.tracing.graph import max_pool
-from rpa.tracing.parts import Affine, Cut, as_rows, as_values, run
+from rpa.tracing.nonlinear import max_pool
+from rpa.tracing.parts import Affine, Cut, as_rows, as_values, run, size
 from rpa.tracing.traced import Traced
 
 __all__ = ["Stages", "inner_jacobian", "jacobian_at", "pushed"]
@@ -97,22 +97,21 @@ def jacobian_at(
     return flat.detach()[None], torch.cat(rows)
 
 
-def inner_jacobian(stages: Stages, n: int, m: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def inner_jacobian(stages: Stages) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function of one input (1, *shape): the Jacobian (m, n) of the first stage there.
 
     By columns, or by rows where those are far fewer. Columns go through the affine part at the front once for all
     inputs.
     """
     front: Any = stages.first[0]
-    if stages.affine:
-        matrix = front.matrix()
-        return lambda x: matrix
-    if n > 2 * m:
+    rest = stages.first[1:]
+    if size(front.taken) > 2 * size(stages.cut.shapes) and rest:
         return lambda x: jacobian_at(stages.before, x)[1]
-    columns = front.matrix().T.split(COLUMNS)
+    matrix = front.matrix()
+    columns = matrix.T.split(COLUMNS)
 
     def jacobian(x):
-        rows = (pushed(stages.first[1:], front([x]), as_values(piece, front.shapes))[1] for piece in columns)
+        rows = (pushed(rest, front([x]), as_values(piece, front.shapes))[1] for piece in columns)
         return torch.cat([as_rows(piece, stages.cut.shapes) for piece in rows]).T
 
-    return jacobian
+    return jacobian if rest else lambda x: matrix

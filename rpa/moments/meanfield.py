@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from rpa.moments import _checks
-from rpa.moments.activation import relu_mean, relu_moments
 from rpa.moments.layerwise import independent
-from rpa.moments.linearized import Stages, pushed
+from rpa.moments.linearized import Stages
 from rpa.moments.prepared import as_module, traced
+from rpa.moments.two_stage import mean_of_stages
 from rpa.tracing.traced import Traced
 
-__all__ = ["Prepared", "moments", "prepare", "relu_mean", "relu_moments", "two_stage_mean", "variances"]
+__all__ = ["Prepared", "moments", "prepare", "two_stage_mean", "variances"]
 
 
 class Prepared:
@@ -80,20 +80,8 @@ def two_stage_mean(
     stages = Stages.of(_at(layers, x), cut)
     if not isinstance(scales, (list, tuple)) or not scales:
         raise ValueError(f"scales: expected a list of at least one standard deviation, got {scales!r}")
-    return torch.stack([_two_stage(stages, image, scales) for image in x.split(1)], 1)
-
-
-def _two_stage(stages, image, scales):
-    """Means (levels, k) for one image (1, *shape)."""
-    var = torch.cat([variances(image, scale) for scale in scales])
-    point, var = pushed(stages.first, [image], [var], squared=True)
-    behind = stages.cut(point)
-    change = [torch.zeros_like(v) for v in var]
-    for i, slope in enumerate(stages.cut.slopes):
-        mean = relu_mean(point[i].expand_as(var[i]), var[i])
-        change[i] = (1 - slope) * (mean - torch.relu(point[i]))
-    value, change = pushed(stages.second, behind, change)
-    return (value[0] + change[0]).reshape(len(scales), -1)
+    levels = lambda image: torch.cat([variances(image, scale) for scale in scales])
+    return torch.stack([mean_of_stages(stages, image, levels(image)) for image in x.split(1)], 1)
 
 
 def variances(x: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:

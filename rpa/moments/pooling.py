@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rpa.moments import _checks, activation, relu
+from rpa.moments import activation, relu
 from rpa.moments.activation import TINY
 from rpa.tracing.conversion import pool_tables
 
@@ -27,14 +27,6 @@ ALIKE = 100  # roundings of the largest deviation by which the moments of window
 CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
 CHUNK = 64  # windows whose cubature is done at once, to stay in cache
 BLOCK = 256  # windows whose shared inputs are looked for at once
-
-
-def _check_jointly(mean, cov):
-    if mean.ndim == 0 or mean.shape[-1] == 0 or cov.shape[-2:] != (mean.shape[-1],) * 2:
-        shapes = f"{tuple(mean.shape)} and {tuple(cov.shape)}"
-        raise ValueError(f"mean, cov: expected shapes (..., w) and (..., w, w) with w >= 1, got {shapes}")
-    _checks.finite("mean", mean)
-    _checks.finite("cov", cov)
 
 
 def maxima(cut: Cut, mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +56,7 @@ def _larger(a, var_a, b, var_b):
     gap, spread = a - b, var_a + var_b
     if torch.is_grad_enabled() and (gap.requires_grad or spread.requires_grad):
         keep, rest = relu.gain(gap, spread), relu.variance(gap, spread)
-        return b + relu.mean(gap, spread), (rest + var_b * (1 - 2 * keep)).clamp(min=0)
+        return torch.maximum(a, b) + relu.mean(-gap.abs(), spread), (rest + var_b * (1 - 2 * keep)).clamp(min=0)
     sigma, t, e, keep = activation.excess(gap, spread)
     rest = torch.addcmul(keep, e, t + e, value=-1).mul_(spread).clamp_(min=0)
     return torch.maximum(a, b).addcmul_(sigma, e), rest.add_(var_b).addcmul_(keep, var_b, value=-2).clamp_(min=0)
@@ -90,7 +82,6 @@ def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     1024 Sobol points and their mirror images, whitened so that a maximum that is always the same variable is exact. The
     Hessian follows from Stein's lemma, E[grad^2 f(z)] = E[f(z) (z z^T - I)], in coordinates where the law is standard.
     """
-    _check_jointly(mean, cov)
     rows, squares = mean.reshape(-1, mean.shape[-1]).double(), cov.expand(*mean.shape, -1).flatten(0, -3).double()
     first, back = _alike(rows, squares, ALIKE * torch.finfo(mean.dtype).eps)
     found = _maximum(rows[first], squares[first], mean.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from rpa.tracing.traced import Traced
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
 
-__all__ = ["Moments", "as_module", "dtype_of", "laws", "mixed", "noise", "on_images", "traced"]
+__all__ = ["Law", "Moments", "as_module", "dtype_of", "mixed", "noise", "on_images", "prepared", "traced"]
 
 
 class Moments(NamedTuple):
@@ -30,6 +31,20 @@ class Moments(NamedTuple):
     def var(self) -> torch.Tensor:
         """Variances (b, k)."""
         return self.cov.diagonal(dim1=-2, dim2=-1)
+
+
+class Law(NamedTuple):
+    """Gaussian inputs: their weight in a mixture, means (b, *shape), variances and covariance as `noise` returns."""
+
+    weight: float
+    mean: torch.Tensor
+    var: torch.Tensor
+    full: torch.Tensor | None
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether a gradient with respect to the means or the noise can be asked for."""
+        return torch.is_grad_enabled() and (self.mean.requires_grad or self.var.requires_grad)
 
 
 def as_module(net: ReLUNetwork | nn.Module) -> nn.Module:
@@ -45,24 +60,21 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in weights), torch.float64)
 
 
-def on_images(net: ReLUNetwork | nn.Module, x: torch.Tensor, name: str = "x") -> nn.Module:
-    """The network as a module that takes images x (b, c, H, W), also if it takes their pixels as rows.
+def on_images(net: ReLUNetwork | nn.Module, x: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
+    """(module, x): the network as a module that takes images x (b, c, H, W), or their pixels as rows; x in its type.
 
     A network that takes both gets rows if its output then has fewer axes: its first layer meets the last axis alone.
     """
     module = as_module(net)
-    rows = nn.Sequential(nn.Flatten(), module).eval()
-    dims = []
-    for each in (module, rows):
-        try:
-            with torch.no_grad():
-                dims.append(each(x[:1]).ndim)
-        except Exception:
-            dims.append(None)
-    if dims[1] is None:
-        check_evaluable(module, x, name)
-        return module
-    return rows if dims[0] is None or dims[1] < dims[0] else module
+    x = x.to(dtype_of(module))
+    _checks.batch("x", x)
+    axes = {}
+    for each in (module, nn.Sequential(nn.Flatten(), module).eval()):
+        with suppress(Exception), torch.no_grad():
+            axes[each] = each(x[:1]).ndim
+    if not axes:
+        check_evaluable(module, x)
+    return min(axes, key=axes.__getitem__), x
 
 
 def traced(net: ReLUNetwork | nn.Module | Traced, x: torch.Tensor, name: str = "inputs", **options: Any) -> Traced:
@@ -80,20 +92,26 @@ def traced(net: ReLUNetwork | nn.Module | Traced, x: torch.Tensor, name: str = "
     return result
 
 
-def laws(
+def prepared(
     net: ReLUNetwork | nn.Module | Traced,
     inputs: RandomInput | torch.Tensor,
     cov: float | torch.Tensor | None,
     input_shape: tuple[int, ...] | None = None,
-) -> list[tuple[float, torch.Tensor, Any]]:
-    """[(weight, means (b, *shape), cov as `noise` takes it), ...] in the type of the network."""
-    dtype = net.like.dtype if isinstance(net, Traced) else dtype_of(as_module(net))
+    **options: Any,
+) -> tuple[Traced, list[Law]]:
+    """The network prepared for the inputs, and their laws in its type: one, or one for each part of a mixture."""
+    module = net if isinstance(net, Traced) else as_module(net)
+    dtype = module.like.dtype if isinstance(module, Traced) else dtype_of(module)
+    parts = _laws(inputs, cov, input_shape, dtype)
+    return traced(module, parts[0].mean, **options), parts
+
+
+def _laws(inputs, cov, input_shape, dtype):
     if not isinstance(inputs, (Gaussian, GaussianMixture)):
         if cov is None:
             raise ValueError("cov: expected the noise's variance, variances or covariance beside means, got None")
         means = _checks.tensor("inputs", inputs).to(dtype)
-        _checks.batch("inputs", means)
-        return [(1.0, means, cov)]
+        return [Law(1.0, means, *noise(cov, means))]
     if cov is not None:
         raise ValueError("cov: expected None beside a Gaussian or GaussianMixture, which has its own")
     shape = (inputs.dim,) if input_shape is None else tuple(input_shape)
@@ -103,7 +121,7 @@ def laws(
     for weight, part in components_of(inputs):
         given = torch.tensor(part.cov_given, dtype=dtype)
         mean = torch.tensor(part.mean, dtype=dtype).reshape(1, *shape)
-        parts.append((weight, mean, given.reshape(shape) if given.ndim == 1 else given))
+        parts.append(Law(weight, mean, *noise(given.reshape(shape) if given.ndim == 1 else given, mean)))
     return parts
 
 
@@ -119,11 +137,11 @@ def mixed(parts: list[tuple[float, Moments]]) -> Moments:
 def noise(
     cov: float | torch.Tensor, mean: torch.Tensor, name: str = "inputs"
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(variances (b, *shape), full (n, n) or None) of the input noise `cov` around mean (b, *shape), n = prod(shape).
+    """(variances, full (n, n) or None) of the input noise `cov` around mean (b, *shape), n = prod(shape).
 
     cov: a variance; variances (*shape) or, one map per input, (b, *shape); or a covariance (n, n), which is what an
-    (n, n) array is taken for when both readings fit. Raises ValueError for another shape, or negative or non-finite
-    numbers.
+    (n, n) array is taken for when both readings fit. The variances returned are (b, *shape), or (1, *shape) where the
+    inputs share them. Raises ValueError for another shape, or negative or non-finite numbers.
     """
     _checks.batch(name, mean)
     cov = _checks.tensor("cov", cov).to(mean)
@@ -138,4 +156,4 @@ def noise(
         raise ValueError(f"cov: variances must not be negative, got {var.min():g}")
     if full is not None:
         _checks.covariance("cov", full)
-    return var.expand(mean.shape), full
+    return var.expand(mean.shape if var.ndim == mean.ndim else mean[:1].shape), full

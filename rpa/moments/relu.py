@@ -24,7 +24,6 @@ from rpa.polytopes.bivariate import FAR, ndtr
 
 __all__ = [
     "covariance",
-    "covariance_pairs",
     "covariance_series",
     "covariance_zero_mean",
     "gain",
@@ -102,26 +101,10 @@ def covariance(mu: TensorLike, cov: TensorLike) -> torch.Tensor:
     cov = _symmetric(mu, cov)
     i, j = torch.triu_indices(mu.shape[-1], mu.shape[-1], 1, device=mu.device)
     var = cov.diagonal(dim1=-2, dim2=-1)
-    pairs = covariance_pairs(mu[..., i], mu[..., j], var[..., i], var[..., j], cov[..., i, j])
+    pairs = (mu[..., i], mu[..., j], var[..., i], var[..., j], cov[..., i, j])
     upper = torch.zeros_like(cov)
-    upper[..., i, j] = pairs
+    upper[..., i, j] = _PairCovariance.apply(*(part.double() for part in pairs)).to(cov.dtype)
     return upper + upper.mT + torch.diag_embed(variance(mu, var))
-
-
-def covariance_pairs(
-    mu1: TensorLike, mu2: TensorLike, var1: TensorLike, var2: TensorLike, cov12: TensorLike
-) -> torch.Tensor:
-    """Cov[relu(x1), relu(x2)] elementwise, for tensors of one shape; the entries of `covariance`."""
-    names = ("mu1", "mu2", "var1", "var2", "cov12")
-    mu1, mu2, var1, var2, cov12 = map(tensor, names, (mu1, mu2, var1, var2, cov12))
-    for name, value in (("mu1", mu1), ("mu2", mu2), ("var1", var1), ("var2", var2)):
-        _check(name, value, cov12.shape, at_least=0 if name.startswith("var") else None)
-    _check("cov12", cov12, mu1.shape)
-    limit = var1.detach().sqrt() * var2.detach().sqrt()
-    excess = (cov12.detach().abs() > limit * (1 + 1e3 * torch.finfo(cov12.dtype).eps)).sum()
-    if excess:
-        raise ValueError(f"cov: expected |cov12| <= sqrt(var1 var2), violated in {excess} entries")
-    return _PairCovariance.apply(*(v.double() for v in (mu1, mu2, var1, var2, cov12))).to(mu1.dtype)
 
 
 def covariance_zero_mean(cov: TensorLike) -> torch.Tensor:

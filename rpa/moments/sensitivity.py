@@ -31,7 +31,7 @@ from torch import nn
 
 from rpa import _check
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at
-from rpa.moments.prepared import as_module, dtype_of, on_images, traced
+from rpa.moments.prepared import on_images, traced
 from rpa.network import ReLUNetwork
 from rpa.tracing.graph import check_evaluable
 
@@ -104,9 +104,8 @@ def output_jacobian(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """d module / d x at one input x (...): (k, ...), by k backward passes in one batch."""
     if not isinstance(x, torch.Tensor):
         raise ValueError(f"x: expected a tensor, got {type(x).__name__}")
-    check_evaluable(module, x[None])
+    batch = check_evaluable(module, x[None])[0].numel()
     with torch.enable_grad():
-        batch = module(x[None]).shape[1:].numel()
         points = x.detach().expand(batch, *x.shape).clone().requires_grad_()
         outputs = module(points).reshape(batch, -1)
         return torch.autograd.grad(outputs.diagonal().sum(), points)[0]
@@ -116,16 +115,16 @@ def _module_and_image(net, x):
     x = x.numpy(force=True) if isinstance(x, torch.Tensor) else x
     if np.ndim(x) not in (2, 3):
         raise ValueError(f"x: expected shape (c, H, W) or (H, W), got {np.shape(x)}; a row of pixels is x[None, None]")
-    x = torch.as_tensor(_check.array("x", x, (None,) * np.ndim(x)), dtype=dtype_of(as_module(net)))
-    x = x[None] if x.ndim == 2 else x
-    return on_images(net, x[None]), x
+    x = torch.as_tensor(_check.array("x", x, (None,) * np.ndim(x)))
+    module, images = on_images(net, x[None, None] if x.ndim == 2 else x[None])
+    return module, images[0]
 
 
 @torch.no_grad()
 def _two_stage(module, x, levels, window, order, wanted):
     stages = Stages.of(traced(module, x[None], "x"), 0)
     u = stages.before(x[None])
-    jacobian = inner_jacobian(stages, x.numel(), u.numel())(x[None]).reshape(-1, *x.shape)
+    jacobian = inner_jacobian(stages)(x[None]).reshape(-1, *x.shape)
     weight = jacobian_at(stages.after, stages.activated(u))[1]
     slope = stages.cut.slope_vector()
     slope = None if slope is None else slope[:, None]

@@ -9,6 +9,7 @@ batch of means (b, *shape) with noise: a variance, variances per pixel or a full
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,24 +17,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from rpa import _check
 from rpa.moments import _checks, activation, relu
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
-from rpa.moments.prepared import Moments, as_module, laws, mixed, noise, traced
+from rpa.moments.prepared import Moments, as_module, mixed, noise, prepared, traced
 from rpa.moments.sampling import Estimate, monte_carlo
-from rpa.tracing.graph import RECORDED, act, record
+from rpa.tracing.graph import record
+from rpa.tracing.nonlinear import act
 from rpa.tracing.parts import Cut, as_rows, as_values, size
 
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
     from rpa.network import ReLUNetwork
 
-__all__ = ["Estimate", "Moments", "affine_relu_affine", "centres", "monte_carlo", "splits", "two_stage",
+__all__ = ["Estimate", "Moments", "affine_relu_affine", "mean_of_stages", "monte_carlo", "splits", "two_stage",
            "two_stage_mean"]  # fmt: skip
 
 MAX_DENSE = 4096  # units of which a full covariance is held
 ADJOINT = ("linear", "diagonal")
-RULES = ("exact", "series", "linear", "diagonal", "zero_mean")
+RULES = ("exact", "series", "linear", "diagonal")
 
 
 def affine_relu_affine(
@@ -74,50 +75,28 @@ def splits(net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     Raises ValueError where a later layer reads more than one ReLU's output; `two_stage(net, ..., relu=i)` takes these.
     """
     graph, root, _ = record(as_module(net))
-    nodes = list(graph.nodes)
-    return [_split(root, nodes, node, number) for number, node in enumerate(n for n in nodes if n.target is act)]
+    count = sum(node.target is act for node in graph.nodes)
+    return [tuple(_stage(root, graph, number, behind) for behind in (False, True)) for number in range(count)]
 
 
-def _split(root, nodes, node, number):
+def _stage(root, graph, number, behind):
+    """What lies before or behind an activation, as a module of its own."""
+    graph = copy.deepcopy(graph)
+    start, node = next(iter(graph.nodes)), [n for n in graph.nodes if n.target is act][number]
     if node.args[1] != 0:
         raise ValueError(f"net: activation {number} is no ReLU; use two_stage(net, inputs, relu={number})")
-    stages = []
-    for start, inside, end in (
-        (nodes[0], nodes[1 : nodes.index(node)], node.args[0]),
-        (node, nodes[nodes.index(node) + 1 : -1], nodes[-1].args[0]),
-    ):
-        new = fx.Graph()
-        copies = {start: new.placeholder("x")}
-        inside = [n for n in inside if n.op != "get_attr"]
-        constants = [n for n in nodes if n.op == "get_attr"]
-        needed = {end}
-        for each in reversed(nodes):
-            needed.update(each.all_input_nodes if each in needed and each is not start else ())
-        for each in (n for n in (*constants, *inside) if n in needed):
-            try:
-                copies[each] = new.node_copy(each, copies.__getitem__)
-            except KeyError as error:
-                raise ValueError(f"net: a layer behind ReLU {number} reads values before it; "
-                                 f"use two_stage(net, inputs, relu={number})") from error  # fmt: skip
-        new.output(copies[end])
-        stage = fx.GraphModule(root, new).eval()
-        stage.graph.eliminate_dead_code()
-        stage.recompile()
-        stage.meta[RECORDED] = True
-        stages.append(stage)
-    return tuple(stages)
-
-
-def centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
-    """k-means centres (count, *shape) of the inputs x (b, *shape), for `two_stage(..., points=...)` (scikit-learn)."""
-    from sklearn.cluster import KMeans
-
-    _checks.batch("x", x)
-    count, seed = _check.integer("count", count, 1), _check.integer("seed", seed)
-    if len(x) < count:
-        raise ValueError(f"x: expected at least count = {count} inputs, got {len(x)}")
-    fit = KMeans(count, n_init=1, random_state=seed).fit(x.detach().flatten(1).double().numpy(force=True))
-    return torch.as_tensor(fit.cluster_centers_, dtype=x.dtype, device=x.device).reshape(count, *x.shape[1:])
+    if behind:
+        with graph.inserting_after(start):
+            node.replace_all_uses_with(graph.placeholder("q"))
+    else:
+        graph.output_node().args = (node.args[0],)
+    graph.eliminate_dead_code(lambda each: each.op in ("placeholder", "output"))
+    if behind:
+        if start.users:
+            raise ValueError(f"net: a layer behind ReLU {number} reads values before it; "
+                             f"use two_stage(net, inputs, relu={number})")  # fmt: skip
+        graph.erase_node(start)
+    return fx.GraphModule(root, graph).eval()
 
 
 def two_stage_mean(
@@ -138,19 +117,28 @@ def two_stage_mean(
     """
     if at not in ("point", "mean"):
         raise ValueError(f"at: expected 'point' or 'mean', got {at!r}")
+    stages, laws, _ = _prepared(net, inputs, cov, stage_arguments, relu, input_shape)
     total = 0.0
-    for weight, mean, given, stages, _ in _prepared(net, inputs, cov, stage_arguments, relu, input_shape):
-        with torch.set_grad_enabled(_wants_gradients(mean, given)):
-            mu, var = _local_moments(stages, mean, given)
-            expected = activation.mean(mu, var, stages.cut.slope_vector())
-            if at == "mean":
-                total = total + weight * stages.after(expected)
-                continue
-            point = stages.activated(mu)
-            shapes = stages.cut.shapes
-            values, changes = pushed(stages.second, as_values(point, shapes), as_values(expected - point, shapes))
-            total = total + weight * (values[0] + changes[0]).reshape(len(mean), -1)
+    for law in laws:
+        with torch.set_grad_enabled(law.wants_gradients):
+            total = total + law.weight * mean_of_stages(stages, law.mean, law.var, law.full, at)
     return total
+
+
+def mean_of_stages(
+    stages: Stages, x: torch.Tensor, var: torch.Tensor, full: torch.Tensor | None = None, at: str = "point"
+) -> torch.Tensor:
+    """`two_stage_mean` for means x (b, *shape) and noise as `rpa.moments.prepared.noise` returns it.
+
+    Or for one mean and several noise levels: x (1, *shape) and var (b, *shape) share the noise-free pass.
+    """
+    mu, var = torch.broadcast_tensors(*_local_moments(stages, x, var, full))
+    expected = activation.quick_mean(mu, var, stages.cut.slope_vector())
+    if at == "mean":
+        return stages.after(expected)
+    point, shapes = stages.activated(mu[: len(x)]), stages.cut.shapes
+    values, changes = pushed(stages.second, as_values(point, shapes), as_values(expected - point, shapes))
+    return (values[0] + changes[0]).reshape(len(expected), -1)
 
 
 def two_stage(
@@ -170,12 +158,11 @@ def two_stage(
     `GaussianMixture` (b = 1; input_shape where the network takes no rows), or means (b, *shape) of b laws with
     covariance cov. Or, for stages at hand (see `splits`): two_stage(first, second, means, cov, points).
 
-    first is linearized at the means, y ~ N(mu, J1 cov J1^T), and second at relu(mu), giving second(relu(mu)) + J2
-    (E[relu(y)] - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead,
-    so that inputs share Jacobians; equal inputs, given with several noise levels, share them anyway. outputs: indices
-    of the outputs wanted, default all. rule for Cov[relu(y)]: "exact"; "series", its first four terms; "linear", its
-    first term with exact variances; "diagonal", independent units; "zero_mean", P2's theorem 2 off the diagonal,
-    right for mu = 0 only. Jacobians are constants to autograd, as they are almost everywhere.
+    first is linearized at the means, y ~ N(mu, J1 cov J1^T), and second at relu(mu): second(relu(mu)) + J2 (E[relu(y)]
+    - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead; equal inputs,
+    given with several noise levels, share Jacobians anyway. outputs: indices of the outputs wanted, default all. rule
+    for Cov[relu(y)]: "exact"; "series", its first four terms; "linear", its first term with exact variances;
+    "diagonal", independent units. Jacobians are constants to autograd, as they are almost everywhere.
 
     Cost: k + min(n, m) Jacobian products (n inputs, m units of y) per point or per different input. With "linear" and
     "diagonal" and one affine part before the ReLU, or more than 4096 units there, 2 k products and no J1; then
@@ -184,90 +171,122 @@ def two_stage(
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+    stages, laws, points = _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points)
+    wanted = _checked_outputs(outputs, size(stages.second[-1].shapes))
     results = []
-    for weight, x, given, stages, where in _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points):
-        with torch.set_grad_enabled(_wants_gradients(x, given)):
-            results.append((weight, _moments(stages, x, given, where, rule, _checked_outputs(outputs, stages))))
+    for law in laws:
+        with torch.set_grad_enabled(law.wants_gradients):
+            results.append((law.weight, _moments(stages, law, points, rule, wanted)))
     return mixed(results)
 
 
-def _wants_gradients(*values):
-    return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in values)
-
-
 def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None):
-    """(weight, means, cov, stages, points) for every component of the input."""
+    """(stages, laws of the inputs, points)."""
     second = None
-    if isinstance(inputs, nn.Module) or callable(inputs):
+    if callable(inputs):
         second, inputs = as_module(inputs), cov
         cov, points = (*stage_arguments, points)[:2] if stage_arguments else (None, points)
     elif stage_arguments:
         raise ValueError(f"net, inputs, cov: expected no more without a name, got {len(stage_arguments)} more")
-    for weight, x, given in laws(net, inputs, cov, input_shape):
-        noise(given, x)
-        if second is None:
-            net = traced(net, x)
-            yield weight, x, given, Stages.of(net, relu), points
-            continue
-        before = traced(net, x)
-        behind = traced(second, x.new_zeros(before.shapes[before.end]), "first: its output")
-        cut = Cut(before.parts[-1].shapes, before.like, (0.0,))
-        yield weight, x, given, Stages(before.parts, cut, behind.parts), points
+    net, laws = prepared(net, inputs, cov, input_shape)
+    if second is None:
+        return Stages.of(net, relu), laws, points
+    behind = traced(second, laws[0].mean.new_zeros(net.shapes[net.end]), "first: its output")
+    return Stages(net.parts, Cut(net.parts[-1].shapes, net.like, (0.0,)), behind.parts), laws, points
 
 
-def _moments(stages, x, cov, points, rule, outputs):
-    full = noise(cov, x)[1]
+def _checked_outputs(outputs, count):
+    """The numbers of the outputs wanted, by default all."""
+    try:
+        wanted = list(range(count)) if outputs is None else [operator.index(k) for k in outputs]
+    except TypeError:
+        wanted = []
+    if not wanted or not all(0 <= k < count for k in wanted) or any(isinstance(k, bool) for k in outputs or ()):
+        raise ValueError(f"outputs: expected indices from 0 to {count - 1}, got {outputs!r}")
+    return wanted
+
+
+def _moments(stages, law, points, rule, outputs):
+    _, x, var, full = law
     units = size(stages.cut.shapes)
     if units > MAX_DENSE and (rule not in ADJOINT or full is not None or (points is not None and not stages.affine)):
         only = f"only {ADJOINT}, without full cov, and with points only if it is affine"
         raise ValueError(f"first: {units} units; above {MAX_DENSE} {only}")
     if points is None:
-        rows, nearest = torch.unique(x.detach().flatten(1), dim=0, return_inverse=True)
-        points = rows.reshape(-1, *x.shape[1:])
+        points, nearest = torch.unique(x.detach(), dim=0, return_inverse=True)
     else:
         nearest = _nearest(x, points)
     points = points.to(x).detach()
     if rule in ADJOINT and full is None and (stages.affine or units > MAX_DENSE):
-        return _adjoint(stages, x, cov, rule, outputs, points, nearest)
+        return _adjoint(stages, x, var, rule, outputs, points, nearest)
     parts, order = [], []
-    jacobian = inner_jacobian(stages, x[0].numel(), units)
+    jacobian = inner_jacobian(stages)
     for index in nearest.unique():
         members = (nearest == index).nonzero().squeeze(1)
         point = points[index : index + 1]
         with torch.no_grad():
             y, inner = stages.before(point), jacobian(point)
-        value, outer = jacobian_at(stages.after, stages.activated(y), outputs)
-        value = value if outputs is None else value[:, outputs]
-        shift = x[members] - point
-        parts.append(_linearized(stages, y, inner, value, outer, shift, _part(cov, x, members), rule))
+        start = stages.activated(y)
+        value, outer = jacobian_at(stages.after, start, outputs)
+        own = (var if len(var) == 1 else var[members]).flatten(1)
+        mu = y + (x[members] - point).flatten(1) @ inner.T
+        variances = (own @ (inner**2).T if full is None else ((inner @ full) * inner).sum(1)).expand_as(mu)
+        hidden = None if rule in ADJOINT else _spread(inner, own, full).expand(len(mu), -1, -1)
+        response = lambda rows: _spread(rows @ inner, own, full)
+        behind = (value[:, outputs], start, outer)
+        parts.append(_combined(stages.cut.slope_vector(), mu, variances, *behind, rule, response, hidden))
         order.append(members)
     back = torch.cat(order).argsort()
     return Moments(*(torch.cat(part)[back] for part in zip(*parts)))
 
 
-def _checked_outputs(outputs, stages):
-    if outputs is None:
-        return None
-    count = size(stages.second[-1].shapes)
-    try:
-        wanted = [operator.index(k) for k in outputs]
-    except TypeError:
-        wanted = []
-    if not wanted or not all(0 <= k < count for k in wanted) or any(isinstance(k, bool) for k in outputs):
-        raise ValueError(f"outputs: expected indices from 0 to {count - 1}, got {outputs!r}")
-    return wanted
+def _adjoint(stages, x, var, rule, outputs, points, nearest):
+    """`two_stage` for the rules that need no covariance of y: k products through each stage, all inputs at once.
+
+    points (p, *shape); nearest (b,): the point at which `second` is linearized for each input.
+    """
+    mu, variances = torch.broadcast_tensors(*_local_moments(stages, x, var, None))
+    used, places = nearest.unique(return_inverse=True)
+    with torch.no_grad():
+        start = stages.activated(stages.before(points[used])).requires_grad_()
+    with torch.enable_grad():
+        value = stages.after(start)[:, outputs]
+        outer = [torch.autograd.grad(column.sum(), start, retain_graph=True)[0] for column in value.T]
+
+    def response(rows):
+        rows = torch.stack([_pulled(stages.before, x, row) for row in rows.transpose(0, 1)], 1)
+        return _spread(rows.flatten(2), var.flatten(1), None)
+
+    behind = (each.detach()[places] for each in (value, start, torch.stack(outer, 1)))
+    return _combined(stages.cut.slope_vector(), mu, variances, *behind, rule, response)
 
 
-def _local_moments(stages, x, cov):
-    """Mean and variances (b, m) of y, first linearized at x, the units of every layer independent."""
-    var, full = noise(cov, x)
+def _combined(slope, mu, var, value, start, outer, rule, response, hidden=None):
+    """Moments of value + outer (act(y) - start) for y ~ N(mu, hidden), of variances var.
+
+    outer (k, m) or one for each input. response: rows (b, k, m) of coefficients of y to their covariances (b, k, k).
+    """
+    mean = value + (outer @ (activation.mean(mu, var, slope) - start)[..., None]).squeeze(-1)
+    if hidden is not None:
+        return Moments(mean, outer @ activation.covariance(mu, hidden, slope, rule) @ outer.mT)
+    rest = activation.variance(mu, var, slope)
+    if rule == "diagonal":
+        return Moments(mean, (outer * rest[:, None]) @ outer.mT)
+    gain = activation.gain(mu, var, slope)
+    rest = rest - gain**2 * var
+    return Moments(mean, response(outer * gain[:, None]) + (outer * rest[:, None]) @ outer.mT)
+
+
+def _local_moments(stages, x, var, full):
+    """Mean and variances (b or 1, m) of y, first linearized at x, the units of every layer independent."""
     if full is None:
-        mu, var = pushed(stages.first, [x], [var], squared=True)
+        rows = var if stages.affine or len(x) == 1 else var.expand_as(x)
+        mu, var = pushed(stages.first, [x], [rows], squared=True)
         return as_rows(mu, stages.cut.shapes), as_rows(var, stages.cut.shapes)
     if not stages.affine:
         raise ValueError("cov: a full covariance needs one affine part before the ReLU here; see two_stage")
-    mu, jacobian = stages.before(x), inner_jacobian(stages, 0, 0)(x)
-    return mu, ((jacobian @ full) * jacobian).sum(1).expand_as(mu)
+    jacobian = stages.first[0].matrix()
+    return stages.before(x), ((jacobian @ full) * jacobian).sum(1, keepdim=True).T
 
 
 def _nearest(x, points):
@@ -277,64 +296,11 @@ def _nearest(x, points):
     return torch.cdist(x.detach().flatten(1), points.flatten(1).to(x)).argmin(1)
 
 
-def _part(cov, x, members):
-    """The noise of the inputs `members`: their own variance maps, or what is common to all."""
-    per_input = isinstance(cov, torch.Tensor) and cov.ndim == x.ndim and noise(cov, x)[1] is None
-    return cov[members] if per_input else cov
-
-
-def _linearized(stages, y, inner, value, outer, shift, cov, rule):
-    """Moments (b, k), (b, k, k) around one point; shift (b, *shape): the inputs minus the point."""
-    slope = stages.cut.slope_vector()
-    var, full = noise(cov, shift)
-    mu = y + shift.flatten(1) @ inner.T
-    # Inputs with common noise share what follows from it.
-    common = (var[:1] if var.stride(0) == 0 else var).flatten(1)
-    variances = common @ (inner**2).T if full is None else ((inner @ full) * inner).sum(1)
-    variances = variances.expand_as(mu)
-    mean = value + (activation.mean(mu, variances, slope) - stages.activated(y)) @ outer.T
-    if rule in ADJOINT:
-        gain = activation.gain(mu, variances, slope) if rule == "linear" else torch.zeros_like(mu)
-        rest = activation.variance(mu, variances, slope) - gain**2 * variances
-        response = _spread((outer * gain[:, None]) @ inner, common, full)
-        return mean, response + (outer * rest[:, None]) @ outer.T
-    hidden = _spread(inner, common, full).expand(len(mu), -1, -1)
-    return mean, outer @ activation.covariance(mu, hidden, slope, rule) @ outer.T
-
-
 def _spread(rows, var, full):
-    """rows Cov[noise] rows^T for rows (..., k, n): variances (b or 1, n), or a full covariance."""
-    return (
-        (rows * var[:, None]) @ rows.mT if full is None else (rows @ full @ rows.mT).reshape(-1, *[rows.shape[-2]] * 2)
-    )
-
-
-def _adjoint(stages, x, cov, rule, outputs, points, nearest):
-    """`two_stage` for the rules that need no covariance of y: k products through each stage, all inputs at once.
-
-    points (p, *shape); nearest (b,): the point at which `second` is linearized for each input.
-    """
-    slope = stages.cut.slope_vector()
-    mu, var = _local_moments(stages, x, cov)
-    used, places = nearest.unique(return_inverse=True)
-    with torch.no_grad():
-        start = stages.activated(stages.before(points[used])).requires_grad_()
-    with torch.enable_grad():
-        value = stages.after(start)
-        wanted = range(value.shape[1]) if outputs is None else outputs
-        columns = [value[:, j] for j in wanted]
-        outer = torch.stack([torch.autograd.grad(c.sum(), start, retain_graph=True)[0] for c in columns], 1)[places]
-    expected, variance = activation.mean(mu, var, slope), activation.variance(mu, var, slope)
-    shift = expected - start.detach()[places]
-    mean = torch.stack(columns, 1).detach()[places] + (outer * shift[:, None]).sum(2)
-    if rule == "diagonal":
-        return Moments(mean, (outer * variance[:, None]) @ outer.mT)
-    gain = activation.gain(mu, var, slope)
-    rest = variance - gain**2 * var
-    rows = (outer * gain[:, None]).transpose(0, 1)
-    rows = torch.stack([_pulled(stages.before, x, row) for row in rows], 1).flatten(2)
-    response = (rows * noise(cov, x)[0].flatten(1)[:, None]) @ rows.mT
-    return Moments(mean, response + (outer * rest[:, None]) @ outer.mT)
+    """rows Cov[noise] rows^T (b or 1, k, k) for rows (..., k, n): variances (b or 1, n), or a full covariance."""
+    if full is None:
+        return (rows * var[:, None]) @ rows.mT
+    return (rows @ full @ rows.mT).reshape(-1, *[rows.shape[-2]] * 2)
 
 
 def _pulled(function, x, cotangent):

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from rpa.tracing.graph import called, check_evaluable, max_pool, record, unwrapped
+from rpa.tracing.graph import called, check_evaluable, record, unwrapped
+from rpa.tracing.nonlinear import max_pool
 from rpa.tracing.parts import Affine, Cut, as_rows, as_values, size
 from rpa.tracing.traced import Traced
 
@@ -59,14 +60,14 @@ def _input_shape(module, given):
     example = (1, 28, 28)
     for node in graph.nodes:
         name = called(node)
-        if name in ("linear", "scaled"):
-            return (operator.attrgetter(node.args[1].target)(root).shape[-1],)
         if name == "unflatten":
             return (int(np.prod(node.args[2])),)
-        if name in ("conv1d", "conv2d", "conv3d"):
+        if name in ("linear", "scaled", "conv1d", "conv2d", "conv3d"):
+            weight = operator.attrgetter(node.args[1].target)(root)
+            if name in ("linear", "scaled"):
+                return (weight.shape[-1],)
             groups = node.kwargs.get("groups", [*node.args, 1, 1, 1, 1][6])
-            channels = groups * operator.attrgetter(node.args[1].target)(root).shape[1]
-            example = (channels, *[28] * int(name[4]))
+            example = (groups * weight.shape[1], *[28] * int(name[4]))
         if node.op == "call_function" and name not in ("getattr", "getitem", "flatten", "reshape"):
             break
     raise ValueError(f"input_shape: expected the shape of one input, as in input_shape={example}; the module begins "
@@ -85,6 +86,9 @@ def _common_slope(parts):
 
 def _layers(parts, slope):
     """([(weight, bias), ...], number of comparisons): behind every part the values are weight @ units + bias."""
+    for part in parts:
+        if isinstance(part, Affine):
+            _check_size(part, size(part.taken))
     layers: list = []
     comparisons, weight, bias = 0, None, np.zeros(size(parts[0].taken))
     for part in parts:
@@ -99,12 +103,13 @@ def _layers(parts, slope):
         else:
             slopes = part.slope_vector()
             slopes = np.zeros(len(bias)) if slopes is None else slopes.numpy()
-            weight, bias = _activated(layers, weight, bias, slopes, slope)
+            weight = _activated(layers, weight, bias, slopes, slope)
+            bias = np.zeros(len(weight))
     return [*layers, (weight, bias)], comparisons
 
 
 def _activated(layers, weight, bias, slopes, slope):
-    """Add the layer of activations of weight @ units + bias; the values behind it as (weight, bias) over its units."""
+    """Add the layer of activations of weight @ units + bias; returns the weights of its units in the values behind."""
     whole = (slopes == 1) & (slope == 0) & bool(layers) & (weight >= 0).all(1) & (bias >= 0)
     pairs = np.flatnonzero((slopes != slope) & ~whole)
     layers.append((np.concatenate([weight, -weight[pairs]]), np.concatenate([bias, -bias[pairs]])))
@@ -113,7 +118,7 @@ def _activated(layers, weight, bias, slopes, slope):
     columns = len(weight) + np.arange(len(pairs))
     back[pairs, pairs] = (1 - slopes[pairs] * slope) / (1 - slope**2)
     back[pairs, columns] = (slope - slopes[pairs]) / (1 - slope**2)
-    return back, np.zeros(len(weight))
+    return back
 
 
 def _maxima(layers, weight, bias, members, carried, slope):
@@ -122,31 +127,26 @@ def _maxima(layers, weight, bias, members, carried, slope):
     comparisons = 0
     while members.shape[1] > 1:
         half = members.shape[1] // 2
-        first, second, odd = members[:, :half].ravel(), members[:, half : 2 * half].ravel(), members[:, 2 * half :]
+        first, second, odd = (part.ravel() for part in np.split(members, [half, 2 * half], 1))
         differ = first != second
-        kept, places = np.unique(np.concatenate([second, odd.ravel()]), return_inverse=True)
-        kept = np.concatenate([kept, carried])
-        rows = np.concatenate([weight[first[differ]] - weight[second[differ]], weight[kept]])
-        constants = np.concatenate([bias[first[differ]] - bias[second[differ]], bias[kept]])
         count = int(differ.sum())
-        slopes = np.repeat([0.0, 1.0], [count, len(kept)])
-        back, _ = _activated(layers, rows, constants, slopes, slope)
-        comparisons += count
-        won = np.zeros((len(second), back.shape[1]))
-        won[differ] = back[:count]
-        won += back[count + places[: len(second)]]
-        weight = np.concatenate([won, back[count + places[len(second) :]], back[len(rows) - len(carried) :]])
+        kept = np.unique(np.concatenate([second, odd, carried]))
+        rows, constants = (np.concatenate([v[first[differ]] - v[second[differ]], v[kept]]) for v in (weight, bias))
+        back = _activated(layers, rows, constants, np.repeat([0.0, 1.0], [count, len(kept)]), slope)
+        won, *rest = (back[count + np.searchsorted(kept, places)] for places in (second, odd, carried))
+        won[differ] += back[:count]
+        weight = np.concatenate([won, *rest])
         bias = np.zeros(len(weight))
-        numbers = np.arange(len(won) + odd.size)
-        members = np.concatenate([numbers[: len(won)].reshape(-1, half), numbers[len(won) :].reshape(odd.shape)], 1)
-        carried = np.arange(len(numbers), len(weight))
+        first, odd, carried = np.split(np.arange(len(weight)), np.cumsum([len(second), len(odd)]))
+        members = np.concatenate([part.reshape(len(members), -1) for part in (first, odd)], 1)
+        comparisons += count
     order = np.concatenate([members[:, 0], carried])
     return weight[order], bias[order], comparisons
 
 
-def _check_size(affine, units):
-    rows, columns = size(affine.shapes), size(affine.taken)
-    columns = max(columns, units)
+def _check_size(affine, columns):
+    """ValueError for a part that is too large as a matrix with so many columns."""
+    rows = size(affine.shapes)
     if 8 * rows * columns > LARGEST:
         entries = f"{rows:,} x {columns:,} entries as a dense matrix, {8e-9 * rows * columns:,.1f} GB"
         raise ValueError(f"module: an affine part has {entries}; rpa.two_stage, rpa.layerwise and "
@@ -158,36 +158,24 @@ def windows(cut: Cut) -> np.ndarray:
 
     A window that reaches over the edge counts one of its members more than once, which leaves the maximum as it is.
     """
-    assert cut.pool is not None
-    shape = cut.shapes[0]
-    members = np.arange(math.prod(shape[:2]))[:, None]
-    for table, side in zip(pool_tables(cut), shape[2:]):
+    members = np.arange(math.prod(cut.shapes[0][:2]))[:, None]
+    for table, side in zip(pool_tables(cut), cut.shapes[0][2:]):
         table = np.where(table < 0, table.max(1, keepdims=True), table)
         members = (members[:, None, :, None] * side + table[:, None, :]).reshape(len(members) * len(table), -1)
-    probe = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(probe.flatten()[members].amax(1), max_pool(probe, *cut.pool).flatten()):
-        raise ValueError(f"net: {cut.pool[0]} with {cut.pool[1]} has no rule")
     return members
 
 
 def pool_tables(cut: Cut) -> list[np.ndarray]:
-    """For each axis of the pooled planes the places (windows, w) of its windows' members; -1 is none."""
+    """For each axis of the pooled planes the places (windows, w) of its windows' members; -1 is none.
+
+    A plane that is 1 at one place of the axis and 0 elsewhere says which windows hold that place.
+    """
     assert cut.pool is not None
-    kind, options = cut.pool
     sides, tables = cut.shapes[0][2:], []
-    for axis, (side, count) in enumerate(zip(sides, max_pool(torch.zeros(1, 1, *sides), *cut.pool).shape[2:])):
-        at = lambda key, default=None: _per_axis(options.get(key, default), axis)
-        index, step = np.arange(count)[:, None], 1
-        if "adaptive" in kind:
-            start, stop = index * side // count, -(-(index + 1) * side // count)
-        else:
-            step = at("dilation", 1)
-            start = index * (at("stride") or at("kernel_size")) - at("padding", 0)
-            stop = start + (at("kernel_size") - 1) * step + 1
-        table = start + step * np.arange(-(-(stop - start).max() // step))
-        tables.append(np.where((table >= np.maximum(start, 0)) & (table < np.minimum(stop, side)), table, -1))
+    for axis, side in enumerate(sides):
+        planes = torch.eye(side).reshape(side, 1, *[side if other == axis else 1 for other in range(len(sides))])
+        pooled = max_pool(planes.expand(-1, -1, *sides), *cut.pool).movedim(axis + 2, 1)
+        held = pooled.flatten(2).amax(2).T.numpy() > 0
+        places = np.argsort(~held, axis=1, kind="stable")[:, : held.sum(1).max()]
+        tables.append(np.where(np.take_along_axis(held, places, 1), places, -1))
     return tables
-
-
-def _per_axis(value, axis):
-    return value[axis if len(value) > 1 else 0] if isinstance(value, (tuple, list)) else value

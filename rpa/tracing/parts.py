@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rpa.tracing import graph
-from rpa.tracing.graph import act, called, max_pool
+from rpa.tracing.graph import UNITS, called
+from rpa.tracing.nonlinear import act, max_pool
 
 if TYPE_CHECKING:
     from rpa.tracing.traced import Traced
@@ -81,7 +81,7 @@ class Affine:
     def _square(self):
         depth = dict.fromkeys(self.inputs, 0)
         for node in self.nodes:
-            weight = 0 if called(node) in graph.UNITS else 1 if self.traced.weighted(node) else 2
+            weight = 0 if called(node) in UNITS else 1 if self.traced.weighted(node) else 2
             depth[node] = weight + max(depth[n] for n in node.all_input_nodes if n in depth)
         small = size(self.taken) * size(self.shapes) <= DENSE
         return (self.matrix() ** 2).T if small and max(depth.values()) > 1 else None
@@ -89,11 +89,8 @@ class Affine:
     @cached_property
     def reshapes(self) -> bool:
         """Whether the values pass in their order, reshaped at most."""
-        if size(self.taken) != size(self.shapes) or any(self.traced.weighted(node) for node in self.nodes):
-            return False
-        with torch.no_grad():
-            places = torch.arange(1, size(self.taken) + 1).to(self.like)[None]
-            return torch.equal(as_rows(self(as_values(places, self.taken)), self.shapes), places)
+        reshaped = all(called(node) in ("flatten", "reshape", "unflatten", "view") for node in self.nodes)
+        return reshaped and (self.inputs == self.outputs or len(self.inputs) == len(self.outputs) == 1)
 
     def matrix(self) -> torch.Tensor:
         """The linear part as a matrix (m, n)."""

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from rpa.tracing import graph as _graph
-from rpa.tracing.graph import act, called, max_pool
+from rpa.tracing.graph import COPIES, SUMS, UNITS, WEIGHTED, called, check_evaluable, record, schedule, unwrapped
+from rpa.tracing.nonlinear import act, advice, broadcast, is_smooth, max_pool
 from rpa.tracing.parts import DENSE, Affine, Cut, as_rows, run
 
 __all__ = ["Traced"]
@@ -60,16 +60,16 @@ class Traced:
         self.name = name
         probes = (2 * torch.randn(2, *x.shape[1:], generator=torch.Generator().manual_seed(0))).to(x)
         weight = probes if given is None else next((p for p in given.parameters() if p.is_floating_point()), probes)
-        given = _graph.unwrapped(net if given is None else given)
-        expected = _graph.check_evaluable(given, probes.to(weight, copy=True), inputs, name)
-        self.graph, self.root, self.head = _graph.record(net, name, pool_first)
+        given = unwrapped(net if given is None else given)
+        expected = check_evaluable(given, probes.to(weight, copy=True), inputs, name)
+        self.graph, self.root, self.head = record(net, name, pool_first)
         self.like = x.detach().new_zeros(())
         nodes = list(self.graph.nodes)
         self.start, self.end = nodes[0], nodes[-1].args[0]
         self.constants: dict = {}
         self.sizes: dict = {}
         self.shapes: dict = {}
-        self._homogeneous: dict = {}
+        self._offsets: dict = {}
         self._squares: dict = {}
         with torch.no_grad():
             self._probe(expected, nodes, probes)
@@ -79,15 +79,15 @@ class Traced:
         """Outputs (b, k)."""
         return as_rows(run(self.parts, [x]), [self.shapes[self.end]])
 
-    def env(self, rows: int, values: Iterable = ()) -> dict:
+    def env(self, rows: int, values: Iterable = ()) -> _Env:
         """An environment of the graph's nodes for so many inputs, with the values of some."""
         return _Env(self, rows, values)
 
-    def value(self, node: fx.Node, env: dict) -> torch.Tensor:
+    def value(self, node: fx.Node, env: _Env) -> torch.Tensor:
         """What the node returns."""
         return self._called(node, *self._arguments(node, env))
 
-    def linear(self, node: fx.Node, env: dict) -> torch.Tensor:
+    def linear(self, node: fx.Node, env: _Env) -> torch.Tensor:
         """The linear part of an affine node, applied to the values in `env`."""
         args, kwargs = self._arguments(node, env)
         if self.weighted(node):
@@ -96,23 +96,28 @@ class Traced:
                 return self._called(node, (rows, args[1], None, *args[3:]), kwargs)
             rows = rows.contiguous(memory_format=torch.channels_last)  # many rows take half the time
             return self._called(node, (rows, args[1], None, *args[3:]), kwargs).contiguous()
-        if called(node) in _graph.SUMS:
+        if called(node) in SUMS:
             return self._called(node, tuple(a if n in self.shapes else a * 0 for a, n in zip(args, node.args)), kwargs)
-        if called(node) in _graph.UNITS and all(n in self.shapes or n in self.sizes for n in node.all_input_nodes):
+        if node not in self._offsets:
+            with torch.no_grad():
+                zeros = {n: self._zeros(self.shapes[n]) for n in node.all_input_nodes if n in self.shapes}
+                offset = self.value(node, _Env(self, 1, zeros))
+            self._offsets[node] = offset if isinstance(offset, torch.Tensor) and offset.any() else None
+        offset = self._offsets[node]
+        if offset is None:
             return self._called(node, args, kwargs)
-        if node not in self._homogeneous:
-            zeros = {n: torch.zeros_like(v[:1]) for n, v in self._given(node, env).items()}
-            out = self.value(node, _Env(self, 1, zeros))
-            self._homogeneous[node] = not isinstance(out, torch.Tensor) or not out.any()
-        return self._called(node, args, kwargs) if self._homogeneous[node] else self._pushed(node, env)
+        # The difference of two values of the node, at a scale of 1, where it loses little beside the constants.
+        given = self._given(node, env)
+        scale = max(v.detach().abs().max() for v in given.values()).clamp(min=torch.finfo(offset.dtype).tiny)
+        out = self.value(node, _Env(self, env.rows, {n: v / scale for n, v in given.items()}))
+        return (out - offset.repeat(len(out) // len(offset), *[1] * (out.ndim - 1))) * scale
 
-    def squared(self, node: fx.Node, env: dict) -> torch.Tensor:
+    def squared(self, node: fx.Node, env: _Env) -> torch.Tensor:
         """The linear part with squared coefficients, applied to the values in `env`."""
-        name, given = called(node), self._given(node, env)
-        weighted = self.weighted(node)
-        if name in (*_graph.UNITS, *_graph.COPIES) and not weighted:
+        given, weighted = self._given(node, env), self.weighted(node)
+        if called(node) in (*UNITS, *COPIES) and not weighted:
             return self.linear(node, env)
-        if name in _graph.SUMS and not node.kwargs:
+        if called(node) in SUMS and not node.kwargs:
             return sum(given.values())
         if node not in self._squares:
             with torch.no_grad():
@@ -125,9 +130,7 @@ class Traced:
 
     def weighted(self, node: fx.Node) -> bool:
         """Whether the node is a layer of a constant weight, called as (input, weight, bias, ...)."""
-        return called(node) in _graph.WEIGHTED and [n for n in node.all_input_nodes if n in self.shapes] == [
-            node.args[0]
-        ]
+        return called(node) in WEIGHTED and [n for n in node.all_input_nodes if n in self.shapes] == [node.args[0]]
 
     def fixed(self, node: fx.Node, rows: int) -> Any:
         """A value that depends on the number of inputs at most."""
@@ -144,25 +147,17 @@ class Traced:
     def _given(self, node, env):
         return {n: env[n] for n in node.all_input_nodes if n in self.shapes}
 
+    def _zeros(self, shape):
+        return self.like.new_zeros(shape) if isinstance(shape, torch.Size) else [self._zeros(each) for each in shape]
+
     def _called(self, node, args, kwargs):
         if node.op == "call_function":
             return node.target(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], node.target)(*args[1:], **kwargs)
         layer = self.root.get_submodule(node.target)
-        return (
-            layer(*(a.clone() for a in args), **kwargs) if getattr(layer, "inplace", False) else layer(*args, **kwargs)
-        )
-
-    def _pushed(self, node, env):
-        """The linear part of a node with constants: the slope of the gradient u^T A, which is linear in u."""
-        given, tracked = self._given(node, env), torch.is_grad_enabled()
-        with torch.enable_grad():
-            points = {n: torch.zeros_like(v, requires_grad=True) for n, v in given.items()}
-            out = self.value(node, _Env(self, env.rows, points))
-            u = torch.zeros_like(out, requires_grad=True)
-            rows = torch.autograd.grad(out, list(points.values()), u, create_graph=True)
-            return torch.autograd.grad(rows, u, list(given.values()), create_graph=tracked)[0]
+        args = (a.clone() for a in args) if getattr(layer, "inplace", False) else args
+        return layer(*args, **kwargs)
 
     def _plane_square(self, node):
         """Squared coefficients (members, new members) of a node that treats every plane of (b, channels, ...) alike."""
@@ -170,14 +165,10 @@ class Traced:
         given = torch.rand(self.shapes[arguments[0]], generator=torch.Generator().manual_seed(1)).to(self.like)
         of = lambda v: self.linear(node, _Env(self, len(v), {arguments[0]: v}))
         n, out = math.prod(given.shape[2:]), self.shapes[node]
-        if (
-            len(arguments) == 1
-            and given.ndim > 2
-            and n * math.prod(out[2:]) <= 4 * DENSE
-            and out[:2] == given.shape[:2]
-        ):
-            folded = given.flatten(0, 1).unsqueeze(1)
-            if self._close(of(folded).reshape(out), of(given)):
+        small = len(arguments) == 1 and given.ndim > 2 and n * math.prod(out[2:]) <= 4 * DENSE
+        if small and out[:2] == given.shape[:2]:
+            expected, folded = of(given), given.flatten(0, 1).unsqueeze(1)
+            if self._offsets.get(node) is None and self._close(of(folded).reshape(out), expected):
                 return of(torch.eye(n).to(given).reshape(n, 1, *given.shape[2:])).reshape(n, -1) ** 2
         raise ValueError(f"{self.name}: {self._label(node)} is too large for independent units; use another rule")
 
@@ -213,8 +204,9 @@ class Traced:
                 continue
             try:
                 batch = self.value(node, _Env(self, 2, two))
-                known = node.target in (act, max_pool) or self.weighted(node)
-                single = _blend(batch) if known and _alike(batch, 2) else self.value(node, _Env(self, 1, one))
+                single = (
+                    _blend(batch) if self._known(node) and _is_batch(batch) else self.value(node, _Env(self, 1, one))
+                )
             except Exception as error:
                 shape, reason = tuple(probes.shape[1:]), str(error).splitlines()[0]
                 raise ValueError(f"{self.name}: {self._label(node)} fails on inputs of {shape}: {reason}") from error
@@ -236,19 +228,22 @@ class Traced:
             raise ValueError(f"{self.name}: its trace by torch.fx is not the module; expected no hook that changes "
                              "values, and no value changed in place and used again")  # fmt: skip
 
+    def _known(self, node):
+        """Whether the node is a cut, or affine by what it calls."""
+        return node.target in (act, max_pool) or self.weighted(node)
+
     def _check(self, node, at_one, one, two):
         """ValueError unless the node is affine and treats every input of a batch alone."""
         value, expected = _tensors(at_one), _tensors(one[node])
         alike = all(a.shape == b.shape for a, b in zip(value, expected))
-        known = node.target in (act, max_pool)
-        straight = self._kind(node).lower().replace("_", "") in _graph.STRAIGHT
-        if alike and not straight and (known or all(self._close(a, b) for a, b in zip(value, expected))):
+        smooth = is_smooth(self._kind(node))
+        # Sums are affine, and may cancel to values that are rounding errors.
+        known = self._known(node) or called(node) in SUMS
+        if alike and not smooth and (known or all(self._close(a, b) for a, b in zip(value, expected))):
             return
         label = self._label(node)
-        if straight:
-            raise ValueError(f"{self.name}: {label} is not affine; {_graph.advice(label)}")
         again = _tensors(self.value(node, _Env(self, 1, one)))
-        if not all(torch.equal(a, b) for a, b in zip(value, again)):
+        if not smooth and not all(torch.equal(a, b) for a, b in zip(value, again)):
             raise ValueError(f"{self.name}: {label} draws random numbers: two evaluations of one input differ; "
                              "expected F.dropout(..., training=self.training)")  # fmt: skip
         first = lambda v: _blend(v, (1.0, 0.0))
@@ -256,11 +251,11 @@ class Traced:
         alone, batch = _tensors(self.value(node, _Env(self, 1, given))), _tensors(first(two[node]))
         if not alike or not all(torch.allclose(a.to(b), b, rtol=1e-3, atol=1e-5) for a, b in zip(alone, batch)):
             raise ValueError(f"{self.name}: {label} mixes the inputs of a batch; expected each treated alone")
-        raise ValueError(f"{self.name}: {label} is not affine; {_graph.advice(label)}")
+        raise ValueError(f"{self.name}: {label} is not affine; {advice(self._kind(node))}")
 
     def _cut(self, nodes):
         parts: list = []
-        for now, state, group, carried in _graph.schedule(nodes, self.start, self.end):
+        for now, state, group, carried in schedule(nodes, self.start, self.end):
             if not group:
                 return [*parts, Affine(self, now, state, [self.end])]
             affine = Affine(self, now, state, [node.args[0] for node in group] + carried)
@@ -271,7 +266,7 @@ class Traced:
 
     def _slope(self, node):
         slope = node.args[1]
-        return _graph.broadcast(self.fixed(slope, 1), len(self.shapes[node])) if isinstance(slope, fx.Node) else slope
+        return broadcast(self.fixed(slope, 1), len(self.shapes[node])) if isinstance(slope, fx.Node) else slope
 
 
 def _extrapolated(one, two, rows):
@@ -285,8 +280,9 @@ def _tensors(value):
     return [v for v in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(v, torch.Tensor)]
 
 
-def _alike(value, count):
-    return isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) % count == 0
+def _is_batch(value):
+    """Whether the value for two inputs holds as much for each."""
+    return isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) % 2 == 0
 
 
 def _blend(value, weights=(0.3, 0.7)):

@@ -132,21 +132,3 @@ def test_margin():
     assert margin(output, torch.tensor([1])) == 2
     assert margin(output, torch.tensor([0]), torch.tensor([2])) == -1
     assert margin(output, torch.tensor([1]), torch.tensor([0])) == 1
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"budget": 0.0}, {"share": 1.5}, {"share": math.nan}, {"gradient": "magic"}, {"steps": 0}, {"sparse": 0},
-        {"sparse": 65}, {"smooth": -1.0}, {"label": torch.zeros(3, dtype=torch.int64)}, {"label": torch.full((12,), 4)},
-        {"label": torch.zeros(12)}, {"target": "label"}, {"x": torch.rand(12, 64)},
-        {"x": torch.full((12, 1, 8, 8), math.nan)},
-    ],
-)  # fmt: skip
-def test_bad_arguments_are_named(convolutional, bad):
-    net, x, label = convolutional
-    arguments = {"x": x, "label": label, "budget": 1.0} | bad
-    if bad.get("target"):
-        arguments["target"] = label
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        noise_attack(net, **arguments)

@@ -11,10 +11,9 @@ from torch import nn
 
 import rpa
 from rpa.moments.layerwise import RULES
-from rpa.moments.two_stage import splits
 
 F64 = torch.float64
-few = settings(derandomize=True, deadline=None, max_examples=40, database=None)
+few = settings(derandomize=True, deadline=None, max_examples=25, database=None)
 
 
 @st.composite
@@ -138,21 +137,6 @@ def test_a_smooth_function_is_refused_however_straight_it_is_at_the_probes():
         rpa.layerwise(net, torch.zeros(1, 2), 0.1)
 
 
-class Residual(nn.Linear):
-    def forward(self, x):
-        return x + super().forward(x).relu()
-
-
-def test_networks_are_split_where_nothing_passes_by():
-    torch.manual_seed(0)
-    layers = [nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)]
-    net, x = nn.Sequential(*layers).eval(), torch.randn(5, 4)
-    for first, second in splits(net):
-        torch.testing.assert_close(second(torch.relu(first(x))), net(x))
-    with pytest.raises(ValueError, match=r"two_stage\(net, inputs, relu=0\)"):
-        splits(nn.Sequential(Residual(3, 3), nn.Linear(3, 2)).eval())
-
-
 def test_modules_in_half_precision_are_computed_in_single_and_stay_as_they_are():
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.ReLU(inplace=True), nn.Linear(3, 2)).to(torch.bfloat16)
     assert (
@@ -161,7 +145,7 @@ def test_modules_in_half_precision_are_computed_in_single_and_stay_as_they_are()
         == torch.float32
     )
     assert net[0].weight.dtype == torch.bfloat16
-    assert rpa.layerwise(torch.compile(net), [[0.0] * 4], 0.1).mean.shape == (1, 2)
+    assert rpa.layerwise(torch.compile(net, backend="eager"), [[0.0] * 4], 0.1).mean.shape == (1, 2)
 
 
 def test_maps_see_every_layer_before_the_first_activation():
@@ -175,15 +159,10 @@ def test_maps_see_every_layer_before_the_first_activation():
         torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-6)
 
 
-def test_heads_and_batches_are_refused_by_name():
-    one = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 2), nn.Flatten(), nn.Sigmoid()).eval()
-    law = rpa.Gaussian(np.ones(4), 0.3)
-    with pytest.raises(ValueError, match="net: ends in sigmoid"):
-        rpa.failure_probability(one, law)
+def test_statistics_of_the_batch_are_refused_by_name():
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False)).eval()
     with pytest.raises(ValueError, match="without running statistics depends on the batch"):
-        rpa.noise_map(
-            nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False)).eval(), np.ones((2, 2)), 1
-        )
+        rpa.noise_map(net, np.ones((2, 2)), 1)
 
 
 def test_the_call_that_a_message_gives_works():

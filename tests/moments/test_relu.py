@@ -42,7 +42,8 @@ def reference(a1, a2, rho):
 def check_covariance(cases):
     a1, a2, rho = (torch.tensor(column, dtype=F64) for column in zip(*cases))
     ones = torch.ones_like(rho)
-    found = relu.covariance_pairs(a1, a2, ones, ones, rho)
+    cov = torch.stack([torch.stack([ones, rho], 1), torch.stack([rho, ones], 1)], 1)
+    found = relu.covariance(torch.stack([a1, a2], 1), cov)[:, 0, 1]
     with mp.workdps(40):
         for case, value in zip(cases, found.tolist()):
             exact = reference(*case)
@@ -50,7 +51,7 @@ def check_covariance(cases):
 
 
 def test_covariance_against_mpmath():
-    check_covariance(GRID[:: len(GRID) // 60])
+    check_covariance(GRID[:: len(GRID) // 30])
 
 
 @pytest.mark.slow
@@ -77,7 +78,7 @@ def test_elementwise_moments_keep_relative_accuracy(scale):
 
 def test_bivariate_cdf_against_mpmath():
     rhos = (-1 + 1e-9, -0.8, 1e-3, 0.5, 0.999999)
-    cases = list(itertools.product((-9.0, -2.0, 1e-6, 3.0), (-9.0, -1.0, 5.0), rhos))
+    cases = list(itertools.product((-9.0, -2.0, 1e-6, 3.0), (-9.0, -1.0, 5.0), rhos))[::2]
     found = bivariate.cdf(*(torch.tensor(column, dtype=F64) for column in zip(*cases)))
     with mp.workdps(60):
         for (a, b, r), value in zip(cases, found.tolist()):
@@ -176,21 +177,3 @@ def test_squared_pdf_is_a_density_with_its_atom():
     mean = torch.trapezoid(density * root**2 * 2 * root, root)
     assert mean.item() == pytest.approx(relu.second_moment(mu, var).item(), rel=1e-6)
     assert relu.squared_pdf(torch.tensor(-1.0, dtype=F64), mu, var)[0] == 0
-
-
-def test_bad_arguments():
-    mu, cov = gaussian(3, 5)
-    with pytest.raises(ValueError, match="cov: expected shape"):
-        relu.covariance(mu, cov[:2])
-    with pytest.raises(ValueError, match="symmetric"):
-        relu.covariance(mu, cov + torch.triu(torch.ones(3, 3, dtype=F64), 1))
-    with pytest.raises(ValueError, match="sqrt"):
-        relu.covariance(mu, torch.ones(3, 3, dtype=F64) - 0.5 * torch.eye(3, dtype=F64))
-    with pytest.raises(ValueError, match="var: expected numbers >= 0"):
-        relu.mean(mu, -torch.ones(3, dtype=F64))
-    with pytest.raises(ValueError, match="mu: expected finite"):
-        relu.mean(mu / 0, mu.abs())
-    with pytest.raises(ValueError, match="terms"):
-        relu.covariance_series(mu, cov, 0)
-    with pytest.raises(ValueError, match="var: expected positive"):
-        relu.squared_pdf(mu, mu, 0 * mu)

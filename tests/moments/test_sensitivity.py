@@ -172,18 +172,3 @@ def test_chosen_windows_and_several_levels_are_parts_of_the_maps(shallow, method
     assert torch.allclose(noise_map(net, x, [0.1, 0.5], window=2, method=method), maps, rtol=1e-12)
     found = noise_map(net, x, [0.1, 0.5], window=2, method=method, at=places)
     assert torch.allclose(found, maps[:, :, places[:, 0], places[:, 1]], rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"sigma": 0.0}, {"sigma": math.nan}, {"window": 0}, {"window": 5}, {"method": "magic"}, {"order": 0},
-        {"nodes": 4}, {"at": [[5, 0]]}, {"at": [[0.5, 0]]}, {"at": [0, 1]},
-        {"x": torch.zeros(3, 3)}, {"x": torch.full((5, 4), math.nan)}, {"net": len},
-        {"net": nn.Sequential(nn.Linear(20, 1)), "method": "two-stage"},
-    ],
-)  # fmt: skip
-def test_bad_arguments_are_named(shallow, bad):
-    arguments = {"net": shallow[0], "x": shallow[1], "sigma": 0.1, "method": "lines"} | bad
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        noise_map(**arguments)

@@ -51,11 +51,6 @@ class Branching(nn.Module):
         return third + first - second
 
 
-class Masked(nn.Linear):
-    def forward(self, x):
-        return functional.linear(x, self.weight * (self.weight > 0), self.bias)
-
-
 class Capped(nn.ReLU):
     def forward(self, x):
         return functional.relu(x).clamp(max=0.5)
@@ -82,33 +77,20 @@ def _matmul(x, m):
 FLAT = {
     "linear": lambda: nn.Linear(4, 3),
     "ends in relu": lambda: Seq(nn.Linear(4, 5), nn.ReLU()),
-    "nested": lambda: Seq(Seq(nn.Linear(4, 5), nn.ReLU()), Seq(nn.Linear(5, 2))),
-    "leaky": lambda: Seq(nn.Linear(4, 5), nn.LeakyReLU(0.2), nn.Linear(5, 2)),
     "two slopes": lambda: Seq(nn.Linear(4, 5), nn.LeakyReLU(0.2), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2)),
     "prelu": lambda: Seq(nn.Linear(4, 5), nn.PReLU(5, 0.3), nn.Linear(5, 2), nn.PReLU(init=-2.0)),
-    "dropout, identity": lambda: Seq(nn.Flatten(), nn.Linear(4, 5), nn.Dropout(), nn.ReLU(), nn.Identity()),
     "residual, leaky": lambda: Seq(nn.Linear(4, 6), nn.LeakyReLU(0.1), Residual(6, nn.LeakyReLU(0.1), 3)),
     "skips the input": lambda: Residual(4, nn.ReLU()),
-    "in place": lambda: Seq(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2), nn.Hardtanh(inplace=True)),
     "branching": lambda: Branching(0.0),
     "branching, leaky": lambda: Branching(0.3),
-    "masked": lambda: Seq(Masked(4, 5), nn.ReLU(), Masked(5, 2)),
     "capped": lambda: Seq(nn.Linear(4, 5), Capped(), nn.Linear(5, 2)),
-    "clamps": lambda: Seq(nn.Linear(4, 5), nn.ReLU6(), nn.Linear(5, 3), nn.Hardtanh(-0.5, 0.2), nn.Threshold(0, 0)),
-    "max, min, abs": lambda: Call(
-        lambda x, m: torch.maximum(m.layers[0](x), x).abs() + torch.min(x, m.shift), nn.Linear(4, 4)
-    ),
     "made in forward": lambda: Call(lambda x, m: m.layers[0](nn.ReLU()(m.layers[0](x))), nn.Linear(4, 4)),
     "matmul": lambda: Call(_matmul, nn.Linear(4, 3)),
-    "old weight norm": lambda: Seq(torch.nn.utils.weight_norm(nn.Linear(4, 5)), nn.ReLU()),
-    "old spectral norm": lambda: Seq(torch.nn.utils.spectral_norm(nn.Linear(4, 5)), nn.ReLU()),
     "outputs (n,)": lambda: Seq(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1), nn.Flatten(0)),
-    "squeezed": lambda: Call(lambda x, m: m.layers[0](x).relu().squeeze(-1), nn.Linear(4, 1)),
 }  # fmt: skip
 IMAGES = {
     "functions": lambda: Call(_calls, nn.Conv2d(2, 3, 3), nn.Linear(24, 4)),
     "shapes": lambda: Call(_shapes, nn.Conv2d(2, 2, 3)),
-    "dilated pool": lambda: Seq(nn.Conv2d(2, 1, 2), nn.MaxPool2d(2, 1, dilation=2, ceil_mode=True), nn.Flatten()),
 }
 
 
@@ -137,6 +119,15 @@ def test_a_module_that_computes_in_single_precision_is_taken():
     module = Call(lambda x, m: m.layers[0](x.float()).relu(), nn.Linear(4, 3))
     x = torch.randn(20, 4)
     np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x.numpy()), module(x).numpy(force=True), atol=1e-5)
+
+
+def test_a_clamp_of_values_that_are_lost_beside_its_limit_is_taken():
+    """6 - relu(6 - v) of v = 1e-10 has few digits, as in deep networks with random weights: no reason to refuse."""
+    torch.manual_seed(0)
+    module = Seq(nn.Linear(4, 5, bias=False), nn.ReLU6(), nn.Linear(5, 3)).double().requires_grad_(False)
+    module[0].weight.mul_(1e-10)
+    x = torch.randn(20, 4, dtype=torch.float64)
+    np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x.numpy()), module(x).numpy(), rtol=1e-12)
 
 
 def test_rows_come_before_images():
@@ -186,10 +177,6 @@ def _held(x, m):
 REFUSED = [
     (lambda: Seq(nn.Linear(2, 2), nn.Tanh()), r"module: layer 1 \(Tanh\) is not affine; smooth functions have no"),
     (lambda: Seq(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 2)), r"layer 1 \(Sigmoid\) is not affine; smooth"),
-    (lambda: Seq(nn.Linear(2, 2), nn.GELU()), r"layer 1 \(GELU\) is not affine"),
-    (lambda: Seq(nn.Linear(2, 2), nn.LayerNorm(2)), r"layer 1 \(LayerNorm\) is not affine"),
-    (lambda: Seq(nn.Linear(2, 2), nn.Dropout()).train(), r"Dropout is in training mode; call module.eval\(\)"),
-    (lambda: Seq(nn.Linear(2, 2), nn.BatchNorm1d(2)).train(), "BatchNorm1d is in training mode"),
     (lambda: Seq(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)), "without running statistics d"),
     (lambda: Seq(nn.ReLU()), "input_shape: expected the shape of one input"),
     (lambda: Seq(nn.Conv2d(1, 2, 3)), r"input_shape: .* input_shape=\(1, 28, 28\)"),

@@ -4,6 +4,7 @@ At small noise a network is its linearization: the references are the Jacobian b
 """
 
 import operator
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -127,25 +128,12 @@ def _lenet_sizes(x, a, b, c):
     return c(F.relu(b(x)).view(-1, count))
 
 
-def _unet(x, down, up, last):
-    skip = F.relu(down(x))
-    low = F.interpolate(F.avg_pool2d(skip, 2), scale_factor=2)
-    return last(torch.cat([skip, F.relu(up(low))], 1)).mean((2, 3))
-
-
 def _unet_transposed(x, one, two, up, last):
     first = one(x)
     low = up(two(F.max_pool2d(first, 2)))
     rows, columns = first.size(2) - low.size(2), first.size(3) - low.size(3)
     low = F.pad(low, [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2])
     return last(torch.cat((low, first), dim=1)).flatten(1)
-
-
-def _mixer(x, patch, tokens, channels, last):
-    y = patch(x).flatten(2)
-    y = y + F.relu(tokens(y))
-    y = y.transpose(1, 2)
-    return last((y + channels(y).clamp(-1, 1)).mean(1))
 
 
 def _shuffle(x, stem, a, b, last):
@@ -157,11 +145,6 @@ def _shuffle(x, stem, a, b, last):
     return last(x)
 
 
-def _siamese(x, encoder, last):
-    left, right = torch.split(x, [4, 4], dim=-1)
-    return last(torch.abs(encoder(left) - encoder(right)))
-
-
 def _recurrent(x, inner, outer, last):
     rows, hidden = x.squeeze(1), x.new_zeros(x.size(0), 5)
     for t in range(8):
@@ -169,33 +152,11 @@ def _recurrent(x, inner, outer, last):
     return last(hidden)
 
 
-def _causal(x, a, b, last):
-    y = x.flatten(1).unsqueeze(1)
-    for layer in (a, b):
-        y = F.relu(layer(F.pad(y, (2 * layer.dilation[0], 0))))
-    return last(y[:, :, -1])
-
-
-def _chomped(x, a, b, last):
-    y = a(x.view(x.size(0), 1, -1))[:, :, :-4].contiguous().relu_()
-    return last((y + b(y)[..., :-2].relu())[..., -1])
-
-
 def _tokens(x, patch, m, mix, last):
     y = patch(x).flatten(2).transpose(1, 2)
     y = torch.cat([m.a.expand(y.shape[0], -1, -1), y], dim=1) + m.b
     y = y + mix(y.transpose(1, 2)).transpose(1, 2).relu()
     return last(y[:, 0])
-
-
-def _unfolded(x, m, last):
-    patches = F.unfold(x, 3, stride=2)
-    return last(torch.matmul(m.a, patches).add(m.b).relu().flatten(1))
-
-
-def _stacked(x, a, b, last):
-    y = torch.stack([a(x), b(x), a(x.flip(-1))], dim=1)
-    return last(F.relu(y).sum(dim=1))
 
 
 def _pyramid(x, a, b, lateral, smooth):
@@ -211,21 +172,9 @@ def _points(x, shared, last):
     return last(y.view(-1, 6))
 
 
-def _text(x, three, four, last):
-    rows = x[:, 0].permute(0, 2, 1)
-    columns = [F.relu(layer(rows)) for layer in (three, four)]
-    return last(torch.cat([F.max_pool1d(c, c.size(2)).squeeze(2) for c in columns], 1))
-
-
 def _maxout(x, lin, last):
     y = lin(x.flatten(1))
     return last(y.view(y.shape[0], 5, 3).max(dim=-1).values)
-
-
-def _excited(x, stem, fc, last):
-    y = stem(x)
-    shift = fc(y.mean([-1, -2]))
-    return last(F.relu(y + shift[:, :, None, None]))
 
 
 def _normalized(x, m, rest):
@@ -242,74 +191,41 @@ def _double_reading(x, a, b, last):
 MODELS = {
     # Classics.
     "tutorial": lambda: Net(_tutorial, Conv(1, 3, 3), Conv(3, 4, 2), Lin(4, 3)),
-    "lenet": lambda: Seq(Conv(1, 3, 3, padding=1), nn.Hardtanh(), nn.AvgPool2d(2), Conv(3, 4, 2), ReLU(), Flat(),
-                         Lin(36, 8), ReLU(), Lin(8, 3)),
-    "alexnet": lambda: Seq(Conv(1, 4, 3, 2, 1), ReLU(inplace=True), nn.MaxPool2d(3, 2), nn.AdaptiveAvgPool2d(2), Flat(),
-                           nn.Dropout(), Lin(16, 6), ReLU(inplace=True), Lin(6, 3)),
-    "vgg": lambda: Seq(conv_act(1, 3), nn.MaxPool2d(2, 2), conv_act(3, 4), nn.MaxPool2d(2, 2), Flat(), Lin(16, 8),
-                       ReLU(True), nn.Dropout(), Lin(8, 3)),
     "conv, norm, pool": lambda: Seq(Conv(1, 4, 3), nn.BatchNorm2d(4), ReLU(), nn.MaxPool2d(2), Flat(), Lin(36, 3)),
-    "all convolutional": lambda: Seq(Conv(1, 4, 3, 2, 1), ReLU(), Conv(4, 4, 3, 2, 1), ReLU(), Conv(4, 3, 1), ReLU(),
-                                     nn.AvgPool2d(2), Flat()),
     "network in network": lambda: Seq(Conv(1, 4, 3), ReLU(), Conv(4, 4, 1), ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True),
                                       nn.Dropout2d(), Conv(4, 3, 1), ReLU(), nn.AdaptiveAvgPool2d((1, 1)), Flat()),
-    "perceptron": lambda: Seq(Flat(), Lin(64, 9), nn.BatchNorm1d(9), ReLU(), Lin(9, 3)),
     "fire": lambda: Seq(Conv(1, 3, 3), ReLU(), concatenated(Seq(Conv(3, 2, 1), ReLU()), Seq(Conv(3, 2, 3, padding=1),
                         ReLU())), nn.MaxPool2d(2), Flat(), Lin(36, 3)),
     "inception": lambda: Seq(Conv(1, 4, 3), concatenated(
         Conv(4, 2, 1), conv_act(4, 2), Seq(nn.MaxPool2d(3, 1, 1), conv_act(4, 2, 1)),
         Seq(nn.AvgPool2d(3, 1, 1, count_include_pad=False), Conv(4, 2, (1, 3), padding=(0, 1)))), ReLU(), head(8)),
     # Residual sums.
-    "residual": lambda: Seq(Conv(1, 3, 3), basic(3, ReLU()), nn.AdaptiveAvgPool2d(1), Flat()),
     "residual, leaky": lambda: Seq(Conv(1, 3, 3), basic(3, nn.LeakyReLU(0.1)), Flat(), Lin(108, 3)),
-    "residual, activated first": lambda: Seq(Conv(1, 3, 3), residual(Seq(
-        nn.BatchNorm2d(3), ReLU(), Conv(3, 3, 3, padding=1), nn.BatchNorm2d(3), ReLU(), Conv(3, 3, 3, padding=1))),
-        nn.BatchNorm2d(3), ReLU(), head(3)),
-    "bottleneck, grouped": lambda: Seq(conv_act(1, 4), residual(Seq(
-        conv_act(4, 4, 1), conv_act(4, 4, groups=2), Conv(4, 4, 1, bias=False), nn.BatchNorm2d(4)), ReLU()), head(4)),
     "inverted residual": lambda: Seq(Conv(1, 4, 3), residual(Seq(
         conv_act(4, 8, 1, nn.ReLU6), conv_act(8, 8, act=nn.ReLU6, groups=8), Conv(8, 4, 1), nn.BatchNorm2d(4))),
         head(4)),
     "dense block": lambda: Seq(Conv(1, 3, 3), concatenated(nn.Identity(), conv_act(3, 2)),
                                concatenated(nn.Identity(), conv_act(5, 2)), head(7)),
-    "three branches": lambda: Seq(Net(lambda x, a, b, c: F.relu(a(x) + b(x) + c(x)), nn.BatchNorm2d(1), Conv(1, 1, 1),
-                                      Conv(1, 1, 3, padding=1)), head(1)),
-    "depthwise mixer": lambda: Seq(Conv(1, 4, 2, 2), ReLU(), nn.BatchNorm2d(4), residual(Seq(
-        Conv(4, 4, 3, groups=4, padding="same"), ReLU(), nn.BatchNorm2d(4))), Conv(4, 4, 1), ReLU(), head(4)),
     "shuffled channels": lambda: Net(_shuffle, Conv(1, 4, 3, 2), Conv(2, 2, 1), Conv(2, 2, 3, padding=1, groups=2),
                                      head(4)),
-    "shift for each channel": lambda: Net(_excited, Conv(1, 4, 3), Seq(Lin(4, 2), ReLU(), Lin(2, 4)), head(4)),
     "changed in place": lambda: Net(_double_reading, Conv(1, 3, 3), Conv(3, 3, 1), head(3)),
     # Images to images.
-    "u-net": lambda: Net(_unet, Conv(1, 3, 3, padding=1), Conv(3, 3, 3, padding=1), Conv(6, 3, 1)),
     "u-net, transposed": lambda: Net(_unet_transposed, Seq(conv_act(1, 2), conv_act(2, 2)), conv_act(2, 4),
                                      nn.ConvTranspose2d(4, 2, 2, 2), Conv(4, 1, 1)),
-    "autoencoder": lambda: Seq(Conv(1, 3, 2, 2), nn.PReLU(3), nn.ConvTranspose2d(3, 1, 2, 2), ReLU(), Flat(),
-                               Lin(64, 3)),
-    "flat autoencoder": lambda: Seq(Flat(), Lin(64, 12), ReLU(True), Lin(12, 4), ReLU(True), Lin(4, 12), ReLU(True),
-                                    Lin(12, 64), nn.Unflatten(1, (8, 8)), Flat()),
-    "denoiser": lambda: Net(lambda x, inner: (x - inner(x)).flatten(1), Seq(
-        Conv(1, 4, 3, padding=1), ReLU(True), conv_act(4, 4), conv_act(4, 4), Conv(4, 1, 3, padding=1))),
     "super-resolution": lambda: Seq(Conv(1, 4, 5, padding=2), nn.Hardtanh(), Conv(4, 4, 3, padding=1),
                                     nn.PixelShuffle(2), nn.AvgPool2d(4), Flat()),
     "generator": lambda: Seq(Flat(), Lin(64, 8), nn.Unflatten(1, (8, 1, 1)),
                              nn.ConvTranspose2d(8, 4, 3, 1, 0, bias=False), nn.BatchNorm2d(4), ReLU(True),
                              nn.ConvTranspose2d(4, 1, 3, 2, 1, output_padding=1), Flat()),
-    "bilinear": lambda: Seq(Conv(1, 2, 3), ReLU(), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
-                            Conv(2, 2, 3), nn.LeakyReLU(0.2), head(2)),
     "pyramid": lambda: Net(_pyramid, conv_act(1, 3), conv_act(3, 3, stride=2), Conv(3, 3, 1), Conv(3, 2, 3)),
     "mirrored edges": lambda: Seq(nn.ReflectionPad2d(2), Conv(1, 3, 5), ReLU(),
                                   Conv(3, 2, 3, padding=1, padding_mode="circular"), nn.AdaptiveMaxPool2d((3, 2)),
                                   Flat()),
-    "dilated": lambda: Seq(Conv(1, 3, 3, padding=2, dilation=2), ReLU(), Conv(3, 3, 3, padding=4, dilation=4), ReLU(),
-                           nn.AdaptiveMaxPool2d(1), Flat(), Lin(3, 2)),
     # Activations, maxima and averages with options.
     "pools with options": lambda: Seq(Conv(1, 3, 3), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True), ReLU(),
                                       nn.AvgPool2d(2, 1, divisor_override=3), nn.MaxPool2d(2, 1), Flat()),
     "dilated pool": lambda: Seq(Conv(1, 2, 2), nn.PReLU(2, 0.3), nn.MaxPool2d(2, 1, dilation=2), Flat(), Lin(50, 3)),
     "both signs": lambda: Seq(Conv(1, 2, 3), Net(lambda x: torch.cat((F.relu(x), F.relu(-x)), 1)), head(4)),
-    "funnel": lambda: Seq(Conv(1, 3, 3), Net(lambda x, a: torch.max(x, a(x)), Conv(3, 3, 3, padding=1, groups=3)),
-                          head(3)),
     "maxout": lambda: Net(_maxout, Lin(64, 15), Seq(Lin(5, 5), ReLU(), Lin(5, 3))),
     "maximum and minimum": lambda: Net(lambda x, a, b, c, d: d(torch.minimum(torch.maximum(a(x), b(x)), c(x).abs())),
                                        Conv(1, 2, 3), Conv(1, 2, 3), Conv(1, 2, 3), head(2)),
@@ -317,8 +233,7 @@ MODELS = {
                           Lin(64, 8), Lin(8, 3)),
     "hard activations": lambda: Seq(Flat(), Lin(64, 8), nn.Hardtanh(-0.2, 0.3, inplace=True), Lin(8, 6),
                                     nn.ReLU6(inplace=True), Lin(6, 6), nn.Threshold(0.0, 0.0), Lin(6, 3)),
-    "random leaky": lambda: Seq(Flat(), Lin(64, 8), nn.RReLU(), Lin(8, 3)),
-    "hard sigmoid": lambda: Seq(Flat(), Lin(64, 8), nn.Hardsigmoid(), Lin(8, 3)),
+    "random leaky, hard sigmoid": lambda: Seq(Flat(), Lin(64, 8), nn.RReLU(), Lin(8, 5), nn.Hardsigmoid(), Lin(5, 3)),
     # Parametrizations, and weights that forward computes.
     "weight norm": lambda: Seq(parametrizations.weight_norm(Conv(1, 3, 3)), ReLU(), Flat(),
                                parametrizations.weight_norm(Lin(108, 3))),
@@ -329,37 +244,18 @@ MODELS = {
     "masked": lambda: Seq(Flat(), Autoregressive(64, 64), ReLU(), Autoregressive(64, 3)),
     "standardized weights": lambda: Seq(Standardized(1, 3, 3, padding=1), ReLU(), Standardized(3, 3, 3, 2), ReLU(),
                                         head(3)),
-    "parameters alone": lambda: Net(lambda x, m: (x.flatten(1) @ m.a + m.b).relu() @ m.c, Parameters(
-        (64, 6), (6,), (6, 3))),
     "einsum": lambda: Net(lambda x, m, last: last(torch.einsum("bchw,kcw->bkh", x, m.a).relu().flatten(1)),
                           Parameters((3, 1, 8)), Lin(24, 3)),
-    "unfolded": lambda: Net(_unfolded, Parameters((4, 9), (4, 1)), Lin(36, 3)),
     "normalized input": lambda: Net(_normalized, Parameters(buffers=[torch.full((1, 1, 1, 1), v) for v in (0.4, 0.3)]),
                                     Seq(conv_act(1, 3), head(3))),
-    "norm without weights": lambda: Seq(nn.BatchNorm2d(1, affine=False), Conv(1, 3, 3), ReLU(), Flat(),
-                                        nn.BatchNorm1d(108, affine=False), Lin(108, 2)),
     # Sequences, sets and tokens.
     "one dimension": lambda: Seq(Flat(2), nn.Conv1d(1, 3, 5), ReLU(), nn.MaxPool1d(4), Flat(), Lin(45, 3)),
-    "text": lambda: Net(_text, nn.Conv1d(8, 3, 3), nn.Conv1d(8, 3, 4), Lin(6, 2)),
-    "causal": lambda: Net(_causal, nn.Conv1d(1, 3, 3), nn.Conv1d(3, 3, 3, dilation=2), Lin(3, 2)),
-    "chomped": lambda: Net(_chomped, nn.Conv1d(1, 3, 5, padding=4), nn.Conv1d(3, 3, 3, padding=2), Lin(3, 2)),
     "recurrent": lambda: Net(_recurrent, Lin(8, 5), Lin(5, 5, bias=False), Lin(5, 3)),
     "points": lambda: Net(_points, Seq(nn.Conv1d(4, 6, 1), nn.BatchNorm1d(6), ReLU(), nn.Conv1d(6, 6, 1)), Lin(6, 3)),
-    "set": lambda: Net(lambda x, one, last: last(one(x.squeeze(1)).sum(1)), Seq(Lin(8, 6), ReLU()),
-                       Seq(Lin(6, 6), ReLU(), Lin(6, 2))),
-    "mixer": lambda: Net(_mixer, Conv(1, 4, 2, 2), Lin(16, 16), Lin(4, 4), Lin(4, 3)),
     "tokens": lambda: Net(_tokens, Conv(1, 4, 4, 4), Parameters((1, 1, 4), (1, 5, 4)), Lin(5, 5), Lin(4, 3)),
     "volume": lambda: Seq(nn.Unflatten(2, (2, 4)), nn.Conv3d(1, 3, 2), nn.BatchNorm3d(3), ReLU(), Flat(), Lin(63, 3)),
     # Other idioms.
-    "siamese": lambda: Net(_siamese, Seq(Conv(1, 2, 3), ReLU(), Flat(), Lin(24, 4)), Lin(4, 2)),
-    "stacked": lambda: Net(_stacked, Conv(1, 2, 3), Conv(1, 2, 3), head(2)),
-    "shared layer": lambda: Net(lambda x, a, b, c: c(F.relu(b(F.relu(b(F.relu(a(x.flatten(1)))))))), Lin(64, 6),
-                                Lin(6, 6), Lin(6, 2)),
     "lists and dictionaries": Loop,
-    "channels last": lambda: Net(lambda x, a, b, last: last(b(F.relu(a(x)).permute(0, 2, 3, 1)).relu().mean((1, 2))),
-                                 Conv(1, 4, 3), Lin(4, 5), Lin(5, 2)),
-    "rolled": lambda: Net(lambda x, a, last: last(F.relu(a(torch.roll(x, (1, 2), (2, 3))) - x.rot90(1, (2, 3)))),
-                          Conv(1, 1, 1), head(1)),
     "one number": lambda: Net(lambda x, inner: inner(x).squeeze(-1), Seq(Flat(), Lin(64, 8), ReLU(), Lin(8, 1))),
     "data parallel": lambda: nn.DataParallel(Seq(Conv(1, 3, 3), ReLU(), head(3))),
     "indexed": lambda: Net(lambda x, a, b: b(operator.getitem(F.relu(a(x)), (slice(None), [2, 0], 1))).flatten(1),
@@ -371,37 +267,16 @@ REFUSED = {
     "shrink": (lambda: Seq(Flat(), Lin(64, 8), nn.Softshrink(0.1)), r"layer 2 \(Softshrink\) is not affine; expected"),
     "squeeze and excite": (lambda: Seq(Conv(1, 4, 3), Net(
         lambda x, fc: x * F.relu(fc(x.mean((2, 3))))[:, :, None, None], Lin(4, 4)), head(4)), "mul is not affine"),
-    "layer norm": (lambda: Seq(Flat(), Lin(64, 8), nn.LayerNorm(8), ReLU(), Lin(8, 2)), r"\(LayerNorm\) is not affine"),
     "group norm": (lambda: Seq(Conv(1, 4, 3), nn.GroupNorm(2, 4), ReLU(), head(4)), r"\(GroupNorm\) is not affine"),
-    "gelu": (lambda: Seq(Flat(), Lin(64, 8), nn.GELU(), Lin(8, 2)), r"\(GELU\) is not affine; smooth functions"),
     "attention": (lambda: Net(lambda x, a: a(x[:, 0], x[:, 0], x[:, 0])[0].flatten(1), nn.MultiheadAttention(
         8, 2, batch_first=True)), "MultiheadAttention"),
     "recurrent layer": (lambda: Net(lambda x, a: a(x[:, 0])[0].flatten(1), nn.GRU(8, 3, batch_first=True)), "GRU"),
-    "gate": (lambda: Net(lambda x, a: (a(x) * torch.sigmoid(a(x))).flatten(1), Conv(1, 2, 3)), "sigmoid is not affine"),
     "where": (lambda: Net(lambda x, a: torch.where(a(x) > 0, a(x), 0.1 * a(x)).flatten(1), Conv(1, 3, 3)),
               "gt is not affine"),
-    "steps": (lambda: Net(lambda x, a: (a(x) > 0).double().flatten(1), Conv(1, 2, 3)), "gt is not affine"),
-    "branches": (lambda: Net(lambda x, a: a(x).flatten(1) if x.mean() > 0 else -a(x).flatten(1), Conv(1, 2, 3)),
-                 "without if, for or while"),
     "largest": (lambda: Net(lambda x, a: a(x).flatten(1).topk(3).values, Conv(1, 2, 3)), "topk is not affine"),
 }  # fmt: skip
-HEADS = {"softmax": nn.Softmax(1), "log softmax": nn.LogSoftmax(-1), "sigmoid": nn.Sigmoid()}
-VISION = {  # options beside weights=None, and the side of the images
-    "alexnet": ({}, 64),
-    "densenet121": ({}, 64),
-    "googlenet": ({"init_weights": False, "aux_logits": False}, 64),
-    "inception_v3": ({"init_weights": False, "aux_logits": False}, 80),
-    "mnasnet0_5": ({}, 64),
-    "mobilenet_v2": ({"width_mult": 0.25}, 64),
-    "regnet_x_400mf": ({}, 64),
-    "resnet18": ({}, 64),
-    "resnext50_32x4d": ({}, 64),
-    "shufflenet_v2_x0_5": ({}, 64),
-    "squeezenet1_0": ({}, 64),
-    "squeezenet1_1": ({}, 64),
-    "vgg11": ({}, 64),
-    "vgg11_bn": ({}, 64),
-}
+VISION = ["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2", "resnet18", "shufflenet_v2_x0_5",
+          "squeezenet1_1", "vgg11_bn"]  # fmt: skip
 
 
 def ready(build, shape=(1, 8, 8)):
@@ -426,8 +301,8 @@ def close(found, expected, rtol=1e-4):
     torch.testing.assert_close(found, expected, rtol=0, atol=rtol * expected.abs().max().item() + 1e-30)
 
 
-def check_conversion(net, x, given=None):
-    flat = rpa.ReLUNetwork.from_torch(net if given is None else given, tuple(x.shape[1:]))
+def check_conversion(net, x):
+    flat = rpa.ReLUNetwork.from_torch(net, tuple(x.shape[1:]))
     images = torch.randn(100, *x.shape[1:], generator=torch.Generator().manual_seed(4), dtype=x.dtype)
     close(torch.from_numpy(flat(images.flatten(1).numpy())), net(images).reshape(100, -1), 1e-9)
 
@@ -491,11 +366,24 @@ def check_failure(net, x, n=10_000):
     assert found.converged and abs(found.p - p) < 6 * error
 
 
-LONG = ("bottleneck, grouped", "denoiser", "dilated", "inception", "inverted residual", "super-resolution",
-        "u-net, transposed")  # fmt: skip
+LONG = ("inception", "inverted residual", "super-resolution", "u-net, transposed")
+FAILING = (
+    "tutorial",
+    "fire",
+    "changed in place",
+    "pools with options",
+    "clamps",
+    "adapter",
+    "one dimension",
+    "indexed",
+)
 
 
-@pytest.mark.parametrize("name", [pytest.param(m, marks=[pytest.mark.slow] * (m in LONG)) for m in MODELS])
+def named(models, quick):
+    return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in models]
+
+
+@pytest.mark.parametrize("name", named(MODELS, {*MODELS} - {*LONG}))
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_models(name):
     net, x, jacobian = ready(MODELS[name])
@@ -503,7 +391,12 @@ def test_models(name):
     check_linearization(net, x, jacobian)
     check_independent_units(net, x)
     check_samples(net, x)
-    check_failure(net, x)
+
+
+@pytest.mark.parametrize("name", named(MODELS, FAILING))
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_failure_probabilities_of_models(name):
+    check_failure(*ready(MODELS[name])[:2])
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -521,20 +414,11 @@ def test_models_that_have_no_exact_rule_are_named(name):
             call()
 
 
-@pytest.mark.parametrize("head_of", HEADS)
-def test_heads_are_dropped_or_refused(head_of):
-    inner, x, _ = ready(MODELS["conv, norm, pool"])
-    net = Seq(inner, HEADS[head_of]).eval()
-    check_conversion(inner, x, net)
-    for call in (rpa.layerwise, rpa.two_stage):
-        with pytest.raises(ValueError, match=r"ends in .*, which is smooth; expected the network without it"):
-            call(net, x, 0.1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VISION)
 def test_models_of_torchvision(name):
-    options, side = VISION[name]
+    options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    side = 80 if name == "inception_v3" else 64
     build = lambda: getattr(import_torchvision().models, name)(weights=None, num_classes=4, **options)
     net, x, jacobian = ready(build, (3, side, side))
     close(rpa.layerwise(net, x, TINY**2, "diagonal").mean, net(x), 1e-6)
@@ -545,8 +429,12 @@ def test_models_of_torchvision(name):
     close(found, TINY**2 * (jacobian.reshape(4, *x.shape[1:]) ** 2).sum(1))
 
 
-@pytest.mark.parametrize("name", ["alexnet", "resnet18", "squeezenet1_1"])
+@pytest.mark.parametrize("name", named(["mobilenet_v2", "alexnet", "resnet18", "squeezenet1_1"], ["mobilenet_v2"]))
 def test_networks_that_are_too_large_as_matrices_are_refused_by_size(name):
-    net = getattr(import_torchvision().models, name)(weights=None).eval()
-    with pytest.raises(ValueError, match="entries as a dense matrix.* keep convolutions"):
-        rpa.ReLUNetwork.from_torch(net, (3, 64, 64))
+    """Before any matrix is made: the first affine parts of this MobileNetV2 are small enough, a later one is not."""
+    torch.manual_seed(0)
+    options = {"width_mult": 0.25} if name == "mobilenet_v2" else {}
+    net = getattr(import_torchvision().models, name)(weights=None, **options).eval()
+    with patch.object(Affine, "matrix", side_effect=AssertionError("a matrix was made")):
+        with pytest.raises(ValueError, match="entries as a dense matrix.* keep convolutions"):
+            rpa.ReLUNetwork.from_torch(net, (3, 64, 64))
