@@ -251,7 +251,7 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def processor():
+def processor() -> str:
     """The machine's name of its processor."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []

@@ -83,7 +83,8 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
     for row in papers:
         place = row["where"].partition(",")[0].rstrip(" 0123456789")
         sections.setdefault(f"{row['paper']}: {SECTIONS.get(place, place)}", []).append(row)
-    tried, bench = ([*csv.DictReader(path.read_text().splitlines())] for path in (ROBUSTNESS, BENCH))
+    texts = (path.read_text() if path.exists() else "" for path in (ROBUSTNESS, BENCH))
+    tried, bench = ([*csv.DictReader(text.splitlines())] for text in texts)
     peers: dict[tuple, list] = {}
     for row in sorted((row for row in bench if row["topic"] != "device"), key=lambda row: float(row["ratio"])):
         peers.setdefault((row["topic"], row["task"], row["peer"]), []).append(float(row["ratio"]))

@@ -234,9 +234,15 @@ def _search(table, inputs, search, max_patterns, mass, seed, progress):
             return "mass"
         if table.positive >= ENOUGH * max_patterns:
             return "max_patterns"
-        if candidates.exhausted or search != "best_first" or wanted >= WIDEST * max_patterns:
+        full = len(candidates) == wanted  # fewer, where all were requested, are all that memory allows
+        if (
+            candidates.exhausted
+            or search != "best_first"
+            or wanted >= WIDEST * max_patterns
+            or (asked == 1 and not full)
+        ):
             return "exhausted"
-        if len(candidates) == wanted:
+        if full:
             wanted = min(2 * wanted, WIDEST * max_patterns)
         asked = 1.0
 

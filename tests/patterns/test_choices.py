@@ -37,6 +37,12 @@ def test_reasons_to_stop():
     assert pattern_pmf(small, random_gaussian(3, 0), search="best_first", mass=1.0).stopped == "exhausted"
 
 
+def test_a_search_that_memory_limits_ends(monkeypatch):
+    monkeypatch.setattr(search, "node_bytes", lambda net: 2**31 // 40)  # as in a network of 1,600 units a layer
+    pmf = pattern_pmf(random_network((20, 16, 16, 2), 0), Gaussian(np.zeros(20), 1.0))
+    assert pmf.stopped == "exhausted" and 0 < len(pmf) <= 40
+
+
 def test_limits_of_enumeration():
     """Rank five is enumerated; the regions of all components together count."""
     assert pattern_pmf(random_network((5, 5, 1), 0), random_gaussian(5, 0), search="exhaustive").complete
