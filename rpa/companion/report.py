@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Recorder", "load_records", "processor", "record", "record_timing", "save_figure", "save_table", "shrink"]
-__all__ += ["use_style"]
+__all__ = ["Recorder", "load_records", "record", "record_timing", "save_figure", "save_table", "shrink", "use_style"]
 
 ANALYTIC, MONTE_CARLO, NEUTRAL = "#1f5fa8", "#c8322b", "#767676"
 

@@ -83,12 +83,10 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
     for row in papers:
         place = row["where"].partition(",")[0].rstrip(" 0123456789")
         sections.setdefault(f"{row['paper']}: {SECTIONS.get(place, place)}", []).append(row)
-    texts = (path.read_text() if path.exists() else "" for path in (ROBUSTNESS, BENCH))
-    tried, bench = ([*csv.DictReader(text.splitlines())] for text in texts)
+    tried, bench = ([*csv.DictReader(f.read_text().splitlines() if f.exists() else [])] for f in (ROBUSTNESS, BENCH))
     peers: dict[tuple, list] = {}
     for row in sorted((row for row in bench if row["topic"] != "device"), key=lambda row: float(row["ratio"])):
         peers.setdefault((row["topic"], row["task"], row["peer"]), []).append(float(row["ratio"]))
-    numbers = ("measured", "null", "ours")
     words = {
         "summary": one_line(rows),
         "unmeasured": Counter(row["note"] for row in papers if row["note"]),
@@ -98,7 +96,9 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
         "tried": tried,
         "peers": peers,
         "flips": {row["claim"]: row for row in tried if row["flips"] == "True"},
-        "number": {row["id"]: {key: row[key] or "(not measured)" for key in numbers} for row in rows},
+        "number": {
+            row["id"]: {key: row[key] or "(not measured)" for key in ("measured", "null", "ours")} for row in rows
+        },
         "link": link or (lambda row, text: f"[{text}](notebooks/{row['stem']}.ipynb)"),
     }
     options: dict = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
