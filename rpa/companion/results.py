@@ -96,9 +96,7 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
         "tried": tried,
         "peers": peers,
         "flips": {row["claim"]: row for row in tried if row["flips"] == "True"},
-        "number": {
-            row["id"]: {key: row[key] or "(not measured)" for key in ("measured", "null", "ours")} for row in rows
-        },
+        "number": {row["id"]: {key: value or "(not measured)" for key, value in row.items()} for row in rows},
         "link": link or (lambda row, text: f"[{text}](notebooks/{row['stem']}.ipynb)"),
     }
     options: dict = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
