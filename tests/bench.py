@@ -20,7 +20,20 @@ from rpa.companion.report import processor
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE.parent / "data" / "results" / "bench.csv"
-COLUMNS = ["topic", "task", "size", "unit", "ours", "our error", "peer", "theirs", "their error", "ratio", "machine"]
+COLUMNS = [
+    "topic",
+    "task",
+    "size",
+    "unit",
+    "ours",
+    "our error",
+    "peer",
+    "theirs",
+    "their error",
+    "ratio",
+    "of",
+    "machine",
+]
 
 
 def interleaved(*methods, repeat=5):
@@ -37,13 +50,15 @@ def interleaved(*methods, repeat=5):
 def beside(task, size, unit, ours, peer, theirs, scales=True):
     """A row of the table. ours, theirs: (cost in `unit`, error), None for an error that has no meaning.
 
-    ratio: the peer's cost over ours at equal error, where the peer's error falls with the square root of its cost
-    (`scales`); else the ratio of the costs as they are.
+    ratio: the peer's cost over ours, of costs at "equal error" where the peer's error falls with the square root of its
+    cost (`scales`), else of the "costs" as they are.
     """
-    ratio = theirs[0] / ours[0]
-    if scales and None not in (ours[1], theirs[1]):
+    ratio, equal = theirs[0] / ours[0], scales and None not in (ours[1], theirs[1])
+    if equal:
         ratio *= (theirs[1] / ours[1]) ** 2
-    return dict(zip(COLUMNS[1:-1], [task, size, unit, *ours, peer, *theirs, ratio]))
+    return dict(
+        zip(COLUMNS[1:-1], [task, size, unit, *ours, peer, *theirs, ratio, "equal error" if equal else "costs"])
+    )
 
 
 def regions(layers, count):

@@ -86,7 +86,7 @@ def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> st
     tried, bench = ([*csv.DictReader(f.read_text().splitlines() if f.exists() else [])] for f in (ROBUSTNESS, BENCH))
     peers: dict[tuple, list] = {}
     for row in sorted((row for row in bench if row["topic"] != "device"), key=lambda row: float(row["ratio"])):
-        peers.setdefault((row["topic"], row["task"], row["peer"]), []).append(float(row["ratio"]))
+        peers.setdefault((row["topic"], row["task"], row["peer"], row["of"]), []).append(row)
     words = {
         "summary": one_line(rows),
         "unmeasured": Counter(row["note"] for row in papers if row["note"]),
