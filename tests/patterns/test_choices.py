@@ -94,7 +94,7 @@ def test_shapes_and_counts_of_what_is_seen():
 
 @pytest.mark.parametrize("dim, widths", [(6, [1, 19, 312, 5001]), (18, [9, 156, 2000])])
 def test_widths_of_the_passes_and_inputs_that_rank(monkeypatch, dim, widths):
-    """Each pass is 16 times wider; where little mass is found, no wider than what is asked for."""
+    """Each pass is 16 times as wide as the last. Where little mass is found, the width is at most `max_patterns`."""
     used = []
 
     def beam(net, width, *others):

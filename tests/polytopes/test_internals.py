@@ -44,7 +44,7 @@ def test_bivariate_law_against_a_dense_rule():
     np.testing.assert_allclose(cdf(a1, a2, rho), phi(a1) * phi(a2) + dense(a1, a2, zero, np.arctanh(rho)), rtol=1e-13)
     bend = dense(a1, a2, zero, np.arctanh(rho), rho)
     np.testing.assert_allclose(covariance(a1, a2, rho), rho * phi(a1) * phi(a2) + bend, rtol=1e-13)
-    # Negative correlations: differences, but for what is left beside a1 > -a2.
+    # For -rho the formula subtracts two probabilities and adds an integral from rho to 1.
     rest = dense(a1, a2, np.arctanh(rho), zero + 45)
     overlap = np.where((a1 > 0) & (a2 > 0), phi(-a2) - phi(-a1), phi(a1) - phi(a2))
     np.testing.assert_allclose(cdf(a1, -a2, -rho), np.maximum(overlap, 0) + rest, rtol=1e-10, atol=1e-300)
