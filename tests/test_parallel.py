@@ -10,9 +10,10 @@ import joblib
 import pytest
 import torch
 from helpers import wait_for
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from rpa._files import ROOT
-from rpa.parallel import pmap, tmap
+from rpa.parallel import one_thread, pmap, tmap
 
 
 def _square(x):
@@ -111,3 +112,16 @@ def test_runs_on_a_dask_cluster():
     # `get_worker` raises anywhere but on a worker of the cluster.
     assert [x for x, _ in results] == list(range(6))
     assert len({name for _, name in results}) == 1
+
+
+def test_one_thread_is_for_torch_and_numpy_and_ends():
+    def threads():
+        return torch.get_num_threads(), {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}
+
+    before = torch.get_num_threads()
+    with threadpool_limits(2, "blas"):
+        torch.set_num_threads(2)
+        with one_thread():
+            assert threads() == (1, {1})
+        assert threads() == (2, {2})
+    torch.set_num_threads(before)

@@ -18,6 +18,7 @@ from rpa.experiments.coverage import processor_seconds
 from rpa.inputs import Gaussian
 from rpa.moments.layerwise import layerwise
 from rpa.network import ReLUNetwork
+from rpa.parallel import one_thread
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import affine_pieces
 from rpa.patterns.support import best_first
@@ -89,16 +90,12 @@ def row(task: str, net: ReLUNetwork, inputs: Gaussian, k: int, repeats: int) -> 
     none); least: seconds of the arithmetic alone, at the speed of a matrix product.
     """
     threshold = np.quantile(net(inputs.sample(DRAWN, 0))[:, 0], 1 - FAILING)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         answers = [processor_seconds(lambda: TASKS[task](net, inputs, k, threshold)) for _ in range(repeats)]
         seconds, (samples, flops) = np.median([s for s, _ in answers]), answers[-1][1]
         passed = min(processor_seconds(lambda: net(inputs.sample(PASSED, 1)))[0] for _ in range(3)) / PASSED
         square = torch.ones(500, 500, dtype=torch.float64)
         speed = 2 * 500**3 / min(processor_seconds(lambda: square @ square)[0] for _ in range(5))
-    finally:
-        torch.set_num_threads(threads)
     return {"task": task, "seconds": float(seconds), "samples": samples, "sampling": samples * passed} | {
         "least": flops / speed
     }

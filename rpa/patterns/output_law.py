@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import elementwise
 
 from rpa import _check
+from rpa.parallel import one_thread
 from rpa.patterns import planar_law, plots, points
 from rpa.patterns.estimate import Estimate
 from rpa.patterns.packing import among
@@ -183,7 +184,7 @@ class OutputMixture:
     def _regions(self):
         """Outputs f (R, P, k) at P points of each replicate, and their weights (R, P)."""
         outputs, weights = [], []
-        with quadrature.one_thread():
+        with one_thread():
             for draws in self._draws():
                 f = _outputs(draws)
                 outputs.append(f)
@@ -215,7 +216,7 @@ class OutputMixture:
     def _densities(self, grid, output):
         """Densities at rising y (m,): of each replicate's points (R, m), and of random inputs (n, m)."""
         sums, rest = np.zeros((quadrature.REPLICATES, len(grid))), [np.zeros((0, len(grid)))]
-        with quadrature.one_thread():
+        with one_thread():
             for draws in self._draws():
                 sums += _line_density(draws, grid, output)
         for part, z in zip(self.pmf.pieces, self._rest[1]):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rpa.network import ReLUNetwork
+from rpa.parallel import one_thread
 from rpa.patterns.packing import shifts
 from rpa.patterns.regions import affine_pieces, halfspaces, planar_regions
 from rpa.polytopes import planar
@@ -83,6 +84,7 @@ def exact_pieces(net: ReLUNetwork, components: list) -> Any:
     return patterns, pieces
 
 
+@one_thread()
 def region_probabilities(
     net: ReLUNetwork, patterns: np.ndarray, rtol: float, seed: int, log_floor: float, tick: Callable[[int], Any]
 ) -> Any:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from rpa import _check
 from rpa.inputs import components_of
 from rpa.network import as_network
+from rpa.parallel import one_thread
 from rpa.patterns import plots, support
 from rpa.patterns.arrangement import enumerate_regions
 from rpa.patterns.output_law import OutputMixture
@@ -148,6 +149,7 @@ class PatternPMF:
         return plots.stems(self, ax, frequencies, floor)
 
 
+@one_thread()
 def pattern_pmf(
     net: ReLUNetwork | nn.Module,
     inputs: RandomInput,

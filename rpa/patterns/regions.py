@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from rpa import _check
 from rpa.inputs import Gaussian, RandomInput
 from rpa.network import ReLUNetwork, as_network
+from rpa.parallel import one_thread
 from rpa.polytopes import planar
 
 if TYPE_CHECKING:
@@ -69,12 +70,20 @@ def affine_pieces(net: ReLUNetwork, patterns: ArrayLike) -> tuple[np.ndarray, np
         rows.append(A)
         offsets.append(b)
         gate = np.where(patterns[:, start:stop], 1.0, net.slope)
-        A = weight @ (gate[:, :, None] * A)
+        A = weight @ (gate[:, :, None] * A) if start else _second_layer(weight, gate, net.weights[0])
         b = (gate * b) @ weight.T + bias
         start = stop
     G = np.concatenate(rows, axis=1) if rows else np.zeros((count, 0, net.input_dim))
     g = np.concatenate(offsets, axis=1) if rows else np.zeros((count, 0))
     return G, g, A, b
+
+
+def _second_layer(weight, gate, first):
+    """weight diag(gate_k) first, for K gates of the first layer: what all have in common once, then the rest of each."""
+    common = gate.min(axis=0, initial=1.0)
+    varies = (gate > common).any(axis=0)
+    rest = weight[:, varies] * (gate - common)[:, None, varies]
+    return rest @ first[varies] + weight @ (common[:, None] * first)
 
 
 def jacobians(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
@@ -89,6 +98,7 @@ def jacobians(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
     return product
 
 
+@one_thread()
 def singular_values(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
     """Singular values of the Jacobian A of each pattern (K, N), falling: (K, min(k, d)).
 

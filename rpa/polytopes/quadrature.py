@@ -7,7 +7,6 @@ their scatter is the error. Points are doubled until it is small enough.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,27 +15,17 @@ import numpy as np
 import torch
 from scipy.stats import qmc
 
+from rpa.parallel import one_thread
 from rpa.polytopes.reduction import inscribed_ball, is_empty, log_slab
 from rpa.polytopes.trapezoid import Conditionals, Plan, PolytopeSampler
 
-__all__ = ["Effort", "draws", "estimate", "one_thread", "uniforms", "weighted_moments"]
+__all__ = ["Effort", "draws", "estimate", "uniforms", "weighted_moments"]
 
 REPLICATES = 16
 FIRST = 32  # points per replicate to begin with
 EXTRA = 8  # points of the first proposal for each of the second
 POINTS_AT_ONCE = 2**14  # (polytope, point) pairs in flight: what fits the cache
 SAFETY = 1.3  # times the standard error: 16 replicates estimate it themselves, and weights are skewed
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread: its tensors are small here, and on a busy machine its threads wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def uniforms(dim: int, start: int, stop: int, seed: int, device: str | None = None) -> torch.Tensor:

@@ -97,12 +97,15 @@ def unit_rows(H: np.ndarray, h: np.ndarray) -> tuple:
     A zero row that always holds gets the bound infinity.
     """
     _, exponent = np.frexp(np.abs(H).max(axis=2, initial=0.0))
+    power = np.ldexp(1.0, np.clip(-exponent, -1022, 1022))
     with np.errstate(over="ignore"):
-        H, h = np.ldexp(H, -exponent[:, :, None]), np.ldexp(h, -exponent)
+        H, h = H * power[:, :, None], h * power
         norm = np.linalg.norm(H, axis=2)
         dead = norm == 0
         scale = np.where(dead, 1.0, norm)
-        return H / scale[:, :, None] + 0.0, np.where(dead, np.inf, h / scale), (dead & (h < 0)).any(axis=1)
+        H /= scale[:, :, None]
+        H += 0.0  # no negative zeros
+        return H, np.where(dead, np.inf, h / scale), (dead & (h < 0)).any(axis=1)
 
 
 def distinct(H: np.ndarray, h: np.ndarray) -> tuple:
@@ -122,8 +125,9 @@ def distinct(H: np.ndarray, h: np.ndarray) -> tuple:
         k, i = np.nonzero(same)
         h[k, order[k, i + 1]] = np.inf
     order = np.take_along_axis(order, np.argsort(h[rows, order], axis=1, kind="stable"), 1)
-    h = h[rows, order]
-    return np.where(np.isfinite(h)[:, :, None], H[rows, order], 0.0), h, order
+    H, h = H[rows, order], h[rows, order]
+    H[~np.isfinite(h)] = 0.0
+    return H, h, order
 
 
 def uncertain(h: np.ndarray, log_budget: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

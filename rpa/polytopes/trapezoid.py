@@ -239,13 +239,11 @@ class _Interval:
             self.flip = high > low
             self.a, self.b = torch.maximum(high, low).neg_(), torch.minimum(high, low)
             self.at_a = _ndtr(self.a)
-            short = (self.b - self.a).abs_() < 2 * SHORT
-            if short.any():
-                self.short = short & (self.width < SHORT) & (self.width > 0) & (self.b >= DEEP)
+            if (self.b - self.a).abs_().amin() < 2 * SHORT:
+                self.short = (self.width < SHORT) & (self.width > 0) & (self.b >= DEEP)
         self.at_b = _ndtr(self.b)
         self.mass = self.at_b if self.a is None else (self.at_b - self.at_a).clamp_min_(0.0)
-        deep = self.b < DEEP
-        self.deep = deep if deep.any() else None
+        self.deep = self.b < DEEP if self.b.amin() < DEEP else None
 
     @cached_property
     def width(self):

@@ -10,7 +10,6 @@ used in training is folded into the first layer, so that a noise level is in uni
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from rpa import _check, _files
 from rpa._files import ROOT
 from rpa.network import ReLUNetwork
+from rpa.parallel import one_thread
 from rpa.subjects import datasets
 from rpa.subjects._torchvision import import_torchvision
 
@@ -169,7 +169,7 @@ def moons_network(hidden: Sequence[int], seed: int = 0) -> ReLUNetwork:
 
 def _train(recipe, label=None):
     (x, y, shift, scale), (x_test, y_test), source = _data(recipe)
-    with _one_thread():
+    with one_thread(), torch.random.fork_rng(devices=[]):  # the same whatever surrounds it
         torch.manual_seed(recipe.seed)
         module = architecture(recipe.layers).to(x.dtype)
         prepare = enlarged if recipe.layers == "alexnet" else lambda part: part
@@ -258,18 +258,6 @@ def _accuracy(module, x, y, prepare):
     output = torch.cat([module(prepare(part)) for part in x.split(1000)])
     predicted = (output[:, 0] > 0).long() if output.shape[1] == 1 else output.argmax(1)
     return (predicted == y).double().mean().item()
-
-
-@contextmanager
-def _one_thread():
-    """One thread, and the global random state as it was: the same training whatever surrounds it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def save(name, arrays, metadata, folder=FOLDER):
