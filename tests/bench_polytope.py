@@ -36,7 +36,7 @@ def as_accurate(task, size, ours, log_p, peer, rival):
     """
     if rival:
         theirs = rms(rival[1], log_p)
-        rtol = np.clip(1.3 * theirs, 1e-4, 1.0)
+        rtol = np.clip(1.3 * theirs, 1e-5, 1.0)
         ((seconds, logs),) = interleaved(lambda: [ours(rtol, seed) for seed in SEEDS], repeat=3)
         yield beside(task, size, "seconds", (seconds / 5, rms(logs, log_p)), peer, (rival[0], theirs))
 
