@@ -4,8 +4,8 @@ Errors are root mean squares over images and scores, the mean's in standard devi
 the referee's own noise taken off. Monte Carlo needs 1 / e^2 samples for the one and about 2 / e^2 for the other, and is
 charged for the larger number. Seconds are processor seconds, which neighbours on the machine disturb less.
 
-Two published formulas meet the same images of the connected network; neither has an accuracy to choose. Those of P2's
-authors stand beside two-stage linearization, cumulant propagation stands beside the layerwise rules.
+Two rivals by published formulas, without an accuracy to choose, meet the connected network's images:
+those of P2's authors beside two-stage linearization, cumulant propagation beside the layerwise rules.
 """
 
 import math
@@ -29,7 +29,7 @@ CASES = (
 
 
 def rectified(mean: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """E[relu(y)], Var[relu(y)] and P(y > 0) for y ~ N(mean, sigma^2), elementwise (Bibi et al. 2018, theorem 1)."""
+    """E[relu(y)], Var[relu(y)], P(y > 0) for y ~ N(mean, sigma^2) (Bibi et al. 2018, theorem 1)."""
     share = torch.special.ndtr(mean / sigma)
     peak = sigma * torch.exp(-((mean / sigma) ** 2) / 2) / math.sqrt(2 * math.pi)
     first = mean * share + peak
@@ -37,7 +37,7 @@ def rectified(mean: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def linearized(layers: list[nn.Linear], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(value (b, k), Jacobian (b, k, n), or (k, n) of a single layer) at the rows x of affine layers with ReLUs."""
+    """(values (b, k), Jacobians (b, k, n), or (k, n) of one layer) at rows x, ReLUs between layers."""
     y, jacobian = layers[0](x), layers[0].weight
     for layer in layers[1:]:
         jacobian = layer.weight @ ((y > 0)[:, :, None] * jacobian)
@@ -48,9 +48,9 @@ def linearized(layers: list[nn.Linear], x: torch.Tensor) -> tuple[torch.Tensor, 
 def authors_moments(
     layers: list[nn.Linear], cut: int, x: torch.Tensor, noise: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (b, k) and covariance (b, k, k) of the scores by the formulas of network_moments (Bibi et al. 2018).
+    """Mean (b, k) and covariance (b, k, k) by the formulas of network_moments (Bibi et al. 2018).
 
-    Two stages, cut at a ReLU. The mean is theorem 1's; the covariance is theorem 2's, for units y of mean zero.
+    Two stages, cut at a ReLU: theorem 1's mean, theorem 2's covariance, for units of mean zero.
     """
     mu, jacobian = linearized(layers[: cut + 1], x)
     cov = noise**2 * jacobian @ jacobian.mT
@@ -64,10 +64,10 @@ def authors_moments(
 
 
 def cumulants(layers: list[nn.Linear], x: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (b, k) and covariance (b, k, k) of the scores by cumulant propagation, K = 2 (Wu et al. 2026, 2605.05179).
+    """Mean (b, k) and covariance (b, k, k) by cumulant propagation, K = 2 (Wu et al. 2026, 2605.05179).
 
-    Basic algorithm, equations 13 and 14: all cumulants up to order 2. A unit's mean and variance are those of a
-    Gaussian pre-activation, and a pair's covariance is the first term of its Hermite series.
+    Basic algorithm, equations 13 and 14. A unit's mean and variance are those of a Gaussian before
+    its ReLU; a pair's covariance is the first term of its Hermite series.
     """
     mean, cov = layers[0](x), (noise**2 * layers[0].weight @ layers[0].weight.T)[None]
     for layer in layers[1:]:

@@ -1,6 +1,7 @@
-"""Polytope probabilities beside SciPy's and R's integrators and botorch's bivariate conditioning (Trinh & Genz 2015).
+"""Polytope probabilities beside SciPy, R, and botorch's bivariate conditioning (Trinh & Genz 2015).
 
-R's packages, where Rscript has them: mvtnorm (Genz & Bretz 2009) and TruncatedNormal, minimax tilting (Botev 2017).
+Packages of R, where they are installed: mvtnorm (Genz & Bretz 2009) and TruncatedNormal, which is
+minimax tilting (Botev 2017).
 """
 
 import shutil
@@ -30,9 +31,10 @@ def rms(logs, log_p):
 
 
 def as_accurate(task, size, ours, log_p, peer, rival):
-    """A row with ours asked for the peer's error, or none. ours: rtol, seed -> log p; rival: seconds, log p of SEEDS.
+    """A row in which ours is asked for the peer's error; none without a rival.
 
-    Errors are root mean squares over seeds; the stated one is 1.3 standard errors.
+    ours: (rtol, seed) -> log p. rival: (seconds, log p of each of SEEDS). Errors are root mean
+    squares over seeds; the stated one is 1.3 standard errors.
     """
     if rival:
         theirs = rms(rival[1], log_p)
@@ -42,26 +44,26 @@ def as_accurate(task, size, ours, log_p, peer, rival):
 
 
 def in_r(package, cov, h, points, seeds=SEEDS):
-    """(processor seconds of one seed, log P(z <= h) of each) for z ~ N(0, cov) by R; None, in print, where it fails."""
-    code = f"""library({package}); x <- scan(file("stdin"), quiet = TRUE); m <- {len(h)}; n <- {points}
-        h <- x[1:m]; S <- matrix(x[-(1:m)], m)
+    """(processor seconds of a seed, log P(z <= h) of each), z ~ N(0, cov), by R; None where it fails."""
+    code = f"""options(digits = 17); library({package}); x <- scan(file("stdin"), quiet = TRUE)
+        m <- {len(h)}; n <- {points}; h <- x[1:m]; S <- matrix(x[-(1:m)], m)
         for (seed in c({", ".join(map(str, seeds))})) {{
-            set.seed(seed); spent <- system.time(p <- {OF_R[package]}); cat(sum(spent[1:2]), log(p), "\\n") }}"""
+            set.seed(seed)
+            spent <- system.time(p <- {OF_R[package]})
+            cat(sum(spent[1:2]), log(p), "\\n") }}"""
     numbers = "\n".join(map(str, np.append(h, cov).tolist()))
     run = subprocess.run(["Rscript", "-e", code], input=numbers, capture_output=True, text=True)
     if run.returncode:
-        return print(f"{package}, {len(h)} rows: {run.stderr.strip().splitlines()[-1]}")
+        return print(f"R's {package}, {len(h)} rows: {run.stderr.strip()}")
     seconds, logs = np.array(run.stdout.split(), dtype=float).reshape(-1, 2).T
     return seconds.mean(), logs
 
 
-def packages_of_r():
-    """Those of OF_R that are installed."""
-    found = []
-    for name in OF_R if shutil.which("Rscript") else ():
-        found += [name] * (not subprocess.run(["Rscript", "-e", f"library({name})"], capture_output=True).returncode)
-    print("".join(f"R's {name}: missing\n" for name in OF_R if name not in found), end="")
-    return found
+def installed(package):
+    """Whether R has the package; prints it where not."""
+    ask = ["Rscript", "-e", f"library({package})"]
+    found = shutil.which("Rscript") and not subprocess.run(ask, capture_output=True).returncode
+    return bool(found) or print(f"R's {package}: missing")
 
 
 def tail_orthant(packages):
@@ -127,6 +129,6 @@ def known_polytopes(packages):
 
 
 def main():
-    packages = packages_of_r()
+    packages = [package for package in OF_R if installed(package)]
     for problems in (known_polytopes, tail_orthant, network_regions):
         yield from problems(packages)
