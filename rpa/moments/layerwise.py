@@ -29,6 +29,7 @@ __all__ = ["Moments", "independent", "layerwise"]
 
 MAX_ROWS = 16384  # a layer's independent noise enters the next affine part as one row per unit
 MAX_DENSE = 4096  # units of which a full covariance is held
+COVARIANCES = 2**20  # numbers in the covariances of a layer that are worked on at once: inputs times units^2
 RELATIVE_ZERO = 1e-16  # smaller factors are set to 0: their squares are denormal numbers, which are slow
 RULES = ("exact", "series", "linear", "diagonal")
 
@@ -77,9 +78,10 @@ def _moments(parts, law, rule):
     if len(var) == 1:
         # Inputs with the same noise share the covariance up to the first layer that is not affine.
         start, parts = _through(parts[0], start, rule), parts[1:]
-    results = []
-    for i in range(len(mean)):
-        state = start.input(i)
+    largest = max([start.mean.shape[1], *(size(part.shapes) for part in parts)])
+    results, together = [], max(1, COVARIANCES // largest**2)
+    for i in range(0, len(mean), together):
+        state = start.inputs(slice(i, i + together))
         for part in parts:
             state = _through(part, state, rule)
         results.append((state.mean, _densified(state).dense))
@@ -122,10 +124,9 @@ class _State:
             return self.dense.diagonal(dim1=-2, dim2=-1).clamp(min=0)
         return self.diag if self.factor is None else self.diag + (self.factor**2).sum(1)
 
-    def input(self, i):
-        parts = (self.factor, self.diag, self.dense)
-        parts = (None if p is None else p[i : i + 1] if len(p) > 1 else p for p in parts)
-        return _State(self.mean[i : i + 1], *parts)
+    def inputs(self, some):
+        each = lambda part: None if part is None else part.expand(len(self.mean), *part.shape[1:])[some]
+        return _State(self.mean[some], *map(each, (self.factor, self.diag, self.dense)))
 
 
 def _densified(state):
@@ -174,7 +175,7 @@ def _affine(state, part, rule):
 def _shorter_as_factor(state, units):
     """Whether the factor has fewer rows than a layer of so many units; never with gradients, which roots may lack."""
     parts = [part for part in (state.mean, state.factor, state.diag) if part is not None]
-    held = 0 if state.factor is None else state.factor.shape[1]
+    held = state.mean.shape[1] if state.factor is None else state.factor.shape[1]
     return state.dense is None and held < units and not any(part.requires_grad for part in parts)
 
 

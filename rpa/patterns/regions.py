@@ -79,7 +79,7 @@ def affine_pieces(net: ReLUNetwork, patterns: ArrayLike) -> tuple[np.ndarray, np
 
 
 def _second_layer(weight, gate, first):
-    """weight diag(gate_k) first, for K gates of the first layer: what all have in common once, then the rest of each."""
+    """weight diag(gate_k) first, for K gates of the first layer: what all have in common once, the rest for each."""
     common = gate.min(axis=0, initial=1.0)
     varies = (gate > common).any(axis=0)
     rest = weight[:, varies] * (gate - common)[:, None, varies]

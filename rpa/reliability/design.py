@@ -21,6 +21,7 @@ from rpa.reliability.tails import TailMixture
 __all__ = ["DesignPoint", "Directions", "aim", "distinct", "nearest", "nearest_of_each", "tails", "typical"]
 
 STEPS = (1.0,) * 6 + (0.5,) * 6 + (0.25,) * 4  # sizes of the steps from each start
+ARRIVED = 1e-9  # length of a step after which a start rests
 POLISHES = 6  # steps that must keep the point failing, after the others
 POLISH_STEPS = (1.0, 0.5, 0.2, 0.05)
 BISECTIONS = 12
@@ -58,19 +59,29 @@ def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.nda
     """(points (m, r) on the boundary of failure, their rivals (m,)), from those starts (n, r) that reach it.
 
     Steps from each start lead to the boundary. From there, and from starts that fail, only shorter failing points are
-    accepted, since steps may circle where affine pieces meet.
+    accepted, since steps may circle where affine pieces meet. Starts that meet at one point are one afterwards.
     """
-    z = starts
+    z, moving = starts.copy(), np.arange(len(starts))
     for size in STEPS:
-        z = z + size * (aim(*event.gradient(z, which), z) - z)
+        if not len(moving):
+            break
+        step = size * (aim(*event.gradient(z[moving], which[moving]), z[moving]) - z[moving])
+        z[moving] += step
+        moving = moving[np.linalg.norm(step, axis=1) > ARRIVED]
     z, which = _on_boundary(event, np.concatenate([z, starts]), np.append(which, which))
-    for _ in range(POLISHES if len(z) else 0):
-        towards = aim(*event.gradient(z, which), z)
+    first = np.sort(np.unique(np.column_stack([which, z.round(8)]), axis=0, return_index=True)[1])
+    z, which, moving = z[first], which[first], np.arange(len(first))
+    for _ in range(POLISHES):
+        if not len(moving):
+            break
+        before = z[moving]
+        towards = aim(*event.gradient(before, which[moving]), before)
         for size in POLISH_STEPS:
-            closer = 1.01 * (z + size * (towards - z))
-            accepted = np.linalg.norm(closer, axis=1) < np.linalg.norm(z, axis=1)
+            closer = 1.01 * (z[moving] + size * (towards - z[moving]))
+            accepted = np.linalg.norm(closer, axis=1) < np.linalg.norm(z[moving], axis=1)
             accepted[accepted] = event(closer[accepted]) >= 0
-            z = np.where(accepted[:, None], closer, z)
+            z[moving[accepted]] = closer[accepted]
+        moving = moving[(z[moving] != before).any(axis=1)]
     return _on_boundary(event, z, which)
 
 
