@@ -101,7 +101,7 @@ def _drawn(net, gaussian, means, scales, n, generator):
     nets = [net.whitened(Gaussian(mean, gaussian.cov_given)) for mean in means]
     # The largest offset decides on the precision.
     small = max(nets, key=lambda one: np.abs(one.biases[0]).max(initial=0.0))
-    layers = search.hidden_layers(small) if small.n_hidden else []
+    layers = search.hidden_layers(small)
     offsets = [torch.tensor(one.biases[0], dtype=layers[0][1].dtype) for one in nets] if layers else [None] * len(nets)
     packed = [[np.empty((n, -(-net.n_hidden // 8)), dtype=np.uint8) for _ in scales] for _ in nets]
     for start in range(0, n, SAMPLES_AT_ONCE):

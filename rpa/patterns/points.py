@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -110,8 +111,8 @@ def line(draws: Draws, output: int) -> Line:
     """
     a, b = draws.A[:, output], draws.b[:, output]
     size = np.linalg.norm(a, axis=1)
-    count, r = draws.z.shape[:2]
-    z = draws.z.reshape(count, r, -1)
+    count, r, *others = draws.z.shape
+    z = draws.z.reshape(count, r, prod(others))
     s = (a / size[:, None])[:, None] @ z
     slack = draws.h[:, :, None] - draws.H @ z
     along = draws.H @ (a / size[:, None])[:, :, None]
@@ -120,7 +121,7 @@ def line(draws: Draws, output: int) -> Line:
     high = s[:, 0] + np.where(~flat & (along > 0), reach, np.inf).min(axis=1, initial=np.inf)
     low = s[:, 0] + np.where(~flat & (along < 0), reach, -np.inf).max(axis=1, initial=-np.inf)
     inside = np.where(low + high > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
-    weights = draws.weights.reshape(count, -1)
+    weights = draws.weights.reshape(count, prod(others))
     density = np.divide(weights, inside, out=np.zeros_like(weights), where=inside > 0)
     scale, offset = size[:, None], b[:, None]
     return Line(offset + scale * low, offset + scale * high, density, size, b)

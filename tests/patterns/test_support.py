@@ -44,17 +44,6 @@ def test_equicorrelated_orthant(n):
     assert abs(log_q + np.log(n + 1)) < 0.03
 
 
-def test_search_covers_more_than_counting():
-    """On fresh samples, the search's patterns hold at least what the commonest of 10^5 samples hold."""
-    net, inputs = random_network([30, 24, 16, 1], 2), Gaussian(np.random.default_rng(3).standard_normal(30), 0.2)
-    fresh = pattern_keys(draw_packed(net, inputs, 400_000, 1))
-    ours, counted = (
-        np.isin(fresh, pattern_keys(np.packbits(found.patterns, axis=1))).mean()
-        for found in (best_first(net, inputs, max_patterns=500, mass=1.0), monte_carlo(net, inputs, 100_000, 2, 500))
-    )
-    assert ours > counted
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_mixtures_add_up_over_components(method):
     net, mixture = random_network([3, 4, 3, 1], 1), random_mixture(3, 2)
@@ -205,11 +194,9 @@ def test_sampling_is_seeded():
 
 
 def test_keys_tell_patterns_apart():
-    """Random patterns, and all 1.2 million that differ from one pattern of 192 units in at most three."""
-    packed = np.random.default_rng(0).integers(0, 256, (200_000, 13), dtype=np.uint8)
-    keys = pattern_keys(packed)
-    assert len(np.unique(keys)) == len(np.unique(packed, axis=0))
-    np.testing.assert_array_equal(keys[:1000], pattern_keys(packed[:1000]))
+    """All 1.2 million that differ from one pattern of 192 units in at most three. One word's key is SplitMix64's."""
+    words = np.array([0x9E3779B97F4A7C15, 0x3C6EF372FE94F82A], dtype=np.uint64)  # states from seed 0
+    assert list(pattern_keys(words[:, None].view(np.uint8))) == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
     close = []
     for number in (1, 2, 3):
         flips = np.array(list(itertools.combinations(range(192), number)))
