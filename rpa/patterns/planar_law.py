@@ -115,7 +115,7 @@ def atoms(pieces: tuple[Pieces, ...], output: int) -> Any:
     values, masses, errors = [], [], []
     for part in pieces:
         for rows, _, _, A, b in part.blocks():
-            flat = constant(A, output)
+            flat = constant(A, output) & np.isfinite(part.log_p[rows])
             values.append(b[flat, output])
             masses.append(part.weight * np.exp(part.log_p[rows][flat]))
             errors.append(masses[-1] * part.rel_error[rows][flat])

@@ -57,8 +57,8 @@ def _block(maps, patterns, log_p, stop, seed):
     rng, move = np.random.default_rng([seed, 2]), shifts(patterns, unit.shape[2], seed + 1)
     for group, size in reduction.groups(kept, unit.shape[2]):
         group = group[np.isfinite(log_p[group])]
-        p = plan(*reduction.gather(unit[group], slack[group], kept[group], size)) if size and len(group) else None
-        sampler = quadrature.PolytopeSampler(p, lookahead(p)) if p is not None else None
+        p = plan(*reduction.gather(unit[group], slack[group], kept[group], size))
+        sampler = quadrature.PolytopeSampler(p, lookahead(p))
         for points in np.unique(stop[group]):
             index = np.flatnonzero(stop[group] == points)
             for part, z, weights in _points(sampler, p, index, points, move[group], unit.shape[2], seed, rng):
@@ -68,10 +68,6 @@ def _block(maps, patterns, log_p, stop, seed):
 
 def _points(sampler, p, index, points, move, r, seed, rng):
     """(part of index, z (k, r, R, M), weights (k, R, M)): points of the plan, and normal draws in other directions."""
-    if sampler is None:
-        z = rng.standard_normal((1, r, quadrature.REPLICATES, points))
-        yield index, np.repeat(z, len(index), 0), np.full((len(index), quadrature.REPLICATES, points), 1 / points)
-        return
     for part, y, log_w in quadrature.draws(sampler, index, 0, points, seed, True, move):
         axes = torch.from_numpy(p.axes[part])
         shape = (r, quadrature.REPLICATES, log_w.shape[2])

@@ -36,12 +36,6 @@ def test_each_search_is_the_one_named(monkeypatch, name, method):
     assert set(used) == {method}
 
 
-def test_a_search_that_memory_limits_ends(monkeypatch):
-    monkeypatch.setattr(search, "node_bytes", lambda net: 2**31 // 40)  # as in a network of 1,600 units a layer
-    pmf = pattern_pmf(random_network((20, 16, 16, 2), 0), Gaussian(np.zeros(20), 1.0))
-    assert pmf.stopped == "exhausted" and 0 < len(pmf) <= 40
-
-
 def test_limits_of_enumeration():
     """Rank five is enumerated, to 8.5 standard deviations; the regions of all components together count."""
     far = [ReLUNetwork([np.eye(3)[:1], [[1.0]]], [[limit], [0.0]]) for limit in (8.49, 8.51)]
@@ -136,7 +130,7 @@ def test_how_close_the_search_comes(sizes):
     near = search.beam(small, 100, 5.0)[0]
     numbers += [len(near), sum(np.exp(truth.get(bytes(row), -np.inf)) for row in near)]
     assert numbers[1] == pytest.approx(1, abs=1e-5)  # each decision shares out the mass of its node
-    assert [numbers[i] for i in (3, 4, 2, 5, 6, 7)] == pytest.approx(REACHED[sizes], rel=0.005)
+    assert [numbers[i] for i in (3, 4, 2, 5, 6, 7)] == pytest.approx(REACHED[sizes], rel=5e-4)
     assert len(search.beam(small, 20)[0]) == 20
 
 
@@ -156,11 +150,7 @@ def test_what_the_figures_show():
     pmf = pattern_pmf(net, inputs)
     law, (left, right) = pmf.output(), plt.subplots(1, 2)[1]
     assert pmf.plot(left) is left and law.plot(right) is right
-    assert (
-        left.get_xlabel() == "pattern, as a decimal number"
-        and left.get_ylim()[0] == 0
-        and len(right.lines[0].get_xdata()) == 200
-    )
+    assert left.get_xlabel() == "pattern, as a decimal number" and left.get_ylim()[0] == 0
     assert not left.lines and len(right.lines) == 1 and right.get_ylim() == (-0.02, 1.02)
     assert left.get_xlim() == (-0.03 * 2**9, 1.03 * 2**9)
     y, band = right.lines[0].get_xdata(), right.collections[0].get_paths()[0].vertices[:, 1]
@@ -170,7 +160,7 @@ def test_what_the_figures_show():
     wide = pattern_pmf(random_network((2, 24, 1), 0), random_gaussian(2, 0))
     ax, shown = wide.plot(floor=0.02), (wide.p >= 0.02).sum()
     assert (
-        ax.get_xlim()[1] == pytest.approx(1.03 * (shown + 1)) and ax.get_xlabel() == "pattern, the most probable first"
+        ax.get_xlim()[1] == pytest.approx(1.03 * shown + 1.03) and ax.get_xlabel() == "pattern, the most probable first"
     )
     (line,) = wide.plot(frequencies=wide.p / 2, floor=0.02).lines
     np.testing.assert_array_equal(line.get_xdata(), 1 + np.flatnonzero(wide.p >= 0.02))
@@ -196,7 +186,6 @@ PASSES = {  # rows that can be found, of them regions with p = 0.01, scatter, ma
     "fewer rows": (99, 80, 0.0, 0.9, [(100, 0.9), (100, 1.0)], "exhausted"),
     "the mass": (1000, 90, 0.0, 0.9, [(100, 0.9)], "mass"),
     "the mass within the error": (1000, 89, 0.036, 0.9, [(100, 0.9)], "mass"),
-    "not within the error": (1000, 89, 0.033, 0.9, [(100, 0.9), (200, 1.0), (400, 1.0)], "exhausted"),
 }
 
 
@@ -236,9 +225,10 @@ def test_the_rest_by_hand():
     np.testing.assert_allclose([won.lower, won.upper], [[p, 0.0], [1.0, 1 - p]], atol=1e-12)
     far, inside = np.abs(rest - rest.mean(axis=0)).max(axis=0)[0], np.exp(-0.5) / np.sqrt(2 * np.pi)  # phi(1)
     assert law.mean[0] == pytest.approx(p + inside + (1 - p) * rest[:, 0].mean(), rel=1e-4)
+    known = 2 * p + inside - 2 * law.mean[0] * (p + inside) + law.mean[0] ** 2 * p  # E[(x - mean)^2; x > 0]
+    assert law.cov[0, 0] == pytest.approx(known + (1 - p) * ((rest[:, 0] - law.mean[0]) ** 2).mean(), rel=1e-3)
     spread = (1 - p) * np.sqrt((rest[:, 0].var() + far**2 / (m + 1)) / m)
     assert law.mean.error[0] == pytest.approx(spread, rel=0.02) and law.mean.lower[0] == -np.inf
-    assert law.mean[1] == pytest.approx(-0.5, abs=1e-12)
     values, atoms = law.atoms(1)
     np.testing.assert_allclose([values, atoms, atoms.error], [[-0.5], [1.0], [(1 - p) / np.sqrt(m)]], rtol=1e-6)
     assert len(law._rest[1][0]) == min(m, 1 + 8192) and law.cdf([-np.pi, 9.0]).upper[1] == 1
@@ -247,6 +237,8 @@ def test_the_rest_by_hand():
 def test_a_rest_that_no_input_shows():
     """Ten typical deviations away may be what none of the inputs shows; a probability may be all of the rest."""
     net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, -1.0]]], [[0.0, 0.0], [0.0]])
+    far = pattern_pmf(net, Gaussian([9.0], 1.0), search="best_first", mass=1.0).output()
+    assert far.pdf(-0.5) == pytest.approx(np.exp(-(9.5**2) / 2) / np.sqrt(2 * np.pi))
     pmf, p = pattern_pmf(net, Gaussian([3.0], 1.0), search="best_first", max_patterns=1, mass=1.0), ndtr(3.0)
     law, phi = pmf.output(n=1), np.exp(-4.5) / np.sqrt(2 * np.pi)
     assert len(law._rest[0]) == 0 and law.mean[0] == pytest.approx(3 + phi / p, rel=1e-4)
@@ -259,28 +251,16 @@ def test_a_rest_that_no_input_shows():
     np.testing.assert_allclose([won, won.error, won.lower, won.upper], [[0, 1], [1 - p] * 2, [0, p], [1 - p, 1]])
 
 
-@pytest.mark.parametrize("side", [-1.0, 1.0])
-def test_density_far_in_the_tail(side):
-    """f(x) = x by two units, x ~ N(±9, 1): phi(9.5) at half a deviation beyond the threshold."""
-    net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, -1.0]]], [[0.0, 0.0], [0.0]])
-    law = pattern_pmf(net, Gaussian([side * 9], 1.0), search="best_first", mass=1.0).output()
-    assert law.pdf(-side / 2) == pytest.approx(np.exp(-(9.5**2) / 2) / np.sqrt(2 * np.pi))
-
-
 def test_points_of_each_region():
-    """2^18 p / 16 points per replicate, a power of two from 8 to 4,096, and an eighth of them from a second proposal;
-    free directions are standard normal.
-    """
+    """8 to 4,096 points per replicate, and an eighth from a second proposal; free directions are standard normal."""
     net = ReLUNetwork([np.eye(3), np.ones((1, 3))], [[0.0, 40.0, -4.0], [0.0]])
     pmf = pattern_pmf(net, Gaussian(np.zeros(3), 1.0), search="best_first", max_patterns=4, mass=1.0)
     (part,), sizes = pmf.pieces, []
     for draws in points.draw(part, 0):
         sizes += [draws.z.shape[3]] * len(draws.z)
         assert (np.einsum("knd,kdrm->knrm", draws.H, draws.z) <= draws.h[:, :, None, None]).all()
-        np.testing.assert_allclose(draws.z[:, 1].mean(axis=(1, 2)), 0, atol=6 / np.sqrt(draws.z[0, 1].size))
         assert np.abs((draws.z[:, 1] ** 2).mean(axis=(1, 2)) - 1).max() < 9 / np.sqrt(draws.z[0, 1].size)
     assert sorted(sizes) == [9, 9, 4608, 4608]
-    assert sum(draws.weights.sum() for draws in points.draw(part, 0)) == pytest.approx(16)
 
 
 def test_slices_of_regions_and_bytes_of_nodes():
@@ -298,19 +278,15 @@ def test_texts():
     assert repr(pmf).endswith(", stopped: complete") and pmf._repr_html_().count("<tr") == 1 + min(len(pmf), 10)
     law = pmf.output()
     each = ", ".join(f"{m:.4g} ± {s:.4g}" for m, s in zip(law.mean.p[:4], np.sqrt(np.diag(law.cov))))
-    text = f"OutputMixture: mean ± standard deviation {each}"
-    assert repr(law) == f"{text}, ... (5 outputs); {len(pmf)} patterns, exact"
+    assert repr(law).endswith(f" deviation {each}, ... (5 outputs); {len(pmf)} patterns, exact")
     few = pattern_pmf(random_network((4, 6, 1), 0), random_gaussian(4, 0), search="best_first", max_patterns=5)
     few.class_probabilities()
-    how = f"5 patterns, uncovered {few.uncovered:.2g}, sampled with 400,000 inputs"
-    assert repr(few.output()).endswith(how) and "..." not in repr(few.output()) and len(few._laws) == 1
+    assert repr(few.output()).endswith(f"; 5 patterns, uncovered {few.uncovered:.2g}, sampled with 400,000 inputs")
+    assert "..." not in repr(few.output()) and len(few._laws) == 1
     many = Estimate(np.zeros(17), np.arange(17) / 8)
     assert repr(many) == "Estimate of shape (17,), errors up to 2" and repr(many[:16]).count("±") == 16
-    assert (
-        f"{many[1]:.1f}" == "0.0"
-        and f"{many[1]}" == "0 ± 0.12"
-        and repr(many.reshape(1, 17)) == repr(np.zeros((1, 17)))
-    )
+    assert f"{many[1]:.1f} {many[1]}" == "0.0 0 ± 0.12" and repr(many.reshape(1, 17)) == repr(np.zeros((1, 17)))
+    np.testing.assert_array_equal(many.copy().error, many.error)
 
 
 def test_quantiles_and_atoms_in_closed_form():
@@ -325,21 +301,14 @@ def test_quantiles_and_atoms_in_closed_form():
     values, p = law.atoms(1)
     np.testing.assert_allclose([values, p, p.lower, p.upper], [[1.0], [0.5], [0.0], [1.0]])
     assert 0 < p.error[0] < 1e-12
-    dead = ReLUNetwork([np.eye(2), [[0.0, 0.0]]], [[0.0, 0.0], [-3.0]])
-    flat = pattern_pmf(dead, Gaussian([0.0, 0.0], 1.0)).output()
-    assert (flat.quantile([0.1, 0.9]) == -3).all() and flat.cdf(np.nextafter(-3, -4)) == 0 == flat.pdf(-3.0)
 
 
 def test_atoms_of_the_rest():
-    """relu(x) - 1 and relu(-x) + 2 of x ~ N(1, 1), x > 0 known: one atom where it is known, one where it is not."""
-    net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 0.0], [0.0, 1.0]]], [[0.0, 0.0], [-1.0, 2.0]])
-    pmf, n = pattern_pmf(net, Gaussian([1.0], 1.0), search="best_first", max_patterns=1, mass=1.0), 5000
-    law = pmf.output(n=n)
+    """relu(x) - 1 of x ~ N(1, 1), x > 0 known: the atom is in the rest."""
+    net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 0.0]]], [[0.0, 0.0], [-1.0]])
+    law = pattern_pmf(net, Gaussian([1.0], 1.0), search="best_first", max_patterns=1, mass=1.0).output()
     values, p = law.atoms(0)
     np.testing.assert_allclose([values, p, p.error], [[-1.0], [ndtr(-1)], [ndtr(-1) / np.sqrt(len(law._rest[0]))]])
-    values, p = law.atoms(1)
-    np.testing.assert_allclose([values, p], [[2.0], [ndtr(1)]])
-    assert p.error[0] == pytest.approx(pmf.rel_error[0] * ndtr(1))
 
 
 def test_points_drawn_again_are_the_same(monkeypatch):
@@ -355,12 +324,17 @@ def test_points_drawn_again_are_the_same(monkeypatch):
 
 
 def test_pruning_keeps_the_most_probable():
-    """Products of P(unit) at every limit; the first layer, all but certain, turns the second into few dimensions."""
-    weights = [np.random.default_rng(0).standard_normal(shape) for shape in ((5, 5), (3, 5), (1, 3))]
-    net = ReLUNetwork(weights, [[9.0, -9.0, 9.0, 0.1, -9.0], [0.1, 0.2, 0.3], [0.0]])
-    patterns, log_q = pruning.enumerate_layers(net, 0.05, 100)
-    G, g, _, _ = affine_pieces(net, patterns)
-    np.testing.assert_allclose(log_q, log_ndtr(np.where(patterns, g, -g) / np.linalg.norm(G, axis=2)).sum(axis=1))
+    """Products of P(unit), also where few units of the first layer flip (`_turned`); at every limit the largest."""
+    for first, slope, threshold in (([0.3, -0.2, 0.1, 0.5, -1.0], 0.1, 1e-300), ([9, -9, 9, 0.1, -9], 0.0, 0.05)):
+        rng = np.random.default_rng(0)
+        weights = [rng.standard_normal(shape) for shape in ((5, 5), (3, 5), (2, 3), (1, 2))]
+        net = ReLUNetwork(weights, [first, [0.1, 0.2, 0.3], [0.2, -0.1], [0.0]], slope)
+        patterns, log_q = pruning.enumerate_layers(net, threshold, 2000)
+        G, g, _, _ = affine_pieces(net, patterns)
+        with np.errstate(divide="ignore"):  # with all of a layer off, the next is constant
+            t = np.where(patterns, g, -g) / np.linalg.norm(G, axis=2)
+        np.testing.assert_allclose(log_q, log_ndtr(t).sum(axis=1), atol=1e-9)
+        assert len(patterns) == 2**10 or not slope
     net = ReLUNetwork([np.eye(3), np.ones((1, 3))], [[0.3, -0.5, 0.9], [0.0]])
     every, truth = pruning.enumerate_layers(net, 1e-9, 9)
     assert len(every) == 8 and truth[0] == pytest.approx(log_ndtr([0.3, 0.5, 0.9]).sum())
@@ -376,7 +350,6 @@ def test_winners():
     np.testing.assert_array_equal(np.array(rows)[:, 0, :, 0], [[1, 1], [-1, 0], [-1, 0]])
     np.testing.assert_array_equal(np.array(limits)[:, 0], [[-0.5, -0.5], [0.5, 0.0], [0.5, -1.0]])
     np.testing.assert_array_equal(winner(np.array([[1.0, 2.0, 2.0], [3.0, 0.0, 3.0]])), [1, 0])
-    np.testing.assert_array_equal(winner(np.array([[-1.0], [0.0], [1.0]])), [0, 0, 1])
     sizes = np.array([1.0, 0.9e-13, 1.1e-13])[None, :, None]
     assert [[constant(scale * sizes, k)[0] for k in range(3)] for scale in (1.0, 1e-20)] == [[False, True, False]] * 2
     A, b = logits(A[:, :1], b[:, :1])
@@ -386,37 +359,21 @@ def test_winners():
 def test_decisions_match_the_moments_of_truncated_normals():
     """Two correlated units, of which each child's sites give back mean and variance given the signs so far."""
     mean, cov = np.array([0.3, -0.5]), np.array([[2.0, 0.8], [0.8, 1.0]])
-    ticks, start = [], torch.tensor([-0.1], dtype=torch.float64)
-    parent, log_q, found = search._decide(
-        torch.tensor(mean[None]), torch.tensor(cov[None]), start, 9, 80.0, lambda: ticks.append(1)
-    )
-    assert len(ticks) == 2 and parent.tolist() == [0] * 4 and found[2].tolist() == [[1, 1], [-1, 1], [1, -1], [-1, -1]]
+    node = (torch.tensor(part[None]) for part in (mean, cov, np.float64(-0.1)))
+    parent, log_q, found = search._decide(*node, 9, 80.0, lambda: None)
+    assert parent.tolist() == [0] * 4 and found[2].tolist() == [[1, 1], [-1, 1], [1, -1], [-1, -1]]
     for child, (tau, nu, sign, log_p) in enumerate(found.numpy().transpose(1, 0, 2)):
         m, v, total = mean, cov, -0.1
         for unit in range(2):
             part, deviation = v[unit, unit], np.sqrt(v[unit, unit])
-            low, high = ((0, np.inf), (-np.inf, 0))[int(sign[unit] < 0)]
-            law = truncnorm((low - m[unit]) / deviation, (high - m[unit]) / deviation, m[unit], deviation)
+            ends = sorted([-m[unit] / deviation, sign[unit] * np.inf])
+            law, precision = truncnorm(*ends, m[unit], deviation), 1 / part + tau[unit]
             assert log_p[unit] == pytest.approx(log_ndtr(sign[unit] * m[unit] / deviation))
-            assert 1 / (1 / part + tau[unit]) == pytest.approx(law.var())
-            assert (m[unit] / part + nu[unit]) / (1 / part + tau[unit]) == pytest.approx(law.mean())
+            assert [1 / precision, m[unit] / part + nu[unit]] == pytest.approx([law.var(), law.mean() * precision])
             gain, total = v[:, unit] / part, total + log_p[unit]
             m, v = m + gain * (law.mean() - m[unit]), v - np.outer(gain, gain) * (part - law.var())
         assert log_q[child] == pytest.approx(total)
-    kept = search._survivors(torch.log(torch.tensor([0.4, 0.1, 0.2, 0.3])), 3, 80.0)
-    assert [part.tolist() for part in kept[:2]] == [[0, 0, 1], [True, False, False]]
-    assert search._survivors(torch.tensor([0.0, -2.0, -2.1]), 3, 2.0)[2].tolist() == [0.0, -2.0]
-
-
-def test_units_that_are_all_but_certain_are_not_decided():
-    """Within three standard deviations, or the gap, of the threshold in a node; the most certain first."""
-    mean, cov = torch.tensor([[1.0, -3.1, 2.0, 5.0, 0.0]]), torch.eye(5)[None]
-    for gap, units in ((1.0, [2, 0, 4]), (-log_ndtr(-3.2), [1, 2, 0, 4]), (80.0, [3, 1, 2, 0, 4])):
-        chosen, rest = search._uncertain(mean, cov, torch.zeros(1), gap)
-        certain = sorted(set(range(5)) - set(units))
-        assert chosen.tolist() == units and rest.item() == pytest.approx(
-            log_ndtr(np.abs(mean.numpy()[0, certain])).sum()
-        )
+    assert search._survivors(torch.tensor([-0.9, -2.3, -1.6, -1.2]), 3, 1.0)[0].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("rows, mass, passes", [

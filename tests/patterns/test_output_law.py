@@ -77,7 +77,7 @@ def test_constant_input_gives_one_atom():
     values, p = law.atoms()
     np.testing.assert_allclose(values, net([[0.1, 0.2]])[0], rtol=1e-14)
     np.testing.assert_allclose([p[0], law.mean[0], law.cov[0, 0]], [1.0, values[0], 0.0], atol=1e-13)
-    assert law.cdf(values[0] - 1e-9) == 0 and law.pdf(values[0]) == 0
+    assert law.cdf(values[0] - 1e-9) == 0 and law.pdf(values[0]) == 0 and law.quantile(0.3) == values[0]
 
 
 def test_equal_outputs_go_to_the_first_class():
