@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputMixture"]
 
-INPUTS_AT_ONCE = 1 << 13  # random inputs propagated at once
+INPUTS_AT_ONCE = 8192  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
-LINES = 1 << 13  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
+LINES = 8192  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
 
 

@@ -17,7 +17,7 @@ from rpa.patterns import search
 __all__ = ["among", "checked", "draw_around", "draw_packed", "draw_scaled", "first_and_counts", "pattern_keys"]
 __all__ += ["shifts"]
 
-SAMPLES_AT_ONCE = 1 << 11  # samples propagated at once: few enough to stay in the cache
+SAMPLES_AT_ONCE = 2048  # samples propagated at once: few enough to stay in the cache
 
 
 def pattern_keys(packed: np.ndarray) -> np.ndarray:
