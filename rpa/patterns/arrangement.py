@@ -19,7 +19,7 @@ from rpa.network import ReLUNetwork
 __all__ = ["enumerate_regions"]
 
 RADIUS = 8.5  # half the side of the box in standard deviations; P(outside) is below 2e-17 for each coordinate
-TOUCHING = 1e-12  # a pre-activation this small, relative to its largest possible value in the box, is 0 at a vertex
+TOUCHING = 1e-12  # a pre-activation this small, relative to its range in the box, is 0 at a vertex
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def _cut(cells, a, b, facet):
     sizes = [len(cell.vertices) for cell in cells]
     starts, owner = np.cumsum([0, *sizes[:-1]]), np.repeat(np.arange(len(cells)), sizes)
     value = (np.concatenate([cell.vertices for cell in cells]) * a[owner]).sum(axis=1) + b[owner]
-    value[np.abs(value) <= TOUCHING * (RADIUS * np.abs(a).sum(axis=1) + np.abs(b))[owner]] = 0.0
+    value[np.abs(value) <= TOUCHING * RADIUS * np.abs(a).sum(axis=1)[owner]] = 0.0
     active = np.maximum.reduceat(value, starts) > 0
     crossed = np.flatnonzero(active & (np.minimum.reduceat(value, starts) < 0))
     below = []

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputMixture"]
 
-INPUTS_AT_ONCE = 1 << 13  # random inputs propagated at once
+INPUTS_AT_ONCE = 8192  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
-LINES = 1 << 13  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
+LINES = 8192  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
 
 
@@ -135,15 +135,14 @@ class OutputMixture:
         """(values (a,), p (a,)): outputs taken with positive probability, rising, and those probabilities."""
         self._grid(0.0, output)
         values, p, error = planar_law.atoms(self.pmf.pieces, output)
-        if not self.exact:
-            f, n = self._rest[0][:, output], max(len(self._rest[0]), 1)
-            again, counts = np.unique(f, return_counts=True)
-            for value, share in zip(again[counts > 1], counts[counts > 1] / n):
-                if not np.isclose(values, value, rtol=1e-9, atol=1e-12).any():
-                    values, p, error = np.append(values, value), np.append(p, 0.0), np.append(error, 0.0)
-                at = int(np.abs(values - value).argmin())
-                p[at] += self.uncovered * share
-                error[at] += self.uncovered * np.sqrt(share / n)
+        f = self._rest[0][:, output]
+        again, counts = np.unique(f, return_counts=True)
+        for value, share in zip(again[counts > 1], counts[counts > 1] / len(f)):
+            if not np.isclose(values, value, rtol=1e-9, atol=1e-12).any():
+                values, p, error = np.append(values, value), np.append(p, 0.0), np.append(error, 0.0)
+            at = int(np.abs(values - value).argmin())
+            p[at] += self.uncovered * share
+            error[at] += self.uncovered * np.sqrt(share / len(f))
         order = np.argsort(values)
         return values[order], Estimate(p[order], error[order], 0.0, 1.0)
 
@@ -183,15 +182,13 @@ class OutputMixture:
     @cached_property
     def _regions(self):
         """Outputs f (R, P, k) at P points of each replicate, and their weights (R, P)."""
-        outputs, weights = [], []
+        k, replicates = self.pmf.net.output_dim, quadrature.REPLICATES
+        outputs, weights = [np.zeros((replicates, 0, k))], [np.zeros((replicates, 0))]
         with one_thread():
             for draws in self._draws():
                 f = _outputs(draws)
                 outputs.append(f)
                 weights.append(draws.weights.transpose(1, 0, 2).reshape(f.shape[:2]))
-        if not outputs:
-            k, replicates = self.pmf.net.output_dim, quadrature.REPLICATES
-            return np.zeros((replicates, 1, k)), np.zeros((replicates, 1))
         return np.concatenate(outputs, axis=1), np.concatenate(weights, axis=1)
 
     @cached_property
@@ -239,7 +236,7 @@ class OutputMixture:
         covered = self._regions[1].sum(axis=1)
         missing = 0.0 if self.pmf.complete else max(1.0 - covered.mean(), 0.0)
         m = len(rest) if missing > 0 else 0
-        centre = rest.mean(axis=0) if m else sums.mean(axis=0) / max(covered.mean(), 1e-300)
+        centre = rest.mean(axis=0) if m else sums.mean(axis=0) / covered.mean()
         terms = sums - covered[:, None] * centre
         value = centre + terms.mean(axis=0)
         scatter = quadrature.SAFETY * terms.std(axis=0, ddof=1) / np.sqrt(len(terms))
@@ -267,22 +264,21 @@ class OutputMixture:
         rest = self._rest[0][:, output]
         missing = max(1.0 - weights.sum() / len(weights), 0.0)
         values = np.concatenate([f[:, :, output].ravel(), rest])
-        mass = np.concatenate([weights.ravel() / len(weights), np.full(len(rest), missing / max(len(rest), 1))])
+        mass = np.concatenate([weights.ravel() / len(weights), np.full(len(rest), missing) / len(rest)])
         order = np.argsort(values)
         return values[order], np.cumsum(mass[order])
 
     def _bisected(self, levels, output):
         blocks = ((part, rows, A, b) for part in self.pmf.pieces for rows, _, _, A, b in part.blocks())
-        ends = [planar_law.output_range(*block, output) for block in blocks]
-        low, high = (np.full(len(levels), pick(np.concatenate(side))) for pick, side in zip((min, max), zip(*ends)))
-        low -= 1e-9 * (1 + np.abs(low))
+        low, high = np.hstack([planar_law.output_range(*block, output) for block in blocks])
+        ends = np.nextafter(low.min(), -np.inf), high.max()
 
         def excess(y, level):
             # Never 0, so that the search ends where the function first reaches the level.
             gap = np.asarray(self.cdf(y, output)) - level
-            return np.where(gap >= 0, np.maximum(gap, 1e-300), gap)
+            return np.where(gap == 0, np.finfo(float).tiny, gap)
 
-        return elementwise.find_root(excess, (low, high), args=(levels,)).bracket[1]
+        return elementwise.find_root(excess, np.broadcast_arrays(*ends, levels)[:2], args=(levels,)).bracket[1]
 
     def _grid(self, y, output, name="y"):
         k = self.pmf.net.output_dim
@@ -304,16 +300,14 @@ def _outputs(draws):
 def _line_density(draws, grid, output):
     """Densities (R, m) of the points of each replicate at rising y (m,)."""
     moving = np.flatnonzero(~planar_law.constant(draws.A, output))
-    count, _, replicates, size = draws.z[moving].shape
-    if count == 0:
-        return np.zeros((replicates, len(grid)))
+    count, (_, _, replicates, size) = len(moving), draws.z.shape
     line = points.line(take(draws, moving), output)
     owner = (np.arange(count)[:, None] * replicates + np.repeat(np.arange(replicates), size)) * (len(grid) + 1)
     total = np.zeros(count * replicates * (len(grid) + 1))
     for end, sign in ((line.low, 1.0), (line.high, -1.0)):
         place = owner + np.searchsorted(grid, end, side="left")
         total += np.bincount(place.ravel(), (sign * line.density).ravel(), len(total))
-    total = total.reshape(count, replicates, -1)[:, :, :-1].cumsum(axis=2)
+    total = total.reshape(count, replicates, len(grid) + 1)[:, :, :-1].cumsum(axis=2)
     return np.einsum("krm,km->rm", total, line.bell(grid))
 
 
@@ -321,10 +315,9 @@ def _each_density(draws, grid, output):
     """Densities (K, m) of single points at y (m,); 0 in regions where the output is constant."""
     moving = ~planar_law.constant(draws.A, output)
     result = np.zeros((len(moving), len(grid)))
-    if moving.any():
-        line = points.line(take(draws, np.flatnonzero(moving)), output)
-        inside = (line.low < grid) & (grid <= line.high)
-        result[moving] = np.where(inside, line.density * line.bell(grid), 0.0)
+    line = points.line(take(draws, np.flatnonzero(moving)), output)
+    inside = (line.low < grid) & (grid <= line.high)
+    result[moving] = np.where(inside, line.density * line.bell(grid), 0.0)
     return result
 
 

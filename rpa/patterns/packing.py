@@ -17,7 +17,7 @@ from rpa.patterns import search
 __all__ = ["among", "checked", "draw_around", "draw_packed", "draw_scaled", "first_and_counts", "pattern_keys"]
 __all__ += ["shifts"]
 
-SAMPLES_AT_ONCE = 1 << 11  # samples propagated at once: few enough to stay in the cache
+SAMPLES_AT_ONCE = 2048  # samples propagated at once: few enough to stay in the cache
 
 
 def pattern_keys(packed: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ def _drawn(net, gaussian, means, scales, n, generator):
     nets = [net.whitened(Gaussian(mean, gaussian.cov_given)) for mean in means]
     # The largest offset decides on the precision.
     small = max(nets, key=lambda one: np.abs(one.biases[0]).max(initial=0.0))
-    layers = search.hidden_layers(small) if small.n_hidden else []
+    layers = search.hidden_layers(small)
     offsets = [torch.tensor(one.biases[0], dtype=layers[0][1].dtype) for one in nets] if layers else [None] * len(nets)
     packed = [[np.empty((n, -(-net.n_hidden // 8)), dtype=np.uint8) for _ in scales] for _ in nets]
     for start in range(0, n, SAMPLES_AT_ONCE):

@@ -53,9 +53,10 @@ def _summed(pieces, y, output, terms):
 
 
 def output_range(part: Pieces, rows: slice, A: np.ndarray, b: np.ndarray, output: int) -> Any:
-    """Bounds (low, high), each (K,), of an output on each polygon."""
+    """Bounds (low, high), each (K,), of an output on each polygon; equal where it is constant."""
     polygons: Any = part.polygons
-    values = (polygons.vertices[rows] @ A[:, output, :, None])[..., 0] + b[:, output, None]
+    a = np.where(constant(A, output)[:, None], 0.0, A[:, output])
+    values = (polygons.vertices[rows] @ a[..., None])[..., 0] + b[:, output, None]
     used = polygons.used[rows]
     return np.where(used, values, np.inf).min(axis=1), np.where(used, values, -np.inf).max(axis=1)
 
@@ -64,12 +65,10 @@ def _cdf_terms(part, block, grid, output):
     """Yields (index into grid, mass, error) of each region: whole below a threshold, or cut by it."""
     rows, _, _, A, b = block
     low, high = output_range(part, rows, A, b, output)
-    flat = constant(A, output)
-    low, high = np.where(flat, b[:, output], low), np.where(flat, b[:, output], high)
     p = np.exp(part.log_p[rows])
     whole, at = np.nonzero(high[:, None] <= grid)
     yield at, p[whole], p[whole] * part.rel_error[rows][whole]
-    piece, at = np.nonzero((low[:, None] <= grid) & (grid < high[:, None]) & ~flat[:, None])
+    piece, at = np.nonzero((low[:, None] <= grid) & (grid < high[:, None]))
     for k in _chunks(piece):
         i, j = piece[k], at[k]
         mass, error = _cut_mass(part.polygons[rows][i], A[i, output, None], (grid[j] - b[i, output])[:, None])
@@ -92,7 +91,7 @@ def _pdf_terms(part, block, grid, output):
     """Yields (index into grid, density, error) of each region that the level set f = y meets."""
     rows, H, h, A, b = block
     low, high = output_range(part, rows, A, b, output)
-    piece, at = np.nonzero((low[:, None] < grid) & (grid < high[:, None]) & ~constant(A, output)[:, None])
+    piece, at = np.nonzero((low[:, None] < grid) & (grid < high[:, None]))
     scale = np.linalg.norm(A[:, output], axis=1)
     for k in _chunks(piece):
         i, j = piece[k], at[k]
@@ -116,7 +115,7 @@ def atoms(pieces: tuple[Pieces, ...], output: int) -> Any:
     values, masses, errors = [], [], []
     for part in pieces:
         for rows, _, _, A, b in part.blocks():
-            flat = constant(A, output)
+            flat = constant(A, output) & np.isfinite(part.log_p[rows])
             values.append(b[flat, output])
             masses.append(part.weight * np.exp(part.log_p[rows][flat]))
             errors.append(masses[-1] * part.rel_error[rows][flat])

@@ -194,7 +194,7 @@ def pattern_pmf(
     if search == "exhaustive" and rank > ENUMERABLE:
         raise ValueError(f"search: 'exhaustive' needs W_1 cov W_1^T of rank at most {ENUMERABLE}, got {rank}")
     exhaustive = search in ("auto", "exhaustive")
-    if exhaustive and (rank <= 2 or net.input_dim <= 2):
+    if exhaustive and rank <= 2:
         patterns, pieces = exact_pieces(net, components)
         return _assemble(net, inputs, patterns, pieces, 0.0, "complete")
     if progress is None:
@@ -202,7 +202,7 @@ def pattern_pmf(
     table = _Table(net, parts, rtol, seed, progress)
     every = _every_region(parts, max_patterns) if exhaustive and rank <= ENUMERABLE else None
     if every is not None:
-        table.add(every, 1.0)
+        table.add(every, 0.0)
         return table.finished(inputs, "complete", max_patterns)
     if search == "exhaustive":
         raise ValueError(f"max_patterns: expected at least the number of regions, which is above {max_patterns}")
@@ -223,7 +223,7 @@ def _every_region(parts, limit):
 def _search(table, inputs, search, max_patterns, mass, seed, progress):
     """Fill the table from ever wider searches; returns why it stopped."""
     asked, wanted = mass, max_patterns
-    while True:
+    while wanted <= WIDEST * max_patterns:
         if search == "monte_carlo":
             candidates = support.monte_carlo(table.net, inputs, 100_000, seed, max_patterns=wanted)
         elif search == "entropy":
@@ -231,22 +231,16 @@ def _search(table, inputs, search, max_patterns, mass, seed, progress):
         else:
             options = dict(max_patterns=wanted, mass=asked, seed=seed, progress=progress)
             candidates = support.best_first(table.net, inputs, **options)
-        table.add(candidates.patterns, min(np.exp(candidates.log_q).sum(), 1.0))
+        table.add(candidates.patterns, min(logsumexp(candidates.log_q), 0.0))
         if mass < 1 and table.covered >= mass - table.covered_error:
             return "mass"
         if table.positive >= ENOUGH * max_patterns:
             return "max_patterns"
         full = len(candidates) == wanted  # fewer, where all were requested, are all that memory allows
-        if (
-            candidates.exhausted
-            or search != "best_first"
-            or wanted >= WIDEST * max_patterns
-            or (asked == 1 and not full)
-        ):
-            return "exhausted"
-        if full:
-            wanted = min(2 * wanted, WIDEST * max_patterns)
-        asked = 1.0
+        if candidates.exhausted or search != "best_first" or (asked == 1 and not full):
+            break
+        asked, wanted = 1.0, 2 * wanted if full else wanted
+    return "exhausted"
 
 
 class _Table:
@@ -258,11 +252,11 @@ class _Table:
         self.log_p, self.rel_error = np.zeros((2, len(parts), 0))
         self.deviation = np.zeros((len(parts), 0, quadrature.REPLICATES))
 
-    def add(self, patterns, mass):
-        """Compute the probabilities of those patterns that are new; `mass`: what all of them hold, roughly."""
+    def add(self, patterns, log_mass):
+        """Compute the probabilities of those patterns that are new; exp(log_mass): what all hold, roughly."""
         new = patterns[~among(patterns, self.patterns)]
-        log_floor = np.log(max(mass, 1e-300) / max(len(patterns), 1))
-        text, total = f"probabilities of {len(new):,} patterns, about {mass:.2g} in all", len(new) * len(self.parts)
+        log_floor, about = log_mass - np.log(len(patterns)), np.exp(log_mass)
+        text, total = f"probabilities of {len(new):,} patterns, about {about:.2g} in all", len(new) * len(self.parts)
         columns = []
         with tqdm(desc=text, total=total, delay=2.0, leave=False, disable=not self.progress) as bar:
             for weight, small in self.parts:
@@ -273,22 +267,19 @@ class _Table:
             setattr(self, name, np.concatenate([getattr(self, name), np.stack(parts)], axis=1))
 
     @property
-    def _weights(self):
-        return np.array([weight for weight, _ in self.parts])
-
-    @property
-    def _replicates(self):
-        """Total probability in each replicate (R,)."""
-        return np.einsum("c,ck,ckr->r", self._weights, np.exp(self.log_p), 1 + self.deviation)
+    def _terms(self):
+        """The share (C, K) of each component in the probability of each pattern."""
+        return np.array([[weight] for weight, _ in self.parts]) * np.exp(self.log_p)
 
     @property
     def covered(self):
-        return self._replicates.mean()
+        return self._terms.sum()
 
     @property
     def covered_error(self):
         """Standard error of `covered`, from the scatter of the replicates."""
-        return quadrature.SAFETY * self._replicates.std(ddof=1) / np.sqrt(quadrature.REPLICATES)
+        gaps = np.einsum("ck,ckr->r", self._terms, self.deviation)
+        return quadrature.SAFETY * gaps.std(ddof=1) / np.sqrt(quadrature.REPLICATES)
 
     @property
     def positive(self):
@@ -296,8 +287,7 @@ class _Table:
 
     def finished(self, inputs, stopped, max_patterns):
         """The PMF of the `max_patterns` most probable patterns. All regions together have the probability one."""
-        p = self._weights @ np.exp(self.log_p)
-        keep = np.argsort(-p, kind="stable")[:max_patterns]
+        keep = np.argsort(-self._terms.sum(axis=0), kind="stable")[:max_patterns]
         self.patterns = self.patterns[keep]
         for name in ("log_p", "rel_error", "deviation"):
             setattr(self, name, getattr(self, name)[:, keep])
@@ -306,7 +296,7 @@ class _Table:
             self.log_p -= np.log(self.covered)
             error = 4e-17 * max(small.input_dim for _, small in self.parts)
         else:  # a component that hardly ever shows a pattern needs no points of its own there
-            self.log_p[np.exp(self.log_p) * self._weights[:, None] < MINOR * p[keep]] = -np.inf
+            self.log_p[self._terms < MINOR * self._terms.sum(axis=0)] = -np.inf
         index = np.arange(len(self.patterns))
         pieces = [
             Pieces(weight, small, self.patterns, index, log_p, rel_error)

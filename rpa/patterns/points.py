@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -56,8 +57,8 @@ def _block(maps, patterns, log_p, stop, seed):
     rng, move = np.random.default_rng([seed, 2]), shifts(patterns, unit.shape[2], seed + 1)
     for group, size in reduction.groups(kept, unit.shape[2]):
         group = group[np.isfinite(log_p[group])]
-        p = plan(*reduction.gather(unit[group], slack[group], kept[group], size)) if size and len(group) else None
-        sampler = quadrature.PolytopeSampler(p, lookahead(p)) if p is not None else None
+        p = plan(*reduction.gather(unit[group], slack[group], kept[group], size))
+        sampler = quadrature.PolytopeSampler(p, lookahead(p))
         for points in np.unique(stop[group]):
             index = np.flatnonzero(stop[group] == points)
             for part, z, weights in _points(sampler, p, index, points, move[group], unit.shape[2], seed, rng):
@@ -67,10 +68,6 @@ def _block(maps, patterns, log_p, stop, seed):
 
 def _points(sampler, p, index, points, move, r, seed, rng):
     """(part of index, z (k, r, R, M), weights (k, R, M)): points of the plan, and normal draws in other directions."""
-    if sampler is None:
-        z = rng.standard_normal((1, r, quadrature.REPLICATES, points))
-        yield index, np.repeat(z, len(index), 0), np.full((len(index), quadrature.REPLICATES, points), 1 / points)
-        return
     for part, y, log_w in quadrature.draws(sampler, index, 0, points, seed, True, move):
         axes = torch.from_numpy(p.axes[part])
         shape = (r, quadrature.REPLICATES, log_w.shape[2])
@@ -110,8 +107,8 @@ def line(draws: Draws, output: int) -> Line:
     """
     a, b = draws.A[:, output], draws.b[:, output]
     size = np.linalg.norm(a, axis=1)
-    count, r = draws.z.shape[:2]
-    z = draws.z.reshape(count, r, -1)
+    count, r, *others = draws.z.shape
+    z = draws.z.reshape(count, r, prod(others))
     s = (a / size[:, None])[:, None] @ z
     slack = draws.h[:, :, None] - draws.H @ z
     along = draws.H @ (a / size[:, None])[:, :, None]
@@ -120,7 +117,7 @@ def line(draws: Draws, output: int) -> Line:
     high = s[:, 0] + np.where(~flat & (along > 0), reach, np.inf).min(axis=1, initial=np.inf)
     low = s[:, 0] + np.where(~flat & (along < 0), reach, -np.inf).max(axis=1, initial=-np.inf)
     inside = np.where(low + high > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
-    weights = draws.weights.reshape(count, -1)
+    weights = draws.weights.reshape(count, prod(others))
     density = np.divide(weights, inside, out=np.zeros_like(weights), where=inside > 0)
     scale, offset = size[:, None], b[:, None]
     return Line(offset + scale * low, offset + scale * high, density, size, b)

@@ -14,7 +14,7 @@ from rpa.network import ReLUNetwork
 
 __all__ = ["activation_probabilities", "enumerate_layers", "fixed_units"]
 
-NUMBERS_AT_ONCE = 1 << 18  # numbers worked on at once
+NUMBERS_AT_ONCE = 262_144  # numbers worked on at once
 
 
 def activation_probabilities(rows: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PlanarRegions", "Region", "affine_pieces", "halfspaces", "jacobians", "label", "planar_regions"]
 __all__ += ["region_at", "region_of", "singular_values"]
 
-JACOBIANS_AT_ONCE = 1 << 12  # Jacobians worked on at once: few megabytes
+JACOBIANS_AT_ONCE = 4096  # Jacobians worked on at once: few megabytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,7 +144,7 @@ def _passes(small, max_patterns, mass, memory, tick):
         yield np.zeros((1, 0), dtype=bool), np.zeros(1), True
         return
     spare = SPARE_FEW if small.input_dim <= FEW else SPARE
-    limit = max(1, min(int(spare * max_patterns) + 1, int(memory // search.node_bytes(small))))
+    limit = max(1, min(int(spare * max_patterns) + 1, int(memory / search.node_bytes(small))))
     widths = [limit]
     while widths[0] > WIDENING:
         widths.insert(0, widths[0] // WIDENING)

@@ -1,7 +1,5 @@
 """The search for likely patterns against enumeration, closed forms and samples."""
 
-import itertools
-
 import numpy as np
 import pytest
 from helpers import assert_binomial, random_gaussian, random_mixture, random_network
@@ -11,7 +9,7 @@ from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.patterns import pruning, search, support
 from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
-from rpa.patterns.support import Support, best_first, entropy_pruned, monte_carlo
+from rpa.patterns.support import best_first, entropy_pruned, monte_carlo
 
 METHODS = [best_first, entropy_pruned]
 
@@ -27,14 +25,6 @@ def one_layer(rows, bias=None):
     return ReLUNetwork((rows, np.ones((1, len(rows)))), (bias, np.zeros(1)))
 
 
-def test_independent_units_are_exact():
-    bias = np.array([0.3, -1.2, 2.0, 0.0])
-    found = best_first(one_layer(np.eye(4), bias), Gaussian(np.zeros(4), 1.0), mass=1.0)
-    expected = np.where(found.patterns, log_ndtr(bias), log_ndtr(-bias)).sum(axis=1)
-    assert len(found) == 16
-    np.testing.assert_allclose(found.log_q, expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("n", [2, 3, 6, 10])
 def test_equicorrelated_orthant(n):
     """P(all positive) = 1 / (n + 1) at correlation 1/2; moment matching is good to a few per cent."""
@@ -42,17 +32,6 @@ def test_equicorrelated_orthant(n):
     found = best_first(one_layer(np.eye(n)), Gaussian(np.zeros(n), cov), max_patterns=2**n, mass=1.0)
     log_q = as_dict(found)[bytes(np.ones(n, dtype=bool))]
     assert abs(log_q + np.log(n + 1)) < 0.03
-
-
-def test_search_covers_more_than_counting():
-    """On fresh samples, the search's patterns hold at least what the commonest of 10^5 samples hold."""
-    net, inputs = random_network([30, 24, 16, 1], 2), Gaussian(np.random.default_rng(3).standard_normal(30), 0.2)
-    fresh = pattern_keys(draw_packed(net, inputs, 400_000, 1))
-    ours, counted = (
-        np.isin(fresh, pattern_keys(np.packbits(found.patterns, axis=1))).mean()
-        for found in (best_first(net, inputs, max_patterns=500, mass=1.0), monte_carlo(net, inputs, 100_000, 2, 500))
-    )
-    assert ours > counted
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -78,13 +57,11 @@ def test_stops_at_mass_and_at_max_patterns(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_same_call_same_answer_and_arguments_left_alone(method):
+def test_same_call_same_answer(method):
     net, inputs = random_network([8, 7, 5, 1], 3), random_gaussian(8, 3)
-    before = [w.copy() for w in net.weights]
     first, second = method(net, inputs), method(net, inputs)
     np.testing.assert_array_equal(first.patterns, second.patterns)
     np.testing.assert_array_equal(first.log_q, second.log_q)
-    assert all((a == b).all() for a, b in zip(before, net.weights))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -122,13 +99,10 @@ def test_noise_on_a_line(method):
         assert {bytes(p) for p in seen} <= set(as_dict(found))
 
 
-def test_one_unit_and_no_unit():
-    found = best_first(one_layer([[2.0]], np.array([1.0])), Gaussian([0.0], 1.0), mass=1.0)
-    np.testing.assert_allclose(np.exp(found.log_q), [ndtr(0.5), ndtr(-0.5)], rtol=1e-5)
-    np.testing.assert_array_equal(found.patterns, [[True], [False]])
-    for method in METHODS:
-        found = method(ReLUNetwork((np.eye(2),), (np.zeros(2),)), Gaussian(np.zeros(2), 1.0))
-        assert found.patterns.shape == (1, 0) and found.log_q[0] == 0
+@pytest.mark.parametrize("method", METHODS)
+def test_no_unit(method):
+    found = method(ReLUNetwork((np.eye(2),), (np.zeros(2),)), Gaussian(np.zeros(2), 1.0))
+    assert found.patterns.shape == (1, 0) and found.log_q[0] == 0
 
 
 @pytest.mark.parametrize("last", [0, 1, 2])
@@ -151,6 +125,7 @@ def test_interrupt_returns_what_the_last_pass_found(monkeypatch, last):
     found = best_first(net, inputs, max_patterns=2000, mass=1.0)
     np.testing.assert_array_equal(found.patterns, results[-1][0])
     np.testing.assert_array_equal(found.log_q, results[-1][1])
+    assert not found.exhausted
 
 
 def test_memory_bounds_the_width():
@@ -158,8 +133,6 @@ def test_memory_bounds_the_width():
     nodes = 50
     found = best_first(net, inputs, mass=1.0, memory=nodes * search.node_bytes(net))
     assert len(found) == nodes
-    best = best_first(net, inputs, mass=1.0)
-    assert len(best) > nodes and np.exp(best.log_q[:nodes]).sum() >= np.exp(found.log_q).sum() - 1e-6
 
 
 def test_fixed_units_by_entropy():
@@ -169,24 +142,6 @@ def test_fixed_units_by_entropy():
         log_p = np.log(p)
     np.testing.assert_array_equal(pruning.fixed_units(log_p, 0.05), [False, False, False, True, True])
     np.testing.assert_array_equal(pruning.fixed_units(log_p, 0.1), [False, True, True, True, True])
-
-
-@pytest.mark.parametrize("slope", [0.0, 0.1])
-def test_layerwise_enumeration_against_brute_force(slope):
-    """All 2^7 patterns, each layer's probabilities from the affine map that the layers before give."""
-    net = random_network([4, 4, 3, 1], 6, slope)
-    small, expected = net.whitened(random_gaussian(4, 6)), {}
-    for signs in itertools.product([False, True], repeat=7):
-        pattern = np.array(signs)
-        gate = np.where(pattern[:4], 1.0, slope)
-        rows = small.weights[1] @ (gate[:, None] * small.weights[0])
-        t = np.concatenate([small.biases[0], small.weights[1] @ (gate * small.biases[0]) + small.biases[1]])
-        with np.errstate(divide="ignore"):  # with all of the first layer off, the second is constant
-            t /= np.linalg.norm(np.concatenate([small.weights[0], rows]), axis=1)
-        expected[bytes(pattern)] = np.where(pattern, log_ndtr(t), log_ndtr(-t)).sum()
-    expected = {pattern: log_q for pattern, log_q in expected.items() if log_q > -np.inf}
-    patterns, log_q = pruning.enumerate_layers(small, 1e-300, 1000)
-    assert as_dict(Support(patterns, log_q)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_pruning_fixes_near_certain_units():
@@ -201,40 +156,25 @@ def test_sampling_is_seeded():
     net, inputs = random_network([4, 6, 5, 1], 1), random_gaussian(4, 1)
     first, again, other = (monte_carlo(net, inputs, 50_000, seed, 20) for seed in (1, 1, 2))
     assert as_dict(first) == as_dict(again) != as_dict(other)
-    assert len(first) == 20 and (np.diff(first.log_q) <= 0).all()
+    assert len(first) == 20 and (np.diff(first.log_q) <= 0).all() and len(monte_carlo(net, inputs, 99, 0, 1)) == 1
 
 
 def test_keys_tell_patterns_apart():
-    """Random patterns, and all 1.2 million that differ from one pattern of 192 units in at most three."""
-    packed = np.random.default_rng(0).integers(0, 256, (200_000, 13), dtype=np.uint8)
-    keys = pattern_keys(packed)
-    assert len(np.unique(keys)) == len(np.unique(packed, axis=0))
-    np.testing.assert_array_equal(keys[:1000], pattern_keys(packed[:1000]))
-    close = []
-    for number in (1, 2, 3):
-        flips = np.array(list(itertools.combinations(range(192), number)))
-        close.append(np.zeros((len(flips), 24), dtype=np.uint8))
-        for column in flips.T:
-            close[-1][np.arange(len(flips)), column // 8] ^= (1 << (column % 8)).astype(np.uint8)
-    close = np.concatenate(close)
-    assert len(np.unique(pattern_keys(close))) == len(close) == 192 * 191 * 190 // 6 + 192 * 191 // 2 + 192
+    """One word's key is SplitMix64's: distinct for distinct words. It is mixed in full before the next word."""
+    words = np.array([0x9E3779B97F4A7C15, 0x3C6EF372FE94F82A], dtype=np.uint64)  # states from seed 0
+    keys = pattern_keys(words[:, None].view(np.uint8))
+    assert list(keys) == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
+    assert pattern_keys(words[None].view(np.uint8)) == pattern_keys((keys[:1, None] ^ words[1:]).view(np.uint8))
+    assert pattern_keys(np.uint8([[7, 1]])) == pattern_keys(np.uint8([[7, 1, 0]])) != pattern_keys(np.uint8([[1, 7]]))
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"max_patterns": 0}, "max_patterns: expected an integer >= 1"),
-        ({"mass": 1.5}, "mass: expected a number in"),
-        ({"mass": np.nan}, "mass"),
-        ({"inputs": Gaussian(np.zeros(3), 1.0)}, "inputs: expected dimension 2"),
-        ({"inputs": "noise"}, "inputs: expected Gaussian or GaussianMixture"),
-    ],
-)
 @pytest.mark.parametrize("method", METHODS)
-def test_unfit_arguments(method, arguments, message):
-    arguments = {"inputs": Gaussian(np.zeros(2), 1.0)} | arguments
-    with pytest.raises(ValueError, match=message):
-        method(random_network([2, 3, 1], 0), arguments.pop("inputs"), **arguments)
+def test_unfit_arguments(method):
+    net, plane = random_network([2, 3, 1], 0), Gaussian(np.zeros(2), 1.0)
+    with pytest.raises(ValueError, match="max_patterns: expected an integer >= 1"):
+        method(net, plane, max_patterns=0)
+    with pytest.raises(ValueError, match="inputs: expected dimension 2"):
+        method(net, Gaussian(np.zeros(3), 1.0))
 
 
 def test_unfit_arguments_of_one_method():
@@ -249,22 +189,13 @@ def test_unfit_arguments_of_one_method():
         support.monte_carlo(net, Gaussian(np.zeros(3), 1.0), 10, 0)
 
 
-def test_one_draw_serves_all_noise_levels():
-    net, mean = random_network([6, 8, 5, 3], 1), np.random.default_rng(2).standard_normal(6)
-    shared = draw_scaled(net, Gaussian(mean, 0.1**2), (1.0, 3.0, 10.0), 20_000, seed=4)
-    for scale, packed in zip((0.1, 0.3, 1.0), shared):
-        alone = draw_packed(net, Gaussian(mean, scale**2), 20_000, seed=4)
-        # The same draws: only units within rounding of their threshold may differ.
-        assert (packed != alone).any(axis=1).mean() < 1e-3
-    assert not np.array_equal(shared[0], shared[2])
-
-
 def test_one_draw_serves_all_means():
     net, means = random_network([6, 8, 5, 3], 1), np.random.default_rng(2).standard_normal((2, 6))
     noise = Gaussian(np.zeros(6), np.diag([0.01, 0.02, 0.03, 0.01, 0.02, 0.03]))
     for mean, parts in zip(means, draw_around(net, noise, means, (1.0, 3.0), 20_000, seed=4)):
         for scale, packed in zip((1.0, 3.0), parts):
             alone = draw_packed(net, Gaussian(mean, scale**2 * noise.cov), 20_000, seed=4)
-            assert (packed != alone).any(axis=1).mean() < 1e-3
+            assert (packed != alone).any(axis=1).mean() < 1e-3  # units within rounding of their threshold
+        np.testing.assert_array_equal(draw_scaled(net, Gaussian(mean, noise.cov), (1.0, 3.0), 20_000, seed=4), parts)
     with pytest.raises(ValueError, match="means: expected shape"):
         draw_around(net, noise, means[0], (1.0,), 10, seed=0)
