@@ -1,3 +1,5 @@
+import inspect
+
 """What the PMF and the search decide by themselves, and what the figures show."""
 
 import itertools
@@ -286,7 +288,7 @@ def test_amounts_of_work():
     assert ticks == [1, 512, 88]
     expected = {"max_patterns": 2000, "mass": 0.999, "rtol": 0.03, "threshold": 0.05, "memory": 2**31, "n": 400_000}
     for call in (
-        pattern_pmf,
+        inspect.unwrap(pattern_pmf),
         support.best_first,
         support.entropy_pruned,
         PatternPMF.output,
