@@ -1,7 +1,6 @@
-import inspect
-
 """What the PMF and the search decide by themselves, and what the figures show."""
 
+import inspect
 import itertools
 
 import matplotlib.pyplot as plt
