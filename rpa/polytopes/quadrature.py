@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from scipy.stats import qmc
 
 from rpa.polytopes.reduction import inscribed_ball, is_empty, log_slab
@@ -94,8 +95,8 @@ def estimate(
             sums[part] = np.logaddexp(sums[part], fresh)
         log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
         with np.errstate(invalid="ignore"):
-            scale = np.exp(np.clip(effort.log_floor - log_p[pending], 0.0, 700.0))
-            settled = rel_error[pending] <= effort.rtol * scale
+            size = np.exp(np.minimum(log_p[pending] - effort.log_floor, 0.0))
+            settled = rel_error[pending] * size <= effort.rtol
         if start == 0:
             nothing = np.isneginf(log_p[pending])
             rows, bounds = p.coef[pending[nothing]], outer[pending[nothing]]
@@ -107,8 +108,7 @@ def estimate(
         start, stop = stop, 2 * stop
     seen = np.isfinite(log_p)
     deviation = np.zeros(sums.shape)
-    weight = np.exp(sums[seen] - sums[seen].max(axis=1, keepdims=True))
-    deviation[seen] = weight / weight.mean(axis=1, keepdims=True) - 1
+    deviation[seen] = REPLICATES * softmax(sums[seen], axis=1) - 1
     return log_p, rel_error, deviation
 
 
