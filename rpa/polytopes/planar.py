@@ -94,7 +94,7 @@ def clip(polygons: Polygons, lines: np.ndarray, distances: np.ndarray | None = N
     share = np.divide(d, d - following, out=np.zeros_like(d), where=cross)
     crossing = start + share[..., None] * (end - start)
     cut = np.broadcast_to(lines[:, None], polygons.lines.shape)
-    leaving = (d <= 0) & (following > 0)
+    leaving = following > 0
     own = np.where((leaving & (d == 0))[..., None], cut, polygons.lines)
     other = np.where(leaving[..., None], cut, polygons.lines)
     shape = (len(polygons), 2 * d.shape[1])
@@ -151,7 +151,7 @@ def _nearest_points(polygons):
     t = (-(start * step).sum(axis=2) / np.maximum(length, TINY)).clip(0.0, 1.0)
     foot = start + t[..., None] * step
     used = polygons.used
-    norm = np.where(used, (foot**2).sum(axis=2), np.inf)
+    norm = np.where(used, np.linalg.norm(foot, axis=2), np.inf)
     nearest = np.take_along_axis(foot, norm.argmin(axis=1)[:, None, None], 1)[:, 0]
     holds_origin = (np.where(used, polygons.lines[..., 2], np.inf) >= 0).all(axis=1)
     return np.where(holds_origin[:, None], 0.0, nearest)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, softmax
 
 from rpa import _check
 from rpa.inputs import Gaussian
@@ -161,10 +161,10 @@ def _chains(p, rows, slack, n, rng, steps=25):
     log_w, y = log_w[0, 0].numpy(), y[0, :r].numpy().T
     coef, h = p.coef[0, p.owner[0] >= 0, :r], p.h[0, p.owner[0] >= 0]
     h = h + 4 * np.finfo(float).eps * (1 + np.abs(h))
-    weight = np.exp(log_w - max(log_w.max(), -1e300)) * (y @ coef.T <= h).all(axis=1)
-    if not weight.any():
+    inside = np.isfinite(log_w) & (y @ coef.T <= h).all(axis=1)
+    if not inside.any():
         raise ValueError("H, h: expected a polytope of positive probability, found no point in it")
-    state = y[rng.choice(len(weight), n, p=weight / weight.sum())]
+    state = rng.choice(y[inside], n, p=softmax(log_w[inside]))
     for _ in range(steps):
         moved = _slice_step(state, coef, h, rng)
         # A step lands outside only by rounding, in a polytope so thin that all arcs but a few units long are forbidden.
