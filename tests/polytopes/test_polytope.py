@@ -8,6 +8,7 @@ from rpa.experiments import known
 from rpa.inputs import Gaussian
 from rpa.polytopes.normal import log_interval
 from rpa.polytopes.polytope import moments, orthant, probabilities, probability, sample
+from rpa.polytopes.trapezoid import PolytopeSampler
 
 
 def assert_honest(found, log_p, rtol=1e-3):
@@ -101,7 +102,37 @@ def test_rows_without_variance_are_certain_or_impossible():
     assert probability(np.zeros((0, 2)), np.zeros(0), standard(2)).log_p == 0
     # Zero only up to rounding: x1 - x2 has no variance here.
     sure = probability([[1.0, -1.0], [1.0, 1.0]], [1e-3, 0.0], Gaussian([0.1, 0.1], np.full((2, 2), 0.3)))
-    assert sure.log_p == pytest.approx(float(log_ndtr(-0.2 / math.sqrt(1.2))), abs=1e-12)
+    assert sure.log_p == pytest.approx(float(log_ndtr(-0.2 / math.sqrt(1.2))), abs=1e-12) and sure.converged
+    # A bound of the size of that rounding, from either side.
+    law, rows = Gaussian([0.1, 0.1], np.full((2, 2), 0.3)), [[1.0, -1.0], [1.0, 1.0]]
+    inside, outside = (probability(rows, [bound, 0.0], law) for bound in (5e-8, -5e-8))
+    assert outside.rel_error == math.inf and -4 < outside.log_p < -3.5 and outside.method == "interval"
+    assert inside.log_p == sure.log_p
+    assert inside.rel_error == pytest.approx(math.exp(outside.log_p - inside.log_p), rel=1e-6)
+    with pytest.raises(ValueError, match="without variance"):
+        sample(rows, [-5e-8, 0.0], law, 3, 0)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1e10])
+def test_a_point_is_empty_where_its_bounds_are_exact(mean):
+    found = probability([[1.0], [-1.0]], [mean, -mean], Gaussian([mean], 1.0))
+    assert (found.log_p, found.method) == (-math.inf, "empty") if mean == 0 else -40 < found.log_p < -12
+    assert found.rel_error == (0 if mean == 0 else math.inf) and (mean == 0 or found.method == "interval")
+
+
+STATED = {1: -313.76542, 2: -300.71194, 3: -62.52872}  # sum of logs of stated errors
+
+
+@pytest.mark.parametrize("rank", STATED)
+def test_stated_errors_of_laws_far_from_the_origin(rank):
+    """Rounding of bounds and covariances. A sharper bound may replace these numbers, to be printed by this test."""
+    rng, total = np.random.default_rng(rank), 0.0
+    for _ in range(12):
+        factor, H = rng.standard_normal((4, rank)), rng.standard_normal((5, 4))
+        law = Gaussian(rng.standard_normal(4) * 10 ** rng.uniform(0, 6), factor @ factor.T)
+        h = H @ (law.mean + factor @ rng.standard_normal(rank)) + rng.exponential(1.0, 5)
+        total += math.log(probability(H, h, law, budget=512).rel_error)
+    assert total == pytest.approx(STATED[rank], rel=1e-6), f"[{total}]"
 
 
 def test_empty_polytopes_of_every_rank():
@@ -201,6 +232,32 @@ def test_moments_and_draws_against_rejection(name):
     assert (drawn.points @ H.T <= h + 1e-9).all()
     assert (np.abs(drawn.points.mean(axis=0) - mean) <= (6 / math.sqrt(20_000) + 4e-3) * spread).all()
     assert (np.abs(np.cov(drawn.points.T) - cov) <= 0.1 * np.outer(spread, spread)).all()
+
+
+SEEDED = {  # sums of 200 draws, of their mean and of their covariance; log p; points spent
+    "full rank": (1442.4486, 7.1359696, 1.9103931, -3.8432365, 30912),
+    "more rows than rank": (-159.2457, -0.8700759, 0.41675482, -3.8422514, 26304),
+    "singular": (946.0994, 4.8089176, 10.184968, -0.95392837, 30912),
+    "one row": (-442.01278, -2.2958232, 1.2475297, -2.2963912, 26304),
+    "slabs": (851.61916, 4.1348004, 1.5922082, -3.0865352, 26304),
+    "chains": (-1382.9793, -6.8420377, 0.2433748, -52.547118, 91328),
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_seeded_draws_and_moments(name, monkeypatch):
+    """A better method may replace these numbers, to be printed by this test."""
+    cov, slabs = 0.5 * np.eye(4) + 0.5, np.vstack([-np.eye(4), np.eye(4)[:2]])
+    H, h, gaussian = REGIONS.get(name, (slabs, np.array([-1, 0.2, 0, 0, 1.5, 2]), Gaussian(np.zeros(4), cov)))
+    if name == "chains":
+        H, h, gaussian = *known.rotated_blocks(4, 7, 0, margin=-0.5)[:2], standard(8)
+    spent, points = [], PolytopeSampler.points
+    counted = lambda self, index, u, *more: spent.append(u.shape[-1]) or points(self, index, u, *more)
+    monkeypatch.setattr(PolytopeSampler, "points", counted)
+    drawn, (log_p, mean, cov) = sample(H, h, gaussian, 200, 0), moments(H, h, gaussian, rtol=5e-3)
+    numbers = [float(part.sum()) for part in (drawn.points, mean, cov)] + [log_p, sum(spent)]
+    assert numbers == pytest.approx(SEEDED[name], rel=1e-6), f"{numbers}"
+    assert drawn.method == ("slice" if name == "chains" else "exact")
 
 
 def test_moments_where_a_row_matters_only_conditionally():
