@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy import optimize
 from scipy.special import log_ndtr
 from scipy.stats import norm, truncnorm
 
@@ -188,7 +188,7 @@ def test_minimax_shifts_are_a_saddle():
         moved = trapezoid.Conditionals(proposal.shift + move, None, proposal.spread)
         log_w = lambda y: naive_weights(p, [moved], 0, np.append(y, 0.0)[:, None])[1][0, 0]
         less = lambda y: -log_w(y) if np.isfinite(log_w(y)) else 1e9  # the last coordinate may be anything
-        return -minimize(less, p.mean[0, :2], method="Nelder-Mead", options=dict(xatol=1e-5, fatol=1e-10)).fun
+        return -optimize.minimize(less, p.mean[0, :2], method="Nelder-Mead", options=dict(xatol=1e-5, fatol=1e-10)).fun
 
     assert largest(0.0) == pytest.approx(psi[0], abs=1e-8)
     for step in 0.05 * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0.0]]):
@@ -254,6 +254,29 @@ def test_what_is_proved_of_thin_and_empty_sets():
     tilted = np.array([[[1.0, 0.0], [-1.0, 1e-6]]])
     bound = reduction.log_slab(tilted, np.array([[0.0, 1e-7]]), np.array([[0.5, 0.5]]))
     assert np.exp(bound) == pytest.approx([0.4 * (1e-7 + 1e-6 * (9 + np.sqrt(2)))])
+
+
+def test_many_linear_programs_are_solved_together(monkeypatch):
+    """Of 201 intervals [0, i - 100], the first hundred are empty; balls have a radius of at most one."""
+    calls = spy(monkeypatch, optimize, "linprog")
+    H, h = np.tile([[1.0], [-1.0], [0.0]], (201, 1, 1)), np.stack([np.arange(-100.0, 101), 0 * np.ones(201)], axis=1)
+    h = np.column_stack([h, np.full(201, np.inf)])
+    y = reduction.inscribed_ball(H, h)
+    assert len(calls) == 3
+    np.testing.assert_allclose(y[:102], [[0.5, 0.5, 0.0]] * 102)
+    np.testing.assert_array_equal(y[103:], 0.0)
+    np.testing.assert_array_equal(reduction.is_empty(H, h, y), np.arange(201) < 100)
+    expected = [log_ndtr(-50.0), np.log(1e-17), np.log(0.5)]
+    np.testing.assert_allclose(reduction.log_slab(H, h, y)[[50, 100, 150]], expected, rtol=1e-12)
+
+
+def test_thin_slabs_come_first():
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    H = np.vstack([turn, -turn[:2]])
+    for widths, owners in (((1e-4, 5e-4), (0, 1, 2)), ((5e-4, 1e-4), (1, 0, 2)), ((2e-3, 1e-4), (2, 0, 1))):
+        p = trapezoid.plan(H[None], np.array([[1.0, 1.0, -8.0, widths[0] - 1, widths[1] - 1]]))
+        np.testing.assert_array_equal(p.owner[0], [*owners, *owners[:2]])
+        assert p.rank == 3 and p.cut.max() < 1e-15
 
 
 def test_rows_that_are_left_out_and_groups_of_the_others():
