@@ -156,7 +156,7 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
         for group, rows in reduction.groups(kept, H.shape[2]):
             index = pending[group]
             part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
-            part_shift = reduction.gather(H[index], shift[index], kept[group], rows)[1]
+            part_shift = reduction.gather(shift[index, :, None], h[index], kept[group], rows)[0][:, :, 0]
             moved = None if shifts is None else shifts[index]
             answer = _estimate(part_H, part_h, part_shift, method, effort, moved)
             log_p[index], rel_error[index], used[index], deviation[index] = answer
@@ -169,7 +169,7 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
     if doubt is not None and not empty[0]:
         missed = np.exp(min(doubt.log_missed - log_p[0], 700.0)) if np.isfinite(log_p[0]) else 0.0
         rel_error += missed + doubt.of_law(H[0], relevant[0], doubt.rows[places[0]], log_p[0])
-        if doubt.log_ceiling < 0:
+        if np.isfinite(doubt.log_ceiling):
             log_p, rel_error = np.minimum(log_p, doubt.log_ceiling), np.full(1, np.inf)
     return log_p, rel_error, used, deviation
 
@@ -179,13 +179,12 @@ def _estimate(H, h, shift, method, effort, shifts):
     p = plan(H, h)
     log_p, rel_error, deviation = np.zeros(len(H)), np.zeros(len(H)), np.zeros((len(H), quadrature.REPLICATES))
     used = np.full(len(H), "certain", dtype="<U9")
-    highest_exact = 2 if method == "auto" else 0
-    shift = np.where(np.isfinite(h), shift, 0.0)
+    exact = (p.rank <= 2) & (method == "auto")
     # In the plane itself no axes are needed, and a row that is all but parallel to another keeps its direction.
     flat = (H.shape[2] == 2) & (p.rank == 1) & (p.cut > 4 * EPS).any(axis=1)
-    line = np.flatnonzero((p.rank == 1) & ~flat & (highest_exact >= 1))
-    plane = np.flatnonzero(((p.rank == 2) | flat) & (highest_exact >= 2))
-    space = np.flatnonzero(p.rank > highest_exact)
+    line = np.flatnonzero(exact & (p.rank == 1) & ~flat)
+    plane = np.flatnonzero(exact & ((p.rank == 2) | flat))
+    space = np.flatnonzero(~exact & (p.rank > 0))
     if len(line):
         log_p[line], rel_error[line] = _interval(take(p, line), shift[line])
         used[line] = "interval"
@@ -248,7 +247,8 @@ def _interval(p, shift):
         by = np.where(bounds == end[:, None], moved, 0.0).max(axis=1, initial=0.0)
         height = -(np.where(at, end, 0.0) ** 2 + LOG_2PI) / 2 - start
         error += np.where(at, np.exp(np.minimum(height, 700.0)) * by, 0.0)
-    error = np.where(error < 1, error / np.where(error < 1, 1 - error, 1.0), np.inf)
+    with np.errstate(divide="ignore"):
+        error /= np.maximum(1 - error, 0.0)
     empty = np.isneginf(log_p)
     proved = outer[0] < outer[1]
     # A point, if nothing was subtracted from the bounds.

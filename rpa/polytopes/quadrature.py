@@ -172,7 +172,7 @@ def weighted_moments(p: Plan, proposals: Sequence[Conditionals], rtol: float, se
     """
     sampler, stop, unsettled = PolytopeSampler(p, proposals), 4 * FIRST, True
     while unsettled and stop * REPLICATES <= budget:
-        _, y, log_w = next(draws(sampler, np.zeros(1, dtype=int), 0, stop, seed, last=True))
+        _, y, log_w = next(draws(sampler, np.array([0]), 0, stop, seed, last=True))
         log_p, error = (part[0] for part in _summary(torch.logsumexp(log_w, dim=2).numpy(), _points(stop, sampler)))
         y, w = y[0], torch.exp(log_w[0] - log_w.max().clamp_min(-1e300))
         w = w / w.sum().clamp_min(1e-300)

@@ -80,7 +80,7 @@ def plan(H: np.ndarray, h: np.ndarray) -> Plan:
     owner, rank, cut = np.full((count, n), -1), np.zeros(count, dtype=int), np.zeros((count, n))
     thin = _slab_width(H, h)
     for k in range(c):
-        urgency = np.where(thin < THIN, -1e300 * (2 - thin / THIN), slack / np.where(free, norm, 1.0))
+        urgency = np.where(thin < THIN, 1e300 * (thin - 1), slack / np.where(free, norm, 1.0))
         pick = np.where(free, urgency, np.inf).argmin(axis=1)
         some = free.any(axis=1)
         rank += some

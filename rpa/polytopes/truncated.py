@@ -67,7 +67,7 @@ def _whitened(H, h, gaussian):
     h = _check.array("h", h, (len(H),))
     whitened, slack, doubt = reduction.whiten(H, h, gaussian)
     rows, slack, empty = reduction.unit_rows(whitened, slack)
-    if doubt.log_ceiling < 0 or empty[0]:
+    if np.isfinite(doubt.log_ceiling) or empty[0]:
         raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
     live = whitened[0].any(axis=1)
     return *reduction.distinct(rows, slack)[:2], H[live], h[live]
@@ -184,7 +184,7 @@ def _slice_step(state, rows, h, rng):
     start, stop = np.take_along_axis(start, order, 1), np.take_along_axis(stop, order, 1)
     covered = np.maximum.accumulate(stop, axis=1)
     # t = 0 is inside, so no forbidden arc passes over 2 pi: the free pieces are the gaps between the arcs.
-    begin = np.concatenate([np.zeros((len(state), 1)), covered], axis=1).clip(0, 2 * np.pi)
+    begin = np.concatenate([np.zeros((len(state), 1)), covered], axis=1)
     end = np.concatenate([start, np.full((len(state), 1), 2 * np.pi)], axis=1)
     length = np.maximum(end - begin, 0.0)
     total = np.cumsum(length, axis=1)

@@ -44,7 +44,7 @@ def test_bivariate_law_against_a_dense_rule(monkeypatch):
     cdf, covariance = (
         lambda *z, f=f: f(*map(torch.from_numpy, z)).numpy() for f in (bivariate.cdf, bivariate.relu_covariance)
     )
-    nodes = spy(monkeypatch, bivariate, "_gauss_legendre", lambda A, *_: len(A) * _[-1])
+    nodes = spy(monkeypatch, bivariate, "_gauss_legendre", lambda A, B, low, high, size, nodes: nodes * (1 + high - low))
     np.testing.assert_allclose(cdf(a1, a2, rho), phi(a1) * phi(a2) + dense(a1, a2, zero, np.arctanh(rho)), rtol=1e-13)
     bend = dense(a1, a2, zero, np.arctanh(rho), rho)
     np.testing.assert_allclose(covariance(a1, a2, rho), rho * phi(a1) * phi(a2) + bend, rtol=1e-13)
@@ -54,7 +54,7 @@ def test_bivariate_law_against_a_dense_rule(monkeypatch):
     np.testing.assert_allclose(cdf(a1, -a2, -rho), np.maximum(overlap, 0) + rest, rtol=1e-10, atol=1e-300)
     product = rho * phi(a1) * phi(-a2)
     assert (np.abs(covariance(a1, -a2, -rho) - (bend - product)) <= 3e-11 * (bend + product)).all()
-    assert sum(nodes) == 46_998
+    assert float(torch.cat(nodes).sum()) == pytest.approx(167_144.3688769, rel=1e-9)  # nodes times the widths plus one
 
 
 def spy(monkeypatch, module, name, size=lambda *given: 1):
@@ -215,7 +215,7 @@ def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
         rows = -np.linalg.cholesky(known.equicorrelated(6, correlation)[0])
         h = np.random.default_rng(0).standard_normal((5, 6)) - np.array([[0], [1], [3], [8], [30.0]])
         assert np.isfinite(minimax(trapezoid.plan(np.tile(rows, (5, 1, 1)), h))[1]).all()
-    assert 8 <= len(count) <= 10
+    assert len(count) == 9
 
 
 def test_moments_of_a_turned_box():
@@ -357,28 +357,18 @@ def test_points_of_two_proposals_and_shifts():
     """One point of the second for eight of the first, all weights those of the mixture; shifts move the uniforms."""
     drawn, rng = [], np.random.default_rng(0)
 
-    def points(index, uniforms, counts):
-        logs = torch.from_numpy(rng.standard_normal((len(index), 2, sum(counts))))
-        drawn.append((uniforms, logs))
-        return uniforms[None, :1].expand(len(index), -1, -1) if uniforms.ndim == 2 else uniforms.transpose(0, 1), logs
+    def points(index, u, counts):
+        drawn[:] = u, torch.from_numpy(rng.standard_normal((len(index), 2, sum(counts))))
+        return u.transpose(0, 1), drawn[1]
 
-    sampler, shifts = SimpleNamespace(dim=3, sources=2, device=None, points=points), rng.random((5, 3))
-    for given in (None, shifts):
-        for index, y, log_w in quadrature.draws(sampler, np.array([1, 3]), 64, 128, 7, shifts=given):
-            first, second = (quadrature.uniforms(2, *ends, 7) for ends in ((64, 128), (8, 16)))
-            u = torch.cat([first, second], dim=1)
-            u = u if given is None else ((u[:, None] + torch.from_numpy(shifts[index, :2].T)[:, :, None]) % 1)
-            torch.testing.assert_close(drawn[-1][0], u)
-            logs = -torch.logsumexp(torch.tensor([[8 / 9], [1 / 9]]).log() - drawn[-1][1], dim=1)
-            assert log_w.shape == (2, 16, 72)
-            torch.testing.assert_close(log_w[:, :, :64].flatten(1), logs[:, :1024])
-            torch.testing.assert_close(log_w[:, :, 64:].flatten(1), logs[:, 1024:])
-
-
-def test_one_thread_gives_the_others_back():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    with quadrature.one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(threads)
+    sampler, shifts = SimpleNamespace(dim=3, sources=2, device=None, points=points), rng.random((20, 3))
+    u = torch.cat([quadrature.uniforms(2, *ends, 7) for ends in ((64, 128), (8, 16))], dim=1)
+    chunks = quadrature.draws(sampler, np.arange(1, 20), 64, 128, 7, shifts=shifts)
+    for (index, y, log_w), chunk in zip(chunks, (range(1, 17), range(17, 20)), strict=True):
+        np.testing.assert_array_equal(index, chunk)
+        moved = (u[:, None] + torch.from_numpy(shifts[index, :2].T)[:, :, None]) % 1
+        torch.testing.assert_close(drawn[0], moved)
+        logs = -torch.logsumexp(torch.tensor([[8 / 9], [1 / 9]]).log() - drawn[1], dim=1)
+        for found, exact in ((y, moved.transpose(0, 1)), (log_w, logs)):
+            torch.testing.assert_close(found[..., :64].flatten(-2), exact[..., :1024])
+            torch.testing.assert_close(found[..., 64:].flatten(-2), exact[..., 1024:])

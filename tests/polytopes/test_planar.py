@@ -1,6 +1,5 @@
 import mpmath as mp
 import numpy as np
-import pytest
 from scipy.optimize import linprog
 from scipy.special import log_ndtr, owens_t
 
@@ -47,13 +46,6 @@ def test_boxes_are_exact_within_the_reported_error():
     assert 0.03 < np.quantile(ratio, 0.99) < 0.3 and ratio.max() < 3
 
 
-def test_boxes_that_are_not_slivers_are_good_to_ten_digits():
-    H, h, expected = rotated_boxes(1000, 2, thinnest=-1)
-    log_p, rel_error = planar.log_probability(H, h)
-    assert np.abs(log_p - expected).max() < 1e-11 and rel_error.max() < 1e-10
-    assert 0.3 < np.quantile(np.abs(log_p - expected) / rel_error, 0.99) < 1
-
-
 def test_wedges_against_owens_t():
     """{x > a, 0 < y < b x} has probability T(a, b) (Owen 1956)."""
     a, b = (grid.ravel() for grid in np.meshgrid([0.01, 0.5, 1.0, 3.0], [0.01, 0.3, 1.0, 7.0, 100.0]))
@@ -62,13 +54,6 @@ def test_wedges_against_owens_t():
     H = np.stack([np.stack([-one, zero], 1), np.stack([zero, -one], 1), third], 1)
     log_p, _ = planar.log_probability(H, np.stack([-a, zero, zero], 1))
     np.testing.assert_allclose(np.exp(log_p), owens_t(a, b), rtol=3e-13)
-
-
-@pytest.mark.parametrize("distance", [1.0, 10.0, 50.0, 1000.0, 20_000.0])
-def test_half_planes_far_out(distance):
-    log_p, rel_error = planar.log_probability(np.array([[[0.6, -0.8]]]), np.array([[-distance]]))
-    off = abs(log_p[0] - log_ndtr(-distance))
-    assert off < 3 * rel_error[0] and off < 1e-12 * max(1.0, -log_p[0])
 
 
 def test_empty_and_certain_half_planes():

@@ -35,14 +35,6 @@ def test_orthants_from_one_half_to_1e_150(family, n, rho, mean):
     assert_honest(orthant(np.full(n, float(mean)), cov), log_p)
 
 
-@pytest.mark.parametrize("n", [10, 40])
-def test_random_walk(n):
-    """All sums of n independent normals positive: C(2n, n) / 4^n (Sparre Andersen 1954)."""
-    index = np.arange(1.0, n + 1)
-    log_p = math.log(math.comb(2 * n, n)) - 2 * n * math.log(2)
-    assert_honest(orthant(np.zeros(n), np.minimum(index[:, None], index)), log_p)
-
-
 def random_problem(seed):
     """Rank 4 to 14, 1 to 5 rows per pair of coordinates, p from about one to 1e-100."""
     rng = np.random.default_rng([seed, 7])
@@ -164,6 +156,10 @@ def test_rows_that_matter_only_conditionally():
     H, h = np.array([[-1.0, 0, 0], [1, -1, 0], [-1, 1, 0], [0, 0, 1.0]]), np.array([-12.0, 12.0, 1.0, 0.0])
     exact = probability(H[:3, :2], h[:3], standard(2))
     assert_honest(probability(H, h, standard(3)), exact.log_p + math.log(0.5))
+    # Two rows that share a corner make p far smaller than their product: what is dropped beside it is judged again.
+    for bound, kept in ((7.2, True), (7.6, False)):
+        found = probability([[-1, 0], [0.5, -math.sqrt(0.75)], [1, 0]], [-3, -3, bound], standard(2), rtol=1e-2)
+        assert found.rel_error == pytest.approx(0 if kept else math.exp(log_ndtr(-bound) - found.log_p), abs=1e-12)
 
 
 def test_batch_of_nothing():
@@ -208,15 +204,18 @@ def test_bad_input_of_the_batch():
         probabilities(np.ones((2, 3, 4)), np.ones((2, 4)))
 
 
+WIDE = 0.5 * np.eye(3) + 0.5
 REGIONS = {
     "full rank": (-np.eye(4), np.full(4, -1.0), Gaussian(np.zeros(4), 0.5 * np.eye(4) + 0.5)),
     "more rows than rank": (*known.rotated_blocks(2, 4, 3, margin=1.0)[:2], standard(4)),
     "singular": (-np.eye(5), np.full(5, 0.3), Gaussian(np.zeros(5), np.ones((5, 5)) + np.diag([1.0, 1, 0, 0, 0]))),
     "one row": (np.ones((1, 6)), np.array([-1.0]), Gaussian(np.arange(6) / 6, np.linspace(0.5, 2, 6))),
+    "slabs": (np.vstack([-np.eye(3), np.eye(3)[:2]]), np.array([-0.5, 0.2, 0, 1.5, 2]), Gaussian(np.zeros(3), WIDE)),
+    "chains": (*known.rotated_blocks(4, 7, 0, margin=-0.5)[:2], standard(8)),
 }
 
 
-@pytest.mark.parametrize("name", REGIONS)
+@pytest.mark.parametrize("name", list(REGIONS)[:-1])
 def test_moments_and_draws_against_rejection(name):
     H, h, gaussian = REGIONS[name]
     x = gaussian.sample(1_000_000, 1)
@@ -239,7 +238,7 @@ SEEDED = {  # sums of 200 draws, of their mean and of their covariance; log p; p
     "more rows than rank": (-159.2457, -0.8700759, 0.41675482, -3.8422514, 26304),
     "singular": (946.0994, 4.8089176, 10.184968, -0.95392837, 30912),
     "one row": (-442.01278, -2.2958232, 1.2475297, -2.2963912, 26304),
-    "slabs": (851.61916, 4.1348004, 1.5922082, -3.0865352, 26304),
+    "slabs": (533.94032, 2.6378331, 0.94884766, -2.0263378, 26304),
     "chains": (-1382.9793, -6.8420377, 0.2433748, -52.547118, 91328),
 }
 
@@ -247,10 +246,7 @@ SEEDED = {  # sums of 200 draws, of their mean and of their covariance; log p; p
 @pytest.mark.parametrize("name", SEEDED)
 def test_seeded_draws_and_moments(name, monkeypatch):
     """A better method may replace these numbers, to be printed by this test."""
-    cov, slabs = 0.5 * np.eye(4) + 0.5, np.vstack([-np.eye(4), np.eye(4)[:2]])
-    H, h, gaussian = REGIONS.get(name, (slabs, np.array([-1, 0.2, 0, 0, 1.5, 2]), Gaussian(np.zeros(4), cov)))
-    if name == "chains":
-        H, h, gaussian = *known.rotated_blocks(4, 7, 0, margin=-0.5)[:2], standard(8)
+    H, h, gaussian = REGIONS[name]
     spent, points = [], PolytopeSampler.points
     counted = lambda self, index, u, *more: spent.append(u.shape[-1]) or points(self, index, u, *more)
     monkeypatch.setattr(PolytopeSampler, "points", counted)
@@ -258,6 +254,8 @@ def test_seeded_draws_and_moments(name, monkeypatch):
     numbers = [float(part.sum()) for part in (drawn.points, mean, cov)] + [log_p, sum(spent)]
     assert numbers == pytest.approx(SEEDED[name], rel=1e-6), f"{numbers}"
     assert drawn.method == ("slice" if name == "chains" else "exact")
+    assert (drawn.points @ H.T <= h).all() and np.isfinite(drawn.points).all()
+    assert (np.abs(drawn.points.mean(axis=0) - mean) <= 0.4 * np.sqrt(np.diag(cov))).all()
 
 
 def test_moments_where_a_row_matters_only_conditionally():
@@ -267,15 +265,6 @@ def test_moments_where_a_row_matters_only_conditionally():
     exact = probability(H[:3, :2], h[:3], standard(2))
     assert log_p == pytest.approx(exact.log_p + math.log(0.5), abs=0.03)
     assert mean[2] == pytest.approx(-math.sqrt(2 / math.pi), abs=0.03) and 12 < mean[0] < 12.2 and 0 < mean[1] < 1
-
-
-def test_slice_sampling_where_acceptance_fails():
-    H, h, _ = known.rotated_blocks(10, 6, 0)
-    drawn = sample(H, h, standard(20), 2_000, 0)
-    assert drawn.method == "slice" and (drawn.points @ H.T <= h + 1e-9).all()
-    _, mean, cov = moments(H, h, standard(20), rtol=2e-2)
-    spread = np.sqrt(np.diag(cov))
-    assert (np.abs(drawn.points.mean(axis=0) - mean) <= (6 / math.sqrt(2_000) + 0.06) * spread).all()
 
 
 def test_empty_polytopes_have_no_moments():
