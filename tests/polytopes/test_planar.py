@@ -20,6 +20,7 @@ def test_log_interval_against_mpmath():
     rng = np.random.default_rng(0)
     low = rng.standard_normal(400) * 10 ** rng.uniform(-3, 3, 400)
     high = low + 10 ** rng.uniform(-9, 1.5, 400)
+    high[:40] = low[:40] + 0.0199 / np.maximum(np.abs(low[:40]), 1)
     expected = np.array([exact_log_interval(*pair) for pair in zip(low, high)])
     np.testing.assert_allclose(log_interval(low, high), expected, rtol=1e-15, atol=1e-13)
 
