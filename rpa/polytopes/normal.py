@@ -13,7 +13,7 @@ def log_interval(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
 
     Reflected into the right tail, it is -lower^2 / 2 + log(R(lower) - R(upper) exp((lower^2 - upper^2) / 2)), where
     R(x) = Q(x) exp(x^2 / 2) is `erfcx` in other units; a sum of two error functions where 0 lies inside; for a short
-    interval of width w and midpoint m, the Taylor series phi(m) w [1 + (m^2 - 1) w^2 / 24 + (m^4 - 6 m^2 + 3) w^4 / 1920].
+    interval of width w and midpoint m, phi(m) w [1 + (m^2 - 1) w^2 / 24 + (m^4 - 6 m^2 + 3) w^4 / 1920] (Taylor).
     """
     lower, upper = np.broadcast_arrays(np.asarray(lower, dtype=float), np.asarray(upper, dtype=float))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

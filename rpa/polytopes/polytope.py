@@ -170,7 +170,7 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
         missed = np.exp(min(doubt.log_missed - log_p[0], 700.0)) if np.isfinite(log_p[0]) else 0.0
         rel_error += missed + doubt.of_law(H[0], relevant[0], doubt.rows[places[0]], log_p[0])
         if np.isfinite(doubt.log_ceiling):
-            log_p, rel_error = np.minimum(log_p, doubt.log_ceiling), np.full(1, np.inf)
+            log_p, rel_error = np.minimum(log_p, doubt.log_ceiling), np.array([np.inf])
     return log_p, rel_error, used, deviation
 
 
@@ -236,7 +236,7 @@ def _interval(p, shift):
         bound = p.h / coef
     above, below = np.where(real & (coef > 0), bound, np.inf), np.where(real & (coef < 0), bound, -np.inf)
     upper, lower = above.min(axis=1), below.max(axis=1)
-    moved = shift + 2 * EPS * np.where(real, np.abs(p.h), 0.0) + BULK * p.cut
+    moved = shift + 2 * EPS * np.abs(p.h) + BULK * p.cut
     outer = [(above + moved).min(axis=1), (below - moved).max(axis=1)]
     log_p = log_interval(lower, upper)
     # The density at each end by P, times how far rounding may have moved it.

@@ -144,7 +144,7 @@ def groups(kept: np.ndarray, dim: int) -> Any:
     The arrays of a group stay below 32 MiB each.
     """
     number = kept.sum(axis=1)
-    size = np.where(number > 4, -(-number // 4) * 4, number) if dim > 2 else np.full_like(number, number.max(initial=0))
+    size = np.where(number > 4, -(-number // 4) * 4, number) if dim > 2 else np.full_like(number, number.max())
     found = []
     for rows in np.unique(size):
         index, most = np.flatnonzero(size == rows), max(1, 2**22 // max(rows * dim, 1))

@@ -122,7 +122,7 @@ def _slab_width(H, h):
     width = np.full(h.shape, np.inf)
     order = np.argsort(np.abs(key), axis=1, kind="stable")
     ordered = np.take_along_axis(key, order, 1)
-    k, i = np.nonzero((ordered[:, 1:] == -ordered[:, :-1]) & (ordered[:, 1:] != 0))
+    k, i = np.nonzero(ordered[:, 1:] == -ordered[:, :-1])
     first, second = order[k, i], order[k, i + 1]
     opposite = (H[k, first] == -H[k, second]).all(axis=1)
     k, first, second = k[opposite], first[opposite], second[opposite]

@@ -99,7 +99,8 @@ def test_far_corners(d, far):
 @pytest.mark.parametrize("width", [1e-3, 1e-8])
 def test_variances_of_a_narrow_box(width):
     turn = np.array([[0.6, 0.8], [-0.8, 0.6]])
-    _, _, cov = truncated.moments(np.vstack([turn, -turn]), [width, 0.5, 0, width - 0.5], Gaussian([0, 0], 1.0), rtol=1e-3)
+    H, h = np.vstack([turn, -turn]), [width, 0.5, 0, width - 0.5]
+    _, _, cov = truncated.moments(H, h, Gaussian([0, 0], 1.0), rtol=1e-3)
     np.testing.assert_allclose(np.diag(turn @ cov @ turn.T), width**2 / 12, rtol=3e-3)
 
 

@@ -12,10 +12,10 @@ from scipy.stats import norm, truncnorm
 from rpa.experiments import known
 from rpa.inputs import Gaussian
 from rpa.polytopes import bivariate, lookahead, planar, polytope, quadrature, reduction, slices, tilting, trapezoid
-from rpa.polytopes import truncated
 from rpa.polytopes.normal import log_interval
 from rpa.polytopes.polytope import METHODS, probability
 from rpa.polytopes.tilting import minimax
+from rpa.polytopes.truncated import _slice_step, moments
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
 
@@ -44,7 +44,8 @@ def test_bivariate_law_against_a_dense_rule(monkeypatch):
     cdf, covariance = (
         lambda *z, f=f: f(*map(torch.from_numpy, z)).numpy() for f in (bivariate.cdf, bivariate.relu_covariance)
     )
-    nodes = spy(monkeypatch, bivariate, "_gauss_legendre", lambda A, B, low, high, size, nodes: nodes * (1 + high - low))
+    cost = lambda A, B, low, high, size, nodes: nodes * (1 + high - low)
+    nodes = spy(monkeypatch, bivariate, "_gauss_legendre", cost)
     np.testing.assert_allclose(cdf(a1, a2, rho), phi(a1) * phi(a2) + dense(a1, a2, zero, np.arctanh(rho)), rtol=1e-13)
     bend = dense(a1, a2, zero, np.arctanh(rho), rho)
     np.testing.assert_allclose(covariance(a1, a2, rho), rho * phi(a1) * phi(a2) + bend, rtol=1e-13)
@@ -67,7 +68,7 @@ def spy(monkeypatch, module, name, size=lambda *given: 1):
 WORK = {  # distance: nodes of polygons, of slices; polygons in slices, linear programs; empty, unknown; stated errors
     0.1: (3616, 2738, 2, 7, 15, 1, -1243.1482),
     1.0: (5232, 2668, 1, 7, 17, 0, -1241.1913),
-    30.0: (8880, 34361, 12, 22, 17, 0, -1143.0235),
+    60.0: (6320, 48694, 17, 29, 17, 0, -1107.6096),
     300.0: (2432, 79566, 26, 43, 17, 0, -1015.9501),
 }
 
@@ -112,7 +113,7 @@ def test_a_move_along_an_ellipse_is_uniform_on_the_part_inside():
         rows, (x, v) = rng.standard_normal((count, 3)), rng.standard_normal((2, 3))
         h = rows @ x + rng.exponential(0.3, count)
         given = SimpleNamespace(standard_normal=lambda shape, v=v: np.tile(v, (40, 1)), random=lambda n: u)
-        moved = truncated._slice_step(np.tile(x, (40, 1)), rows, h, given)
+        moved = _slice_step(np.tile(x, (40, 1)), rows, h, given)
         ellipse = np.outer(np.cos(t), x) + np.outer(np.sin(t), v)
         ellipse = ellipse[(ellipse @ rows.T <= h).all(axis=1)]
         np.testing.assert_allclose(moved, ellipse[(u * len(ellipse)).astype(int)], atol=2e-3)
@@ -225,7 +226,7 @@ def test_moments_of_a_turned_box():
     spread = truncnorm.std(low, high)
     for rtol in (1e-2, 2e-3):
         H, h = np.vstack([turn, -turn]), np.append(high, -low)
-        log_p, mean, cov = truncated.moments(H, h, Gaussian(np.zeros(4), 1.0), rtol=rtol)
+        log_p, mean, cov = moments(H, h, Gaussian(np.zeros(4), 1.0), rtol=rtol)
         gaps = (turn @ mean - truncnorm.mean(low, high)) / spread, np.diag(turn @ cov @ turn.T) / spread**2 - 1
         assert log_p == pytest.approx(log_interval(low, high).sum(), abs=rtol / 10)
         assert 0.2 * rtol < np.abs(gaps).max() < rtol
@@ -276,7 +277,6 @@ def test_thin_slabs_come_first():
     for widths, owners in (((1e-4, 5e-4), (0, 1, 2)), ((5e-4, 1e-4), (1, 0, 2)), ((2e-3, 1e-4), (2, 0, 1))):
         p = trapezoid.plan(H[None], np.array([[1.0, 1.0, -8.0, widths[0] - 1, widths[1] - 1]]))
         np.testing.assert_array_equal(p.owner[0], [*owners, *owners[:2]])
-        assert p.rank == 3 and p.cut.max() < 1e-15
 
 
 def test_rows_that_are_left_out_and_groups_of_the_others():
@@ -290,12 +290,12 @@ def test_rows_that_are_left_out_and_groups_of_the_others():
     np.testing.assert_array_equal(np.sort(np.concatenate([index for index, _ in groups])), np.arange(50))
     for index, rows in groups:
         number = kept[index].sum(axis=1)
-        assert (number <= rows).all() and (number > rows - 4).all() and (number == rows).all() | (rows % 4 == 0)
+        assert (rows == np.where(number > 4, -(-number // 4) * 4, number)).all()
         assert len(index) <= max(1, 2**22 / (max(rows, 1) * 10**5))
-    assert len(reduction.groups(kept, 2)) == 1 and len(groups) > len(reduction.groups(kept, 3))
+    assert len(reduction.groups(kept, 2)) == 1 and len(groups) > len(reduction.groups(kept, 3)) > 3
 
 
-ACCURACY = {  # errors after 2^13 points of "lookahead", "minimax", "genz"; estimates of all three, sweeps of the factors
+ACCURACY = {  # errors of 2^13 points of "lookahead", "minimax", "genz"; estimates of all three, sweeps of factors
     "equal": (0.00013283571, 0.00019223918, 0.0022770225, 3, 21),
     "tail": (0.00011060558, 0.00013231111, 0.0287602, 3, 21),
     "alike": (0.00052176714, 0.00014826354, 0.00014826354, 3, 9),
@@ -330,7 +330,7 @@ def test_accuracy_of_a_budget(name, monkeypatch):
     estimates, sweeps = spy(monkeypatch, quadrature, "estimate"), spy(monkeypatch, lookahead, "truncated_above")
     found = [probability(H, h, law, rtol=1e-9, method=method, budget=2**13) for method in METHODS[1:]]
     numbers = [each.rel_error for each in found] + [len(estimates), len(sweeps)]
-    assert numbers == pytest.approx(ACCURACY[name], rel=1e-5) and not any(each.converged for each in found), f"{numbers}"
+    assert numbers == pytest.approx(ACCURACY[name], rel=1e-5), f"{numbers}"
     middle = found[0].log_p if log_p is None else log_p
     assert all(abs(np.expm1(each.log_p - middle)) < 3 * each.rel_error for each in found if each.rel_error < 0.01)
 
