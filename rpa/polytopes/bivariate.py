@@ -96,7 +96,7 @@ def _effective(A, B, low, high, decay):
 
 
 def _root(level, A, B):
-    return torch.sqrt(((level - 2 * torch.sqrt(A * B)) * (level + 2 * torch.sqrt(A * B))).clamp(min=0))
+    return torch.sqrt((level - 2 * torch.sqrt(A * B)) * (level + 2 * torch.sqrt(A * B)))
 
 
 def _fall(A, B, low, high):

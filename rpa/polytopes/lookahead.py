@@ -42,14 +42,12 @@ def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
     They stop, for each polytope, when they move by less than tol standard deviations; for empty ones they may not
     converge.
     """
-    real = p.owner >= 0
-    h, rows = np.where(real, p.h, 0.0), np.where(real[:, :, None], p.coef, 0.0)
-    tau, nu, push = np.zeros((3, *h.shape))
-    eye = torch.eye(rows.shape[2], dtype=torch.float64)
-    mean, index = np.zeros(p.mean.shape), np.arange(len(h))
-    state = h, rows, real, tau, nu
+    tau, nu, push = np.zeros((3, *p.h.shape))
+    eye = torch.eye(p.mean.shape[1], dtype=torch.float64)
+    mean, index = np.zeros(p.mean.shape), np.arange(len(p.h))
+    state = p.h, p.coef, tau, nu  # padding, of zero rows and infinite bounds, keeps flat factors
     for _ in range(sweeps):
-        h, rows, real, tau_, nu_ = state
+        h, rows, tau_, nu_ = state
         # The precision is L L^T; rows L^-T has the variances of the rows as its squared lengths.
         factors, weights = torch.from_numpy(rows), torch.from_numpy(tau_[:, :, None] * rows)
         lower = torch.linalg.cholesky_ex(eye + factors.mT @ weights).L
@@ -57,35 +55,33 @@ def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
         root = torch.linalg.solve_triangular(lower, both, upper=False)
         middle_y = torch.linalg.solve_triangular(lower.mT, root[:, :, -1:], upper=True)
         centre, middle_y = (factors @ middle_y)[:, :, 0].numpy(), middle_y.numpy()
-        var = np.where(real, (root[:, :, :-1] ** 2).sum(dim=1).numpy(), 1.0)
-        var = np.maximum(var, 1 / HARDEST)
+        var = np.maximum((root[:, :, :-1] ** 2).sum(dim=1).numpy(), 1 / HARDEST)
         # Without its own factor a row sees a normal law of precision `rest`; truncated, it has the moments to match.
-        rest = np.maximum(1 / var - tau_, 1e-10)
+        rest = np.maximum(1 / var - tau_, 1 / HARDEST)
         middle, scale = (centre / var - nu_) / rest, 1 / np.sqrt(rest)
         shift, shrink = truncated_above((h - middle) / scale)
-        target, precision = middle + scale * shift, np.minimum(rest / np.maximum(shrink, 1e-10), HARDEST)
-        tau_ = tau_ + DAMPING * (np.where(real, precision - rest, 0.0) - tau_)
-        nu_ = nu_ + DAMPING * (np.where(real, target * precision - middle * rest, 0.0) - nu_)
+        target, precision = middle + scale * shift, rest / np.maximum(shrink, rest / HARDEST)
+        tau_ = tau_ + DAMPING * (precision - rest - tau_)
+        nu_ = nu_ + DAMPING * (target * precision - middle * rest - nu_)
         tau[index], nu[index], mean[index] = tau_, nu_, middle_y[:, :, 0]
-        push[index] = np.where(real, -shift / scale, 0.0)
-        going = (np.abs(target - centre) > tol * np.sqrt(var)).any(axis=1, where=real)
+        push[index] = -shift / scale
+        going = (np.abs(target - centre) > tol * np.sqrt(var)).any(axis=1)
         if not going.any():
             break
-        index, state = index[going], tuple(part[going] for part in (h, rows, real, tau_, nu_))
+        index, state = index[going], tuple(part[going] for part in (h, rows, tau_, nu_))
     return Sites(tau, nu, mean, push)
 
 
 def lookahead(p: Plan, fitted: Sites | None = None) -> list[Conditionals]:
     """Two `Conditionals`: one with the factors' precision times SHARPNESS, one with their slope alone.
 
-    The weights of the second are bounded where the polytope is unbounded; a mixture of both keeps this. Where the
-    factors diverged, as they may for an empty polytope, N(0, 1). fitted: `sites(p)`.
+    The weights of the second are bounded where the polytope is unbounded; a mixture of both keeps this. fitted:
+    `sites(p)`.
     """
     tau, nu, mean, _ = sites(p) if fitted is None else fitted
     slope = nu - tau * (p.coef @ mean[:, :, None])[:, :, 0]
     later = p.owner[:, :, None] > np.arange(p.mean.shape[1])
     flat = Conditionals((np.where(later, p.coef, 0.0).mT @ slope[:, :, None])[:, :, 0], None, np.ones_like(p.mean))
-    flat.shift[~np.isfinite(flat.shift).all(axis=1)] = 0.0
     return [_backward(p, SHARPNESS * tau, slope + SHARPNESS * (nu - slope)), flat]
 
 
@@ -108,6 +104,4 @@ def _backward(p, tau, nu):
         own, head, tail = precision[:, k, k, None], precision[:, k, :k], pull[:, k, None]
         precision = precision[:, :k, :k] - head[:, :, None] * (head / own)[:, None]
         pull = pull[:, :k] - head * (tail / own)
-    lost = ~(np.isfinite(shift).all(axis=1) & np.isfinite(slope).all(axis=(1, 2)) & np.isfinite(spread).all(axis=1))
-    shift[lost], slope[lost], spread[lost] = 0.0, 0.0, 1.0
     return Conditionals(shift, slope, spread)

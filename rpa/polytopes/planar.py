@@ -15,11 +15,11 @@ from scipy.special import logsumexp
 from rpa.polytopes import slices
 from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.reduction import inscribed_ball, is_empty
-from rpa.polytopes.slices import NODES, REACH, WEIGHTS
+from rpa.polytopes.slices import REACH, composite
 
 __all__ = ["Polygons", "clip", "log_probability", "polygon_log_mass", "polygon_moments", "split", "square"]
 
-EPS = np.finfo(float).eps
+EPS, TINY = np.finfo(float).eps, np.finfo(float).tiny
 SIDE = 60.0  # half the side of the square that polygons are cut out of
 SURE = 1e-6  # relative error up to which a mass found from vertices is kept
 TOLERANCE = 1e-13  # a vertex this close to a line, relative to the polygon's size, lies on it
@@ -94,7 +94,7 @@ def clip(polygons: Polygons, lines: np.ndarray, distances: np.ndarray | None = N
     share = np.divide(d, d - following, out=np.zeros_like(d), where=cross)
     crossing = start + share[..., None] * (end - start)
     cut = np.broadcast_to(lines[:, None], polygons.lines.shape)
-    leaving = (d <= 0) & (following > 0)
+    leaving = following > 0
     own = np.where((leaving & (d == 0))[..., None], cut, polygons.lines)
     other = np.where(leaving[..., None], cut, polygons.lines)
     shape = (len(polygons), 2 * d.shape[1])
@@ -115,7 +115,7 @@ def split(polygons: Polygons, a: np.ndarray, b: np.ndarray) -> Any:
     it. A polygon that its line misses or only touches is kept whole.
     """
     norm = np.linalg.norm(a, axis=1)
-    lines = np.column_stack([a, -b]) / np.where(norm > 0, norm, 1.0)[:, None]
+    lines = np.column_stack([a, -b]) / (norm + (norm == 0))[:, None]
     d = np.where(norm[:, None] > 0, signed_distances(polygons, lines), b[:, None])
     used = polygons.used
     active: np.ndarray = np.any(used & (d > 0), axis=1)
@@ -148,10 +148,10 @@ def _nearest_points(polygons):
     """Point of each polygon nearest to the origin (P, 2)."""
     start, step = polygons.vertices, polygons.next_vertices - polygons.vertices
     length = (step**2).sum(axis=2)
-    t = np.divide(-(start * step).sum(axis=2), length, out=np.zeros_like(length), where=length > 0).clip(0.0, 1.0)
+    t = (-(start * step).sum(axis=2) / np.maximum(length, TINY)).clip(0.0, 1.0)
     foot = start + t[..., None] * step
     used = polygons.used
-    norm = np.where(used, (foot**2).sum(axis=2), np.inf)
+    norm = np.where(used, np.linalg.norm(foot, axis=2), np.inf)
     nearest = np.take_along_axis(foot, norm.argmin(axis=1)[:, None, None], 1)[:, 0]
     holds_origin = (np.where(used, polygons.lines[..., 2], np.inf) >= 0).all(axis=1)
     return np.where(holds_origin[:, None], 0.0, nearest)
@@ -161,11 +161,11 @@ def _turn_and_trim(polygons):
     """The polygons with their nearest points on the positive y axis, trimmed; the distances of these points (P,)."""
     nearest = _nearest_points(polygons)
     rho = np.hypot(nearest[:, 0], nearest[:, 1])
-    up = np.where(rho[:, None] > 0, nearest / np.where(rho > 0, rho, 1.0)[:, None], np.array([0.0, 1.0]))
+    up = np.where(rho[:, None] > 0, nearest / np.maximum(rho, TINY)[:, None], np.array([0.0, 1.0]))
     rotation = np.stack([np.stack([up[:, 1], -up[:, 0]], axis=1), up], axis=1)
     lines = np.concatenate([polygons.lines[..., :2] @ rotation.transpose(0, 2, 1), polygons.lines[..., 2:]], axis=2)
     turned = Polygons(polygons.vertices @ rotation.transpose(0, 2, 1), lines, polygons.counts)
-    depth = np.minimum(REACH, 45 / np.maximum(rho, 1e-9))
+    depth = REACH**2 / np.maximum(2 * rho, REACH)
     one, zero = np.ones_like(rho), np.zeros_like(rho)
     far = REACH * one
     for a_x, a_y, c in ((one, zero, far), (-one, zero, far), (zero, one, rho + depth), (zero, -one, far)):
@@ -216,13 +216,9 @@ def polygon_log_mass(polygons: Polygons) -> tuple[np.ndarray, np.ndarray, np.nda
     scale = np.maximum(rho[owner], 1.0)
     climb = [np.abs(_height(line, x1) - _height(line, x0)) * scale for line in (lower, upper)]
     pieces = np.ceil(np.maximum(np.maximum(*climb), x1 - x0) / 2.5).clip(1, 200).astype(int)
-    strip = np.repeat(np.arange(len(owner)), pieces)
-    index = np.arange(len(strip)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    half = ((x1 - x0) / pieces / 2)[strip, None]
-    x = x0[strip, None] + half * (2 * index[:, None] + 1 + NODES)
+    strip, x, log_weight = composite(x0, x1, pieces)
     inner = log_interval(_height(lower[strip, None], x), _height(upper[strip, None], x))
-    with np.errstate(divide="ignore"):
-        terms = inner - (x**2 + LOG_2PI) / 2 + np.log(half * WEIGHTS)
+    terms = inner - (x**2 + LOG_2PI) / 2 + log_weight
     log_p = np.full(len(polygons), -np.inf)
     np.logaddexp.at(log_p, owner[strip], logsumexp(terms, axis=1))
     return log_p, _rounding(turned, rho), rho
@@ -249,16 +245,13 @@ def polygon_moments(polygons: Polygons, log_p: np.ndarray) -> tuple[np.ndarray, 
 def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """log P(H z <= h) for z ~ N(0, I_2), a batch of K polygons given by n half-planes each.
 
-    H (K, n, 2), h (K, n), shift (K, n): error of h -> log_p (K,), rel_error (K,). Polygons are cut out of a square of
-    60 standard deviations, or of larger ones where that is empty. The rest, and those with an error above SURE, are
+    H (K, n, 2): rows of norm one, or zero for padding; h, shift (K, n): bounds, their errors -> log_p, rel_error (K,).
+    Polygons are cut out of a square of 60 standard deviations. Those outside, and those with an error above SURE, are
     integrated by `slices`. -inf has error 0 where the polygon is proved empty, infinity where no point was found.
     """
-    norm = np.linalg.norm(H, axis=2)
-    dead = norm == 0
-    scale = np.where(dead, 1.0, norm)
-    lines = np.concatenate([H / scale[..., None], (h / scale)[..., None]], axis=2)
-    shift = np.zeros_like(h) if shift is None else shift / scale
-    empty, polygons = (dead & (h < 0)).any(axis=1), square(len(H))
+    dead, lines = ~H.any(axis=2), np.concatenate([H, h[..., None]], axis=2)
+    shift = np.zeros_like(h) if shift is None else shift
+    empty, polygons = np.zeros(len(H), dtype=bool), square(len(H))
     for i in range(H.shape[1]):
         cut = np.where(dead[:, i, None], [0.0, 1.0, 2 * SIDE], lines[:, i])
         before, polygons = polygons, clip(polygons, cut, signed_distances(polygons, cut, 2 * EPS))

@@ -156,22 +156,21 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
         for group, rows in reduction.groups(kept, H.shape[2]):
             index = pending[group]
             part_H, part_h = reduction.gather(H[index], h[index], kept[group], rows)
-            part_shift = reduction.gather(H[index], shift[index], kept[group], rows)[1]
+            part_shift = reduction.gather(shift[index, :, None], h[index], kept[group], rows)[0][:, :, 0]
             moved = None if shifts is None else shifts[index]
             answer = _estimate(part_H, part_h, part_shift, method, effort, moved)
             log_p[index], rel_error[index], used[index], deviation[index] = answer
-        with np.errstate(over="ignore", invalid="ignore"):
-            enough = rtol / 10 * np.exp(np.clip(log_floor - log_p[pending], 0.0, 700.0))
-            share = np.where(np.isneginf(log_dropped), 0.0, np.exp(np.minimum(log_dropped - log_p[pending], 700.0)))
-        rel_error[pending] = np.where(np.isneginf(log_p[pending]), rel_error[pending], rel_error[pending] + share)
-        again = (share > enough) & np.isfinite(log_p[pending])
-        pending = pending[again]
+        seen = np.isfinite(log_p[pending])
+        log_dropped, pending = log_dropped[seen], pending[seen]
+        with np.errstate(over="ignore"):
+            rel_error[pending] += np.exp(log_dropped - log_p[pending])
+        pending = pending[log_dropped > np.maximum(log_p[pending], log_floor) + np.log(rtol / 10)]
         log_budget[pending] = log_p[pending] + np.log(rtol * reduction.NEGLIGIBLE)
     if doubt is not None and not empty[0]:
         missed = np.exp(min(doubt.log_missed - log_p[0], 700.0)) if np.isfinite(log_p[0]) else 0.0
         rel_error += missed + doubt.of_law(H[0], relevant[0], doubt.rows[places[0]], log_p[0])
-        if doubt.log_ceiling < 0:
-            log_p, rel_error = np.minimum(log_p, doubt.log_ceiling), np.full(1, np.inf)
+        if np.isfinite(doubt.log_ceiling):
+            log_p, rel_error = np.minimum(log_p, doubt.log_ceiling), np.array([np.inf])
     return log_p, rel_error, used, deviation
 
 
@@ -180,21 +179,19 @@ def _estimate(H, h, shift, method, effort, shifts):
     p = plan(H, h)
     log_p, rel_error, deviation = np.zeros(len(H)), np.zeros(len(H)), np.zeros((len(H), quadrature.REPLICATES))
     used = np.full(len(H), "certain", dtype="<U9")
-    highest_exact = 2 if method == "auto" else 0
-    real = np.isfinite(h)
-    shift = np.where(real, shift, 0.0)
+    exact = (p.rank <= 2) & (method == "auto")
     # In the plane itself no axes are needed, and a row that is all but parallel to another keeps its direction.
     flat = (H.shape[2] == 2) & (p.rank == 1) & (p.cut > 4 * EPS).any(axis=1)
-    line = np.flatnonzero((p.rank == 1) & ~flat & (highest_exact >= 1))
-    plane = np.flatnonzero(((p.rank == 2) | flat) & (highest_exact >= 2))
-    space = np.flatnonzero(p.rank > highest_exact)
+    line = np.flatnonzero(exact & (p.rank == 1) & ~flat)
+    plane = np.flatnonzero(exact & ((p.rank == 2) | flat))
+    space = np.flatnonzero(~exact & (p.rank > 0))
     if len(line):
         log_p[line], rel_error[line] = _interval(take(p, line), shift[line])
         used[line] = "interval"
     if len(plane):
-        coef = H[plane] if H.shape[2] == 2 else np.where(real[plane, :, None], p.coef[plane, :, :2], 0.0)
+        coef = H[plane] if H.shape[2] == 2 else p.coef[plane, :, :2]
         moved = shift[plane] + (0.0 if H.shape[2] == 2 else BULK * p.cut[plane])
-        log_p[plane], rel_error[plane] = planar.log_probability(coef, np.where(real[plane], h[plane], 0.0), moved)
+        log_p[plane], rel_error[plane] = planar.log_probability(coef, h[plane], moved)
         used[plane] = "planar"
     if len(space):
         part = take(p, space)
@@ -210,10 +207,9 @@ def _sampled(p, shift, method, effort, shifts):
     """(log_p, rel_error, deviation) by sampling; rel_error includes what rounding of the rows changes."""
     fitted = sites(p)
     proposals = lookahead(p, fitted) if method == "lookahead" else PROPOSALS[method](p)
-    real, reach = p.owner >= 0, BULK + np.linalg.norm(p.mean, axis=1)[:, None]
-    h = np.where(real, p.h, 0.0)
+    reach, size = BULK + np.linalg.norm(p.mean, axis=1)[:, None], np.where(p.owner >= 0, np.abs(p.h), 0.0)
     # Rows parallel to the first axis share its direction exactly: of them only the bounds are rounded.
-    margin = np.where(real, shift + 2 * EPS * (np.abs(h) + np.where(p.owner > 0, reach, 0.0)) + p.cut * reach, 0.0)
+    margin = shift + 2 * EPS * (size + (p.owner > 0) * reach) + p.cut * reach
     log_p, rel_error, deviation = quadrature.estimate(p, proposals, effort, margin, shifts)
     moved = (fitted.push * margin).sum(axis=1)
     # Where a factor is near its limits the derivative is too rough, and the rows are moved instead.
@@ -228,9 +224,8 @@ def _sampled(p, shift, method, effort, shifts):
         )
         unseen = np.isneginf(log_p[steep]) & (rel_error[steep] > 0)
         log_p[steep] = np.where(unseen, outer, log_p[steep])
-        seen = np.isfinite(inner)
-        rise = np.minimum(np.where(seen, middle, 0.0) - np.where(seen, inner, 0.0), 700.0)
-        moved[steep] = np.where(seen, np.expm1(rise), np.inf)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved[steep] = np.where(np.isfinite(inner), np.expm1(middle - inner), np.inf)
     return log_p, np.where(np.isfinite(log_p), rel_error + moved, rel_error), deviation
 
 
@@ -241,7 +236,7 @@ def _interval(p, shift):
         bound = p.h / coef
     above, below = np.where(real & (coef > 0), bound, np.inf), np.where(real & (coef < 0), bound, -np.inf)
     upper, lower = above.min(axis=1), below.max(axis=1)
-    moved = shift + 2 * EPS * np.where(real, np.abs(p.h), 0.0) + BULK * p.cut
+    moved = shift + 2 * EPS * np.abs(p.h) + BULK * p.cut
     outer = [(above + moved).min(axis=1), (below - moved).max(axis=1)]
     log_p = log_interval(lower, upper)
     # The density at each end by P, times how far rounding may have moved it.
@@ -249,10 +244,11 @@ def _interval(p, shift):
     error = EPS * (8 - start)
     for end, bounds in ((upper, above), (lower, below)):
         at = np.isfinite(end)
-        by = np.where((bounds == end[:, None]) & real, moved, 0.0).max(axis=1, initial=0.0)
+        by = np.where(bounds == end[:, None], moved, 0.0).max(axis=1, initial=0.0)
         height = -(np.where(at, end, 0.0) ** 2 + LOG_2PI) / 2 - start
         error += np.where(at, np.exp(np.minimum(height, 700.0)) * by, 0.0)
-    error = np.where(error < 1, error / np.where(error < 1, 1 - error, 1.0), np.inf)
+    with np.errstate(divide="ignore"):
+        error /= np.maximum(1 - error, 0.0)
     empty = np.isneginf(log_p)
     proved = outer[0] < outer[1]
     # A point, if nothing was subtracted from the bounds.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from scipy.stats import qmc
 
 from rpa.parallel import one_thread
@@ -83,8 +84,8 @@ def estimate(
             sums[part] = np.logaddexp(sums[part], fresh)
         log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
         with np.errstate(invalid="ignore"):
-            scale = np.exp(np.clip(effort.log_floor - log_p[pending], 0.0, 700.0))
-            settled = rel_error[pending] <= effort.rtol * scale
+            size = np.exp(np.minimum(log_p[pending] - effort.log_floor, 0.0))
+            settled = rel_error[pending] * size <= effort.rtol
         if start == 0:
             nothing = np.isneginf(log_p[pending])
             rows, bounds = p.coef[pending[nothing]], outer[pending[nothing]]
@@ -96,8 +97,7 @@ def estimate(
         start, stop = stop, 2 * stop
     seen = np.isfinite(log_p)
     deviation = np.zeros(sums.shape)
-    weight = np.exp(sums[seen] - sums[seen].max(axis=1, keepdims=True))
-    deviation[seen] = weight / weight.mean(axis=1, keepdims=True) - 1
+    deviation[seen] = REPLICATES * softmax(sums[seen], axis=1) - 1
     return log_p, rel_error, deviation
 
 
@@ -161,7 +161,7 @@ def weighted_moments(p: Plan, proposals: Sequence[Conditionals], rtol: float, se
     """
     sampler, stop, unsettled = PolytopeSampler(p, proposals), 4 * FIRST, True
     while unsettled and stop * REPLICATES <= budget:
-        _, y, log_w = next(draws(sampler, np.zeros(1, dtype=int), 0, stop, seed, last=True))
+        _, y, log_w = next(draws(sampler, np.array([0]), 0, stop, seed, last=True))
         log_p, error = (part[0] for part in _summary(torch.logsumexp(log_w, dim=2).numpy(), _points(stop, sampler)))
         y, w = y[0], torch.exp(log_w[0] - log_w.max().clamp_min(-1e300))
         w = w / w.sum().clamp_min(1e-300)

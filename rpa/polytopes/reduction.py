@@ -31,7 +31,7 @@ class Doubt:
 
     shift (n,): error of the bounds; gaussian: the law; rows (n, d): the rows in standard deviations of the coordinates;
     log_missed: log of a bound on what the rows without variance cut off; log_ceiling: log of a bound on the
-    probability, from rows without variance that do not hold.
+    probability, from rows without variance that do not hold; infinite if there are none.
     """
 
     shift: np.ndarray
@@ -85,9 +85,9 @@ def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray
     fails = slack[vague] < 0
     missed = np.logaddexp.reduce(log_tail[~fails], initial=-np.inf)
     norm = np.where(noise, 1.0, np.sqrt(size))
-    ceiling = log_tail[fails].min(initial=0.0)
+    ceiling = log_tail[fails].min(initial=np.inf)
     doubt = Doubt(shift / norm, gaussian, scaled / norm[:, None], float(missed), float(ceiling))
-    slack[vague & (slack < 0)] = 0.0
+    slack[vague] = 0.0
     return np.where(noise[:, None], 0.0, rows)[None], slack[None], doubt
 
 
@@ -148,7 +148,7 @@ def groups(kept: np.ndarray, dim: int) -> Any:
     The arrays of a group stay below 32 MiB each.
     """
     number = kept.sum(axis=1)
-    size = np.where(number > 4, -(-number // 4) * 4, number) if dim > 2 else np.full_like(number, number.max(initial=0))
+    size = np.where(number > 4, -(-number // 4) * 4, number) if dim > 2 else np.full_like(number, number.max())
     found = []
     for rows in np.unique(size):
         index, most = np.flatnonzero(size == rows), max(1, 2**22 // max(rows * dim, 1))

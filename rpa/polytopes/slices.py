@@ -9,16 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
+from rpa.polytopes.bivariate import rule
 from rpa.polytopes.normal import LOG_2PI, log_interval
 
-__all__ = ["log_probability"]
+__all__ = ["composite", "log_probability"]
 
 EPS = np.finfo(float).eps
 REACH = 9.5  # phi(REACH) / phi(0) = e^-45
 DEEP = 50.0  # slices whose density is below e^-50 of the largest are left out
 FALL = 2.5  # fall of the log integrand per piece of the quadrature
 PROBES = np.array([0.02, 0.25, 0.5, 0.75, 0.98])
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
+NODES, WEIGHTS = (part.numpy() for part in rule(16))
 
 
 def log_probability(lines: np.ndarray, shift: np.ndarray) -> tuple[float, float]:
@@ -37,6 +38,14 @@ def log_probability(lines: np.ndarray, shift: np.ndarray) -> tuple[float, float]
         if np.isfinite(log_p):
             return log_p, error if certain else np.inf
     return -np.inf, np.inf
+
+
+def composite(start: np.ndarray, stop: np.ndarray, pieces: np.ndarray) -> tuple:
+    """Gauss-Legendre rules on `pieces` equal parts of each [start, stop]: place in `start`, nodes, log weights."""
+    place = np.repeat(np.arange(len(start)), pieces)
+    index = np.arange(len(place)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    width = ((stop - start) / pieces)[place, None]
+    return place, start[place, None] + width * (index[:, None] + NODES), np.log(width * WEIGHTS)
 
 
 def _nearest(lines):
@@ -140,7 +149,7 @@ def _in_frame(lines, nearest, shift):
     if x0:
         # nearest (z - nearest) is not negative on the polygon, and up to 45 where the density matters.
         tilt = REACH * abs(y0 / x0)
-        low, high = max(low, -tilt - 50 / abs(x0) * (x0 < 0)), min(high, tilt + 50 / abs(x0) * (x0 > 0))
+        low, high = max(low, -tilt - DEEP / abs(x0) * (x0 < 0)), min(high, tilt + DEEP / abs(x0) * (x0 > 0))
     if not low < high:
         return -np.inf, np.inf
     frame = _Frame(local[level] / a_y[level], -a_x[level] / a_y[level], a_y[level] > 0, x0)
@@ -154,11 +163,7 @@ def _in_frame(lines, nearest, shift):
     with np.errstate(invalid="ignore"):
         fall = np.nan_to_num(np.abs(np.diff(probe, axis=1)), nan=0.0, posinf=DEEP).sum(axis=1)
     pieces = np.ceil(np.maximum(fall, stop - start) / FALL).clip(1, 100).astype(int)
-    strip = np.repeat(np.arange(len(start)), pieces)
-    index = np.arange(len(strip)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    half = ((stop - start) / pieces / 2)[strip, None]
-    t = start[strip, None] + half * (2 * index[:, None] + 1 + NODES)
-    log_weight = np.log(half * WEIGHTS)
+    _, t, log_weight = composite(start, stop, pieces)
     log_p = float(logsumexp((frame.log_density(t) + log_weight).ravel()))
     error = _flux(frame, t, log_weight - log_p, np.abs(a_y[level]), shift[level], np.abs(c[level]))
     for edge, outward in ((low, -1.0), (high, 1.0)):

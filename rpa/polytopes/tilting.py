@@ -27,13 +27,13 @@ def minimax(p: Plan, steps: int = 40) -> tuple[Conditionals, np.ndarray]:
     y, mu = p.mean[:, :-1].copy(), np.zeros_like(p.mean[:, :-1])
     index, residual = np.arange(len(y)), np.zeros(len(y))
     state = saddle.slopes(y, mu, index)
-    merit = (state[0] ** 2).sum(axis=1) + (state[1] ** 2).sum(axis=1)
+    merit = _squares(*state)
     for _ in range(steps if y.size else 0):
         dy, dmu = saddle.newton_step(*state, index)
         step = np.ones((len(index), 1))
         for _ in range(20):
             state = saddle.slopes(y[index] + step * dy, mu[index] + step * dmu, index)
-            trial = (state[0] ** 2).sum(axis=1) + (state[1] ** 2).sum(axis=1)
+            trial = _squares(*state)
             worse = ~(trial < merit)
             if not worse.any():
                 break
@@ -49,6 +49,10 @@ def minimax(p: Plan, steps: int = 40) -> tuple[Conditionals, np.ndarray]:
     shift = np.concatenate([mu, np.zeros((len(mu), 1))], axis=1)
     psi = np.where(residual < 1e-10, saddle.value(y, mu), np.inf)
     return Conditionals(shift, None, np.ones_like(shift)), psi
+
+
+def _squares(in_y, in_mu, *_):
+    return (in_y**2).sum(axis=1) + (in_mu**2).sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is
 CANCELLED = 1e-2  # length of a rest below which it is computed from the row itself
 SHORT = 1e-6  # width of an interval below which its density is constant
 THIN = 1e-3  # width of a slab, in standard deviations, below which its direction is chosen first
+FARTHEST = 1e7  # end of an infinite interval, whose square keeps its digits in a variance
 TILE = 4  # a matrix product's last bits depend on the number of rows, unless that is a multiple of this
 DEEP = -37.0  # Phi underflows below
 
@@ -79,7 +80,7 @@ def plan(H: np.ndarray, h: np.ndarray) -> Plan:
     owner, rank, cut = np.full((count, n), -1), np.zeros(count, dtype=int), np.zeros((count, n))
     thin = _slab_width(H, h)
     for k in range(c):
-        urgency = np.where(thin < THIN, -1e300 * (2 - thin / THIN), slack / np.where(free, norm, 1.0))
+        urgency = np.where(thin < THIN, 1e300 * (thin - 1), slack / np.where(free, norm, 1.0))
         pick = np.where(free, urgency, np.inf).argmin(axis=1)
         some = free.any(axis=1)
         rank += some
@@ -121,7 +122,7 @@ def _slab_width(H, h):
     width = np.full(h.shape, np.inf)
     order = np.argsort(np.abs(key), axis=1, kind="stable")
     ordered = np.take_along_axis(key, order, 1)
-    k, i = np.nonzero((ordered[:, 1:] == -ordered[:, :-1]) & (ordered[:, 1:] != 0))
+    k, i = np.nonzero(ordered[:, 1:] == -ordered[:, :-1])
     first, second = order[k, i], order[k, i + 1]
     opposite = (H[k, first] == -H[k, second]).all(axis=1)
     k, first, second = k[opposite], first[opposite], second[opposite]
@@ -131,7 +132,7 @@ def _slab_width(H, h):
 
 def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tuple:
     """Mean and variance of N(0, 1) on [lower, upper], to 1e-9; the middle and 0 for an empty interval."""
-    a, b = np.clip(lower, -1e7, 1e7), np.clip(upper, -1e7, 1e7)
+    a, b = np.clip([lower, upper], -FARTHEST, FARTHEST)
     wide = b - a > 1e-5
     log_z = np.where(wide, log_interval(a, b), 0.0)
     at_a, at_b = np.exp(-(a * a + LOG_2PI) / 2 - log_z), np.exp(-(b * b + LOG_2PI) / 2 - log_z)
@@ -142,7 +143,7 @@ def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tu
 
 def truncated_above(upper: np.ndarray) -> tuple:
     """Mean -r and variance 1 - r (r + upper), r = phi(upper) / Phi(upper), of N(0, 1) below `upper`, to 1e-9."""
-    b = np.clip(upper, -1e7, 1e7)
+    b = np.clip(upper, -FARTHEST, FARTHEST)
     ratio = (2 / np.pi) ** 0.5 / erfcx(-b * 0.5**0.5)
     return -ratio, np.clip(1.0 - ratio * (ratio + b), 0.0, 1.0)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, softmax
 
 from rpa import _check
 from rpa.inputs import Gaussian
@@ -67,7 +67,7 @@ def _whitened(H, h, gaussian):
     h = _check.array("h", h, (len(H),))
     whitened, slack, doubt = reduction.whiten(H, h, gaussian)
     rows, slack, empty = reduction.unit_rows(whitened, slack)
-    if doubt.log_ceiling < 0 or empty[0]:
+    if np.isfinite(doubt.log_ceiling) or empty[0]:
         raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
     live = whitened[0].any(axis=1)
     return *reduction.distinct(rows, slack)[:2], H[live], h[live]
@@ -161,10 +161,10 @@ def _chains(p, rows, slack, n, rng, steps=25):
     log_w, y = log_w[0, 0].numpy(), y[0, :r].numpy().T
     coef, h = p.coef[0, p.owner[0] >= 0, :r], p.h[0, p.owner[0] >= 0]
     h = h + 4 * np.finfo(float).eps * (1 + np.abs(h))
-    weight = np.exp(log_w - max(log_w.max(), -1e300)) * (y @ coef.T <= h).all(axis=1)
-    if not weight.any():
+    inside = np.isfinite(log_w) & (y @ coef.T <= h).all(axis=1)
+    if not inside.any():
         raise ValueError("H, h: expected a polytope of positive probability, found no point in it")
-    state = y[rng.choice(len(weight), n, p=weight / weight.sum())]
+    state = rng.choice(y[inside], n, p=softmax(log_w[inside]))
     for _ in range(steps):
         moved = _slice_step(state, coef, h, rng)
         # A step lands outside only by rounding, in a polytope so thin that all arcs but a few units long are forbidden.
@@ -184,7 +184,7 @@ def _slice_step(state, rows, h, rng):
     start, stop = np.take_along_axis(start, order, 1), np.take_along_axis(stop, order, 1)
     covered = np.maximum.accumulate(stop, axis=1)
     # t = 0 is inside, so no forbidden arc passes over 2 pi: the free pieces are the gaps between the arcs.
-    begin = np.concatenate([np.zeros((len(state), 1)), covered], axis=1).clip(0, 2 * np.pi)
+    begin = np.concatenate([np.zeros((len(state), 1)), covered], axis=1)
     end = np.concatenate([start, np.full((len(state), 1), 2 * np.pi)], axis=1)
     length = np.maximum(end - begin, 0.0)
     total = np.cumsum(length, axis=1)

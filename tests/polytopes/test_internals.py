@@ -1,18 +1,21 @@
 """Parts that no public answer shows sharply enough: the bivariate law, slices, slice sampling, reported errors."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy import optimize
 from scipy.special import log_ndtr
 from scipy.stats import norm, truncnorm
 
 from rpa.experiments import known
 from rpa.inputs import Gaussian
-from rpa.polytopes import bivariate, lookahead, planar, polytope, reduction, slices, tilting, trapezoid, truncated
+from rpa.polytopes import bivariate, lookahead, planar, polytope, quadrature, reduction, slices, tilting, trapezoid
 from rpa.polytopes.normal import log_interval
 from rpa.polytopes.polytope import METHODS, probability
 from rpa.polytopes.tilting import minimax
+from rpa.polytopes.truncated import _slice_step, moments
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
 
@@ -29,7 +32,7 @@ def dense(a1, a2, low, high, size=None):
     return (value @ WEIGHTS * half).sum(axis=1)
 
 
-def test_bivariate_law_against_a_dense_rule():
+def test_bivariate_law_against_a_dense_rule(monkeypatch):
     """To 13 digits up to 35 standard deviations out, with correlations within 1e-9 of 0 and 1e-12 of 1."""
     rng, n = np.random.default_rng(0), 300
     a1, a2 = rng.uniform(-1, 1, (2, n)) * 10 ** rng.uniform(-1, 1.55, n)
@@ -41,6 +44,8 @@ def test_bivariate_law_against_a_dense_rule():
     cdf, covariance = (
         lambda *z, f=f: f(*map(torch.from_numpy, z)).numpy() for f in (bivariate.cdf, bivariate.relu_covariance)
     )
+    cost = lambda A, B, low, high, size, nodes: nodes * (1 + high - low)
+    nodes = spy(monkeypatch, bivariate, "_gauss_legendre", cost)
     np.testing.assert_allclose(cdf(a1, a2, rho), phi(a1) * phi(a2) + dense(a1, a2, zero, np.arctanh(rho)), rtol=1e-13)
     bend = dense(a1, a2, zero, np.arctanh(rho), rho)
     np.testing.assert_allclose(covariance(a1, a2, rho), rho * phi(a1) * phi(a2) + bend, rtol=1e-13)
@@ -50,6 +55,37 @@ def test_bivariate_law_against_a_dense_rule():
     np.testing.assert_allclose(cdf(a1, -a2, -rho), np.maximum(overlap, 0) + rest, rtol=1e-10, atol=1e-300)
     product = rho * phi(a1) * phi(-a2)
     assert (np.abs(covariance(a1, -a2, -rho) - (bend - product)) <= 3e-11 * (bend + product)).all()
+    assert float(torch.cat(nodes).sum()) == pytest.approx(167_144.3688769, rel=1e-9)  # nodes times the widths plus one
+
+
+def spy(monkeypatch, module, name, size=lambda *given: 1):
+    """What the calls of module.name cost, to be filled while they are made."""
+    costs, real = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *given, **more: costs.append(size(*given)) or real(*given, **more))
+    return costs
+
+
+WORK = {  # distance: nodes of polygons, of slices; polygons in slices, linear programs; empty, unknown; stated errors
+    0.1: (3616, 2738, 2, 7, 15, 1, -1243.1482),
+    1.0: (5232, 2668, 1, 7, 17, 0, -1241.1913),
+    60.0: (6320, 48694, 17, 29, 17, 0, -1107.6096),
+    300.0: (2432, 79566, 26, 43, 17, 0, -1015.9501),
+}
+
+
+@pytest.mark.parametrize("far", WORK)
+def test_work_and_stated_errors_of_polygons(far, monkeypatch):
+    """Each third polygon has opposite lines. A better method may replace these numbers, to be printed by this test."""
+    rng = np.random.default_rng(0)
+    angle, h = rng.uniform(0, 2 * np.pi, (60, 5)), far * (rng.standard_normal((60, 5)) + rng.exponential(1, (60, 1)))
+    H = np.stack([np.cos(angle), np.sin(angle)], axis=2)
+    H[::3, 1], h[::3, 1] = -H[::3, 0], rng.choice([1.0, 1e-4, 1e-9, -1e-9], 20) - h[::3, 0]
+    nodes, cuts = (spy(monkeypatch, module, "log_interval", lambda a, b: np.size(b)) for module in (planar, slices))
+    sliced, programs = spy(monkeypatch, slices, "log_probability"), spy(monkeypatch, planar, "is_empty")
+    log_p, error = planar.log_probability(H, h, 1e-15 * np.abs(h))
+    counts = [*map(sum, (nodes, cuts, sliced, programs)), int((error == 0).sum()), int(np.isinf(error).sum())]
+    stated = float(np.log(error[(error > 0) & (error < np.inf)]).sum())
+    assert [*counts, stated] == pytest.approx(WORK[far], rel=1e-6), f"{[*counts, stated]}"
 
 
 def test_slices_agree_with_polygons():
@@ -71,19 +107,16 @@ def test_slices_agree_with_polygons():
     assert slices.log_probability(np.column_stack([a, c]), np.full(n, 10.0))[1] == np.inf
 
 
-def test_a_move_along_an_ellipse_keeps_the_truncated_law():
-    rng, rows, h = (
-        np.random.default_rng(0),
-        np.array([[-1.0, 0.3], [0.2, -1.0], [0.7, 0.7]]),
-        np.array([-0.2, 0.1, 1.5]),
-    )
-    z = rng.standard_normal((400_000, 2))
-    state = z[(z @ rows.T <= h).all(axis=1)]
-    moved = truncated._slice_step(state, rows, h, rng)
-    assert (moved @ rows.T <= h + 1e-12).all() and np.abs(moved - state).mean() > 0.3 * state.std()
-    for power in (1, 2):
-        before, after = state**power, moved**power
-        assert (np.abs(before.mean(0) - after.mean(0)) < 6 * np.sqrt(2 / len(state)) * before.std(0)).all()
+def test_a_move_along_an_ellipse_is_uniform_on_the_part_inside():
+    rng, t, u = np.random.default_rng(0), (np.arange(100_000) + 0.5) * 2e-5 * np.pi, (np.arange(40) + 0.5) / 40
+    for count in (1, 2, 4, 6, 6, 6, 6):
+        rows, (x, v) = rng.standard_normal((count, 3)), rng.standard_normal((2, 3))
+        h = rows @ x + rng.exponential(0.3, count)
+        given = SimpleNamespace(standard_normal=lambda shape, v=v: np.tile(v, (40, 1)), random=lambda n: u)
+        moved = _slice_step(np.tile(x, (40, 1)), rows, h, given)
+        ellipse = np.outer(np.cos(t), x) + np.outer(np.sin(t), v)
+        ellipse = ellipse[(ellipse @ rows.T <= h).all(axis=1)]
+        np.testing.assert_allclose(moved, ellipse[(u * len(ellipse)).astype(int)], atol=2e-3)
 
 
 def naive_weights(p, proposals, i, y):
@@ -156,7 +189,7 @@ def test_minimax_shifts_are_a_saddle():
         moved = trapezoid.Conditionals(proposal.shift + move, None, proposal.spread)
         log_w = lambda y: naive_weights(p, [moved], 0, np.append(y, 0.0)[:, None])[1][0, 0]
         less = lambda y: -log_w(y) if np.isfinite(log_w(y)) else 1e9  # the last coordinate may be anything
-        return -minimize(less, p.mean[0, :2], method="Nelder-Mead", options=dict(xatol=1e-5, fatol=1e-10)).fun
+        return -optimize.minimize(less, p.mean[0, :2], method="Nelder-Mead", options=dict(xatol=1e-5, fatol=1e-10)).fun
 
     assert largest(0.0) == pytest.approx(psi[0], abs=1e-8)
     for step in 0.05 * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0.0]]):
@@ -183,7 +216,7 @@ def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
         rows = -np.linalg.cholesky(known.equicorrelated(6, correlation)[0])
         h = np.random.default_rng(0).standard_normal((5, 6)) - np.array([[0], [1], [3], [8], [30.0]])
         assert np.isfinite(minimax(trapezoid.plan(np.tile(rows, (5, 1, 1)), h))[1]).all()
-    assert 8 <= len(count) <= 10
+    assert len(count) == 9
 
 
 def test_moments_of_a_turned_box():
@@ -193,7 +226,7 @@ def test_moments_of_a_turned_box():
     spread = truncnorm.std(low, high)
     for rtol in (1e-2, 2e-3):
         H, h = np.vstack([turn, -turn]), np.append(high, -low)
-        log_p, mean, cov = truncated.moments(H, h, Gaussian(np.zeros(4), 1.0), rtol=rtol)
+        log_p, mean, cov = moments(H, h, Gaussian(np.zeros(4), 1.0), rtol=rtol)
         gaps = (turn @ mean - truncnorm.mean(low, high)) / spread, np.diag(turn @ cov @ turn.T) / spread**2 - 1
         assert log_p == pytest.approx(log_interval(low, high).sum(), abs=rtol / 10)
         assert 0.2 * rtol < np.abs(gaps).max() < rtol
@@ -224,6 +257,28 @@ def test_what_is_proved_of_thin_and_empty_sets():
     assert np.exp(bound) == pytest.approx([0.4 * (1e-7 + 1e-6 * (9 + np.sqrt(2)))])
 
 
+def test_many_linear_programs_are_solved_together(monkeypatch):
+    """Of 201 intervals [0, i - 100], the first hundred are empty; balls have a radius of at most one."""
+    calls = spy(monkeypatch, optimize, "linprog")
+    H, h = np.tile([[1.0], [-1.0], [0.0]], (201, 1, 1)), np.stack([np.arange(-100.0, 101), 0 * np.ones(201)], axis=1)
+    h = np.column_stack([h, np.full(201, np.inf)])
+    y = reduction.inscribed_ball(H, h)
+    assert len(calls) == 3
+    np.testing.assert_allclose(y[:102], [[0.5, 0.5, 0.0]] * 102)
+    np.testing.assert_array_equal(y[103:], 0.0)
+    np.testing.assert_array_equal(reduction.is_empty(H, h, y), np.arange(201) < 100)
+    expected = [log_ndtr(-50.0), np.log(1e-17), np.log(0.5)]
+    np.testing.assert_allclose(reduction.log_slab(H, h, y)[[50, 100, 150]], expected, rtol=1e-12)
+
+
+def test_thin_slabs_come_first():
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    H = np.vstack([turn, -turn[:2]])
+    for widths, owners in (((1e-4, 5e-4), (0, 1, 2)), ((5e-4, 1e-4), (1, 0, 2)), ((2e-3, 1e-4), (2, 0, 1))):
+        p = trapezoid.plan(H[None], np.array([[1.0, 1.0, -8.0, widths[0] - 1, widths[1] - 1]]))
+        np.testing.assert_array_equal(p.owner[0], [*owners, *owners[:2]])
+
+
 def test_rows_that_are_left_out_and_groups_of_the_others():
     h = np.random.default_rng(0).uniform(2, 7, (50, 9))
     h[:, 5], budget = np.inf, np.log(np.geomspace(1e-9, 1e-2, 50))
@@ -235,19 +290,19 @@ def test_rows_that_are_left_out_and_groups_of_the_others():
     np.testing.assert_array_equal(np.sort(np.concatenate([index for index, _ in groups])), np.arange(50))
     for index, rows in groups:
         number = kept[index].sum(axis=1)
-        assert (number <= rows).all() and (number > rows - 4).all() and (number == rows).all() | (rows % 4 == 0)
+        assert (rows == np.where(number > 4, -(-number // 4) * 4, number)).all()
         assert len(index) <= max(1, 2**22 / (max(rows, 1) * 10**5))
-    assert len(reduction.groups(kept, 2)) == 1 and len(groups) > len(reduction.groups(kept, 3))
+    assert len(reduction.groups(kept, 2)) == 1 and len(groups) > len(reduction.groups(kept, 3)) > 3
 
 
-ACCURACY = {  # relative errors after 2^13 points of "lookahead", "minimax" and "genz"
-    "equal": (0.000133, 0.000192, 0.00228),
-    "tail": (0.000111, 0.000132, 0.0288),
-    "alike": (0.000522, 0.000148, 0.000148),
-    "chain": (0.000304, 0.000199, 0.000245),
-    "slabs": (0.000114, 0.000134, 0.000197),
-    "blocks34": (0.000456, 0.000142, 0.00615),
-    "blocks26": (0.000185, 0.000193, 0.000162),
+ACCURACY = {  # errors of 2^13 points of "lookahead", "minimax", "genz"; estimates of all three, sweeps of factors
+    "equal": (0.00013283571, 0.00019223918, 0.0022770225, 3, 21),
+    "tail": (0.00011060558, 0.00013231111, 0.0287602, 3, 21),
+    "alike": (0.00052176714, 0.00014826354, 0.00014826354, 3, 9),
+    "chain": (0.00030396065, 0.00019940182, 0.00024469874, 3, 18),
+    "slabs": (0.0001143354, 0.00013424019, 0.00019694547, 3, 27),
+    "blocks34": (0.00045568748, 0.00014228215, 0.0061545678, 3, 27),
+    "blocks26": (0.00018465647, 0.00019271847, 0.00016216187, 3, 21),
 }
 
 
@@ -269,12 +324,13 @@ def hard_problem(name):
 
 
 @pytest.mark.parametrize("name", ACCURACY)
-def test_accuracy_of_a_budget(name):
+def test_accuracy_of_a_budget(name, monkeypatch):
     """What a method's points buy. A change that buys more may replace these numbers, to be printed by this test."""
     H, h, law, log_p = hard_problem(name)
+    estimates, sweeps = spy(monkeypatch, quadrature, "estimate"), spy(monkeypatch, lookahead, "truncated_above")
     found = [probability(H, h, law, rtol=1e-9, method=method, budget=2**13) for method in METHODS[1:]]
-    errors = [each.rel_error for each in found]
-    assert errors == pytest.approx(ACCURACY[name], rel=0.03) and not any(each.converged for each in found), errors
+    numbers = [each.rel_error for each in found] + [len(estimates), len(sweeps)]
+    assert numbers == pytest.approx(ACCURACY[name], rel=1e-5), f"{numbers}"
     middle = found[0].log_p if log_p is None else log_p
     assert all(abs(np.expm1(each.log_p - middle)) < 3 * each.rel_error for each in found if each.rel_error < 0.01)
 
@@ -287,3 +343,32 @@ def test_replicates_deviate_by_the_reported_error_and_average_to_nothing():
         np.testing.assert_allclose(deviation.mean(axis=1), 0.0, atol=1e-12)
         gaps.append(np.expm1(found[0] - log_p) / error[0])
     assert 0.3 < np.sqrt(np.mean(np.square(gaps))) < 1.5
+
+
+def test_factors_of_an_empty_polytope_stay_finite(monkeypatch):
+    """Their precisions stop at HARDEST, the updates after 40 sweeps."""
+    sweeps = spy(monkeypatch, lookahead, "truncated_above")
+    H = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.6, 0.8, 0.0]])
+    found = lookahead.sites(trapezoid.plan(H[None], np.array([[-1.0, -1.0, 0.5]])))
+    assert len(sweeps) == 40 and found.tau.max() == pytest.approx(5.999972e11, rel=1e-6), (len(sweeps), found)
+
+
+def test_points_of_two_proposals_and_shifts():
+    """One point of the second for eight of the first, all weights those of the mixture; shifts move the uniforms."""
+    drawn, rng = [], np.random.default_rng(0)
+
+    def points(index, u, counts):
+        drawn[:] = u, torch.from_numpy(rng.standard_normal((len(index), 2, sum(counts))))
+        return u.transpose(0, 1), drawn[1]
+
+    sampler, shifts = SimpleNamespace(dim=3, sources=2, device=None, points=points), rng.random((20, 3))
+    u = torch.cat([quadrature.uniforms(2, *ends, 7) for ends in ((64, 128), (8, 16))], dim=1)
+    chunks = quadrature.draws(sampler, np.arange(1, 20), 64, 128, 7, shifts=shifts)
+    for (index, y, log_w), chunk in zip(chunks, (range(1, 17), range(17, 20)), strict=True):
+        np.testing.assert_array_equal(index, chunk)
+        moved = (u[:, None] + torch.from_numpy(shifts[index, :2].T)[:, :, None]) % 1
+        torch.testing.assert_close(drawn[0], moved)
+        logs = -torch.logsumexp(torch.tensor([[8 / 9], [1 / 9]]).log() - drawn[1], dim=1)
+        for found, exact in ((y, moved.transpose(0, 1)), (log_w, logs)):
+            torch.testing.assert_close(found[..., :64].flatten(-2), exact[..., :1024])
+            torch.testing.assert_close(found[..., 64:].flatten(-2), exact[..., 1024:])

@@ -1,6 +1,5 @@
 import mpmath as mp
 import numpy as np
-import pytest
 from scipy.optimize import linprog
 from scipy.special import log_ndtr, owens_t
 
@@ -17,12 +16,13 @@ def exact_log_interval(low, high):
 
 
 def test_log_interval_against_mpmath():
-    """Widths from 1e-9 to 30, up to 20 standard deviations out: 1e-13 relative error of the probability."""
+    """Widths from 1e-9 to 30, up to 1000 standard deviations out: 1e-13 beside the rounding of the logarithm."""
     rng = np.random.default_rng(0)
-    low = rng.standard_normal(400) * 10 ** rng.uniform(-3, 1.3, 400)
+    low = rng.standard_normal(400) * 10 ** rng.uniform(-3, 3, 400)
     high = low + 10 ** rng.uniform(-9, 1.5, 400)
+    high[:40] = low[:40] + 0.0199 / np.maximum(np.abs(low[:40]), 1)
     expected = np.array([exact_log_interval(*pair) for pair in zip(low, high)])
-    np.testing.assert_allclose(log_interval(low, high), expected, rtol=1e-14, atol=1e-13)
+    np.testing.assert_allclose(log_interval(low, high), expected, rtol=1e-15, atol=1e-13)
 
 
 def test_log_interval_at_the_ends():
@@ -47,35 +47,21 @@ def test_boxes_are_exact_within_the_reported_error():
     assert 0.03 < np.quantile(ratio, 0.99) < 0.3 and ratio.max() < 3
 
 
-def test_boxes_that_are_not_slivers_are_good_to_ten_digits():
-    H, h, expected = rotated_boxes(1000, 2, thinnest=-1)
-    log_p, rel_error = planar.log_probability(H, h)
-    assert np.abs(log_p - expected).max() < 1e-11 and rel_error.max() < 1e-10
-    assert 0.3 < np.quantile(np.abs(log_p - expected) / rel_error, 0.99) < 1
-
-
 def test_wedges_against_owens_t():
     """{x > a, 0 < y < b x} has probability T(a, b) (Owen 1956)."""
     a, b = (grid.ravel() for grid in np.meshgrid([0.01, 0.5, 1.0, 3.0], [0.01, 0.3, 1.0, 7.0, 100.0]))
     one, zero = np.ones_like(a), np.zeros_like(a)
-    H = np.stack([np.stack([-one, zero], 1), np.stack([zero, -one], 1), np.stack([-b, one], 1)], 1)
+    third = np.stack([-b, one], 1) / np.hypot(b, 1)[:, None]
+    H = np.stack([np.stack([-one, zero], 1), np.stack([zero, -one], 1), third], 1)
     log_p, _ = planar.log_probability(H, np.stack([-a, zero, zero], 1))
     np.testing.assert_allclose(np.exp(log_p), owens_t(a, b), rtol=3e-13)
 
 
-@pytest.mark.parametrize("distance", [1.0, 10.0, 50.0, 1000.0, 20_000.0])
-def test_half_planes_far_out(distance):
-    log_p, rel_error = planar.log_probability(np.array([[[0.6, -0.8]]]), np.array([[-distance]]))
-    off = abs(log_p[0] - log_ndtr(-distance))
-    assert off < 3 * rel_error[0] and off < 1e-12 * max(1.0, -log_p[0])
-
-
 def test_empty_and_certain_half_planes():
     H = np.array([[[1.0, 0.0], [-1.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    log_p, rel_error = planar.log_probability(H, np.array([[0.0, -1.0], [-1.0, 1.0], [0.0, 2.0]]))
-    np.testing.assert_array_equal(log_p[:2], -np.inf)
-    np.testing.assert_allclose(log_p[2], 0.0, atol=1e-15)
-    assert np.isfinite(rel_error).all()
+    log_p, rel_error = planar.log_probability(H, np.array([[0.0, -1.0], [np.inf, 1.0], [np.inf, np.inf]]))
+    np.testing.assert_allclose(log_p, [-np.inf, log_ndtr(1.0), 0.0], atol=1e-15)
+    assert rel_error[0] == 0 and (rel_error < 1e-13).all()
 
 
 def test_sets_are_called_empty_where_a_linear_program_says_so():
@@ -140,7 +126,8 @@ def test_a_square_cut_through_its_corners_and_along_its_sides():
         ([1, 1], 0, [3, 3], [0, 1]),
         ([1, 0], 60, [4], [1]),
         ([-1, 0], -60, [4], [0]),
-        ([0, 0], 1, [4], [1]),
+        ([0, 0], 1e-14, [4], [1]),
+        ([0, 0], -1e-14, [4], [0]),
     ):
         polygons, parent, on = cut(np.array(a, dtype=float), float(b))
         assert (list(polygons.counts), list(on.astype(int)), set(parent)) == (counts, active, {0})
