@@ -249,7 +249,8 @@ def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = Non
     Polygons are cut out of a square of 60 standard deviations. Those outside, and those with an error above SURE, are
     integrated by `slices`. -inf has error 0 where the polygon is proved empty, infinity where no point was found.
     """
-    dead, lines = ~H.any(axis=2), np.concatenate([H, h[..., None]], axis=2)
+    dead: np.ndarray = (H == 0).all(axis=2)
+    lines = np.concatenate([H, h[..., None]], axis=2)
     shift = np.zeros_like(h) if shift is None else shift
     empty, polygons = np.zeros(len(H), dtype=bool), square(len(H))
     for i in range(H.shape[1]):
