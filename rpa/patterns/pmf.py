@@ -315,11 +315,12 @@ def _assemble(net, inputs, patterns, pieces, covered_error, stopped):
     log_p = logsumexp(log_terms, axis=0)
     finite = np.isfinite(log_p)
     share = np.exp(log_terms - np.where(finite, log_p, 0.0))
-    rel_error = (share * errors).sum(axis=0)
+    rel_error = np.multiply(share, errors, out=np.zeros_like(share), where=share > 0).sum(axis=0)
     order = np.argsort(-log_p, kind="stable")[: finite.sum()]
     rank = np.full(len(patterns), -1)
     rank[order] = np.arange(len(order))
     pieces = tuple(part.reindexed(rank) for part in pieces)
     if covered_error == 0.0:  # polygons: rounding alone, at worst all in one direction
-        covered_error = float(np.exp(log_p[order]) @ rel_error[order])
+        p = np.exp(log_p[order])
+        covered_error = float((p * rel_error[order])[p > 0].sum())
     return PatternPMF(net, inputs, patterns[order], log_p[order], rel_error[order], pieces, covered_error, stopped)

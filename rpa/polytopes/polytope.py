@@ -162,8 +162,7 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
             log_p[index], rel_error[index], used[index], deviation[index] = answer
         seen = np.isfinite(log_p[pending])
         log_dropped, pending = log_dropped[seen], pending[seen]
-        with np.errstate(over="ignore"):
-            rel_error[pending] += np.exp(log_dropped - log_p[pending])
+        rel_error[pending] += np.exp(np.minimum(log_dropped - log_p[pending], 700.0))  # finite: sums multiply it by p
         pending = pending[log_dropped > np.maximum(log_p[pending], log_floor) + np.log(rtol / 10)]
         log_budget[pending] = log_p[pending] + np.log(rtol * reduction.NEGLIGIBLE)
     if doubt is not None and not empty[0]:
@@ -224,8 +223,8 @@ def _sampled(p, shift, method, effort, shifts):
         )
         unseen = np.isneginf(log_p[steep]) & (rel_error[steep] > 0)
         log_p[steep] = np.where(unseen, outer, log_p[steep])
-        with np.errstate(over="ignore", invalid="ignore"):
-            moved[steep] = np.where(np.isfinite(inner), np.expm1(middle - inner), np.inf)
+        with np.errstate(invalid="ignore"):
+            moved[steep] = np.where(np.isfinite(inner), np.expm1(np.minimum(middle - inner, 700.0)), np.inf)
     return log_p, np.where(np.isfinite(log_p), rel_error + moved, rel_error), deviation
 
 
