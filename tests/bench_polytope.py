@@ -33,7 +33,6 @@ def rms(logs, log_p):
 def as_accurate(task, size, ours, log_p, peer, rival):
     """A row of the table: our cost at the error that the peer reached. No row without a rival.
 
-
     ours: (rtol, seed) -> log p. rival: (seconds, log p of each of SEEDS). Errors are root mean
     squares over seeds; the stated one is 1.3 standard errors.
     """
