@@ -193,17 +193,21 @@ def _height(line, x):
     return (line[..., 2] - line[..., 0] * x) / line[..., 1]
 
 
-def _rounding(trimmed, rho):
+def _edges(polygons, log_p):
+    """Of each edge (P, n): ends t0, t1 along it (P, n), log density at its foot point by P, mass of phi on it by P."""
+    normal, offset = polygons.lines[..., :2], polygons.lines[..., 2]
+    along = np.stack([-normal[..., 1], normal[..., 0]], axis=2)
+    t0, t1 = ((v * along).sum(axis=2) for v in (polygons.vertices, polygons.next_vertices))
+    log_height = np.where(polygons.used, -(offset**2 + LOG_2PI) / 2 - log_p[:, None], -np.inf)
+    return along, t0, t1, log_height, np.exp(np.minimum(log_height + log_interval(t0, t1), 700.0))
+
+
+def _rounding(polygons, rho, log_p):
     """Relative error (P,) of a mass when each line may be off by one unit of rounding."""
-    # Moving the boundary by d changes the mass by about d times boundary / area, or d times rho far out.
-    start, end, used = trimmed.vertices, trimmed.next_vertices, trimmed.used
+    # Moving an edge by d changes the mass by d times the density along it.
+    density = _edges(polygons, np.where(np.isfinite(log_p), log_p, 0.0))[-1]
     # Running sums: unlike `sum`, they do not depend on how many unused entries follow.
-    perimeter = np.where(used, np.hypot(*np.moveaxis(end - start, 2, 0)), 0.0).cumsum(axis=1)[:, -1]
-    anchor = start - start[:, :1]
-    tip = end - start[:, :1]
-    twice_area = np.where(used, anchor[..., 0] * tip[..., 1] - anchor[..., 1] * tip[..., 0], 0.0).cumsum(axis=1)[:, -1]
-    thinness = np.divide(2 * perimeter, twice_area, out=np.zeros_like(rho), where=twice_area > 0)
-    return 10 * EPS * (10 + rho) * (1 + rho + thinness)
+    return 10 * EPS * (10 + rho) * (1 + density.cumsum(axis=1)[:, -1])
 
 
 def polygon_log_mass(polygons: Polygons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -221,7 +225,7 @@ def polygon_log_mass(polygons: Polygons) -> tuple[np.ndarray, np.ndarray, np.nda
     terms = inner - (x**2 + LOG_2PI) / 2 + log_weight
     log_p = np.full(len(polygons), -np.inf)
     np.logaddexp.at(log_p, owner[strip], logsumexp(terms, axis=1))
-    return log_p, _rounding(turned, rho), rho
+    return log_p, _rounding(turned, rho, log_p), rho
 
 
 def polygon_moments(polygons: Polygons, log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -230,11 +234,8 @@ def polygon_moments(polygons: Polygons, log_p: np.ndarray) -> tuple[np.ndarray, 
     By the divergence theorem p mean = -sum n I and p second = p I_2 - sum n J^T over the edges, with n the normal and
     I, J the integrals of phi and z phi along the edge. All terms are divided by p in logs.
     """
+    along, t0, t1, log_height, mass = _edges(polygons, log_p)
     normal, offset = polygons.lines[..., :2], polygons.lines[..., 2]
-    along = np.stack([-normal[..., 1], normal[..., 0]], axis=2)
-    t0, t1 = ((v * along).sum(axis=2) for v in (polygons.vertices, polygons.next_vertices))
-    log_height = np.where(polygons.used, -(offset**2 + LOG_2PI) / 2 - log_p[:, None], -np.inf)
-    mass = np.exp(log_height + log_interval(t0, t1))
     bump = np.exp(log_height - (t0**2 + LOG_2PI) / 2) - np.exp(log_height - (t1**2 + LOG_2PI) / 2)
     mean = -(normal * mass[..., None]).sum(axis=1)
     edge = normal * (offset * mass)[..., None] + along * bump[..., None]

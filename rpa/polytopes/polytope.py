@@ -30,6 +30,7 @@ MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything i
 PROPOSALS = {"lookahead": lookahead, "minimax": lambda p: [minimax(p)[0]], "genz": lambda p: [plain(p)]}
 METHODS = ("auto", *PROPOSALS)
 EPS = np.finfo(float).eps
+BEYOND = 1e150  # standard deviations whose square a double does not hold
 BULK = 3.0  # standard deviations from its mean within which most of a law lies
 STEEP = 1e8  # precision of a row's Gaussian factor beyond which its derivative is not trusted
 
@@ -38,9 +39,10 @@ STEEP = 1e8  # precision of a row's Gaussian factor beyond which its derivative 
 class Probability:
     """The log of a probability and its relative error; `converged`: rel_error <= rtol was reached.
 
-    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), "lookahead" or the requested method. log_p is
-    -inf for an empty polytope, with an infinite rel_error where no point was found but emptiness is not proved. Three
-    times rel_error covers the true error in at least 99 % of cases.
+    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), "lookahead" or the requested method, "beyond" for
+    polytopes more than 1e150 standard deviations away. log_p is -inf for an empty polytope, with an infinite rel_error
+    where no point was found but emptiness is not proved. Three times rel_error covers the true error in at least 99 %
+    of cases.
     """
 
     log_p: float
@@ -143,13 +145,14 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
     H, h, empty = reduction.unit_rows(H, h)
     H, h, places = reduction.distinct(H, h)
     shift = np.zeros(h.shape) if doubt is None else doubt.shift[places]
-    log_p = np.where(empty, -np.inf, 0.0)
-    rel_error, used = np.zeros(count), np.where(empty, "empty", "certain").astype("<U9")
+    beyond = ~empty & (h.min(axis=1, initial=0.0) < -BEYOND)
+    log_p, rel_error = np.where(empty | beyond, -np.inf, 0.0), np.where(beyond, np.inf, 0.0)
+    used = np.select([empty, beyond], ["empty", "beyond"], "certain").astype("<U9")
     deviation = np.zeros((count, quadrature.REPLICATES))
     # What is dropped must be small against p, guessed here as if the rows were independent and checked afterwards.
     guess = log_ndtr(h).cumsum(axis=1)[:, -1:].sum(axis=1) + np.log(rtol)
     log_budget = np.maximum(guess, MINIMAL) + np.log(reduction.NEGLIGIBLE)
-    pending, relevant = np.flatnonzero(~empty), np.zeros(h.shape, dtype=bool)
+    pending, relevant = np.flatnonzero(np.isfinite(log_p)), np.zeros(h.shape, dtype=bool)
     while len(pending):
         kept, log_dropped = reduction.uncertain(h[pending], log_budget[pending])
         relevant[pending] = kept

@@ -65,11 +65,11 @@ def spy(monkeypatch, module, name, size=lambda *given: 1):
     return costs
 
 
-WORK = {  # distance: nodes of polygons, of slices; polygons in slices, linear programs; empty, unknown; stated errors
-    0.1: (3616, 2738, 2, 7, 15, 1, -1243.1482),
-    1.0: (5232, 2668, 1, 7, 17, 0, -1241.1913),
-    60.0: (6320, 48694, 17, 29, 17, 0, -1107.6096),
-    300.0: (2432, 79566, 26, 43, 17, 0, -1015.9501),
+WORK = {  # distance: nodes and edges of polygons, nodes of slices; polygons in slices, linear programs; empty, unknown; stated errors
+    0.1: (4036, 2738, 2, 7, 15, 1, -1230.8989),
+    1.0: (5652, 2668, 1, 7, 17, 0, -1237.9711),
+    60.0: (6620, 48694, 17, 29, 17, 0, -1109.6809),
+    300.0: (2672, 79566, 26, 43, 17, 0, -1018.6010),
 }
 
 
