@@ -65,7 +65,8 @@ def spy(monkeypatch, module, name, size=lambda *given: 1):
     return costs
 
 
-WORK = {  # distance: nodes and edges of polygons, nodes of slices; polygons in slices, linear programs; empty, unknown; stated errors
+# Distance: nodes and edges of polygons, nodes of slices; polygons in slices, linear programs; empty, unknown; stated.
+WORK = {
     0.1: (4036, 2738, 2, 7, 15, 1, -1230.8989),
     1.0: (5652, 2668, 1, 7, 17, 0, -1237.9711),
     60.0: (6620, 48694, 17, 29, 17, 0, -1109.6809),
