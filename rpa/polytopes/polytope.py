@@ -39,7 +39,7 @@ STEEP = 1e8  # precision of a row's Gaussian factor beyond which its derivative 
 class Probability:
     """The log of a probability and its relative error; `converged`: rel_error <= rtol was reached.
 
-    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), "lookahead" or the requested method, or "beyond":
+    method: "certain", "empty", "interval" (rank 1), "planar" (rank 2), "lookahead", the requested method or "beyond",
     more than 1e150 standard deviations away. log_p is -inf for an empty polytope, with an infinite rel_error where no
     point was found but emptiness is not proved. Three times rel_error covers the true error in at least 99 % of cases.
     """
