@@ -165,7 +165,7 @@ def events(
     components, chain = components_of(inputs), _as_chain(net, input_shape)
     if chain is None:
         module = _Rows(net, inputs.dim, input_shape, device)
-        at_mean = module(torch.as_tensor(inputs.mean[None].copy()).to(module.like))[0].numpy(force=True)
+        at_mean = module(torch.as_tensor(inputs.mean[None].copy()).to(module.like)).flatten().numpy(force=True)
         fields = [_of_module(module, part) for _, part in components]
     else:
         if chain.input_dim != inputs.dim:
