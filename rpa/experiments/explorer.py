@@ -331,11 +331,6 @@ def sticky_limits(
     """The present limits while they contain [low, high] and are at most 1.8 times as wide; else new ones.
 
     New ones leave room of `below` and `above`, in units of high - low. So axes stand still while their content moves.
-
-    >>> sticky_limits((0.0, 1.0), 0.1, 0.9, 0.2, 0.2)
-    (0.0, 1.0)
-    >>> sticky_limits((0.0, 1.0), 0.0, 2.0, 0.0, 0.25)
-    (0.0, 2.5)
     """
     size = high - low
     if present[0] <= low and high <= present[1] and present[1] - present[0] <= WIDER * size:

@@ -20,7 +20,6 @@ from scipy.special import log_ndtr, ndtri
 from scipy.stats import ortho_group
 from torch import nn
 
-from rpa import _check
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
@@ -52,7 +51,7 @@ def levels_for(net: ReLUNetwork, image: np.ndarray, label: int, targets: Sequenc
 
     image (d,); P(nearest rival) = Phi(-distance / sigma), with the `distance` of the nearest failing input.
     """
-    return distance(net, image, label, 1.0) / -ndtri(_check.array("targets", targets, (None,)))
+    return distance(net, image, label, 1.0) / -ndtri(targets)
 
 
 def distance(net: ReLUNetwork, image: np.ndarray, label: int, sigma: float, seed: int = 0) -> float:

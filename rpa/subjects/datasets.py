@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rpa import _check
 from rpa._files import ROOT, in_checkout
 from rpa.subjects._torchvision import import_torchvision
 
@@ -197,9 +196,8 @@ class ImageNetSample:
         import torch
         from PIL import Image
 
-        places = [_check.index("which", i, len(self)) for i in which]
         transform = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1.transforms()
-        return torch.stack([transform(Image.open(self.paths[i]).convert("RGB")) for i in places])
+        return torch.stack([transform(Image.open(self.paths[i]).convert("RGB")) for i in which])
 
 
 def imagenet_sample() -> ImageNetSample:

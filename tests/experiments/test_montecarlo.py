@@ -43,10 +43,3 @@ def test_the_gap_of_two_laws_is_that_of_their_distribution_functions():
     assert law_gap(values, p, errors, counts) == pytest.approx(worst, rel=1e-9) and worst > 6
     assert law_gap(values, 0.3 * p, 0.3 * errors, counts) == pytest.approx(worst, rel=1e-9)
     assert law_gap(values, p, 0 * p, rng.multinomial(n, p)) < 6
-
-
-def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="n: expected an integer >= 1"):
-        pattern_counts(random_network((2, 3, 1), 0), random_gaussian(2, 0), np.zeros((1, 3), bool), 0, 0)
-    with pytest.raises(ValueError, match="patterns: expected 3 entries"):
-        pattern_counts(random_network((2, 3, 1), 0), random_gaussian(2, 0), np.zeros((1, 4), bool), 5, 0)
