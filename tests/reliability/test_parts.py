@@ -242,26 +242,13 @@ def test_levels_bias_no_run():
     assert abs(p.mean() - 1) < 4 * stats.sem(p)
 
 
-def test_levels_and_powers():
+def test_the_next_level_keeps_a_quarter_or_less():
     g = np.arange(-16.0, 4.0)
     assert splitting._next_level(g) == 0.0  # 4 of 20 fail
     assert splitting._next_level(g - 1) == np.nextafter(-3.0, 0.0)  # the upper quarter, without its lower end
     assert splitting._next_level(np.repeat([-3.0, -1.0], [16, 4])) == np.nextafter(-3.0, 0.0)
     assert splitting._next_level(np.repeat([-3.0, -1.0], [4, 16])) == np.nextafter(-3.0, 0.0)
     assert splitting._next_level(np.full(9, -1.0)) is None
-    log_w = np.log(np.r_[np.ones(50), 9.0])
-    assert splitting._evenness(log_w) == pytest.approx(59**2 / (50 + 81) / 51)
-    for most in (0.3, 1.0):
-        power = splitting._power_step(log_w * 3, most)
-        effective = np.exp(power * log_w * 3).sum() ** 2 / np.exp(2 * power * log_w * 3).sum() / 51
-        assert power == most or effective == pytest.approx(splitting.EVENNESS, abs=1e-6)
-    assert power < 1 and splitting._power_step(log_w * 0, 0.7) == 0.7
-    prior, rng = TailMixture.prior(1), np.random.default_rng(0)
-    particles = splitting._Particles(make_event(lambda z: z, 1), prior, *prior.draw(3, rng), rng)
-    z = particles.z[:, 0].copy()
-    particles.resample(np.log([0.5, 0.25, 0.25]), 8)
-    assert [np.count_nonzero(particles.z[:, 0] == value) for value in z] == [4, 2, 2]
-    np.testing.assert_array_equal(particles.g, particles.z[:, 0])
 
 
 def test_components_have_equal_budgets_and_independent_streams():
