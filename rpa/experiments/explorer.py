@@ -9,32 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import display
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO
 from rpa.experiments.montecarlo import Fresh
 from rpa.experiments.plots import Window
-from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
+from rpa.inputs import Gaussian, GaussianMixture, RandomInput, components_of, fit_mixture
 from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label, planar_regions, region_at
 from rpa.subjects import datasets, train
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from rpa.inputs import RandomInput
 
 __all__ = ["Explorer", "Stage", "sticky_limits"]
 

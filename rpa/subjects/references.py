@@ -16,17 +16,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from rpa import _files
 from rpa._files import ROOT
-
-if TYPE_CHECKING:
-    from torch import nn
-
 
 __all__ = ["Reference", "entry_of", "estimate", "fingerprint", "load", "save"]
 

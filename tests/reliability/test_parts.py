@@ -167,15 +167,7 @@ def test_typical_failures_are_farther_away_than_the_nearest():
     assert 0.5 * spread < found.spread[0] < 1.6 * spread
 
 
-def test_directions_that_are_alike_count_once():
-    a = np.array([[1.0, 0, 0], [1.0, 0.01, 0], [1.0, 0.01, 0], [0, 1.0, 0]])
-    a /= np.linalg.norm(a, axis=1, keepdims=True)
-    found = design.Directions(a, np.array([10.0, 10.1, 11.0, 0.5]), np.array([0.0, 0.0, 3.0, 0.0]))
-    proposal = design.tails(found)
-    np.testing.assert_array_equal(proposal.directions, a[[0, 2, 3]])
-    for j, (distance, depth) in enumerate([(10.0, 0.1), (11.0, 2.0), (0.5, 1.0)]):
-        expected = [-np.inf, *(distance + depth * design.START_OFFSETS)]
-        np.testing.assert_allclose(proposal.starts[proposal.owner == j], expected)
+def test_points_that_are_alike_count_once():
     points = np.array([[4.0, 0, 0], [3.0, 0, 0], [0, 5.0, 0], [3.5, 0.1, 0], [0, 0, 9.0]])
     assert list(design.distinct(points, np.array([0, 0, 0, 1, 0]))) == [1, 3, 2]
     found = [design.DesignPoint(None, d, r) for d, r in ((3.0, 1), (2.0, 0), (1.0, 1), (5.0, 0))]
