@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import linregress, t
 
 from rpa.experiments.coverage import processor_seconds
 from rpa.inputs import Gaussian
@@ -22,7 +21,7 @@ from rpa.patterns.regions import affine_pieces
 from rpa.patterns.support import best_first
 from rpa.reliability.failure import failure_probability
 
-__all__ = ["TASKS", "exponent", "problem", "row", "schedule"]
+__all__ = ["TASKS", "problem", "row"]
 
 PASSED = 20_000  # inputs that time a sample
 DRAWN, FAILING = 200_000, 1e-4  # inputs that set the threshold of the failure, and its probability
@@ -91,20 +90,6 @@ def row(task: str, net: ReLUNetwork, inputs: Gaussian, k: int, repeats: int) -> 
         speed = 2 * 500**3 / min(processor_seconds(lambda: square @ square)[0] for _ in range(5))
     times = {"seconds": float(seconds), "sampling": samples * passed, "least": flops / speed}
     return {"task": task, "samples": samples} | times
-
-
-def exponent(size: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
-    """The exponent of a power law fitted to seconds over size, (m,) each, and half its 95 % interval."""
-    fit = linregress(np.log(size), np.log(seconds))
-    return float(fit.slope), float(fit.stderr * t.ppf(0.975, max(len(size) - 2, 1)))
-
-
-def schedule(seconds: np.ndarray, cores: int) -> float:
-    """When the last of independent pieces of work (n,) ends on so many cores, the longest first."""
-    ends = np.zeros(cores)
-    for piece in np.sort(seconds)[::-1]:
-        ends[ends.argmin()] += piece
-    return float(ends.max())
 
 
 def _flops(net):

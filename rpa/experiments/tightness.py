@@ -122,11 +122,7 @@ def _crossing(log, margin):
 
 
 def reach_text(sigmas: Sequence[float], reached: tuple[float, float, float]) -> str:
-    """`reach` in words: "noise 0.031 (0.024 to above 0.1)".
-
-    >>> reach_text([0.02, 0.1], (0.0, 0.0, 0.05))
-    'noise below 0.02 (below 0.02 to 0.05)'
-    """
+    """`reach` in words: "noise 0.031 (0.024 to above 0.1)"."""
     low, high = f"below {sigmas[0]:g}", f"above {sigmas[-1]:g}"
     words = [low if sigma == 0 else high if np.isinf(sigma) else f"{sigma:.2g}" for sigma in reached]
     return f"noise {words[0]}" if len(set(words)) == 1 else "noise {} ({} to {})".format(*words)

@@ -186,11 +186,6 @@ class ImageNetSample:
     def __len__(self) -> int:
         return len(self.paths)
 
-    @property
-    def provenance(self) -> dict[str, str]:
-        """The entry of a record about its data: name -> SHA-256."""
-        return {f"ImageNet sample, {len(self)} photographs": self.sha256}
-
     def batch(self, which: Sequence[int]) -> torch.Tensor:
         """The central pixels of photographs `which`, normalized, as torchvision evaluates: float32 (b, 3, 224, 224)."""
         import torch

@@ -7,16 +7,7 @@ import torch
 from rpa.subjects import datasets, train
 
 MOONS = [name for name in train.NETWORKS if name.startswith("moons")]
-ENOUGH = {
-    "mnist_784-32-32-10": 0.96,
-    "mnist_784-128-64-10": 0.975,
-    "fashion_784-32-32-10": 0.86,
-    "fashion_784-128-64-10": 0.88,
-    "lenet_mnist": 0.985,
-    "lenet_relu_mnist": 0.985,
-    "lenet_p2": 0.985,
-    "alexnet_fashion": 0.88,
-}
+OF_IMAGES = [name for name in train.NETWORKS if name not in MOONS]
 
 
 @pytest.mark.parametrize("name", MOONS)
@@ -33,7 +24,7 @@ def test_training_again_gives_the_stored_moons_network(name):
     assert ((train.load_network(name)(x)[:, 0] > 0) == y).mean() >= 0.995
 
 
-@pytest.mark.parametrize("name", [*ENOUGH, pytest.param("all of lenet_p2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*OF_IMAGES, pytest.param("all of lenet_p2", marks=pytest.mark.slow)])
 def test_stored_accuracy_is_the_accuracy(name):
     """On all images for networks without convolutions, on the first thousand for the others."""
     name, n = name.removeprefix("all of "), 1000 if name.startswith(("lenet", "alexnet")) else 10_000
@@ -41,7 +32,7 @@ def test_stored_accuracy_is_the_accuracy(name):
     data = getattr(datasets, train.NETWORKS[name].data)("test")
     if data.stand_in:
         pytest.skip(f"needs the real {data.name}")
-    assert metadata["test accuracy"] >= ENOUGH[name]
+    assert metadata["test accuracy"] >= (0.86 if "fashion" in name else 0.96)
     module = train.load_module(name)
     x = torch.from_numpy((data.x if "net" in name else data.rows)[:n])
     x = (x - metadata.get("mean", 0)) / metadata.get("std", 1)
