@@ -192,10 +192,8 @@ def distance_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
 def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black", signed: bool = False) -> None:
     """A 28 x 28 image with words above it: grey on the scale 0..1, or a difference with 0 in white."""
     reach = np.abs(image).max()
-    style: dict[str, Any] = dict(cmap="gray_r", vmin=0, vmax=1)
-    if signed:
-        style = dict(cmap="RdBu_r", vmin=-reach, vmax=reach)
-    ax.imshow(image.reshape(28, 28), **style)
+    cmap, low, high = ("RdBu_r", -reach, reach) if signed else ("gray_r", 0, 1)
+    ax.imshow(image.reshape(28, 28), cmap=cmap, vmin=low, vmax=high)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=7, color=colour, pad=2)
