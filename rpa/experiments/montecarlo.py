@@ -12,6 +12,7 @@ from rpa.patterns.packing import pattern_keys
 
 __all__ = ["Fresh", "binomial_sigmas", "law_gap", "pattern_counts"]
 
+ROUNDING = 1e-6  # by so much a probability may leave [0, 1]
 FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
 
 
@@ -50,9 +51,10 @@ def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:
     """How surprising each count is for a Binomial(n, p), in standard errors of a normal law, exact for rare events.
 
     The one-sided tail probability beyond the count is turned into the quantile that a normal law gives it, at most 37.
-    counts, p: any shapes that broadcast; p may exceed 1 by rounding.
+    counts, p: any shapes that broadcast; p may leave [0, 1] by rounding, and the answer is NaN where it is farther out.
     """
-    counts, p = np.asarray(counts), np.clip(p, 0.0, 1.0)
+    counts, p = np.asarray(counts, dtype=float), np.asarray(p, dtype=float)
+    p = np.where(np.abs(p - 0.5) <= 0.5 + ROUNDING, np.clip(p, 0.0, 1.0), np.nan)
     tail = np.minimum(binom.cdf(counts, n, p), binom.sf(counts - 1, n, p))
     return np.clip(norm.isf(np.minimum(tail, 0.5)), 0.0, FARTHEST)
 

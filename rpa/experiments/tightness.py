@@ -56,8 +56,9 @@ def _sums(x, y, weights):
 
 def shares(above: ArrayLike, below: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """sum(above) / sum(below) over images and scores, for each row of weights."""
+    above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (weights @ np.sum(above, axis=1)) / (weights @ np.sum(below, axis=1))
+        return (weights @ above.sum(1)) / (weights @ below.sum(1))
 
 
 def mean_quality(truth: ArrayLike, var: ArrayLike, found: ArrayLike, plain: ArrayLike, seed: int) -> dict:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from rpa import _files
+from rpa import _check, _files
 from rpa._files import ROOT
 from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
@@ -159,8 +159,9 @@ def moons_network(hidden: Sequence[int], seed: int = 0) -> ReLUNetwork:
     >>> moons_network([4, 3]).hidden_sizes
     (4, 3)
     """
-    layers = "-".join(map(str, [2, *hidden, 1]))
-    recipe = replace(NETWORKS["moons_2-8-8-1"], layers=layers, seed=seed)
+    widths = [_check.integer("hidden", width, 1) for width in hidden]
+    layers = "-".join(map(str, [2, *widths, 1]))
+    recipe = replace(NETWORKS["moons_2-8-8-1"], layers=layers, seed=_check.integer("seed", seed))
     arrays, _ = _train(recipe)
     return ReLUNetwork.from_torch(_module(layers, arrays))
 

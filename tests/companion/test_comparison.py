@@ -8,6 +8,7 @@ import pytest
 
 from rpa.companion import comparison
 from rpa.companion.provenance import code_version
+from rpa.companion.report import ROOT, read_results
 from rpa.companion.verdicts import load_claims
 
 STEM = "01_moons_noise"
@@ -141,6 +142,16 @@ def test_tolerances_are_those_of_each_number_and_a_number_without_one_must_not_m
     assert table.distance["a"] == pytest.approx(1 / math.hypot(0.1, 0.1)) and table.distance["b"] == math.inf
     gone = _row(old, old | {"value": {"a": 1.0}})
     assert list(gone.judgement) == ["agrees", "missing", "missing", "missing"] and gone.distance[1:].isna().all()
+    contents = {STEM: _content({"a": old})}
+    assert set(comparison.compare_numbers(contents, {}).judgement) == {"missing"}
+    assert set(comparison.compare_numbers({}, contents).judgement) == {"new"}
+    assert len(comparison.compare_numbers(contents, {STEM: _content({"a": old}, profile="quick")})) == 0
+
+
+def test_the_committed_records_agree_with_themselves():
+    committed = read_results(ROOT / "data" / "results")
+    numbers = comparison.compare_numbers(committed, committed)
+    assert len(numbers) > 500 and set(numbers.judgement) == {"agrees"}
 
 
 def test_one_claim_is_shown_with_its_cell(quick_run):

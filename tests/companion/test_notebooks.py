@@ -1,6 +1,7 @@
 """Every notebook in its quick profile, run for real, and the form all of them share."""
 
 import json
+import math
 from base64 import b64decode
 from io import BytesIO
 
@@ -15,6 +16,12 @@ from rpa.companion import provenance, report, verdicts
 NOTEBOOKS = sorted((report.ROOT / "notebooks").glob("[0-9]*.ipynb"))
 STEMS = [path.stem for path in NOTEBOOKS]
 LONGEST_CELL, LONGEST_LINE, IMPORTS = 25, 100, ("import ", "from ")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    return all(map(_finite, value)) if isinstance(value, list) else math.isfinite(value)
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -35,6 +42,7 @@ def test_quick_profile_runs_and_records(stem, quick_run):
         content = json.loads(path.read_text())
         assert content["profile"] == "quick"
         assert set(finished) <= set(content["records"])
+        assert all(_finite(entry["value"]) for entry in content["records"].values())
 
 
 def _saved_and_shown(folder, stem):

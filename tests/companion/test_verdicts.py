@@ -1,6 +1,7 @@
 """What decides which verdict a reader sees, and RESULTS.md: every rule just inside and just outside its limit."""
 
 import json
+import tomllib
 
 import pytest
 from jinja2 import UndefinedError
@@ -223,6 +224,24 @@ def test_two_lines_of_readme_are_written_between_their_markers():
     assert text.endswith(marked.format("times", "three minutes"))
     with pytest.raises(ValueError, match=r"README.md: expected the lines"):
         results.readme("no markers", ROWS, "three minutes")
+
+
+def test_times_name_the_machine_and_the_longest(tmp_path):
+    machine = {"system": "Linux", "processor": "Abacus", "cores": 2}
+    for stem, seconds in (("01_a", 30), ("02_b", 90), ("03_c", 600), ("04_d", 60)):
+        (tmp_path / f"{stem}.json").write_text(json.dumps({"notebook": seconds, "machine": machine, "x": 1}))
+    text = results.times(tmp_path)
+    assert text.startswith("The committed numbers took 13 minutes") and "Abacus (2 cores, Linux)" in text
+    assert "the longest are 03 (10.0), 02 (1.5), 04 (1.0)." in text
+
+
+def test_every_claim_of_both_papers_is_listed():
+    claims = tomllib.loads((ROOT / "data" / "targets.toml").read_text())["claim"]
+    published = {claim["id"]: claim.get("value") for claim in claims}
+    assert len([i for i in published if i.startswith("p1.")]) >= 15
+    assert len([i for i in published if i.startswith("p2.")]) >= 19
+    table = [published[f"p2.alexnet.topk{k}"] for k in range(1, 6)]
+    assert table == [98.30, 95.31, 91.16, 86.09, 80.51]
 
 
 CLAIMS = verdicts.load_claims()

@@ -17,6 +17,7 @@ def test_sigmas_of_rare_events_are_exact():
     """One success of probability 1e-12 in ten trials: tail 1e-11; none at all is no surprise."""
     np.testing.assert_allclose(binomial_sigmas([1, 0], 10, 1e-12), [norm.isf(1e-11), 0.0], rtol=1e-6)
     assert binomial_sigmas(10, 10, 1e-100) == 37 and binomial_sigmas(10, 10, 1 + 1e-15) == 0
+    assert np.isnan(binomial_sigmas([0, 10], 10, [-0.1, 1.1])).all()
 
 
 def test_counts_do_not_depend_on_how_patterns_are_listed():

@@ -133,6 +133,19 @@ def test_failures_outside_all_half_spaces_are_found_and_covered(monkeypatch):
     assert not result.converged and 0.4 < result.rel_error < 0.8
 
 
+CURVED = lambda z: z[:, :1] - 3 - 0.05 * (z[:, 1:] ** 2).sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    "event, evaluations",
+    [(_event([9.0], 6), 65_000), (make_event(CURVED, 20, rtol=0.01), 104_700), (_event([2.0]), 28_400)],
+)
+def test_what_an_answer_costs(event, evaluations):
+    """Evaluations with the tuned constants; another choice of them shows here."""
+    assert failure._component(event).converged
+    assert abs(event.evaluations / evaluations - 1) < 0.03
+
+
 def test_a_mixture_is_believed_as_far_as_its_parts_are():
     sure, unsure = estimated(np.log(0.01), 0.01, True, "a"), estimated(np.log(0.01), 0.01, False, "b")
     for share, converged in ((0.01, True), (0.2, False)):

@@ -175,6 +175,18 @@ def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
 NET, CNN = random_network([4, 5, 3], 0), nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval()
 
 
+def test_outputs_that_are_images_are_read_as_rows():
+    torch.manual_seed(0)
+    net, pixel = nn.Conv2d(1, 1, 3, padding=1).eval(), np.eye(16)[5]
+    weight = net.weight.detach().numpy()
+    law = Gaussian(np.zeros(16), 1.0)
+    found = failure_probability(net, law, direction=pixel, threshold=2.0, input_shape=(1, 4, 4))
+    log_p = log_ndtr((net.bias.item() - 2.0) / np.linalg.norm(weight))
+    assert found.converged and abs(found.log_p - log_p) < 3 * found.rel_error
+    with pytest.raises(ValueError, match=r"direction: expected shape \(16,\), got \(1,\)"):
+        failure_probability(net, law, direction=[1.0], threshold=2.0, input_shape=(1, 4, 4))
+
+
 @pytest.mark.parametrize(
     ("call", "change", "message"),
     [

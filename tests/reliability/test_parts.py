@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import make_event, random_network
+from helpers import make_event, random_gaussian, random_network
 from scipy import stats
 from scipy.special import log_ndtr, logsumexp, ndtr
 
@@ -65,6 +65,21 @@ def test_a_margin_is_the_largest_of_its_rivals_and_counts_its_evaluations():
     assert other.evaluations == 12 and list(other.rivals) == [0] and len(event(np.zeros((0, 3)))) == 0
     with pytest.raises(ValueError, match="^net: returned NaN"):
         make_event(lambda z: z / 0, 1)(np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize("cov", [random_gaussian(4, 1).cov, np.array([1.0, 4.0, 0.0, 9.0]), 2.0])
+def test_margins_of_a_network_and_of_its_module_have_one_law(cov):
+    net, inputs = random_network([4, 3, 2], 0), Gaussian([1.0, 2.0, 3.0, 4.0], cov)
+    for f in (net, torch.nn.Sequential(net.to_torch(), torch.nn.Tanh())):
+        ((_, event),) = events(f, inputs, label=0)
+        z = np.random.default_rng(0).standard_normal((40_000, event.dim))
+        x = event.to_input(z)
+        if f is net:
+            np.testing.assert_allclose(event(z), net(x) @ [-1, 1], atol=1e-9)
+        else:
+            np.testing.assert_allclose(event(z), np.tanh(net(x)) @ [-1, 1], atol=1e-6)
+            np.testing.assert_allclose(np.cov(x.T), Gaussian(inputs.mean, cov).cov, atol=0.3)
+        np.testing.assert_allclose(x.mean(0), inputs.mean, atol=0.15)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -152,7 +167,15 @@ def test_typical_failures_are_farther_away_than_the_nearest():
     assert 0.5 * spread < found.spread[0] < 1.6 * spread
 
 
-def test_points_that_are_alike_count_once():
+def test_directions_that_are_alike_count_once():
+    a = np.array([[1.0, 0, 0], [1.0, 0.01, 0], [1.0, 0.01, 0], [0, 1.0, 0]])
+    a /= np.linalg.norm(a, axis=1, keepdims=True)
+    found = design.Directions(a, np.array([10.0, 10.1, 11.0, 0.5]), np.array([0.0, 0.0, 3.0, 0.0]))
+    proposal = design.tails(found)
+    np.testing.assert_array_equal(proposal.directions, a[[0, 2, 3]])
+    for j, (distance, depth) in enumerate([(10.0, 0.1), (11.0, 2.0), (0.5, 1.0)]):
+        expected = [-np.inf, *(distance + depth * design.START_OFFSETS)]
+        np.testing.assert_allclose(proposal.starts[proposal.owner == j], expected)
     points = np.array([[4.0, 0, 0], [3.0, 0, 0], [0, 5.0, 0], [3.5, 0.1, 0], [0, 0, 9.0]])
     assert list(design.distinct(points, np.array([0, 0, 0, 1, 0]))) == [1, 3, 2]
     found = [design.DesignPoint(None, d, r) for d, r in ((3.0, 1), (2.0, 0), (1.0, 1), (5.0, 0))]
@@ -219,13 +242,26 @@ def test_levels_bias_no_run():
     assert abs(p.mean() - 1) < 4 * stats.sem(p)
 
 
-def test_the_next_level_keeps_a_quarter_or_less():
+def test_levels_and_powers():
     g = np.arange(-16.0, 4.0)
     assert splitting._next_level(g) == 0.0  # 4 of 20 fail
     assert splitting._next_level(g - 1) == np.nextafter(-3.0, 0.0)  # the upper quarter, without its lower end
     assert splitting._next_level(np.repeat([-3.0, -1.0], [16, 4])) == np.nextafter(-3.0, 0.0)
     assert splitting._next_level(np.repeat([-3.0, -1.0], [4, 16])) == np.nextafter(-3.0, 0.0)
     assert splitting._next_level(np.full(9, -1.0)) is None
+    log_w = np.log(np.r_[np.ones(50), 9.0])
+    assert splitting._evenness(log_w) == pytest.approx(59**2 / (50 + 81) / 51)
+    for most in (0.3, 1.0):
+        power = splitting._power_step(log_w * 3, most)
+        effective = np.exp(power * log_w * 3).sum() ** 2 / np.exp(2 * power * log_w * 3).sum() / 51
+        assert power == most or effective == pytest.approx(splitting.EVENNESS, abs=1e-6)
+    assert power < 1 and splitting._power_step(log_w * 0, 0.7) == 0.7
+    prior, rng = TailMixture.prior(1), np.random.default_rng(0)
+    particles = splitting._Particles(make_event(lambda z: z, 1), prior, *prior.draw(3, rng), rng)
+    z = particles.z[:, 0].copy()
+    particles.resample(np.log([0.5, 0.25, 0.25]), 8)
+    assert [np.count_nonzero(particles.z[:, 0] == value) for value in z] == [4, 2, 2]
+    np.testing.assert_array_equal(particles.g, particles.z[:, 0])
 
 
 def test_components_have_equal_budgets_and_independent_streams():
