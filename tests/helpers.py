@@ -80,9 +80,9 @@ def write_notebook(path, *cells, prose="words"):
 def wait_for(condition, seconds=300):
     """Return when condition() is true; it has to become so."""
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert condition()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import threading
 import time
 from pathlib import Path
 
-import joblib
 import pytest
 import torch
 from helpers import wait_for
@@ -26,12 +25,6 @@ def _invert(x):
 
 def _die(_):
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _where(x):
-    from distributed import get_worker
-
-    return x, get_worker().name
 
 
 def _threads(_=None):
@@ -99,19 +92,6 @@ def test_threads_as_many_as_workers_and_one_within_each(monkeypatch):
         assert len(met) == workers and {threads for _, threads in met} == {1}
     assert torch.get_num_threads() == before
     assert all(len(met) == 1 for met in pmap(_threads, range(2), n_jobs=2))
-
-
-def test_runs_on_a_dask_cluster():
-    from dask.distributed import Client
-
-    with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None):
-        with joblib.parallel_config(backend="dask"):
-            results = pmap(_where, range(6))
-            with pytest.raises(RuntimeError, match="item 1"):
-                pmap(_invert, [1, 0])
-    # `get_worker` raises anywhere but on a worker of the cluster.
-    assert [x for x, _ in results] == list(range(6))
-    assert len({name for _, name in results}) == 1
 
 
 def test_one_thread_is_for_torch_and_numpy_and_ends():

@@ -46,9 +46,6 @@ def parse(text: str) -> dict[str, Any]:
     """{name: value} of "sigma=0.1 hidden=[8, 8] network=moons": Python values or words, which may hold spaces.
 
     Raises ValueError for a part without name or '='.
-
-    >>> parse("hidden=[8, 8] n=1e5 name=a b")
-    {'hidden': [8, 8], 'n': 100000.0, 'name': 'a b'}
     """
     values: dict[str, Any] = {}
     for part in re.split(r"\s+(?=[A-Za-z_]\w*=)", text.strip()) if text.strip() else []:

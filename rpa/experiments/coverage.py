@@ -24,8 +24,8 @@ from rpa.parallel import pmap
 from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
 from rpa.patterns.support import Support, best_first, commonest, entropy_pruned, monte_carlo
 
-__all__ = ["Entry", "by_class", "cell_table", "curve_panel", "effort_panel", "efforts", "experiment", "name_methods"]
-__all__ += ["processor_seconds", "time_table"]
+__all__ = ["Entry", "by_class", "cell_table", "curve_panel", "effort_panel", "efforts", "experiment"]
+__all__ += ["processor_seconds"]
 
 BLOCK = 5  # images around which the same samples are counted: what their patterns take in memory
 
@@ -187,15 +187,6 @@ def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def time_table(results: dict) -> pd.DataFrame:
-    """A row per (network, sigma) of `experiment`: median seconds of each method."""
-
-    def medians(images):
-        return {name: float(np.nanmedian([entries[name].seconds for entries in images])) for name in images[0]}
-
-    return pd.DataFrame([{"network": n, "sigma": s} | medians(images) for (n, s), images in results.items()])
-
-
 def curve_panel(ax: Axes, results: dict, network: str, max_patterns: int) -> None:
     """Mean coverage of the first k patterns: the search (lines), the last counted method (circles), pruning (grey).
 
@@ -229,13 +220,6 @@ def _spread(ends, least):
     for sigma in sorted(ends):
         ceiling = heights[sigma] = min(heights[sigma], ceiling - least)
     return heights
-
-
-def name_methods(ax: Axes) -> None:
-    """Say which colour is which, in the upper left corner that coverage leaves free at high noise."""
-    names = (("our search", ANALYTIC), ("commonest of the samples", MONTE_CARLO), ("P1's pruning", NEUTRAL))
-    for place, (name, colour) in enumerate(names):
-        ax.text(0.04, 0.93 - 0.085 * place, name, color=colour, fontsize=7, transform=ax.transAxes)
 
 
 def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], draws: Sequence[int]) -> None:

@@ -9,32 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import display
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO
 from rpa.experiments.montecarlo import Fresh
 from rpa.experiments.plots import Window
-from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
+from rpa.inputs import Gaussian, GaussianMixture, RandomInput, components_of, fit_mixture
 from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label, planar_regions, region_at
 from rpa.subjects import datasets, train
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from rpa.inputs import RandomInput
 
 __all__ = ["Explorer", "Stage", "sticky_limits"]
 
@@ -331,11 +325,6 @@ def sticky_limits(
     """The present limits while they contain [low, high] and are at most 1.8 times as wide; else new ones.
 
     New ones leave room of `below` and `above`, in units of high - low. So axes stand still while their content moves.
-
-    >>> sticky_limits((0.0, 1.0), 0.1, 0.9, 0.2, 0.2)
-    (0.0, 1.0)
-    >>> sticky_limits((0.0, 1.0), 0.0, 2.0, 0.0, 0.25)
-    (0.0, 2.5)
     """
     size = high - low
     if present[0] <= low and high <= present[1] and present[1] - present[0] <= WIDER * size:

@@ -20,7 +20,6 @@ from scipy.special import log_ndtr, ndtri
 from scipy.stats import ortho_group
 from torch import nn
 
-from rpa import _check
 from rpa.companion.report import ANALYTIC, MONTE_CARLO, NEUTRAL
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
@@ -52,7 +51,7 @@ def levels_for(net: ReLUNetwork, image: np.ndarray, label: int, targets: Sequenc
 
     image (d,); P(nearest rival) = Phi(-distance / sigma), with the `distance` of the nearest failing input.
     """
-    return distance(net, image, label, 1.0) / -ndtri(_check.array("targets", targets, (None,)))
+    return distance(net, image, label, 1.0) / -ndtri(targets)
 
 
 def distance(net: ReLUNetwork, image: np.ndarray, label: int, sigma: float, seed: int = 0) -> float:
@@ -193,10 +192,8 @@ def distance_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
 def picture(ax: Axes, image: np.ndarray, title: str, colour: str = "black", signed: bool = False) -> None:
     """A 28 x 28 image with words above it: grey on the scale 0..1, or a difference with 0 in white."""
     reach = np.abs(image).max()
-    style: dict[str, Any] = dict(cmap="gray_r", vmin=0, vmax=1)
-    if signed:
-        style = dict(cmap="RdBu_r", vmin=-reach, vmax=reach)
-    ax.imshow(image.reshape(28, 28), **style)
+    cmap, low, high = ("RdBu_r", -reach, reach) if signed else ("gray_r", 0, 1)
+    ax.imshow(image.reshape(28, 28), cmap=cmap, vmin=low, vmax=high)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_title(title, fontsize=7, color=colour, pad=2)

@@ -7,13 +7,10 @@ sampling would take for the same error and how long the arithmetic takes that an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.stats import linregress, t
 
-from rpa import _check
 from rpa.experiments.coverage import processor_seconds
 from rpa.inputs import Gaussian
 from rpa.moments.layerwise import layerwise
@@ -24,11 +21,7 @@ from rpa.patterns.regions import affine_pieces
 from rpa.patterns.support import best_first
 from rpa.reliability.failure import failure_probability
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["TASKS", "exponent", "problem", "row", "schedule", "table"]
-
+__all__ = ["TASKS", "problem", "row"]
 
 PASSED = 20_000  # inputs that time a sample
 DRAWN, FAILING = 200_000, 1e-4  # inputs that set the threshold of the failure, and its probability
@@ -46,8 +39,7 @@ def problem(sizes: Sequence[int], uncertain: int, seed: int) -> tuple[ReLUNetwor
     mean = rng.standard_normal(sizes[0])
     G, g, _, _ = affine_pieces(net, net.patterns(mean[None]))
     distance = np.sort(np.abs(G[0] @ mean + g[0]) / np.linalg.norm(G[0], axis=1))
-    count = _check.integer("uncertain", uncertain, 1)
-    return net, Gaussian(mean, distance[min(count, len(distance)) - 1] ** 2)
+    return net, Gaussian(mean, distance[min(uncertain, len(distance)) - 1] ** 2)
 
 
 def _search(net, inputs, k, _):
@@ -96,44 +88,9 @@ def row(task: str, net: ReLUNetwork, inputs: Gaussian, k: int, repeats: int) -> 
         passed = min(processor_seconds(lambda: net(inputs.sample(PASSED, 1)))[0] for _ in range(3)) / PASSED
         square = torch.ones(500, 500, dtype=torch.float64)
         speed = 2 * 500**3 / min(processor_seconds(lambda: square @ square)[0] for _ in range(5))
-    return {"task": task, "seconds": float(seconds), "samples": samples, "sampling": samples * passed} | {
-        "least": flops / speed
-    }
-
-
-def exponent(size: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
-    """The exponent of a power law fitted to seconds over size, (m,) each, and half its 95 % interval."""
-    fit = linregress(np.log(size), np.log(seconds))
-    return float(fit.slope), float(fit.stderr * t.ppf(0.975, max(len(size) - 2, 1)))
-
-
-def schedule(seconds: np.ndarray, cores: int) -> float:
-    """When the last of independent pieces of work (n,) ends on so many cores, the longest first."""
-    ends = np.zeros(cores)
-    for piece in np.sort(seconds)[::-1]:
-        ends[ends.argmin()] += piece
-    return float(ends.max())
+    times = {"seconds": float(seconds), "sampling": samples * passed, "least": flops / speed}
+    return {"task": task, "samples": samples} | times
 
 
 def _flops(net):
     return 2.0 * sum(weight.size for weight in net.weights)
-
-
-def table(
-    axis: str,
-    sizes: Sequence[Sequence[int]],
-    counts: Sequence[int],
-    x: Sequence[float],
-    tasks: Sequence[str],
-    uncertain: int,
-    repeats: int,
-    seed: int,
-) -> pd.DataFrame:
-    """A row of `row` for each network of `sizes` (with `counts` patterns, at `x` on the axis) and each task."""
-    import pandas as pd
-
-    rows = []
-    for layers, k, at in zip(sizes, counts, x):
-        net, inputs = problem(layers, uncertain, seed)
-        rows += [{"axis": axis, "size": at} | row(task, net, inputs, k, repeats) for task in tasks]
-    return pd.DataFrame(rows)

@@ -7,7 +7,6 @@ import torch
 from sklearn.cluster import KMeans
 from torch import nn
 
-from rpa import _check
 from rpa.moments import two_stage
 
 __all__ = ["Clusters", "Shared", "clusters", "shared_moments"]
@@ -33,10 +32,8 @@ class Shared(NamedTuple):
 
 def clusters(x: torch.Tensor, features: np.ndarray, count: int, seed: int) -> Clusters:
     """`Clusters` of the images x (n, *shape) by k-means on their features (n, f), from a random start."""
-    features = _check.array("features", features, (len(x), None))
-    if not 1 <= _check.integer("count", count, 1) <= len(x):
-        raise ValueError(f"count: expected at most the {len(x)} images, got {count}")
-    fit = KMeans(count, init="random", n_init=1, random_state=_check.integer("seed", seed)).fit(features)
+    features = np.asarray(features, dtype=float)
+    fit = KMeans(count, init="random", n_init=1, random_state=seed).fit(features)
     labels = torch.from_numpy(fit.labels_).long()
     sums = torch.zeros(count, *x.shape[1:]).index_add_(0, labels, x)
     sizes = labels.bincount(minlength=count).reshape(-1, *[1] * (x.ndim - 1))
@@ -55,7 +52,7 @@ def shared_moments(
     stages: (first, second) of `rpa.moments.two_stage.splits`. The effect is the two-stage mean with noise less the one
     without, so that f(x) + effect does not depend on how well f is extrapolated from the point.
     """
-    of_image = torch.from_numpy(_check.array("labels", labels, (len(x),))).long()
+    of_image = torch.from_numpy(labels).long()
     parts, order = [], []
     for label in of_image.unique():
         members = (of_image == label).nonzero().squeeze(1)

@@ -32,17 +32,15 @@ def over_cells(
     rows: np.ndarray,
     indices: Sequence[int],
     levels: Sequence[float],
+    *,
+    seed: int,
     **options: float,
 ) -> pd.DataFrame:
-    """A DataFrame of work(net, inputs, seed=..., **options) for each network, noise level and image, in parallel.
-
-    options: passed on, but for `seed`, to which the image's index is added.
-    """
-    first = int(options.pop("seed", 0))
+    """A DataFrame of work(net, inputs, seed=seed + index, **options) for each network, noise level and image."""
 
     def cell(task):
         name, sigma, index = task
-        row = work(nets[name], Gaussian(rows[index], sigma**2), seed=first + int(index), **options)
+        row = work(nets[name], Gaussian(rows[index], sigma**2), seed=seed + int(index), **options)
         return {"network": name, "sigma": sigma, "image": int(index)} | row
 
     return pd.DataFrame(pmap(cell, list(product(nets, levels, indices))))

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from rpa import _check
-
 if TYPE_CHECKING:
     from rpa.subjects.imagenet import Subject
 
@@ -26,8 +24,7 @@ RESAMPLES = 2000
 
 def resampled(b: int, seed: int) -> np.ndarray:
     """Weights (2001, b) of b images: all 1, then 2000 bootstrap samples of the images."""
-    b = _check.integer("b", b, 1)
-    drawn = np.random.default_rng(_check.integer("seed", seed)).multinomial(b, np.full(b, 1 / b), RESAMPLES)
+    drawn = np.random.default_rng(seed).multinomial(b, np.full(b, 1 / b), RESAMPLES)
     return np.vstack([np.ones(b), drawn])
 
 
@@ -53,15 +50,13 @@ def correlations(truth: ArrayLike, found: ArrayLike, weights: np.ndarray) -> np.
 
 def _sums(x, y, weights):
     """Weighted sums of 1, x, y, x^2, y^2 and x y over images and scores."""
-    x = _check.array("truth", x, (len(weights[0]), None))
-    y = _check.array("found", y, x.shape)
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     return np.stack([part.sum(1) for part in (np.ones_like(x), x, y, x * x, y * y, x * y)]) @ weights.T
 
 
 def shares(above: ArrayLike, below: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """sum(above) / sum(below) over images and scores, for each row of weights."""
-    below = _check.array("below", below, (len(weights[0]), None))
-    above = _check.array("above", above, below.shape)
+    above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         return (weights @ above.sum(1)) / (weights @ below.sum(1))
 
@@ -110,8 +105,7 @@ def reach(sigmas: Sequence[float], margins: np.ndarray) -> tuple[float, float, f
     holds. Between two levels the margin is interpolated in log sigma. 0 where it fails at the lowest level, infinity
     where it holds at the highest.
     """
-    log = np.log(_check.array("sigmas", sigmas, (None,)))
-    margins = _check.array("margins", margins, (len(log), None))
+    log = np.log(sigmas)
     found = [_crossing(log, margin) for margin in margins.T]
     low, high = np.quantile(found[1:], [0.025, 0.975], method="nearest")
     return float(found[0]), float(low), float(high)
@@ -129,11 +123,7 @@ def _crossing(log, margin):
 
 
 def reach_text(sigmas: Sequence[float], reached: tuple[float, float, float]) -> str:
-    """`reach` in words: "noise 0.031 (0.024 to above 0.1)".
-
-    >>> reach_text([0.02, 0.1], (0.0, 0.0, 0.05))
-    'noise below 0.02 (below 0.02 to 0.05)'
-    """
+    """`reach` in words: "noise 0.031 (0.024 to above 0.1)"."""
     low, high = f"below {sigmas[0]:g}", f"above {sigmas[-1]:g}"
     words = [low if sigma == 0 else high if np.isinf(sigma) else f"{sigma:.2g}" for sigma in reached]
     return f"noise {words[0]}" if len(set(words)) == 1 else "noise {} ({} to {})".format(*words)

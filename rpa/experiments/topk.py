@@ -4,24 +4,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-from rpa import _check
-
-__all__ = ["leading", "ordered_agreement", "perfect_at_most", "wilson"]
-
-
-def leading(scores: ArrayLike, k: int = 5) -> np.ndarray:
-    """Numbers of the k largest scores of each row, best first: scores (b, c) -> int (b, k)."""
-    scores = _check.array("scores", scores, (None, None))
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+__all__ = ["ordered_agreement", "perfect_at_most", "wilson"]
 
 
 def ordered_agreement(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     """bool (b, k): entry (i, j - 1) says whether the first j classes of row i are the same in the same order.
 
-    first, second: (b, k) from `leading`. The mean of column k - 1 is P2's top-k score ordering.
-
-    >>> ordered_agreement([[7, 2, 5]], [[7, 5, 2]])  # the winner agrees, the second place does not
-    array([[ True, False, False]])
+    first, second: (b, k), the numbers of the k leading classes, best first. The mean of column k - 1 is P2's top-k
+    score ordering.
     """
     return np.logical_and.accumulate(np.equal(first, second), axis=1)
 
@@ -31,10 +21,6 @@ def wilson(successes: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
 
     (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n); stays in [0, 1] and never has length zero.
     successes: means over repetitions need not be whole numbers.
-
-    >>> low, high = wilson(9, 10)
-    >>> round(float(low), 3), round(float(high), 3)
-    (0.596, 0.982)
     """
     successes = np.asarray(successes, dtype=float)
     z, p = ndtri(0.975), successes / n

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rpa import _check
 from rpa._files import ROOT, in_checkout
 from rpa.subjects._torchvision import import_torchvision
 
@@ -187,19 +186,13 @@ class ImageNetSample:
     def __len__(self) -> int:
         return len(self.paths)
 
-    @property
-    def provenance(self) -> dict[str, str]:
-        """The entry of a record about its data: name -> SHA-256."""
-        return {f"ImageNet sample, {len(self)} photographs": self.sha256}
-
     def batch(self, which: Sequence[int]) -> torch.Tensor:
         """The central pixels of photographs `which`, normalized, as torchvision evaluates: float32 (b, 3, 224, 224)."""
         import torch
         from PIL import Image
 
-        places = [_check.index("which", i, len(self)) for i in which]
         transform = import_torchvision().models.AlexNet_Weights.IMAGENET1K_V1.transforms()
-        return torch.stack([transform(Image.open(self.paths[i]).convert("RGB")) for i in places])
+        return torch.stack([transform(Image.open(self.paths[i]).convert("RGB")) for i in which])
 
 
 def imagenet_sample() -> ImageNetSample:

@@ -5,17 +5,15 @@ class, at a fixed commit, and torchvision's weights. Each photograph is checked 
 commit, each file of weights against the SHA-256 in its name. Files that are correct are not downloaded again.
 """
 
-import csv
 import hashlib
-import io
 import json
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import urlopen
 
+import pandas as pd
 import pooch
 import torch
 from tqdm.contrib.concurrent import thread_map
@@ -42,13 +40,10 @@ def photographs(folder: Path) -> None:
     pooch.get_logger().setLevel("ERROR")
     items = sorted(entries.items())
     thread_map(partial(_photograph, folder), items, max_workers=8, desc="photographs", disable=None)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    rows = [(index, path[:9], path[10:-5].replace("_", " "), sha) for index, (path, sha) in enumerate(items)]
     # The fourth column tells this table from that of other sizes of the same photographs.
-    table.writerow(("index", "wnid", "name", "git hash"))
-    for index, (path, sha) in enumerate(items):
-        table.writerow((index, path[:9], path[10:-5].replace("_", " "), sha))
-    _files.replace(folder / "classes.csv", lambda temporary: temporary.write_text(text.getvalue()))
+    table = pd.DataFrame(rows, columns=["index", "wnid", "name", "git hash"])
+    _files.replace(folder / "classes.csv", lambda temporary: table.to_csv(temporary, index=False))
 
 
 def _photograph(folder, item):
@@ -78,11 +73,10 @@ def main() -> int:
     """Download what is missing, with progress; returns 1 when something was not available."""
     folder, failed = datasets.roots()[0] / "imagenet", 0
     load = partial(torch.hub.load_state_dict_from_url, model_dir=folder, check_hash=True, progress=sys.stderr.isatty())
-    steps: list[tuple[str, Callable[[], object]]] = [
-        (file, partial(load, WEIGHTS + file)) for file in imagenet.WEIGHTS.values()
-    ]
-    steps += [] if _there() else [("photographs", partial(photographs, folder))]
-    for name, step in steps:
+    steps = {file: partial(load, WEIGHTS + file) for file in imagenet.WEIGHTS.values()}
+    if not _there():
+        steps["photographs"] = partial(photographs, folder)
+    for name, step in steps.items():
         print(f"{name} ...", flush=True)
         try:
             step()

@@ -18,7 +18,7 @@ from rpa import _check, _files
 from rpa.subjects import datasets, references, train
 from rpa.subjects._torchvision import import_torchvision
 
-__all__ = ["Subject", "alexnet", "fashion_alexnet", "photographs", "squeezenet"]
+__all__ = ["Subject", "alexnet", "fashion_alexnet", "squeezenet"]
 
 # Torchvision names a file of weights by the first 8 hex digits of its SHA-256.
 WEIGHTS = {"alexnet": "alexnet-owt-7be5be79.pth", "squeezenet1_0": "squeezenet1_0-b66bff10.pth"}
@@ -104,17 +104,10 @@ def _weights(name):
     return path
 
 
-def photographs() -> datasets.ImageNetSample | None:
-    """The photographs of the data root (`rpa.subjects.datasets.imagenet_sample`); None when there are none."""
-    try:
-        return datasets.imagenet_sample()
-    except FileNotFoundError:
-        return None
-
-
 def _on_photographs(name, title, path, n):
-    sample = photographs()
-    if sample is None:
+    try:
+        sample = datasets.imagenet_sample()
+    except FileNotFoundError:
         return None
     net = getattr(import_torchvision().models, name)(weights=None)
     net.load_state_dict(torch.load(path, weights_only=True))

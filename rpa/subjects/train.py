@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,13 +95,13 @@ def enlarged(x: torch.Tensor) -> torch.Tensor:
     return nn.functional.interpolate(x, 64, mode="bilinear").expand(-1, 3, -1, -1)
 
 
-def load_module(name: str, folder: str | Path = FOLDER) -> nn.Sequential:
+def load_module(name: str) -> nn.Sequential:
     """The network as an `nn.Sequential` in evaluation mode, float32, without gradients.
 
     LeNets take (n, 1, 28, 28), AlexNet (n, 3, 64, 64), the others rows. Raises ValueError for an unknown
     name, OSError for a missing file.
     """
-    arrays, _ = _read(name, folder)
+    arrays, _ = _read(name)
     return _module(NETWORKS[name].layers, arrays)
 
 
@@ -112,20 +111,20 @@ def _module(layers, arrays):
     return module.eval().requires_grad_(False)
 
 
-def load_network(name: str, folder: str | Path = FOLDER) -> ReLUNetwork:
+def load_network(name: str) -> ReLUNetwork:
     """The network as a `ReLUNetwork` (float64): any without convolutions.
 
     The moons networks return the logit of class 1.
     """
-    module = load_module(name, folder)
+    module = load_module(name)
     if not NETWORKS[name].layers[0].isdigit():
         raise ValueError(f"name: expected a network of Linear layers only, got {name!r}; see load_module")
     return ReLUNetwork.from_torch(module)
 
 
-def load_metadata(name: str, folder: str | Path = FOLDER) -> dict:
+def load_metadata(name: str) -> dict:
     """How the stored network was made, and its test accuracy: a dict."""
-    return _read(name, folder)[1]
+    return _read(name)[1]
 
 
 def _recipe(name):
@@ -134,9 +133,9 @@ def _recipe(name):
     return NETWORKS[name]
 
 
-def _read(name, folder):
+def _read(name):
     _recipe(name)
-    path = Path(folder) / f"{name}.npz"
+    path = FOLDER / f"{name}.npz"
     if not path.is_file():
         clone = "" if (ROOT / "notebooks").is_dir() else "data/weights is part of the repository: use a git clone, or "
         raise FileNotFoundError(f"{path}: not there; {clone}`python -m rpa.subjects.train {name}` trains it")
@@ -260,11 +259,6 @@ def _accuracy(module, x, y, prepare):
     return (predicted == y).double().mean().item()
 
 
-def save(name, arrays, metadata, folder=FOLDER):
-    """Writes <folder>/<name>.npz, whole or not at all."""
-    _files.save_arrays(Path(folder) / f"{name}.npz", metadata=np.array(json.dumps(metadata)), **arrays)
-
-
 def main(names):
     """Trains and stores the named networks, or all."""
     unknown = sorted(set(names) - set(NETWORKS))
@@ -272,7 +266,7 @@ def main(names):
         raise SystemExit(f"unknown network {', '.join(unknown)}; known: {', '.join(NETWORKS)}")
     for name in names or NETWORKS:
         arrays, metadata = train(name)
-        save(name, arrays, metadata)
+        _files.save_arrays(FOLDER / f"{name}.npz", metadata=np.array(json.dumps(metadata)), **arrays)
         print(f"{name}: test accuracy {metadata['test accuracy']:.4f}", flush=True)
 
 

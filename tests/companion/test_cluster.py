@@ -6,6 +6,7 @@ import threading
 import time
 
 import joblib
+import pytest
 from distributed import Client, LocalCluster
 
 from rpa.parallel import pmap
@@ -27,6 +28,9 @@ def test_a_killed_worker_changes_no_result(tmp_path):
         watcher.start()
         with joblib.parallel_config(backend="dask"):
             assert pmap(square, range(8)) == [k * k for k in range(8)]
+            with pytest.raises(RuntimeError, match="item 1"):
+                pmap(lambda x: 1 / x, [1, 0])
         watcher.join()
+    assert str(os.getpid()) not in {path.name.split("-")[1] for path in tmp_path.iterdir()}
     tasks = [path.name.split("-")[0] for path in tmp_path.iterdir()]
     assert len(tasks) > len(set(tasks)) == 8, "the worker that was killed was at no task"

@@ -271,13 +271,3 @@ def test_a_bundle_holds_the_committed_files_and_the_executed_notebooks(project):
     (path,) = (project / "build").glob("rpa-*.zip")
     with zipfile.ZipFile(path) as archive:
         assert {"README.md", "notebooks/01_a.ipynb", "executed/01_a.ipynb"} <= set(archive.namelist())
-
-
-def test_help_is_the_default_and_names_every_target(project):
-    status, output = _make(project)
-    makefile = (project / "Makefile").read_text().splitlines()
-    lists = [line.partition(" := ")[2] for line in makefile if line.startswith(("RESULTS :=", "COMMANDS :="))]
-    phony = next(line for line in makefile if line.startswith(".PHONY:")) + " " + " ".join(lists)
-    targets = [name for name in phony.split()[2:] if not name.startswith("$")]
-    assert status == 0 and len(targets) > 20
-    assert [target for target in targets if f"make {target} " not in output] == []

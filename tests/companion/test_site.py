@@ -96,13 +96,9 @@ def test_every_link_inside_resolves(visited):
                 continue
             other = next((each for each in visited if each.as_uri() == target), None)
             missing = fragment and other and unquote(fragment) not in visited[other]["ids"]
-            if missing or (other is None and not _exists(target)):
+            if missing or (other is None and not Path(unquote(urlparse(target).path)).is_file()):
                 wrong.append((path.name, link))
     assert wrong == []
-
-
-def _exists(uri):
-    return Path(unquote(urlparse(uri).path)).is_file()
 
 
 def test_a_verdict_leads_to_the_cell_that_records_it(visited):

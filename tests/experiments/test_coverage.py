@@ -6,7 +6,7 @@ from helpers import random_gaussian, random_network
 from scipy.special import ndtr
 
 from rpa.experiments import coverage, support_checks
-from rpa.experiments.montecarlo import Fresh, pattern_counts
+from rpa.experiments.montecarlo import Fresh
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.patterns.support import best_first, draw_packed, entropy_pruned
@@ -28,11 +28,6 @@ def test_fresh_samples_are_counted_one_by_one():
     expected = [(drawn == pattern).all(axis=1).sum() for pattern in patterns]
     np.testing.assert_array_equal(fresh.counts(patterns), expected)
     assert fresh.coverage(patterns) == sum(expected) / 5000 and fresh.coverage(patterns[:0]) == 0
-    with pytest.raises(ValueError, match=r"patterns: expected shape \(K, N\) with N in 2 bytes"):
-        fresh.counts(patterns[:, :8])
-    counts, _ = pattern_counts(NET, INPUTS, patterns, n := 50_000, seed=1)
-    p = counts.sum() / n
-    assert abs(Fresh(draw_packed(NET, INPUTS, n, 2)).coverage(patterns) - p) < 6 * np.sqrt(2 * p * (1 - p) / n)
 
 
 def test_comparison_and_its_tables():
@@ -50,7 +45,7 @@ def test_comparison_and_its_tables():
             assert abs(covered - rival).mean() <= differ + 1e-12
         ours = np.array([entries["search"].coverage for entries in images])
         assert cell.worst_image == pytest.approx((ours / rival).min())
-    assert (coverage.time_table(results)[["search", "pruned", "counted_500", "counted_5000"]] > 0).all(axis=None)
+    assert all(entry.seconds > 0 for entry in results["a", 0.3][0].values())
     again = coverage.cell_table(coverage.experiment({"a": NET}, ROWS, [0, 2], [0.3, 1.0], **options), 20_000)
     assert again.equals(table)
 
@@ -98,10 +93,6 @@ def test_realizable_patterns_are_those_that_inputs_show():
     listed = entropy_pruned(net, inputs, max_patterns=500, mass=1.0).patterns
     share = support_checks.realizable(net, inputs, listed).mean()
     assert row["tested"] == 30 and abs(row["exist"] - share) < 6 * np.sqrt(max(share * (1 - share), 1 / 30) / 30)
-
-
-def test_images_by_class():
-    np.testing.assert_array_equal(coverage.by_class(np.array([2, 0, 1, 0, 2, 2, 0]), 2), [1, 3, 2, 0, 4])
 
 
 def test_pruning_covers_more_with_a_lower_threshold_and_never_more_than_it_enumerates():

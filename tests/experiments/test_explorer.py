@@ -7,14 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from helpers import PATIENCE, browser
+from helpers import browser, wait_for
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -53,25 +52,19 @@ def served(command, folder):
     command = [sys.executable, "-m", *(part.format(port=port) for part in command)]
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{port}"
+
+    def listens():  # without asking for a page: each that Voilà serves starts a kernel
+        assert process.poll() is None, (folder / "server.log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
     try:
-        _wait_until_it_listens(process, port, folder)
-        yield address
+        wait_for(listens)
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
         log.close()
-
-
-def _wait_until_it_listens(process, port, folder):
-    """Asks for no page: each that Voilà serves starts a kernel."""
-    deadline = time.monotonic() + PATIENCE / 1000
-    while True:
-        assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
 
 
 LAB = ["jupyterlab", "--no-browser", "--allow-root", "--port={port}", "--IdentityProvider.token=", "--LabApp.news_url="]
@@ -122,13 +115,10 @@ def _drag(page, canvas, explorer):
         page.mouse.up()
 
     assert told() == [0.9, 0.45]
-    _changes(page, canvas, "dragging the mean", lambda: drag((0.9, 0.45), (0.2, 0.9)))
-    deadline = time.monotonic() + PATIENCE / 1000
-    while (moved := told()) != pytest.approx([0.2, 0.9], abs=0.03):
-        assert time.monotonic() < deadline, f"the mean is at {moved}"
-        page.wait_for_timeout(100)
-    pulled = (moved[0] + 0.9, moved[1] + 0.3)
-    _changes(page, canvas, "pulling an axis", lambda: drag((moved[0] + 0.5, moved[1]), pulled))
+    _changes(page, canvas, lambda: drag((0.9, 0.45), (0.2, 0.9)))
+    wait_for(lambda: told() == pytest.approx([0.2, 0.9], abs=0.03))
+    x, y = told()
+    _changes(page, canvas, lambda: drag((x + 0.5, y), (x + 0.9, y + 0.3)))
     page.mouse.move(*at((0.2, 0.9)))
     page.wait_for_function("document.body.innerText.includes('probability')")
 
@@ -136,21 +126,18 @@ def _drag(page, canvas, explorer):
 def _use_every_control(page, canvas):
     """Each of them in turn; the sliders of the network's shape once they are free, and small when it is trained."""
 
-    def slider(name):
-        return page.locator(f".widget-slider:has-text('{name}') .noUi-handle")
-
     def choose(name, option):
         select = page.locator(f".widget-dropdown:has-text('{name}') select")
-        _changes(page, canvas, option, lambda: select.select_option(label=option))
+        _changes(page, canvas, lambda: select.select_option(label=option))
 
     def slide(name, key):
-        _changes(page, canvas, f"{key} on {name}", lambda: slider(name).press(key))
+        handle = page.locator(f".widget-slider:has-text('{name}') .noUi-handle")
+        _changes(page, canvas, lambda: handle.press(key))
 
     slide("noise", "PageUp")
-    _changes(page, canvas, "the density", lambda: page.click(".widget-toggle-button:has-text('density')"))
-    _changes(page, canvas, "Monte Carlo off", lambda: page.click(".widget-checkbox input"))
-    _changes(page, canvas, "Monte Carlo on", lambda: page.click(".widget-checkbox input"))
-    _changes(page, canvas, "the distribution", lambda: page.click(".widget-toggle-button:has-text('distribution')"))
+    toggle, box = ".widget-toggle-button:has-text('{}')", ".widget-checkbox input"
+    for control in (toggle.format("density"), box, box, toggle.format("distribution")):
+        _changes(page, canvas, lambda: page.click(control))
     for moon in ("blue", "orange"):
         choose("input", f"mixture of the {moon} moon")
     choose("network", "moons_2-8-8-1")
@@ -160,7 +147,7 @@ def _use_every_control(page, canvas):
     choose("network", "trained now")
 
 
-def _changes(page, canvas, name, action):
+def _changes(page, canvas, action):
     """Act on a picture at rest, and wait until more of it is another than a blink would make."""
 
     def picture():
@@ -169,17 +156,15 @@ def _changes(page, canvas, name, action):
     def differs(one, other):
         return (abs(one - other) > 60).sum()
 
-    deadline, before = time.monotonic() + PATIENCE / 1000, picture()
-    while True:
+    def rests():
         page.wait_for_timeout(300)
-        before, last = picture(), before
-        if differs(before, last) == 0:
-            break
-        assert time.monotonic() < deadline, f"no rest before {name}"
+        seen.append(picture())
+        return differs(*seen[-2:]) == 0
+
+    seen = [picture()]
+    wait_for(rests)
     action()
-    while differs(picture(), before) <= 20:
-        assert time.monotonic() < deadline, f"{name} changed nothing"
-        page.wait_for_timeout(100)
+    wait_for(lambda: differs(picture(), seen[-1]) > 20)
 
 
 @pytest.fixture
@@ -207,16 +192,6 @@ def test_moved_artists_look_as_if_drawn_from_scratch(stage):
     stage.kept = None
     stage.draw()
     np.testing.assert_array_equal(_pixels(stage), moved)
-
-
-def test_other_limits_are_drawn_from_scratch(stage):
-    stage.draw()
-    kept, axes = stage.kept, stage.figure.axes[0]
-    stage.limits(axes, xlim=axes.get_xlim())
-    assert stage.kept is kept
-    stage.limits(axes, xlim=(0.0, 5.0))
-    stage.draw()
-    assert axes.get_xlim() == (0.0, 5.0) and stage.kept is not kept
 
 
 def test_a_saved_figure_holds_the_moving_artists_and_keeps_no_pixels(stage, tmp_path):

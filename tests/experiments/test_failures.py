@@ -39,12 +39,6 @@ def test_distances_in_the_plane_against_a_search_over_all_directions():
         assert least - 0.05 < failures.distance(net, point, label, 0.1) < 1.04 * least + 0.05
 
 
-def test_plain_samples_are_counted():
-    count = failures.sampled(NET, Gaussian(IMAGE, 1.0), 0, 50_000, seed=3)
-    p = float(np.exp(log_ndtr(-2.0)))
-    assert abs(count - 50_000 * p) < 6 * np.sqrt(50_000 * p)
-
-
 def test_an_exact_case_is_what_samples_say_and_z_scores_compare_logarithms():
     points = datasets.moons(40, noise=0.1, seed=0)[0][[3, 8]]
     case = failures.exact_case(train.load_network("moons_2-8-8-1"), points, 0.05, seed=1)
@@ -63,8 +57,3 @@ def test_costs_are_what_ours_spent_and_what_splitting_needs_for_that_error():
     table = failures.costs(ours, ours.assign(rel_error=0.2), rtol=0.05)
     assert table.ours[0] == 100 and table.splitting[0] == pytest.approx(1600)
     assert table["plain sampling"][0] == pytest.approx((1e4 - 1) / 0.05**2)
-
-
-def test_only_images_that_are_right_are_taken():
-    x = np.array([[1.0, 0.0], [-1.0, 0.0], [3.0, 0.0]])
-    assert failures.right_images(NET, x, np.array([0, 0, 0]), 2) == [0, 2]

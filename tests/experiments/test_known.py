@@ -18,12 +18,6 @@ def test_equicorrelated_equals_mpmath(golden):
     assert cov.shape == (golden["n"], golden["n"]) and cov[0, 1] == golden["rho"] and cov[1, 1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("n", [2, 10, 100])
-def test_equicorrelated_closed_forms(n):
-    assert known.equicorrelated(n, 0.5)[1] == pytest.approx(-math.log(n + 1), abs=1e-12)
-    assert known.equicorrelated(n, 0.0, -2.0)[1] == pytest.approx(n * log_ndtr(-2.0), abs=1e-12 * n)
-
-
 def test_autoregressive_closed_forms():
     arcsines = 2 * math.asin(0.5) + math.asin(0.25)
     assert known.autoregressive(2, 0.5)[1] == pytest.approx(math.log(1 / 3), abs=1e-12)

@@ -82,13 +82,3 @@ def test_samples_that_agree_with_the_class_of_the_mean():
     share, _ = tightness.same_class(subject, [0, 1], np.array([[1.0, 0.0]] * 2), 0.1, 20_000, 0)
     exact = norm.cdf(np.array([0.2, 0.6]) / (0.1 / 0.5 * 5)).mean()
     assert abs(share - exact) < 6 * np.sqrt(exact * (1 - exact) / 40_000)
-
-
-def test_bad_input_is_named():
-    weights = tightness.resampled(2, 0)
-    with pytest.raises(ValueError, match="truth: expected shape"):
-        tightness.slopes(np.ones((3, 2)), np.ones((3, 2)), weights)
-    with pytest.raises(ValueError, match="found: expected shape"):
-        tightness.slopes(np.ones((2, 2)), np.ones((2, 3)), weights)
-    with pytest.raises(ValueError, match="margins"):
-        tightness.reach([0.1, 0.2], np.ones((3, 5)))

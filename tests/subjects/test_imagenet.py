@@ -34,7 +34,7 @@ def _weights(path):
 
 
 def test_folders_of_images(desk):
-    sample = imagenet.photographs()
+    sample = datasets.imagenet_sample()
     assert len(sample) == 6 and sample.indices.tolist() == [0, 0, 0, 1, 1, 1] and sample.names[3] == "n00000001"
     assert sample.batch([0, 5]).shape == (2, 3, 224, 224)
 
@@ -56,7 +56,7 @@ def test_weights_are_known_by_their_hash(desk, monkeypatch, place):
 
 def test_without_photographs_or_weights_there_is_no_subject(tmp_path, monkeypatch):
     monkeypatch.setenv("RPA_DATA", str(tmp_path))
-    assert imagenet.photographs() is None and imagenet.alexnet() is None and imagenet.squeezenet() is None
+    assert imagenet.alexnet() is None and imagenet.squeezenet() is None
 
 
 def test_squeezenet_classifies_the_photographs():

@@ -9,17 +9,6 @@ from rpa.subjects import datasets, referees, references
 DIGITS = sorted(set(referees.SAMPLES) - set(referees.LARGE))
 
 
-def test_large_networks_have_two_referees_and_few_samples_and_small_ones_one():
-    found = referees.jobs()
-    assert len(found) == len(set(found))
-    for network, sigma, n, seed, most in found:
-        twin = (network, sigma, n, 3 - seed, most) in found
-        assert twin == (network not in DIGITS and seed != referees.SEEDS["few"])
-    sizes = {(name, sigma): n for name, sigma, n, seed, _ in found if seed == referees.SEEDS["first"]}
-    large = {key: n for key, n in sizes.items() if key[0] not in DIGITS}
-    assert all(n >= (512 if sigma in (0.01, 0.02) else 256) for (_, sigma), n in large.items())
-
-
 @pytest.mark.parametrize("name", DIGITS)
 def test_digits_are_ten_a_class_and_the_networks_know_them(name):
     subject = referees.digits(name)

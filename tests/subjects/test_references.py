@@ -31,6 +31,11 @@ def test_moments_against_plain_sampling(net):
     assert (np.diff(ours.mean, axis=1) <= 0).all()
 
 
+def test_outputs_that_are_not_numbers_are_refused(net):
+    with pytest.raises(ValueError, match="net: returned NaN"):
+        references.estimate(net, torch.zeros(1, 3, 2, 2), np.nan, 4, 0)
+
+
 def test_stated_error_is_the_scatter(net):
     x = torch.zeros(1, 3, 2, 2)
     runs = [references.estimate(net, x, 1.0, 100, seed) for seed in range(200)]

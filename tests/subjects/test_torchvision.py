@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import types
 
 import pytest
 
@@ -29,12 +28,6 @@ def test_imports_and_builds_a_model_without_the_compiled_operators():
     built = "import torchvision; assert tv is torchvision; print(len(list(tv.models.squeezenet1_0().parameters())))"
     done = _python(WITHOUT_OPERATORS + IMPORT + built)
     assert done.returncode == 0 and done.stdout.strip() == "52", done.stderr
-
-
-def test_nothing_is_declared_when_it_is_not_needed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", present := types.ModuleType("torchvision"))
-    monkeypatch.setattr(_torchvision, "_libraries", [])
-    assert _torchvision.import_torchvision() is present and _torchvision._libraries == []
 
 
 def test_other_errors_pass_through(monkeypatch, tmp_path):

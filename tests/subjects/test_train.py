@@ -1,8 +1,5 @@
 """Stored networks: what they claim of themselves, and that their recipes make them."""
 
-import json
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -10,17 +7,7 @@ import torch
 from rpa.subjects import datasets, train
 
 MOONS = [name for name in train.NETWORKS if name.startswith("moons")]
-PRECISE = {"float16": np.float16, "float32": np.float32, "int8": np.int8, "int6": np.int8}
-ENOUGH = {
-    "mnist_784-32-32-10": 0.96,
-    "mnist_784-128-64-10": 0.975,
-    "fashion_784-32-32-10": 0.86,
-    "fashion_784-128-64-10": 0.88,
-    "lenet_mnist": 0.985,
-    "lenet_relu_mnist": 0.985,
-    "lenet_p2": 0.985,
-    "alexnet_fashion": 0.88,
-}
+OF_IMAGES = [name for name in train.NETWORKS if name not in MOONS]
 
 
 @pytest.mark.parametrize("name", MOONS)
@@ -28,21 +15,16 @@ def test_training_again_gives_the_stored_moons_network(name):
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     arrays, metadata = train.train(name)
     assert torch.equal(torch.random.get_rng_state(), state) and torch.get_num_threads() == threads
-    stored, described = train._read(name, train.FOLDER)
+    stored, described = train._read(name)
     for key, value in stored.items():
         # Another processor sums in another order; what 600 to 800 steps make of that stays far below 1e-2.
         assert value.dtype == np.float32 and np.abs(arrays[key] - value).max() < 1e-2
     assert {**metadata, "torch": ""} == {**described, "torch": ""}
-
-
-@pytest.mark.parametrize("name", MOONS)
-def test_moons_networks_separate_the_moons(name):
     x, y = datasets.moons()
-    output = train.load_network(name)(x)[:, 0]
-    assert ((output > 0) == y).mean() >= 0.995
+    assert ((train.load_network(name)(x)[:, 0] > 0) == y).mean() >= 0.995
 
 
-@pytest.mark.parametrize("name", [*ENOUGH, pytest.param("all of lenet_p2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*OF_IMAGES, pytest.param("all of lenet_p2", marks=pytest.mark.slow)])
 def test_stored_accuracy_is_the_accuracy(name):
     """On all images for networks without convolutions, on the first thousand for the others."""
     name, n = name.removeprefix("all of "), 1000 if name.startswith(("lenet", "alexnet")) else 10_000
@@ -50,7 +32,7 @@ def test_stored_accuracy_is_the_accuracy(name):
     data = getattr(datasets, train.NETWORKS[name].data)("test")
     if data.stand_in:
         pytest.skip(f"needs the real {data.name}")
-    assert metadata["test accuracy"] >= ENOUGH[name]
+    assert metadata["test accuracy"] >= (0.86 if "fashion" in name else 0.96)
     module = train.load_module(name)
     x = torch.from_numpy((data.x if "net" in name else data.rows)[:n])
     x = (x - metadata.get("mean", 0)) / metadata.get("std", 1)
@@ -74,23 +56,6 @@ def test_few_bits_lose_half_a_step_at_most(store, steps):
     assert torch.equal(back["a.bias"], state["a.bias"])
 
 
-@pytest.mark.parametrize("name", train.NETWORKS)
-def test_stored_files_are_small_plain_and_say_what_they_are(name):
-    path = train.FOLDER / f"{name}.npz"
-    assert path.stat().st_size < 3e6
-    with np.load(path, allow_pickle=False) as stored:
-        weights = [key for key in stored if stored[key].ndim > 1 and not key.endswith(".scale")]
-        assert weights and all(stored[key].dtype == PRECISE[train.NETWORKS[name].store] for key in weights)
-        assert json.loads(str(stored["metadata"]))["layers"] == train.NETWORKS[name].layers
-
-
-def test_network_and_module_are_the_same_function():
-    x = np.random.default_rng(0).random((5, 784))
-    net, module = (load("mnist_784-128-64-10") for load in (train.load_network, train.load_module))
-    assert not module.training and not any(p.requires_grad for p in module.parameters())
-    assert np.allclose(net(x), module.double()(torch.from_numpy(x)), rtol=1e-12, atol=1e-12)
-
-
 def test_lenets_are_caffes_and_that_of_the_released_code():
     assert sum(p.numel() for p in train.load_module("lenet_mnist").parameters()) == 431_080
     module, made = train.load_module("lenet_p2"), train.load_metadata("lenet_p2")
@@ -110,20 +75,16 @@ def test_folded_normalization_is_the_same_function(layers, shape):
     assert torch.allclose(module(x), before, rtol=1e-10, atol=1e-12)
 
 
-def test_saving_is_whole_or_not_at_all(tmp_path):
-    train.save("net", {"w": np.ones(3)}, {"seed": 1}, tmp_path)
-    with pytest.raises(TypeError):
-        train.save("net", {"w": np.zeros(3)}, {"seed": object()}, tmp_path)
-    assert os.listdir(tmp_path) == ["net.npz"]
-    with np.load(tmp_path / "net.npz") as stored:
-        assert stored["w"].tolist() == [1, 1, 1]
-
-
-def test_errors_name_the_network_and_the_way_out(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m rpa.subjects.train lenet_mnist"):
-        train.load_module("lenet_mnist", tmp_path)
+def test_errors_name_the_network_and_the_way_out(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="resnet"):
         train.main(["resnet"])
+    with pytest.raises(ValueError, match="name: expected one of .* got 'resnet'"):
+        train.load_module("resnet")
+    with pytest.raises(ValueError, match="name: expected a network of Linear layers only, got 'lenet_mnist'"):
+        train.load_network("lenet_mnist")
+    monkeypatch.setattr(train, "FOLDER", tmp_path)
+    with pytest.raises(FileNotFoundError, match="python -m rpa.subjects.train lenet_mnist"):
+        train.load_module("lenet_mnist")
 
 
 def test_nothing_is_trained_on_a_stand_in(tmp_path, monkeypatch):
