@@ -150,7 +150,7 @@ def _through(part, state, rule):
 
 
 def _affine(state, part, rule):
-    if part.reshapes:
+    if part.inputs == part.outputs:
         return state
     mean = as_rows(part(as_values(state.mean, part.taken)), part.shapes)
     carry = lambda rows: as_rows(part.linear(as_values(rows.flatten(0, 1), part.taken)), part.shapes)

@@ -191,7 +191,7 @@ def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None)
     net, laws = prepared(net, inputs, cov, input_shape)
     if second is None:
         return Stages.of(net, relu), laws, points
-    behind = traced(second, laws[0].mean.new_zeros(net.shapes[net.end]), "first: its output")
+    behind = traced(second, laws[0].mean.new_zeros(net.parts[-1].shapes[0]), "first: its output")
     return Stages(net.parts, Cut(net.parts[-1].shapes, net.like, (0.0,)), behind.parts), laws, points
 
 
