@@ -60,11 +60,7 @@ def layerwise(
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     net, laws = prepared(net, inputs, cov, input_shape, pool_first=True)
-    parts = []
-    for law in laws:
-        with torch.set_grad_enabled(law.wants_gradients):
-            parts.append((law.weight, _moments(net.parts, law, rule)))
-    return mixed(parts)
+    return mixed(laws, lambda law: _moments(net.parts, law, rule))
 
 
 def _moments(parts, law, rule):
