@@ -23,8 +23,7 @@ def small_net():
 def test_quick_moments_are_those_of_rpa_relu(dtype, tolerance):
     a, sigma = torch.meshgrid(torch.linspace(-40, 40, 1601), torch.tensor([1e-3, 1.0, 50.0]), indexing="ij")
     mean, var = (a * sigma).to(dtype), (sigma**2).to(dtype)
-    quick = (*activation.relu_moments(mean, var), activation.relu_mean(mean, var))
-    for ours, exact in zip(quick, (relu.mean, relu.variance, relu.mean)):
+    for ours, exact in zip(activation.relu_moments(mean, var), (relu.mean, relu.variance)):
         scale = sigma if exact is relu.mean else sigma**2
         error = (ours.double() - exact(mean.double(), var.double())).abs() / (scale * a.abs().clamp(min=1))
         assert error.max() < tolerance
