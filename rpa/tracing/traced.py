@@ -57,7 +57,7 @@ class Traced:
         self.constants: dict = {}
         self.sizes: dict = {}
         self.shapes: dict = {}
-        self._shifts: dict = {}  # whether affine nodes have a constant
+        self._offsets: dict = {}
         self._squares: dict = {}
         with torch.no_grad():
             self._probe(expected, nodes, probes)
@@ -75,15 +75,21 @@ class Traced:
             if called(node) == "conv2d" and len(rows) >= MANY:
                 rows = rows.contiguous(memory_format=torch.channels_last)  # many rows take half the time
             return self._called(node, (rows, args[1], None, *args[3:]), kwargs).contiguous()
-        given = self._given(node, env)
-        if node not in self._shifts:
+        if called(node) in SUMS:
+            return self._called(node, tuple(a if n in self.shapes else a * 0 for a, n in zip(args, node.args)), kwargs)
+        if node not in self._offsets:
             with torch.no_grad():
-                offset = self.value(node, Env(self, 1, {n: self._zeros(self.shapes[n]) for n in given}))
-            self._shifts[node] = isinstance(offset, torch.Tensor) and bool(offset.any())
-        if not self._shifts[node]:
+                zeros = {n: self._zeros(self.shapes[n]) for n in node.all_input_nodes if n in self.shapes}
+                offset = self.value(node, Env(self, 1, zeros))
+            self._offsets[node] = offset if isinstance(offset, torch.Tensor) and offset.any() else None
+        offset = self._offsets[node]
+        if offset is None:
             return self._called(node, args, kwargs)
-        function = lambda *values: self.value(node, Env(self, env.rows, zip(given, values)))
-        return torch.func.jvp(function, (*map(torch.zeros_like, given.values()),), (*given.values(),))[1]
+        # The difference of two values of the node, at a scale of 1, where it loses little beside the constants.
+        given = self._given(node, env)
+        scale = max(v.detach().abs().max() for v in given.values()).clamp(min=torch.finfo(offset.dtype).tiny)
+        out = self.value(node, Env(self, env.rows, {n: v / scale for n, v in given.items()}))
+        return (out - offset.repeat(len(out) // len(offset), *[1] * (out.ndim - 1))) * scale
 
     def squared(self, node: fx.Node, env: Env) -> torch.Tensor:
         """The linear part with squared coefficients, applied to the values in `env`."""
@@ -139,7 +145,7 @@ class Traced:
         small = len(arguments) == 1 and given.ndim > 2 and n * math.prod(out[2:]) <= 4 * DENSE
         if small and out[:2] == given.shape[:2]:
             expected, folded = of(given), given.flatten(0, 1).unsqueeze(1)
-            if not self._shifts.get(node) and self._close(of(folded).reshape(out), expected):
+            if self._offsets.get(node) is None and self._close(of(folded).reshape(out), expected):
                 return of(torch.eye(n).to(given).reshape(n, 1, *given.shape[2:])).reshape(n, -1) ** 2
         raise ValueError(f"{self.name}: {self._label(node)} is too large for independent units; use another rule")
 
