@@ -1,7 +1,7 @@
 """Moments of piecewise-linear activations, act(x) = x for x > 0 and slope x elsewhere, for a Gaussian x.
 
 act(x) = slope x + (1 - slope) relu(x), so all follow from `rpa.moments.relu`: a leaky ReLU, |x| (slope -1), and a value
-that passes (slope 1) beside activated ones. slope is 0, a number, or a tensor that broadcasts to the mean. `relu_mean`
+that passes (slope 1) beside activated ones. slope is 0, a number, or a tensor that broadcasts to the mean. `quick_mean`
 and `relu_moments` are quicker, to a few roundings of sigma.
 """
 
@@ -14,7 +14,7 @@ import torch
 
 from rpa.moments import relu
 
-__all__ = ["covariance", "excess", "gain", "mean", "moments", "quick_mean", "relu_mean", "relu_moments", "variance"]
+__all__ = ["covariance", "excess", "gain", "mean", "moments", "quick_mean", "relu_moments", "variance"]
 
 Slope = Any
 TINY = 1e-30  # a variance that is zero in single precision, yet has a square root to divide by
@@ -89,7 +89,8 @@ def quick_mean(mu: torch.Tensor, var: torch.Tensor, slope: Slope = 0) -> torch.T
     """E[act(x)], quickly where no gradients are wanted."""
     if _wants_gradients(mu, var):
         return mean(mu, var, slope)
-    return relu_mean(mu, var) if _plain(slope) else slope * mu + (1 - slope) * relu_mean(mu, var)
+    positive = relu_moments(mu, var)[0]
+    return positive if _plain(slope) else slope * mu + (1 - slope) * positive
 
 
 def _wants_gradients(mu, var):
@@ -120,12 +121,3 @@ def relu_moments(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, t
     sigma, t, e, positive = excess(mean, var)
     spread = positive.addcmul_(e, t + e, value=-1).mul_(var).clamp_(min=0)
     return torch.addcmul(torch.relu(mean), sigma, e), spread
-
-
-def relu_mean(mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
-    """E[relu(x)] = mean P(x > 0) + sigma phi(mean / sigma) for x ~ N(mean, var), as `relu_moments` at half the cost."""
-    sigma = (var + TINY).sqrt_().expand_as(mean)
-    # Beyond 8 sigma a tail is lost beside 1, and its denormal numbers would cost most of the time.
-    t = (mean / sigma).clamp_(-8.0, 8.0)
-    positive = torch.erfc(t * -math.sqrt(0.5)).mul_(mean)
-    return t.square_().mul_(-0.5).exp_().mul_(sigma).mul_(math.sqrt(2 / math.pi)).add_(positive).mul_(0.5)

@@ -60,11 +60,7 @@ def layerwise(
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     net, laws = prepared(net, inputs, cov, input_shape, pool_first=True)
-    parts = []
-    for law in laws:
-        with torch.set_grad_enabled(law.wants_gradients):
-            parts.append((law.weight, _moments(net.parts, law, rule)))
-    return mixed(parts)
+    return mixed(laws, lambda law: _moments(net.parts, law, rule))
 
 
 def _moments(parts, law, rule):
@@ -74,7 +70,8 @@ def _moments(parts, law, rule):
             raise ValueError("cov: the diagonal rule takes a variance or variances, got a full covariance")
         mean, var = independent(parts, mean, var)
         return Moments(mean, torch.diag_embed(var))
-    start = _State(mean.flatten(1), diag=var.flatten(1), dense=None if full is None else full[None])
+    start = _State(mean.flatten(1), var.new_zeros(len(var), 0, var[0].numel()), var.flatten(1))
+    start = start if full is None else _State(start.mean, dense=full[None])
     if len(var) == 1:
         # Inputs with the same noise share the covariance up to the first layer that is not affine.
         start, parts = _through(parts[0], start, rule), parts[1:]
@@ -108,7 +105,7 @@ def independent(
 
 @dataclass(frozen=True)
 class _State:
-    """Mean (b, n) and covariance: dense (c, n, n), or else factor (c, r, n) (or None) and diag (c, n).
+    """Mean (b, n) and covariance: dense (c, n, n), or else factor (c, r, n) and diag (c, n).
 
     c is b, or 1 for a covariance common to all b inputs.
     """
@@ -122,7 +119,7 @@ class _State:
     def var(self):
         if self.dense is not None:
             return self.dense.diagonal(dim1=-2, dim2=-1).clamp(min=0)
-        return self.diag if self.factor is None else self.diag + (self.factor**2).sum(1)
+        return self.diag + (self.factor**2).sum(1)
 
     def inputs(self, some):
         each = lambda part: None if part is None else part.expand(len(self.mean), *part.shape[1:])[some]
@@ -132,8 +129,6 @@ class _State:
 def _densified(state):
     if state.dense is not None:
         return state
-    if state.factor is None:
-        return _State(state.mean, dense=torch.diag_embed(state.diag))
     return _State(state.mean, dense=_with_diagonal(state.factor.mT @ state.factor, state.diag))
 
 
@@ -146,11 +141,13 @@ def _with_diagonal(cov, diag):
 def _through(part, state, rule):
     if isinstance(part, Affine):
         return _affine(state, part, rule)
+    if rule != "linear" and state.mean.shape[1] <= MAX_DENSE:
+        state = _densified(state)
     return (_max_pool if part.pool else _activate)(state, part, rule)
 
 
 def _affine(state, part, rule):
-    if part.reshapes:
+    if part.inputs == part.outputs:
         return state
     mean = as_rows(part(as_values(state.mean, part.taken)), part.shapes)
     carry = lambda rows: as_rows(part.linear(as_values(rows.flatten(0, 1), part.taken)), part.shapes)
@@ -158,25 +155,19 @@ def _affine(state, part, rule):
     n, m = state.mean.shape[1], mean.shape[1]
     if n > MAX_ROWS:
         raise ValueError(f"net: an affine part of {n} correlated inputs is too large; use rule='diagonal'")
-    if m <= MAX_DENSE and not (rule == "linear" and _shorter_as_factor(state, m)):
+    # With the linear rule a factor may be shorter than a dense covariance; its roots lack gradients.
+    shorter = rule == "linear" and state.dense is None and (state.factor.shape[1] or n) < m
+    if m <= MAX_DENSE and not (shorter and not state.var.requires_grad):
         half = through(_densified(state).dense)
         return _State(mean, dense=through(half.mT.contiguous()))
     rows = state.factor
     if state.dense is not None:
         values, vectors = torch.linalg.eigh(state.dense)
         rows = (vectors * values.clamp(min=0).sqrt()[:, None]).mT
-    elif rows is None or state.diag.any():
-        each = torch.diag_embed(_without_denormals(state.diag.sqrt()))
-        rows = each if rows is None else torch.cat([rows, each], 1)
+    elif state.diag.any():
+        rows = torch.cat([rows, torch.diag_embed(_without_denormals(state.diag.sqrt()))], 1)
     rows = through(rows)
-    return _State(mean, factor=rows, diag=torch.zeros_like(rows[:, 0]))
-
-
-def _shorter_as_factor(state, units):
-    """Whether the factor has fewer rows than a layer of so many units; never with gradients, which roots may lack."""
-    parts = [part for part in (state.mean, state.factor, state.diag) if part is not None]
-    held = state.mean.shape[1] if state.factor is None else state.factor.shape[1]
-    return state.dense is None and held < units and not any(part.requires_grad for part in parts)
+    return _State(mean, rows, rows.new_zeros(len(rows), m))
 
 
 def _without_denormals(part):
@@ -187,17 +178,14 @@ def _without_denormals(part):
 def _activate(state, cut, rule):
     slope, mu, var = cut.slope_vector(), state.mean, state.var
     mean = activation.mean(mu, var, slope)
-    if state.dense is None and rule != "linear" and mu.shape[1] <= MAX_DENSE:
-        state = _densified(state)
     if state.dense is not None:
         return _State(mean, dense=activation.covariance(mu, state.dense, slope, rule))
     gain = activation.gain(mu, var, slope)
     gain = _without_denormals(gain) if slope is None else gain
-    factor = None if state.factor is None else state.factor * gain[:, None]
+    factor = state.factor * gain[:, None]
     # What the linear response does not explain is each unit's own.
-    variance = activation.variance(mu, var, slope)
-    rest = variance if factor is None else (variance - (factor**2).sum(1)).clamp(min=0)
-    return _State(mean, factor=factor, diag=rest)
+    rest = (activation.variance(mu, var, slope) - (factor**2).sum(1)).clamp(min=0)
+    return _State(mean, factor, rest)
 
 
 def _max_pool(state, cut, rule):
@@ -205,15 +193,14 @@ def _max_pool(state, cut, rule):
     # What is carried is a window of one member.
     carried = torch.arange(size(cut.shapes[:1]), size(cut.shapes))[:, None].expand(-1, index.shape[1])
     index = torch.cat([torch.from_numpy(index), carried])
-    members = state.dense if state.factor is None else state.factor.mT.contiguous()
+    members = state.factor.mT.contiguous() if state.dense is None else state.dense
     top = pooling.maximum(state.mean[:, index], _window_covariance(state, index, members))
     along = partial(_along, members, index)
     if state.dense is not None:
         response = _State(top.mean, dense=_cross(index, along(top.gains), top.gains))
     else:
-        factor = along(top.gains)
-        response = _State(top.mean, factor=None if factor is None else factor.mT, diag=torch.zeros_like(top.mean))
-    if rule != "linear" and len(index) <= MAX_DENSE and members is not None:
+        response = _State(top.mean, along(top.gains).mT, torch.zeros_like(top.mean))
+    if rule != "linear" and len(index) <= MAX_DENSE and members.numel():
         directions = [(d, along(d)) for d in top.directions.unbind(-1)]
         if state.dense is None:
             bend = pooling.second_order_local(top.curvatures[0], torch.cat([rows for _, rows in directions]))[None]
@@ -230,7 +217,7 @@ def _max_pool(state, cut, rule):
 
 def _along(members, index, weights):
     """Covariance with all units (b, o, n), or the factor, of a combination of each window's members (b, o, w)."""
-    return None if members is None else pooling.combine(members.expand(len(weights), -1, -1), index, weights)
+    return pooling.combine(members.expand(len(weights), -1, -1), index, weights)
 
 
 def _cross(index, along, weights):
@@ -243,8 +230,5 @@ def _window_covariance(state, index, members):
     first, second = index[:, :, None], index[:, None, :]
     if state.dense is not None:
         return state.dense[:, first, second]
-    cov = state.diag[:, index][..., None] * (first == second)
-    if members is not None:
-        inside = members[:, index]
-        cov = cov + inside @ inside.mT
-    return cov
+    inside = members[:, index]
+    return state.diag[:, index][..., None] * (first == second) + inside @ inside.mT

@@ -73,9 +73,8 @@ def pushed(
         else:
             for i, slope in enumerate(part.slopes):
                 below = slope**2 if squared else slope
-                gain = point[i] > 0
                 plain = not isinstance(below, torch.Tensor) and below == 0
-                rows[i] = rows[i] * gain if plain else rows[i] * torch.where(gain, 1.0, below).to(rows[i])
+                rows[i] = rows[i] * (point[i] > 0) if plain else torch.where(point[i] > 0, rows[i], below * rows[i])
         point = part(point)
     return point, rows
 

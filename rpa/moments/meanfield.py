@@ -9,6 +9,7 @@ A network is prepared once, by `prepare`, for all its inputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,19 +24,12 @@ from rpa.tracing.traced import Traced
 __all__ = ["Prepared", "moments", "prepare", "two_stage_mean", "variances"]
 
 
-class Prepared:
-    """A network that is traced at the first inputs of each shape."""
+class Prepared(NamedTuple):
+    """A network and how it is traced: at the first inputs of each shape and type."""
 
-    def __init__(self, net: nn.Module, pool_first: bool):
-        self.net, self.pool_first = as_module(net), pool_first
-        self._traced: dict = {}
-
-    def at(self, x: torch.Tensor) -> Traced:
-        """The network prepared for inputs like x (b, *shape)."""
-        key = (x.shape[1:], x.dtype)
-        if key not in self._traced:
-            self._traced[key] = traced(self.net, x, "x", pool_first=self.pool_first)
-        return self._traced[key]
+    net: nn.Module
+    pool_first: bool
+    traced: dict[tuple, Traced]
 
 
 def prepare(net: nn.Module, *, pool_first: bool = True) -> Prepared:
@@ -44,14 +38,17 @@ def prepare(net: nn.Module, *, pool_first: bool = True) -> Prepared:
     pool_first: exchange an activation and the max pooling after it, for `moments`; `two_stage_mean` leaves them in
     order. Raises ValueError for what is no module in evaluation mode.
     """
-    return Prepared(net, pool_first)
+    return Prepared(as_module(net), pool_first, {})
 
 
 def _at(layers, x):
     if not isinstance(layers, Prepared):
         raise ValueError(f"layers: expected what `prepare` returns, got {type(layers).__name__}")
     _checks.batch("x", x)
-    return layers.at(x)
+    key = (x.shape[1:], x.dtype)
+    if key not in layers.traced:
+        layers.traced[key] = traced(layers.net, x, "x", pool_first=layers.pool_first)
+    return layers.traced[key]
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from rpa.tracing.traced import Traced
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
 
-__all__ = ["Law", "Moments", "as_module", "dtype_of", "mixed", "noise", "on_images", "prepared", "traced"]
+__all__ = ["Law", "Moments", "as_module", "dtype_of", "each", "mixed", "noise", "on_images", "prepared", "traced"]
 
 
 class Moments(NamedTuple):
@@ -40,11 +41,6 @@ class Law(NamedTuple):
     mean: torch.Tensor
     var: torch.Tensor
     full: torch.Tensor | None
-
-    @property
-    def wants_gradients(self) -> bool:
-        """Whether a gradient with respect to the means or the noise can be asked for."""
-        return torch.is_grad_enabled() and (self.mean.requires_grad or self.var.requires_grad)
 
 
 def as_module(net: ReLUNetwork | nn.Module) -> nn.Module:
@@ -100,10 +96,9 @@ def prepared(
     **options: Any,
 ) -> tuple[Traced, list[Law]]:
     """The network prepared for the inputs, and their laws in its type: one, or one for each part of a mixture."""
-    module = net if isinstance(net, Traced) else as_module(net)
-    dtype = module.like.dtype if isinstance(module, Traced) else dtype_of(module)
+    dtype = net.like.dtype if isinstance(net, Traced) else dtype_of(net := as_module(net))
     parts = _laws(inputs, cov, input_shape, dtype)
-    return traced(module, parts[0].mean, **options), parts
+    return traced(net, parts[0].mean, **options), parts
 
 
 def _laws(inputs, cov, input_shape, dtype):
@@ -125,12 +120,22 @@ def _laws(inputs, cov, input_shape, dtype):
     return parts
 
 
-def mixed(parts: list[tuple[float, Moments]]) -> Moments:
-    """Moments of a mixture by the law of total covariance."""
+def each(laws: list[Law], function: Callable[[Law], Any]) -> list:
+    """function(law) of all laws, with a graph only where the means or the noise require gradients."""
+    results = []
+    for law in laws:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (law.mean.requires_grad or law.var.requires_grad)):
+            results.append(function(law))
+    return results
+
+
+def mixed(laws: list[Law], function: Callable[[Law], Moments]) -> Moments:
+    """Moments of a mixture, function(law) those of a part, by the law of total covariance."""
+    parts = each(laws, function)
     if len(parts) == 1:
-        return parts[0][1]
-    mean = sum(weight * part.mean for weight, part in parts)
-    gaps = [(weight, part.cov, part.mean - mean) for weight, part in parts]
+        return parts[0]
+    mean = sum(law.weight * part.mean for law, part in zip(laws, parts))
+    gaps = [(law.weight, part.cov, part.mean - mean) for law, part in zip(laws, parts)]
     return Moments(mean, sum(weight * (cov + gap[:, :, None] * gap[:, None]) for weight, cov, gap in gaps))
 
 

@@ -101,14 +101,11 @@ def _positions(at, size):
 
 
 def output_jacobian(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """d module / d x at one input x (...): (k, ...), by k backward passes in one batch."""
+    """d module / d x at one input x (...): (k, ...), by k backward passes in batches."""
     if not isinstance(x, torch.Tensor):
         raise ValueError(f"x: expected a tensor, got {type(x).__name__}")
-    batch = check_evaluable(module, x[None])[0].numel()
-    with torch.enable_grad():
-        points = x.detach().expand(batch, *x.shape).clone().requires_grad_()
-        outputs = module(points).reshape(batch, -1)
-        return torch.autograd.grad(outputs.diagonal().sum(), points)[0]
+    check_evaluable(module, x[None])
+    return jacobian_at(module, x[None])[1].unflatten(1, x.shape)
 
 
 def _module_and_image(net, x):

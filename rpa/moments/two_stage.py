@@ -18,8 +18,9 @@ import torch
 from torch import fx, nn
 
 from rpa.moments import _checks, activation, relu
+from rpa.moments.layerwise import MAX_DENSE, RULES
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
-from rpa.moments.prepared import Moments, as_module, mixed, noise, prepared, traced
+from rpa.moments.prepared import Moments, as_module, each, mixed, noise, prepared, traced
 from rpa.moments.sampling import Estimate, monte_carlo
 from rpa.tracing.graph import record
 from rpa.tracing.nonlinear import act
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "Moments", "affine_relu_affine", "mean_of_stages", "monte_carlo", "splits", "two_stage",
            "two_stage_mean"]  # fmt: skip
 
-MAX_DENSE = 4096  # units of which a full covariance is held
-ADJOINT = ("linear", "diagonal")
-RULES = ("exact", "series", "linear", "diagonal")
+ADJOINT = ("linear", "diagonal")  # rules that need no covariance of the units
 
 
 def affine_relu_affine(
@@ -118,11 +117,7 @@ def two_stage_mean(
     if at not in ("point", "mean"):
         raise ValueError(f"at: expected 'point' or 'mean', got {at!r}")
     stages, laws, _ = _prepared(net, inputs, cov, stage_arguments, relu, input_shape)
-    total = 0.0
-    for law in laws:
-        with torch.set_grad_enabled(law.wants_gradients):
-            total = total + law.weight * mean_of_stages(stages, law.mean, law.var, law.full, at)
-    return total
+    return sum(each(laws, lambda law: law.weight * mean_of_stages(stages, law.mean, law.var, law.full, at)))
 
 
 def mean_of_stages(
@@ -173,11 +168,7 @@ def two_stage(
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     stages, laws, points = _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points)
     wanted = _checked_outputs(outputs, size(stages.second[-1].shapes))
-    results = []
-    for law in laws:
-        with torch.set_grad_enabled(law.wants_gradients):
-            results.append((law.weight, _moments(stages, law, points, rule, wanted)))
-    return mixed(results)
+    return mixed(laws, lambda law: _moments(stages, law, points, rule, wanted))
 
 
 def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None):
@@ -191,7 +182,7 @@ def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None)
     net, laws = prepared(net, inputs, cov, input_shape)
     if second is None:
         return Stages.of(net, relu), laws, points
-    behind = traced(second, laws[0].mean.new_zeros(net.shapes[net.end]), "first: its output")
+    behind = traced(second, laws[0].mean.new_zeros(net.parts[-1].shapes[0]), "first: its output")
     return Stages(net.parts, Cut(net.parts[-1].shapes, net.like, (0.0,)), behind.parts), laws, points
 
 

@@ -87,13 +87,15 @@ def _common_slope(parts):
 def _layers(parts, slope):
     """([(weight, bias), ...], number of comparisons): behind every part the values are weight @ units + bias."""
     for part in parts:
-        if isinstance(part, Affine):
-            _check_size(part, size(part.taken))
+        if isinstance(part, Affine) and 8 * size(part.shapes) * size(part.taken) > LARGEST:
+            rows, columns = size(part.shapes), size(part.taken)
+            entries = f"{rows:,} x {columns:,} entries as a dense matrix, {8e-9 * rows * columns:,.1f} GB"
+            raise ValueError(f"module: an affine part has {entries}; rpa.two_stage, rpa.layerwise and "
+                             "rpa.failure_probability keep convolutions")  # fmt: skip
     layers: list = []
     comparisons, weight, bias = 0, None, np.zeros(size(parts[0].taken))
     for part in parts:
         if isinstance(part, Affine):
-            _check_size(part, 0 if weight is None else weight.shape[1])
             weight = part.matrix().numpy() if weight is None else part.matrix().numpy() @ weight
             constant = as_values(torch.from_numpy(bias)[None], part.taken)
             bias = as_rows(part(constant), part.shapes)[0].numpy()
@@ -142,15 +144,6 @@ def _maxima(layers, weight, bias, members, carried, slope):
         comparisons += count
     order = np.concatenate([members[:, 0], carried])
     return weight[order], bias[order], comparisons
-
-
-def _check_size(affine, columns):
-    """ValueError for a part that is too large as a matrix with so many columns."""
-    rows = size(affine.shapes)
-    if 8 * rows * columns > LARGEST:
-        entries = f"{rows:,} x {columns:,} entries as a dense matrix, {8e-9 * rows * columns:,.1f} GB"
-        raise ValueError(f"module: an affine part has {entries}; rpa.two_stage, rpa.layerwise and "
-                         "rpa.failure_probability keep convolutions")  # fmt: skip
 
 
 def windows(cut: Cut) -> np.ndarray:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from rpa.tracing.nonlinear import KNOWN, act, max_pool, scaled
+from rpa.tracing import nonlinear
+from rpa.tracing.nonlinear import KNOWN, act, max_pool
 
 __all__ = ["COPIES", "SUMS", "UNITS", "WEIGHTED", "called", "check_evaluable", "head_of", "record", "schedule",
            "unwrapped"]  # fmt: skip
@@ -76,7 +77,8 @@ def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple
 
     The root shares the module's weights.
     """
-    root = _Root(unwrapped(net))
+    # As a part of another module, it may be a single layer, and torch.fx writes no constants into it.
+    root = nn.Sequential(unwrapped(net))
     try:
         with torch.no_grad():
             graph = _Tracer(root).trace(root)
@@ -86,15 +88,10 @@ def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple
             reason = "its forward decides by values of its input; write it without if, for or while over the input"
         if "() takes" in reason or "an int" in reason or "SymInt" in reason:
             reason += "; make tensors as x.new_zeros(...) does"
-        raise ValueError(f"{name}: torch.fx cannot follow {type(root.net).__name__}: {reason}") from error
+        raise ValueError(f"{name}: torch.fx cannot follow {type(root[0]).__name__}: {reason}") from error
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
-    if len(placeholders) > 1:
-        raise ValueError(f"{name}: expected one input, got {', '.join(placeholders)}")
     head = _cut_head(graph)
-    _gather_activations(graph)
-    if pool_first:
-        _exchange_pools(graph)
+    _delay_activations(graph, pool_first)
     return graph, root, head
 
 
@@ -104,18 +101,6 @@ def head_of(net: nn.Module) -> str:
         return (record(net)[2] or ("",))[0]
     except ValueError:
         return ""
-
-
-class _Root(nn.Module):
-    """The module as a part of another, so that torch.fx writes no constants into it and it may be a single layer."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-        self.training = False
-
-    def forward(self, x):
-        return self.net(x)
 
 
 class _Tracer(fx.Tracer):
@@ -140,7 +125,7 @@ class _Tracer(fx.Tracer):
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
             weight = torch.rsqrt(m.running_var + m.eps) * (1.0 if m.weight is None else m.weight)
             bias = (0.0 if m.bias is None else m.bias) - m.running_mean * weight
-            return scaled(*args, *kwargs.values(), weight, bias)
+            return nonlinear.scaled(*args, *kwargs.values(), weight, bias)
         try:
             self.path_of_module(m)
         except NameError:  # a layer made inside forward
@@ -181,37 +166,24 @@ def _cut_head(graph):
     return name, lambda x: getattr(torch, name)(x, *rest, **named)
 
 
-def _gather_activations(graph):
-    """cat(act(a), act(b)) as act(cat(a, b)): an activation less to follow."""
+def _delay_activations(graph, pool_first):
+    """cat(act(a), act(b)) as act(cat(a, b)), an activation less to follow. And, if pool_first, max_pool(act(a)) as
+    act(max_pool(a)): the values that are pooled are Gaussian.
+    """
     for node in graph.nodes:
-        parts = node.args[0] if called(node) in ("cat", "concat") and node.args else ()
-        if not isinstance(parts, (tuple, list)) or not all(getattr(p, "target", None) is act for p in parts):
+        if called(node) not in ("cat", "concat") and not (pool_first and node.target is max_pool):
             continue
-        slopes = {p.args[1] for p in parts}
-        if len(slopes) == 1 and not isinstance(*slopes, fx.Node) and all(len(p.users) == 1 for p in parts):
-            _insert_act(graph, node, *slopes)
-            node.args = ([p.args[0] for p in parts], *node.args[1:])
-            for p in parts:
-                graph.erase_node(p)
-
-
-def _exchange_pools(graph):
-    """Activation and max pooling in the order pooling, activation: the values that are pooled are Gaussian."""
-    for pool in graph.nodes:
-        before = pool.args[0] if pool.target is max_pool else None
-        if before is None or before.target is not act or len(before.users) > 1:
+        before = node.all_input_nodes
+        slopes = {each.args[1] if each.target is act and len(each.users) == 1 else None for each in before}
+        slope = slopes.pop()
+        if slopes or not isinstance(slope, (int, float)) or (node.target is max_pool and slope < 0):
             continue
-        if not isinstance(before.args[1], fx.Node) and before.args[1] >= 0:
-            _insert_act(graph, pool, before.args[1])
-            pool.args = (before.args[0], *pool.args[1:])
-            graph.erase_node(before)
-
-
-def _insert_act(graph, node, slope):
-    """An activation of the node, read in its place."""
-    with graph.inserting_after(node):
-        new = graph.call_function(act, (node, slope))
-    node.replace_all_uses_with(new, lambda user: user is not new)
+        with graph.inserting_after(node):
+            new = graph.call_function(act, (node, slope))
+        node.replace_all_uses_with(new, lambda user, new=new: user is not new)
+        for each in before:
+            node.replace_input_with(each, each.args[0])
+            graph.erase_node(each)
 
 
 def schedule(pending: list, start: fx.Node, end: fx.Node) -> Iterator[tuple[list, list, list, list]]:

@@ -31,34 +31,23 @@ def advice(kind: str) -> str:
     return "expected affine operations, ReLU and its kin, maximum, minimum, clamp, abs and max pooling"
 
 
-def _recordable(function):
-    """The function; among recorded values a call of it becomes one node of the graph."""
-
-    def call(x: Any, *args: Any, **options: Any) -> Any:
-        if isinstance(x, fx.Proxy):
-            return x.tracer.create_proxy("call_function", call, (x, *args), options)
-        return function(x, *args, **options)
-
-    call.__name__, call.__doc__ = function.__name__, function.__doc__
-    return call
-
-
-@_recordable
-def act(x, slope):
+# fx.wrap: while a module is recorded, a call of the function becomes one node of the graph.
+@fx.wrap
+def act(x: Any, slope: Any) -> Any:
     """x where x > 0, slope x elsewhere."""
     if isinstance(slope, torch.Tensor):
         return torch.where(x > 0, x, broadcast(slope, x.ndim) * x)
     return torch.relu(x) if slope == 0 else torch.where(x > 0, x, slope * x)
 
 
-@_recordable
-def max_pool(x, kind, options, indices=False):
+@fx.wrap
+def max_pool(x: Any, kind: str, options: dict, indices: bool = False) -> Any:
     """The function `kind` of torch.nn.functional; with the places of the maxima if `indices`."""
     return getattr(functional, kind)(x, **options, return_indices=indices)
 
 
-@_recordable
-def scaled(x, weight, bias):
+@fx.wrap
+def scaled(x: Any, weight: Any, bias: Any) -> Any:
     """Every channel times its weight, plus its bias or None."""
     x = x * broadcast(weight, x.ndim)
     return x if bias is None else x + broadcast(bias, x.ndim)

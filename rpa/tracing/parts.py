@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import fx
 
 from rpa.tracing.graph import UNITS, called
 from rpa.tracing.nonlinear import act, max_pool
@@ -16,7 +17,7 @@ from rpa.tracing.nonlinear import act, max_pool
 if TYPE_CHECKING:
     from rpa.tracing.traced import Traced
 
-__all__ = ["DENSE", "Affine", "Cut", "as_rows", "as_values", "run", "size"]
+__all__ = ["DENSE", "Affine", "Cut", "Env", "as_rows", "as_values", "run", "size"]
 
 DENSE = 1 << 23  # entries up to which an affine part is squared as a matrix
 ROWS = 1024  # columns of a matrix that are computed at once
@@ -25,6 +26,17 @@ ROWS = 1024  # columns of a matrix that are computed at once
 def size(shapes: Sequence[tuple]) -> int:
     """Numbers in values of these shapes."""
     return sum(math.prod(shape) for shape in shapes)
+
+
+class Env(dict):
+    """Values of the graph's nodes for `rows` inputs; those that do not depend on the inputs are fetched."""
+
+    def __init__(self, traced: Traced, rows: int, values: Iterable = ()):
+        super().__init__(values)
+        self.traced, self.rows = traced, rows
+
+    def __missing__(self, node: fx.Node) -> Any:
+        return self.traced.fixed(node, self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +98,6 @@ class Affine:
         small = size(self.taken) * size(self.shapes) <= DENSE
         return (self.matrix() ** 2).T if small and max(depth.values()) > 1 else None
 
-    @cached_property
-    def reshapes(self) -> bool:
-        """Whether the values pass in their order, reshaped at most."""
-        reshaped = all(called(node) in ("flatten", "reshape", "unflatten", "view") for node in self.nodes)
-        return reshaped and (self.inputs == self.outputs or len(self.inputs) == len(self.outputs) == 1)
-
     def matrix(self) -> torch.Tensor:
         """The linear part as a matrix (m, n)."""
         n, parts = size(self.taken), []
@@ -103,7 +109,7 @@ class Affine:
         return torch.cat(parts).T
 
     def _through(self, values, action):
-        env = self.traced.env(len(values[0]) // self.taken[0][0], zip(self.inputs, values))
+        env = Env(self.traced, len(values[0]) // self.taken[0][0], zip(self.inputs, values))
         for node in self.nodes:
             env[node] = action(node, env)
         return [env[node] for node in self.outputs]

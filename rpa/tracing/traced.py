@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,22 +20,11 @@ from torch import fx, nn
 
 from rpa.tracing.graph import COPIES, SUMS, UNITS, WEIGHTED, called, check_evaluable, record, schedule, unwrapped
 from rpa.tracing.nonlinear import act, advice, broadcast, is_smooth, max_pool
-from rpa.tracing.parts import DENSE, Affine, Cut, as_rows, run
+from rpa.tracing.parts import DENSE, Affine, Cut, Env
 
 __all__ = ["Traced"]
 
 MANY = 8  # rows from which a convolution is quicker in another memory layout
-
-
-class _Env(dict):
-    """Values of the graph's nodes for `rows` inputs; those that do not depend on the inputs are fetched."""
-
-    def __init__(self, traced, rows, values=()):
-        super().__init__(values)
-        self.traced, self.rows = traced, rows
-
-    def __missing__(self, node):
-        return self.traced.fixed(node, self.rows)
 
 
 class Traced:
@@ -62,9 +50,9 @@ class Traced:
         weight = probes if given is None else next((p for p in given.parameters() if p.is_floating_point()), probes)
         given = unwrapped(net if given is None else given)
         expected = check_evaluable(given, probes.to(weight, copy=True), inputs, name)
-        self.graph, self.root, self.head = record(net, name, pool_first)
+        graph, self.root, self.head = record(net, name, pool_first)
         self.like = x.detach().new_zeros(())
-        nodes = list(self.graph.nodes)
+        nodes = list(graph.nodes)
         self.start, self.end = nodes[0], nodes[-1].args[0]
         self.constants: dict = {}
         self.sizes: dict = {}
@@ -75,33 +63,24 @@ class Traced:
             self._probe(expected, nodes, probes)
             self.parts = self._cut([node for node in nodes if node in self.shapes and node is not self.start])
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs (b, k)."""
-        return as_rows(run(self.parts, [x]), [self.shapes[self.end]])
-
-    def env(self, rows: int, values: Iterable = ()) -> _Env:
-        """An environment of the graph's nodes for so many inputs, with the values of some."""
-        return _Env(self, rows, values)
-
-    def value(self, node: fx.Node, env: _Env) -> torch.Tensor:
+    def value(self, node: fx.Node, env: Env) -> torch.Tensor:
         """What the node returns."""
         return self._called(node, *self._arguments(node, env))
 
-    def linear(self, node: fx.Node, env: _Env) -> torch.Tensor:
+    def linear(self, node: fx.Node, env: Env) -> torch.Tensor:
         """The linear part of an affine node, applied to the values in `env`."""
         args, kwargs = self._arguments(node, env)
         if self.weighted(node):
             rows = args[0]
-            if called(node) != "conv2d" or len(rows) < MANY:
-                return self._called(node, (rows, args[1], None, *args[3:]), kwargs)
-            rows = rows.contiguous(memory_format=torch.channels_last)  # many rows take half the time
+            if called(node) == "conv2d" and len(rows) >= MANY:
+                rows = rows.contiguous(memory_format=torch.channels_last)  # many rows take half the time
             return self._called(node, (rows, args[1], None, *args[3:]), kwargs).contiguous()
         if called(node) in SUMS:
             return self._called(node, tuple(a if n in self.shapes else a * 0 for a, n in zip(args, node.args)), kwargs)
         if node not in self._offsets:
             with torch.no_grad():
                 zeros = {n: self._zeros(self.shapes[n]) for n in node.all_input_nodes if n in self.shapes}
-                offset = self.value(node, _Env(self, 1, zeros))
+                offset = self.value(node, Env(self, 1, zeros))
             self._offsets[node] = offset if isinstance(offset, torch.Tensor) and offset.any() else None
         offset = self._offsets[node]
         if offset is None:
@@ -109,15 +88,15 @@ class Traced:
         # The difference of two values of the node, at a scale of 1, where it loses little beside the constants.
         given = self._given(node, env)
         scale = max(v.detach().abs().max() for v in given.values()).clamp(min=torch.finfo(offset.dtype).tiny)
-        out = self.value(node, _Env(self, env.rows, {n: v / scale for n, v in given.items()}))
+        out = self.value(node, Env(self, env.rows, {n: v / scale for n, v in given.items()}))
         return (out - offset.repeat(len(out) // len(offset), *[1] * (out.ndim - 1))) * scale
 
-    def squared(self, node: fx.Node, env: _Env) -> torch.Tensor:
+    def squared(self, node: fx.Node, env: Env) -> torch.Tensor:
         """The linear part with squared coefficients, applied to the values in `env`."""
         given, weighted = self._given(node, env), self.weighted(node)
         if called(node) in (*UNITS, *COPIES) and not weighted:
             return self.linear(node, env)
-        if called(node) in SUMS and not node.kwargs:
+        if called(node) in SUMS and len({*node.args}) == 2:
             return sum(given.values())
         if node not in self._squares:
             with torch.no_grad():
@@ -139,7 +118,7 @@ class Traced:
         if node in self.sizes:
             one, two = self.sizes[node]
             return _extrapolated(one, two, rows)
-        return self.value(node, _Env(self, rows))
+        return self.value(node, Env(self, rows))
 
     def _arguments(self, node, env):
         return fx.node.map_arg(node.args, env.__getitem__), fx.node.map_arg(node.kwargs, env.__getitem__)
@@ -155,15 +134,13 @@ class Traced:
             return node.target(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], node.target)(*args[1:], **kwargs)
-        layer = self.root.get_submodule(node.target)
-        args = (a.clone() for a in args) if getattr(layer, "inplace", False) else args
-        return layer(*args, **kwargs)
+        return self.root.get_submodule(node.target)(*args, **kwargs)
 
     def _plane_square(self, node):
         """Squared coefficients (members, new members) of a node that treats every plane of (b, channels, ...) alike."""
         arguments = [n for n in node.all_input_nodes if n in self.shapes]
         given = torch.rand(self.shapes[arguments[0]], generator=torch.Generator().manual_seed(1)).to(self.like)
-        of = lambda v: self.linear(node, _Env(self, len(v), {arguments[0]: v}))
+        of = lambda v: self.linear(node, Env(self, len(v), {arguments[0]: v}))
         n, out = math.prod(given.shape[2:]), self.shapes[node]
         small = len(arguments) == 1 and given.ndim > 2 and n * math.prod(out[2:]) <= 4 * DENSE
         if small and out[:2] == given.shape[:2]:
@@ -203,10 +180,8 @@ class Traced:
                 self.constants[node] = operator.attrgetter(node.target)(self.root)
                 continue
             try:
-                batch = self.value(node, _Env(self, 2, two))
-                single = (
-                    _blend(batch) if self._known(node) and _is_batch(batch) else self.value(node, _Env(self, 1, one))
-                )
+                batch = self.value(node, Env(self, 2, two))
+                single = _blend(batch) if self._known(node) else self.value(node, Env(self, 1, one))
             except Exception as error:
                 shape, reason = tuple(probes.shape[1:]), str(error).splitlines()[0]
                 raise ValueError(f"{self.name}: {self._label(node)} fails on inputs of {shape}: {reason}") from error
@@ -242,13 +217,13 @@ class Traced:
         if alike and not smooth and (known or all(self._close(a, b) for a, b in zip(value, expected))):
             return
         label = self._label(node)
-        again = _tensors(self.value(node, _Env(self, 1, one)))
+        again = _tensors(self.value(node, Env(self, 1, one)))
         if not smooth and not all(torch.equal(a, b) for a, b in zip(value, again)):
             raise ValueError(f"{self.name}: {label} draws random numbers: two evaluations of one input differ; "
                              "expected F.dropout(..., training=self.training)")  # fmt: skip
         first = lambda v: _blend(v, (1.0, 0.0))
         given = {n: first(two[n]) for n in node.all_input_nodes if n in self.shapes}
-        alone, batch = _tensors(self.value(node, _Env(self, 1, given))), _tensors(first(two[node]))
+        alone, batch = _tensors(self.value(node, Env(self, 1, given))), _tensors(first(two[node]))
         if not alike or not all(torch.allclose(a.to(b), b, rtol=1e-3, atol=1e-5) for a, b in zip(alone, batch)):
             raise ValueError(f"{self.name}: {label} mixes the inputs of a batch; expected each treated alone")
         raise ValueError(f"{self.name}: {label} is not affine; {advice(self._kind(node))}")
@@ -256,13 +231,14 @@ class Traced:
     def _cut(self, nodes):
         parts: list = []
         for now, state, group, carried in schedule(nodes, self.start, self.end):
-            if not group:
-                return [*parts, Affine(self, now, state, [self.end])]
             affine = Affine(self, now, state, [node.args[0] for node in group] + carried)
-            pool = None if group[0].target is act else fx.node.map_arg(group[0].args[1:], lambda n: self.fixed(n, 1))
-            slopes = tuple(self._slope(node) for node in group) if pool is None else ()
-            parts += [affine, Cut(affine.shapes, self.like, slopes, pool)]
-        raise AssertionError("a schedule ends with a part without activations")
+            parts.append(affine)
+            if group and group[0].target is act:
+                parts.append(Cut(affine.shapes, self.like, slopes=tuple(map(self._slope, group))))
+            elif group:
+                pool = fx.node.map_arg(group[0].args[1:], lambda n: self.fixed(n, 1))
+                parts.append(Cut(affine.shapes, self.like, pool=pool))
+        return parts
 
     def _slope(self, node):
         slope = node.args[1]
@@ -278,11 +254,6 @@ def _extrapolated(one, two, rows):
 
 def _tensors(value):
     return [v for v in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(v, torch.Tensor)]
-
-
-def _is_batch(value):
-    """Whether the value for two inputs holds as much for each."""
-    return isinstance(value, torch.Tensor) and value.ndim > 1 and len(value) % 2 == 0
 
 
 def _blend(value, weights=(0.3, 0.7)):

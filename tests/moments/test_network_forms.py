@@ -173,3 +173,13 @@ def test_the_call_that_a_message_gives_works():
             function(net, law)
         call = str(refusal.value).partition("give ")[2].partition(", with their own")[0]
         function(eval(call, {"rpa": rpa, "net": net}), law)
+
+
+def test_slopes_keep_their_digits_before_the_activation_of_two_stages():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(0.1), nn.Linear(6, 5), nn.ReLU()).double().requires_grad_(False)
+    net[2].bias += 100.0
+    x = torch.rand(1, 4, dtype=F64)
+    jacobian = torch.autograd.functional.jacobian(net, x)[0, :, 0]
+    found = rpa.two_stage(net, x, 1.0, relu=1, rule="exact").cov[0]
+    torch.testing.assert_close(found, jacobian @ jacobian.T, rtol=1e-12, atol=1e-12)
