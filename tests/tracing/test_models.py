@@ -306,7 +306,7 @@ def check_samples(net, x):
 def check_failure(net, x, n=10_000):
     """A tenth of the outputs in one direction, against plain sampling: 6 standard errors."""
     law, shape = rpa.Gaussian(x.flatten().numpy(), LARGE**2), tuple(x.shape[1:])
-    chunks = torch.from_numpy(law.sample(n, 7)).reshape(-1, *shape).split(500)
+    chunks = torch.from_numpy(law.sample(n, 7)).to(x).reshape(-1, *shape).split(500)
     y = torch.cat([net(chunk).reshape(len(chunk), -1) for chunk in chunks]).numpy()
     direction = np.random.default_rng(8).standard_normal(y.shape[1])
     threshold = np.quantile(y[: n // 5] @ direction, 0.9)
@@ -369,6 +369,7 @@ def test_models_of_torchvision(name):
     close(found.cov[0], TINY**2 * jacobian @ jacobian.T)
     found = rpa.noise_map(net, x[0], TINY, method="linear")
     close(found, TINY**2 * (jacobian.reshape(4, *x.shape[1:]) ** 2).sum(1))
+    check_failure(net.float(), x.float(), n=3000)
 
 
 @pytest.mark.parametrize("name", named(["mobilenet_v2", "alexnet", "resnet18", "squeezenet1_1"], ["mobilenet_v2"]))
