@@ -272,10 +272,12 @@ def _check_repeatable(event):
     z = np.random.default_rng(0).standard_normal((PROBES, event.dim))
     together, alone = event.each(z), np.concatenate([event.each(row[None]) for row in z])
     event.counter.clear()
-    if np.abs(together - alone).max() > np.sqrt(torch.finfo(event.like.dtype).eps) * np.abs(together).max():
+    off = np.abs(together - alone).max()
+    if off > np.sqrt(torch.finfo(event.like.dtype).eps) * np.abs(together).max():
         raise ValueError(
-            "net: expected outputs that depend on the input alone, got two evaluations of one input that differ "
-            "(F.dropout without training=self.training? statistics of the batch?)"
+            f"net: expected outputs that depend on the input alone, got two evaluations that differ by {off:.1e} "
+            "(F.dropout without training=self.training? statistics of the batch? or noise that moves the outputs by "
+            "less than their rounding, which net.double() resolves?)"
         )
 
 

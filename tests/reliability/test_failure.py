@@ -175,6 +175,25 @@ def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
 NET, CNN = random_network([4, 5, 3], 0), nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval()
 
 
+class Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: torch.tanh(x) - torch.tanh(x).mean(0), lambda x: torch.tanh(x + 1e-3 * torch.randn_like(x))],
+    ids=["mixes its batch", "draws"],
+)
+def test_outputs_that_do_not_depend_on_the_input_alone_are_refused(function):
+    with pytest.raises(ValueError, match="net: expected outputs that depend on the input alone, got two evaluations"):
+        failure_probability(Applied(function).eval(), PLAIN, label=0)
+
+
 def test_outputs_that_are_images_are_read_as_rows():
     torch.manual_seed(0)
     net, pixel = nn.Conv2d(1, 1, 3, padding=1).eval(), np.eye(16)[5]
