@@ -369,7 +369,8 @@ def test_models_of_torchvision(name):
     close(found.cov[0], TINY**2 * jacobian @ jacobian.T)
     found = rpa.noise_map(net, x[0], TINY, method="linear")
     close(found, TINY**2 * (jacobian.reshape(4, *x.shape[1:]) ** 2).sum(1))
-    check_failure(net, x, n=3000)
+    if name in ("resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"):  # those that take less than five minutes
+        check_failure(net, x, n=3000)
 
 
 @pytest.mark.parametrize("name", named(["mobilenet_v2", "alexnet", "resnet18", "squeezenet1_1"], ["mobilenet_v2"]))
