@@ -224,17 +224,22 @@ def _spread(ends, least):
 
 def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], draws: Sequence[int]) -> None:
     """Coverage against seconds of `efforts`, with the effort of the first and last point."""
-    kinds = ("search", ANALYTIC, sizes, "patterns"), ("counted", MONTE_CARLO, draws, "samples")
+    kinds = ("search", ANALYTIC, sizes, " patterns"), ("counted", MONTE_CARLO, draws, "\nsamples")
     for name, colour, labels, unit in kinds:
         seconds, covered = points[name].T
         ax.plot(seconds, covered, "o-", color=colour, markersize=3)
         style: dict[str, Any] = dict(textcoords="offset points", color=colour, fontsize=7)
         first, last = zip(seconds[[0, -1]], covered[[0, -1]])
-        ax.annotate(f"{labels[0]:,} {unit}", first, (4, -3), ha="left", va="top", **style)
-        # The search ends to the left of the counts, and as high: its label is below both lines.
-        place = dict(xytext=(6, -12), va="top") if name == "search" else dict(xytext=(0, 4))
+        # The search starts below the counts and ends to their left: its labels are below, theirs beside and above.
+        below = name == "search"
+        start: dict[str, Any] = (
+            dict(xytext=(4, -3), va="top") if below else dict(xytext=(-5, 0), ha="right", va="center")
+        )
+        ax.annotate(f"{labels[0]:,}{unit}", first, **start, **style)
+        place = dict(xytext=(6, -12), va="top") if below else dict(xytext=(0, 4))
         ax.annotate(f"{labels[-1]:,}", last, **place, **style)
     ax.set(xscale="log", xlabel="processor seconds")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(x=0.2)
+    ax.set_xlim(left=ax.get_xlim()[0] / 6)  # room for the label on the left
     ax.set_ylim(0, 1.12 * ax.dataLim.y1)
