@@ -225,17 +225,18 @@ def _search(table, inputs, search, max_patterns, mass, seed, progress):
     asked, wanted = mass, max_patterns
     while wanted <= WIDEST * max_patterns:
         if search == "monte_carlo":
-            candidates = support.monte_carlo(table.net, inputs, 100_000, seed, max_patterns=wanted)
+            supports = [support.monte_carlo(table.net, inputs, 100_000, seed, max_patterns=wanted)]
         elif search == "entropy":
-            candidates = support.entropy_pruned(table.net, inputs, max_patterns=wanted, mass=asked)
+            supports = [support.entropy_pruned(table.net, inputs, max_patterns=wanted, mass=asked)]
         else:
-            options = dict(max_patterns=wanted, mass=asked, seed=seed, progress=progress)
-            candidates = support.best_first(table.net, inputs, **options)
-        table.add(candidates.patterns, min(logsumexp(candidates.log_q), 0.0))
-        if mass < 1 and table.covered >= mass - table.covered_error:
-            return "mass"
-        if table.positive >= ENOUGH * max_patterns:
-            return "max_patterns"
+            every = support.ranked(table.net, inputs, wanted, asked, progress, seed)
+            supports = [every.cut(asked), every]
+        for candidates in supports:
+            table.add(candidates.patterns, min(logsumexp(candidates.log_q), 0.0))
+            if mass < 1 and table.covered >= mass - table.covered_error:
+                return "mass"
+            if table.positive >= ENOUGH * max_patterns:
+                return "max_patterns"
         full = len(candidates) == wanted  # fewer, where all were requested, are all that memory allows
         if candidates.exhausted or search != "best_first" or (asked == 1 and not full):
             break

@@ -7,7 +7,8 @@ probabilities.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -22,6 +23,7 @@ from rpa.patterns.packing import checked, draw_around, draw_packed, draw_scaled,
 __all__ = ["Support", "best_first", "commonest", "draw_around", "draw_packed", "draw_scaled", "entropy_pruned"]
 __all__ += ["monte_carlo", "pattern_keys"]
 
+MEMORY = 2 * 2**30  # bytes that a search may use
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
 FEW = 16  # inputs up to which candidates are ranked by random inputs: many regions meet, and moments rank them badly
 SPARE_FEW = 2.5  # SPARE in few dimensions
@@ -46,6 +48,13 @@ class Support:
     def __len__(self) -> int:
         return len(self.patterns)
 
+    def cut(self, mass: float) -> Support:
+        """The first patterns, as many as it takes until their approximate masses add up to `mass`; all if it is 1."""
+        enough = 1 + np.searchsorted(np.cumsum(np.exp(self.log_q)), mass) if mass < 1 else len(self)
+        if enough >= len(self):
+            return self
+        return replace(self, patterns=self.patterns[:enough], log_q=self.log_q[:enough], exhausted=False)
+
 
 def best_first(
     net: ReLUNetwork | nn.Module,
@@ -53,7 +62,7 @@ def best_first(
     *,
     max_patterns: int = 2000,
     mass: float = 0.999,
-    memory: int = 2 * 2**30,
+    memory: int = MEMORY,
     progress: bool | None = None,
     seed: int = 0,
 ) -> Support:
@@ -69,6 +78,13 @@ def best_first(
     may use; it bounds the width. progress: True or False for a progress bar; None shows one on a terminal after 2 s.
     Raises ValueError for unfit arguments.
     """
+    return ranked(net, inputs, max_patterns, mass, progress, seed, memory).cut(mass)
+
+
+def ranked(
+    net: Any, inputs: RandomInput, max_patterns: int, mass: float, progress: bool | None, seed: int, memory: int = MEMORY
+) -> Support:
+    """What `best_first` would return, and the candidates beyond `mass`, up to `max_patterns`."""
     net, components, max_patterns, mass = checked(net, inputs, max_patterns, mass)
     available = _check.positive("memory", memory)
     seed, samples, exhausted = _check.integer("seed", seed), 0, True
@@ -91,7 +107,7 @@ def best_first(
             if found == [None]:
                 raise
             exhausted = False
-    return _merged([part for part in found if part is not None], net.n_hidden, max_patterns, mass, samples, exhausted)
+    return _merged([part for part in found if part is not None], net.n_hidden, max_patterns, samples, exhausted)
 
 
 def entropy_pruned(
@@ -113,7 +129,7 @@ def entropy_pruned(
     for weight, component in components:
         patterns, log_q = pruning.enumerate_layers(net.whitened(component), threshold, max_patterns)
         found.append((patterns, np.log(weight) + log_q))
-    return _merged(found, net.n_hidden, max_patterns, mass)
+    return _merged(found, net.n_hidden, max_patterns).cut(mass)
 
 
 def monte_carlo(
@@ -206,8 +222,8 @@ def _good_turing(counts):
     return np.where(often[counts] >= 100, smoothed[counts], counts)
 
 
-def _merged(found, n_hidden, max_patterns, mass, samples=0, exhausted=False):
-    """One `Support` of (patterns, log mass) lists: equal patterns add up; cut at `max_patterns` and at `mass`."""
+def _merged(found, n_hidden, max_patterns, samples=0, exhausted=False):
+    """One `Support` of (patterns, log mass) lists: equal patterns add up; at most `max_patterns`."""
     patterns = np.concatenate([np.zeros((0, n_hidden), dtype=bool), *(part for part, _ in found)])
     log_q = np.concatenate([np.zeros(0), *(part for _, part in found)])
     if len(found) > 1:
@@ -216,6 +232,4 @@ def _merged(found, n_hidden, max_patterns, mass, samples=0, exhausted=False):
         np.logaddexp.at(total, index.ravel(), log_q)
         log_q = total
     order = np.argsort(-log_q, kind="stable")[:max_patterns]
-    if mass < 1:
-        order = order[: 1 + np.searchsorted(np.cumsum(np.exp(log_q[order])), mass)]
     return Support(patterns[order], log_q[order], samples, exhausted and len(order) == len(log_q))

@@ -23,13 +23,13 @@ from rpa.patterns.pmf import PatternPMF, pattern_pmf
 from rpa.patterns.regions import affine_pieces, planar_regions
 from rpa.patterns.winners import logits, winner, wins
 
-SEARCHES = {"best_first": "best_first", "entropy": "entropy_pruned", "monte_carlo": "monte_carlo"}
+SEARCHES = {"best_first": "ranked", "entropy": "entropy_pruned", "monte_carlo": "monte_carlo"}
 
 
 @pytest.mark.parametrize("name, method", SEARCHES.items())
 def test_each_search_is_the_one_named(monkeypatch, name, method):
     used = []
-    for each in ("best_first", "entropy_pruned", "monte_carlo"):
+    for each in SEARCHES.values():
         found = getattr(support, each)
         monkeypatch.setattr(support, each, lambda *a, f=found, e=each, **k: (used.append(e), f(*a, **k))[1])
     pattern_pmf(random_network((4, 6, 5, 2), 0), random_gaussian(4, 0), search=name, max_patterns=20)
@@ -203,7 +203,7 @@ def test_passes_of_the_search(monkeypatch, rows, real, scatter, mass, passes, ve
     every, used, floors = np.array(list(itertools.product([False, True], repeat=10)))[:rows], [], []
     bits = 2 ** np.arange(10)[::-1]
 
-    def found(net, inputs, *, max_patterns, mass, seed, progress):
+    def found(net, inputs, max_patterns, mass, progress, seed):
         used.append((max_patterns, mass))
         return support.Support(every[:max_patterns], np.full(min(max_patterns, rows), -np.log(500)))
 
@@ -212,12 +212,23 @@ def test_passes_of_the_search(monkeypatch, rows, real, scatter, mass, passes, ve
         log_p, pm = np.where(patterns @ bits < real, np.log(0.01), -np.inf), np.tile([-1.0, 1.0], 8)
         return log_p, np.zeros(len(patterns)), scatter * np.ones((len(patterns), 1)) * pm
 
-    monkeypatch.setattr(support, "best_first", found)
+    monkeypatch.setattr(support, "ranked", found)
     monkeypatch.setattr("rpa.patterns.pmf.region_probabilities", probabilities)
     net = random_network((6, 10, 1), 0)
     pmf = pattern_pmf(net, Gaussian(np.zeros(6), 1.0), search="best_first", mass=mass, max_patterns=100)
     assert used == passes and pmf.stopped == verdict and len(pmf) == real and floors[0] == pytest.approx(-np.log(500))
     assert pmf.covered_error == pytest.approx(1.3 * 0.01 * real * scatter * np.sqrt(16 / 15) / 4, abs=1e-13)
+
+
+def test_candidates_beyond_the_mass_cost_no_second_search(monkeypatch):
+    """Two of four patterns promise the mass and fall short of it; the other two come from the same search."""
+    every, searches = np.array(list(itertools.product([False, True], repeat=2))), []
+    found = support.Support(every, np.log([0.6, 0.4, 0.1, 0.1]))
+    monkeypatch.setattr(support, "ranked", lambda *args: (searches.append(args), found)[1])
+    net = ReLUNetwork([np.eye(6)[:2], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])
+    pmf = pattern_pmf(net, Gaussian(np.zeros(6), 1.0), search="best_first", mass=0.99, max_patterns=100)
+    assert len(searches) == 1 and pmf.stopped == "mass" and pmf.covered == pytest.approx(1.0)
+    assert len(found.cut(0.99)) == 2 and len(found.cut(0.6)) == 1 and found.cut(1.0) is found
 
 
 def test_the_rest_by_hand():
