@@ -18,6 +18,7 @@ from torch import nn
 from rpa import _check
 from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork, as_network
+from rpa.parallel import one_thread
 from rpa.reliability.certified import all_pieces
 from rpa.reliability.design import DesignPoint, nearest_of_each
 from rpa.reliability.event import Event, events, impossible
@@ -45,6 +46,7 @@ UNSEEN_WEIGHTS = 4  # if one weight carries half of the error, assume that four 
 LEAST_BUDGET = 20_000
 
 
+@one_thread()
 def failure_probability(
     net: ReLUNetwork | nn.Module,
     inputs: RandomInput,

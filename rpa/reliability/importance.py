@@ -27,6 +27,9 @@ SCOUT_BUDGET = 20_000
 START_WIDTHS = (0.1, 1.0, 4.0)  # standard deviations of starts about the origin; a fourth width is that of the scouts
 STARTS = 27  # number of these starts, rounded up to as many of each width for each rival
 SCOUTS_USED = 6  # scouts that are starts, for each leading rival
+SHELL = 500  # draws beyond the nearest failure, where there are at most SHELL_RANK dimensions
+SHELL_RANK = 4
+SHELL_STARTS = 12  # failing ones among them that are starts
 FIT_ROUNDS = 2  # rounds of fitting the shares
 FIT_DRAWS = 400  # draws in each of them
 BATCH = 4096
@@ -47,7 +50,7 @@ def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
     """One search for failures; None where no failing point was found."""
     limit = min(SCOUT_BUDGET, event.budget // (8 * SEARCHES))
     scouts = bridge(event, TailMixture.prior(event.dim), SCOUTS, SCOUT_MOVES, rng, limit)
-    leading = event.each(scouts.z).argmax(axis=1) * (not event.flipped)
+    leading = _leading(event, scouts.z)
     chosen = np.concatenate([_spaced(np.flatnonzero(leading == rival)) for rival in np.unique(leading)])
     widths = np.append(START_WIDTHS, np.sqrt((scouts.z**2).mean()))
     copies = -(-STARTS // (len(widths) * len(event.rivals)))
@@ -56,12 +59,30 @@ def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
     points, which = nearest(event, np.concatenate([about.reshape(-1, event.dim), scouts.z[chosen]]), which)
     if len(points) == 0:
         return None
+    if event.dim <= SHELL_RANK:
+        beyond = _beyond(event, np.linalg.norm(points, axis=1).min(), rng)
+        more = nearest(event, beyond, _leading(event, beyond))
+        points, which = np.concatenate([points, more[0]]), np.append(which, more[1])
     sharp = distinct(points, which)
     distance = np.linalg.norm(points[sharp], axis=1)
     design = Directions(points[sharp] / distance[:, None], distance, np.zeros(len(sharp)))
     both = zip(design, typical(event, points[sharp], which[sharp], rng))
     proposal = tails(Directions(*map(np.concatenate, both)))
     return SearchResult(_fitted(event, proposal, rng), points, which)
+
+
+def _leading(event, z):
+    """The rival that comes nearest to failure at each point."""
+    return event.each(z).argmax(axis=1) * (not event.flipped)
+
+
+def _beyond(event, distance, rng):
+    """Failing draws of N(0, I) beyond this distance (with the tail of two dimensions): thin failure sets are among
+    them that steps of Newton's kind pass over.
+    """
+    z = rng.standard_normal((SHELL, event.dim))
+    z *= np.sqrt(distance**2 + 2 * rng.exponential(size=(SHELL, 1))) / np.linalg.norm(z, axis=1, keepdims=True)
+    return z[event(z) >= 0][:SHELL_STARTS]
 
 
 def _spaced(scouts):

@@ -22,6 +22,7 @@ from torch import nn
 from rpa import _check
 from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork
+from rpa.parallel import one_thread
 from rpa.reliability.event import Event, events
 from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
 from rpa.reliability.tails import TailMixture
@@ -197,6 +198,7 @@ def _mean(runs, sizes, rtol, method, plain):
     return estimated(mean, error, believed and error <= rtol, method)
 
 
+@one_thread()
 def splitting(
     net: ReLUNetwork | nn.Module, inputs: RandomInput, *, rtol: float = 0.2, budget: int = 1_000_000, **event: Any
 ) -> FailureProbability:
