@@ -82,7 +82,13 @@ def best_first(
 
 
 def ranked(
-    net: Any, inputs: RandomInput, max_patterns: int, mass: float, progress: bool | None, seed: int, memory: int = MEMORY
+    net: Any,
+    inputs: RandomInput,
+    max_patterns: int,
+    mass: float,
+    progress: bool | None,
+    seed: int,
+    memory: int = MEMORY,
 ) -> Support:
     """What `best_first` would return, and the candidates beyond `mass`, up to `max_patterns`."""
     net, components, max_patterns, mass = checked(net, inputs, max_patterns, mass)
