@@ -93,7 +93,10 @@ def test_fully_connected_networks_against_samples_and_splitting(layers):
         result, inputs = found[image, sigma], Gaussian(_image(image), sigma**2)
         referee = splitting(net, inputs, rtol=0.05, seed=image)
         if _gap(result, referee.log_p, referee.rel_error) > 4:
-            # Splitting may lose the likeliest failures on its way; then certified pieces refute it.
+            # Splitting may lose the likeliest failures on its way; then more particles, or certified pieces, refute it.
+            longer = splitting(net, inputs, rtol=0.05, seed=1000 + image, budget=4_000_000)
+            if _gap(result, longer.log_p, longer.rel_error) <= 4 and longer.rel_error < 0.1:
+                continue
             pieces = failing_patterns(net, inputs)
             bound = pieces.log_total + np.log1p(-3 * pieces.total_error)
             assert _gap(referee, bound) > 4 and referee.log_p < bound, (image, sigma)
