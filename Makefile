@@ -11,8 +11,7 @@ ifeq ($(origin PYTHON),command line)
 ENV :=
 endif
 BUILD := $(or $(RPA_BUILD),build)
-# One more than there are cores, up to four: some tests wait for programs that they started.
-JOBS_OF_TESTS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4)
+JOBS_OF_TESTS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$n || echo 4)
 COMPANION = $(PYTHON) -m rpa.companion
 
 export PYTHONPATH := $(CURDIR)
