@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-__all__ = ["array", "covariance", "device", "fraction", "index", "integer", "pattern_array", "positive", "seed"]
-
 ROUNDING = 5e-13  # smaller variances, relative to the largest, may be rounding errors
 ASYMMETRY = 1e-9  # tolerated asymmetry of the correlations
 INDEFINITE = 1e-10  # tolerated size of a negative eigenvalue of the correlations

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rpa._check import Array
 
 
-__all__ = ["Gaussian", "GaussianMixture", "RandomInput", "components_of", "fit_mixture"]
-
 FLOOR = 1e-9  # least variance of a fitted component, relative to that of the data
 
 Seed = int | Sequence[int] | np.random.Generator

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rpa.inputs import Gaussian
 
 
-__all__ = ["ReLUNetwork", "as_network"]
-
 EVEN = 1e-3  # ratio of row sizes down to which a singular value decomposition keeps 13 digits of each row
 
 

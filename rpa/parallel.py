@@ -24,8 +24,6 @@ from joblib import Parallel, cpu_count, delayed
 from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
-__all__ = ["one_thread", "pmap", "tmap"]
-
 SHARED = ContextVar("SHARED", default=False)  # whether other workers of `pmap` share the cores
 
 
@@ -128,7 +126,7 @@ def _guarded(f, i, item, shared):
 
 
 @cache
-def end_with_parent():
+def end_with_parent() -> None:
     """A worker process ends within a second after its parent; loky's own workers wait for minutes."""
 
     def watch(parent):

@@ -19,8 +19,6 @@ from rpa._files import ROOT
 from rpa.companion.report import TOLERANCES, flatten, load_records, read_results
 from rpa.companion.verdicts import judge, load_claims, text_table
 
-__all__ = ["compare", "compare_numbers", "evidence"]
-
 ERRORS = 6.0  # standard errors of the difference by which an estimate may differ
 SAMPLED = ("statistical", "gap", "retrained")
 COLUMNS = ["stem", "id", "key", "committed", "yours", "varies", "distance", "limit", "judgement"]

@@ -12,11 +12,10 @@ from functools import cache
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from rpa import _files
 from rpa._files import ROOT
-
-__all__ = ["code_cells", "code_version", "input_version", "notebooks", "package_versions", "parameters"]
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib")
 
@@ -92,9 +91,9 @@ def parameters(notebook: str | Path) -> dict[str, tuple[object, str]]:
     return {p["name"]: (ast.literal_eval(p["default"]), p["help"]) for p in listed if p["name"] != "profile"}
 
 
-def papermill():
+def papermill() -> Any:
     """The module papermill, without a grammar of web addresses that takes two thirds of its import."""
-    sys.modules.setdefault("rfc3987_syntax", None)
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import papermill
 
     return papermill

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Recorder", "load_records", "record", "record_timing", "save_figure", "save_table", "shrink", "use_style"]
-
 ANALYTIC, MONTE_CARLO, NEUTRAL = "#1f5fa8", "#c8322b", "#767676"
 
 # How a number may differ when the same code makes it again: by its tolerance (relative for numbers above 1), or by a

@@ -22,8 +22,6 @@ from rpa.companion import provenance
 from rpa.companion.run import FOLDERS, files_of, is_current
 from rpa.companion.verdicts import current_records, judge, load_claims, one_line, papers_and_ours
 
-__all__ = ["accept", "page", "readme", "times"]
-
 ROBUSTNESS = ROOT / "data" / "results" / "robustness.csv"
 BENCH = ROOT / "data" / "results" / "bench.csv"
 THEORY = ("lemma", "proposition", "theorem", "corollary", "remark on affine layers")

@@ -20,8 +20,6 @@ from rpa.companion.sweep import run_variant
 from rpa.companion.verdicts import judge, load_claims, worst
 from rpa.parallel import pmap
 
-__all__ = ["table"]
-
 SEEDS = range(5)
 
 

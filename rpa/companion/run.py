@@ -22,8 +22,6 @@ from rpa import _files
 from rpa._files import ROOT
 from rpa.companion import provenance, report
 
-__all__ = ["PROFILES", "files_of", "is_current", "label_of", "run", "run_all", "stem_of"]
-
 PROFILES = ("full", "quick")
 PATIENCE = {"quick": 300, "full": 3600}  # seconds that a cell may take
 FOLDERS = ("figures", "data/results", "data/results/timings")

@@ -39,8 +39,6 @@ from rpa.companion.report import flatten, load_records
 from rpa.companion.run import is_current, run
 from rpa.parallel import pmap
 
-__all__ = ["cells_of", "checked", "draw", "listed", "parse", "run_variant", "sweep"]
-
 
 def parse(text: str) -> dict[str, Any]:
     """{name: value} of "sigma=0.1 hidden=[8, 8] network=moons": Python values or words, which may hold spaces.

@@ -19,8 +19,6 @@ from rpa._files import in_checkout
 from rpa.companion.provenance import code_version, notebooks, parameters
 from rpa.companion.report import flatten, load_records
 
-__all__ = ["current_records", "judge", "load_claims", "one_line", "papers_and_ours", "text_table", "verify", "worst"]
-
 BEYOND = "beyond the papers"  # the `paper` of our own claims
 KEYS = ("id", "paper", "where", "statement", "kind", "stem", "status")  # which every claim has
 CRITERIA = ("value", "at_most", "at_least")

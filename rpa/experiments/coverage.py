@@ -24,9 +24,6 @@ from rpa.parallel import pmap
 from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
 from rpa.patterns.support import Support, best_first, commonest, entropy_pruned, monte_carlo
 
-__all__ = ["Entry", "by_class", "cell_table", "curve_panel", "effort_panel", "efforts", "experiment"]
-__all__ += ["processor_seconds"]
-
 BLOCK = 5  # images around which the same samples are counted: what their patterns take in memory
 
 
@@ -224,20 +221,16 @@ def _spread(ends, least):
 
 def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], draws: Sequence[int]) -> None:
     """Coverage against seconds of `efforts`, with the effort of the first and last point."""
-    kinds = ("search", ANALYTIC, sizes, " patterns"), ("counted", MONTE_CARLO, draws, "\nsamples")
-    for name, colour, labels, unit in kinds:
+    # The search starts below the counts and ends to their left: its labels are below, theirs beside and above.
+    below: Any = dict(xytext=(4, -3), va="top"), dict(xytext=(6, -12), va="top")
+    above: Any = dict(xytext=(-5, 0), va="center", ha="right"), dict(xytext=(0, 4))
+    kinds = ("search", ANALYTIC, sizes, " patterns", below), ("counted", MONTE_CARLO, draws, "\nsamples", above)
+    for name, colour, labels, unit, places in kinds:
         seconds, covered = points[name].T
         ax.plot(seconds, covered, "o-", color=colour, markersize=3)
         style: dict[str, Any] = dict(textcoords="offset points", color=colour, fontsize=7)
-        first, last = zip(seconds[[0, -1]], covered[[0, -1]])
-        # The search starts below the counts and ends to their left: its labels are below, theirs beside and above.
-        below = name == "search"
-        start: dict[str, Any] = (
-            dict(xytext=(4, -3), va="top") if below else dict(xytext=(-5, 0), ha="right", va="center")
-        )
-        ax.annotate(f"{labels[0]:,}{unit}", first, **start, **style)
-        place = dict(xytext=(6, -12), va="top") if below else dict(xytext=(0, 4))
-        ax.annotate(f"{labels[-1]:,}", last, **place, **style)
+        for i, text, place in zip((0, -1), (f"{labels[0]:,}{unit}", f"{labels[-1]:,}"), places):
+            ax.annotate(text, (seconds[i], covered[i]), **place, **style)
     ax.set(xscale="log", xlabel="processor seconds")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(x=0.2)

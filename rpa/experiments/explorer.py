@@ -30,8 +30,6 @@ from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label, planar_regions, region_at
 from rpa.subjects import datasets, train
 
-__all__ = ["Explorer", "Stage", "sticky_limits"]
-
 STEMS, POINTS, CIRCLES = 40, 120, 30  # patterns, places of the output law, and quantiles of the samples that are drawn
 WIDE = 3.5  # standard deviations of the output to either side that are always in view
 TAIL = 5.0  # standard deviations to the left of the view where the density is integrated from

@@ -29,9 +29,6 @@ from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
 from rpa.reliability.result import FailureProbability
 
-__all__ = ["costs", "curve", "distance", "distance_panel", "exact_case", "failure_row", "levels_for", "picture"]
-__all__ += ["ranking_panel", "right_images", "row", "sampled", "z_scores"]
-
 VISIBLE = 10  # failures that must be expected among the samples for them to be a reference
 CHUNK = 20_000
 MARKERS = "os^"  # one for each network of a panel

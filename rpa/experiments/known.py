@@ -13,8 +13,6 @@ from scipy.special import log_ndtr, logsumexp
 from rpa.polytopes import planar
 from rpa.polytopes.normal import LOG_2PI
 
-__all__ = ["autoregressive", "equicorrelated", "rotated_blocks"]
-
 
 def equicorrelated(n: int, rho: float, mean: float = 0.0) -> tuple[np.ndarray, float]:
     """(cov (n, n), log P(z > 0)) for z ~ N(mean, cov), variances 1 and all correlations rho in [0, 1).

@@ -10,8 +10,6 @@ from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork
 from rpa.patterns.packing import pattern_keys
 
-__all__ = ["Fresh", "binomial_sigmas", "law_gap", "pattern_counts"]
-
 ROUNDING = 1e-6  # by so much a probability may leave [0, 1]
 FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
 

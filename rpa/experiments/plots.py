@@ -17,8 +17,6 @@ from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork
 from rpa.patterns.regions import PlanarRegions
 
-__all__ = ["density_contours", "histogram_panel", "moons_panel", "name_both", "region_panel", "steps"]
-
 Window = tuple[float, float, float, float]  # left, right, bottom, top
 CIRCLE: dict[str, Any] = dict(markersize=3.2, fillstyle="none", markeredgewidth=0.8)
 

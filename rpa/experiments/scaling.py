@@ -21,8 +21,6 @@ from rpa.patterns.regions import affine_pieces
 from rpa.patterns.support import best_first
 from rpa.reliability.failure import failure_probability
 
-__all__ = ["TASKS", "problem", "row"]
-
 PASSED = 20_000  # inputs that time a sample
 DRAWN, FAILING = 200_000, 1e-4  # inputs that set the threshold of the failure, and its probability
 

@@ -9,8 +9,6 @@ from torch import nn
 
 from rpa.moments import two_stage
 
-__all__ = ["Clusters", "Shared", "clusters", "shared_moments"]
-
 
 class Clusters(NamedTuple):
     """k clusters of n images: labels (n,); centres, the mean images, and farthest, the images farthest from them in

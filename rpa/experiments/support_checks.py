@@ -23,8 +23,6 @@ from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.support import draw_packed, entropy_pruned
 from rpa.polytopes.reduction import inscribed_ball, is_empty
 
-__all__ = ["activation", "mass", "over_cells", "pruning_sweep", "realizable", "realizable_share"]
-
 
 def over_cells(
     work: Callable[..., dict],

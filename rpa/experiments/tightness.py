@@ -16,9 +16,6 @@ from numpy.typing import ArrayLike
 if TYPE_CHECKING:
     from rpa.subjects.imagenet import Subject
 
-__all__ = ["correlations", "interval", "mean_quality", "reach", "reach_text", "resampled", "same_class", "shares"]
-__all__ += ["slopes", "variance_quality"]
-
 RESAMPLES = 2000
 
 

@@ -4,8 +4,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-__all__ = ["ordered_agreement", "perfect_at_most", "wilson"]
-
 
 def ordered_agreement(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     """bool (b, k): entry (i, j - 1) says whether the first j classes of row i are the same in the same order.

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["batch", "covariance", "finite", "tensor"]
-
 
 def tensor(name: str, value: Any) -> torch.Tensor:
     """A tensor as it is; numbers, lists and arrays as a float64 tensor."""

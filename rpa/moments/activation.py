@@ -14,8 +14,6 @@ import torch
 
 from rpa.moments import relu
 
-__all__ = ["covariance", "excess", "gain", "mean", "moments", "quick_mean", "relu_moments", "variance"]
-
 Slope = Any
 TINY = 1e-30  # a variance that is zero in single precision, yet has a square root to divide by
 

@@ -26,8 +26,6 @@ from rpa.moments.two_stage import two_stage_mean
 if TYPE_CHECKING:
     from rpa.network import ReLUNetwork
 
-__all__ = ["GRADIENTS", "Noise", "Outcome", "expected_output", "margin", "noise_attack"]
-
 GRADIENTS = ("two-stage", "layerwise", "sampled", "plain", "plain squared")
 
 STEP = 0.25  # first step of the shift, as a fraction of its largest norm; the steps shrink linearly to zero

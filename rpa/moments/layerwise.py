@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from rpa.inputs import RandomInput
     from rpa.network import ReLUNetwork
 
-__all__ = ["Moments", "independent", "layerwise"]
-
 MAX_ROWS = 16384  # a layer's independent noise enters the next affine part as one row per unit
 MAX_DENSE = 4096  # units of which a full covariance is held
 COVARIANCES = 2**20  # numbers in the covariances of a layer that are worked on at once: inputs times units^2

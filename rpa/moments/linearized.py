@@ -14,8 +14,6 @@ from rpa.tracing.nonlinear import max_pool
 from rpa.tracing.parts import Affine, Cut, as_rows, as_values, run, size
 from rpa.tracing.traced import Traced
 
-__all__ = ["Stages", "inner_jacobian", "jacobian_at", "pushed"]
-
 PRODUCTS, COLUMNS = 256, 1024  # products with a Jacobian computed at once: backwards, and forwards
 
 

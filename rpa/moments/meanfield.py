@@ -21,8 +21,6 @@ from rpa.moments.prepared import as_module, traced
 from rpa.moments.two_stage import mean_of_stages
 from rpa.tracing.traced import Traced
 
-__all__ = ["Prepared", "moments", "prepare", "two_stage_mean", "variances"]
-
 
 class Prepared(NamedTuple):
     """A network and how it is traced: at the first inputs of each shape and type."""

@@ -20,8 +20,6 @@ from rpa.tracing.conversion import pool_tables
 if TYPE_CHECKING:
     from rpa.tracing.parts import Cut
 
-__all__ = ["Maximum", "combine", "maxima", "maximum", "second_order", "second_order_local"]
-
 FAR = 1e30  # minus this is the mean of what lies outside the plane
 ALIKE = 100  # roundings of the largest deviation by which the moments of windows that are computed once may differ
 CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther

@@ -19,8 +19,6 @@ from rpa.tracing.traced import Traced
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
 
-__all__ = ["Law", "Moments", "as_module", "dtype_of", "each", "mixed", "noise", "on_images", "prepared", "traced"]
-
 
 class Moments(NamedTuple):
     """Means (b, k) and covariances (b, k, k) of the outputs of a network, for b inputs."""

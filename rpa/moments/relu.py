@@ -22,17 +22,6 @@ from rpa.moments._checks import tensor
 from rpa.polytopes import bivariate
 from rpa.polytopes.bivariate import FAR, ndtr
 
-__all__ = [
-    "covariance",
-    "covariance_series",
-    "covariance_zero_mean",
-    "gain",
-    "mean",
-    "second_moment",
-    "squared_pdf",
-    "variance",
-]
-
 TensorLike: TypeAlias = Any  # a tensor; numbers, lists and arrays are taken as float64
 CHUNK = 1 << 14  # elements worked on at once by the tail integrals, to stay in cache
 

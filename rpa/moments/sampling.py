@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from rpa.inputs import Gaussian, GaussianMixture
 
 
-__all__ = ["Estimate", "monte_carlo"]
-
-
 class Estimate(NamedTuple):
     """Monte Carlo means and variances (k,) with their standard errors, from n samples."""
 

@@ -35,8 +35,6 @@ from rpa.moments.prepared import on_images, traced
 from rpa.network import ReLUNetwork
 from rpa.tracing.graph import check_evaluable
 
-__all__ = ["noise_map", "output_jacobian"]
-
 METHODS = ("linear", "two-stage", "lines")
 
 _BATCH = 512  # images in one forward pass: larger batches leave the cache

@@ -21,7 +21,8 @@ from rpa.moments import _checks, activation, relu
 from rpa.moments.layerwise import MAX_DENSE, RULES
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
 from rpa.moments.prepared import Moments, as_module, each, mixed, noise, prepared, traced
-from rpa.moments.sampling import Estimate, monte_carlo
+from rpa.moments.sampling import Estimate as Estimate
+from rpa.moments.sampling import monte_carlo as monte_carlo
 from rpa.tracing.graph import record
 from rpa.tracing.nonlinear import act
 from rpa.tracing.parts import Cut, as_rows, as_values, size
@@ -29,9 +30,6 @@ from rpa.tracing.parts import Cut, as_rows, as_values, size
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
     from rpa.network import ReLUNetwork
-
-__all__ = ["Estimate", "Moments", "affine_relu_affine", "mean_of_stages", "monte_carlo", "splits", "two_stage",
-           "two_stage_mean"]  # fmt: skip
 
 ADJOINT = ("linear", "diagonal")  # rules that need no covariance of the units
 

@@ -16,8 +16,6 @@ import numpy as np
 
 from rpa.network import ReLUNetwork
 
-__all__ = ["enumerate_regions"]
-
 RADIUS = 8.5  # half the side of the box in standard deviations; P(outside) is below 2e-17 for each coordinate
 TOUCHING = 1e-12  # a pre-activation this small, relative to its range in the box, is 0 at a vertex
 

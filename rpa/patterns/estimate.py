@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Estimate"]
-
 
 class Estimate(np.ndarray):
     """An array of estimates: a NumPy array with `error`, `lower` and `upper`, arrays of its shape.

@@ -27,8 +27,6 @@ from rpa.polytopes.trapezoid import take
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["OutputMixture"]
-
 INPUTS_AT_ONCE = 8192  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept

@@ -14,9 +14,6 @@ from rpa.inputs import Gaussian, RandomInput, components_of
 from rpa.network import ReLUNetwork, as_network
 from rpa.patterns import search
 
-__all__ = ["among", "checked", "draw_around", "draw_packed", "draw_scaled", "first_and_counts", "pattern_keys"]
-__all__ += ["shifts"]
-
 SAMPLES_AT_ONCE = 2048  # samples propagated at once: few enough to stay in the cache
 
 

@@ -19,8 +19,6 @@ from rpa.patterns.regions import affine_pieces, halfspaces, planar_regions
 from rpa.polytopes import planar
 from rpa.polytopes.polytope import replicates
 
-__all__ = ["Pieces", "exact_pieces", "region_probabilities"]
-
 BLOCK_BYTES = 2e8
 REGIONS_AT_ONCE = 512  # regions at once: enough for array operations, few enough for a progress bar to move
 

@@ -15,8 +15,6 @@ from rpa.patterns.winners import logits, wins
 from rpa.polytopes import planar
 from rpa.polytopes.polytope import probabilities
 
-__all__ = ["atoms", "cdf", "class_masses", "constant", "output_range", "pdf", "two_moments"]
-
 CUTS_AT_ONCE = 20_000
 FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
 EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no row is left out as nearly certain

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
-__all__ = ["distribution", "stems"]
-
 NUMBERED = 20  # hidden units up to which the decimal numbers of patterns can be distinguished on an axis
 CIRCLES: dict[str, Any] = dict(color="C1", markersize=3.6, fillstyle="none", markeredgewidth=0.9)
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from rpa.patterns.regions import Region
 
 
-__all__ = ["PatternPMF", "pattern_pmf"]
-
 SEARCHES = ("auto", "exhaustive", "best_first", "entropy", "monte_carlo")
 ENUMERABLE = 5  # rank up to which regions are enumerated: their vertices grow like 2^rank
 ENOUGH = 0.98  # share of `max_patterns` that ends the search: of the candidates some are empty regions

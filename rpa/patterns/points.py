@@ -20,8 +20,6 @@ from rpa.polytopes import quadrature, reduction
 from rpa.polytopes.lookahead import lookahead
 from rpa.polytopes.trapezoid import plan
 
-__all__ = ["Draws", "Line", "draw", "line"]
-
 TOTAL = 2**18  # points shared out among the regions by their probability
 FEWEST, MOST = 8, 2**12  # points per replicate in one region
 DROPPED = 1e-6  # union bound of the rows left out of a region, relative to its probability

@@ -12,8 +12,6 @@ from scipy.special import entr, log_ndtr
 
 from rpa.network import ReLUNetwork
 
-__all__ = ["activation_probabilities", "enumerate_layers", "fixed_units"]
-
 NUMBERS_AT_ONCE = 262_144  # numbers worked on at once
 
 

@@ -22,9 +22,6 @@ from rpa.polytopes import planar
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PlanarRegions", "Region", "affine_pieces", "halfspaces", "jacobians", "label", "planar_regions"]
-__all__ += ["region_at", "region_of", "singular_values"]
-
 JACOBIANS_AT_ONCE = 4096  # Jacobians worked on at once: few megabytes
 
 

@@ -25,8 +25,6 @@ from scipy.special import ndtri_exp
 
 from rpa.network import ReLUNetwork
 
-__all__ = ["beam", "hidden_layers", "node_bytes"]
-
 NODES_AT_ONCE = 64  # nodes whose matrices are worked on at once: few megabytes, so that they stay in the cache
 WIDEST_GAP = 80.0  # nats below the best node at which a node is dropped: single precision ends there
 CERTAIN = 3.0  # standard deviations from the threshold at which cutting off the tail no longer moves the moments

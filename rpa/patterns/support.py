@@ -18,10 +18,7 @@ from rpa import _check
 from rpa.inputs import Gaussian, RandomInput
 from rpa.network import ReLUNetwork, as_network
 from rpa.patterns import pruning, search
-from rpa.patterns.packing import checked, draw_around, draw_packed, draw_scaled, first_and_counts, pattern_keys
-
-__all__ = ["Support", "best_first", "commonest", "draw_around", "draw_packed", "draw_scaled", "entropy_pruned"]
-__all__ += ["monte_carlo", "pattern_keys"]
+from rpa.patterns.packing import checked, draw_packed, first_and_counts, pattern_keys
 
 MEMORY = 2 * 2**30  # bytes that a search may use
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes

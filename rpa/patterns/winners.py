@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["logits", "winner", "wins"]
-
 
 def winner(f: np.ndarray) -> np.ndarray:
     """The class (n,) of outputs f (n, k)."""

@@ -19,8 +19,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-__all__ = ["cdf", "ndtr", "relu_covariance", "rule"]
-
 FAR = 40.0  # exp(-FAR^2 / 2) underflows: beyond FAR standard deviations every density and tail is 0
 DROP = 37.0  # exp(-DROP) is 1e-16: what is left out of an integral, relative to its peak
 PAIRS_AT_ONCE = 4096  # pairs worked on at once, so that the nodes x pairs arrays stay in cache

@@ -15,8 +15,6 @@ import torch
 
 from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_above
 
-__all__ = ["Sites", "lookahead", "sites"]
-
 DAMPING = 0.6
 # A row that holds with room to spare is flat, its Gaussian factor is not: at full precision the weights get heavy tails
 # there. Half of it, the slope at the centre kept, measured best over orthants, boxes and networks' regions.

@@ -3,8 +3,6 @@
 import numpy as np
 from scipy.special import erf, erfcx
 
-__all__ = ["log_interval"]
-
 LOG_2PI = np.log(2 * np.pi)
 
 

@@ -17,8 +17,6 @@ from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.reduction import inscribed_ball, is_empty
 from rpa.polytopes.slices import REACH, composite
 
-__all__ = ["Polygons", "clip", "log_probability", "polygon_log_mass", "polygon_moments", "split", "square"]
-
 EPS, TINY = np.finfo(float).eps, np.finfo(float).tiny
 SIDE = 60.0  # half the side of the square that polygons are cut out of
 SURE = 1e-6  # relative error up to which a mass found from vertices is kept
@@ -69,7 +67,7 @@ def square(count: int) -> Polygons:
     return Polygons(np.tile(corner, (count, 1, 1)), np.tile(side, (count, 1, 1)), np.full(count, 4))
 
 
-def signed_distances(polygons, lines, tolerance=TOLERANCE):
+def signed_distances(polygons: Polygons, lines: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
     """Distance (P, n) of each vertex to its polygon's line (P, 3), positive outside, exactly 0 where it touches."""
     vertices = polygons.vertices
     distance = vertices[..., 0] * lines[:, None, 0] + vertices[..., 1] * lines[:, None, 1] - lines[:, None, 2]

@@ -20,9 +20,9 @@ from rpa.polytopes.lookahead import lookahead, sites
 from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.tilting import minimax
 from rpa.polytopes.trapezoid import plain, plan, take
-from rpa.polytopes.truncated import Sample, moments, sample
-
-__all__ = ["Probability", "Sample", "moments", "orthant", "probabilities", "probability", "replicates", "sample"]
+from rpa.polytopes.truncated import Sample as Sample
+from rpa.polytopes.truncated import moments as moments
+from rpa.polytopes.truncated import sample as sample
 
 BUDGET = 2**20
 SMALLEST = 8  # points per replicate that a polytope of little weight in a sum gets at least

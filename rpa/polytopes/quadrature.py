@@ -20,8 +20,6 @@ from rpa.parallel import one_thread
 from rpa.polytopes.reduction import inscribed_ball, is_empty, log_slab
 from rpa.polytopes.trapezoid import Conditionals, Plan, PolytopeSampler
 
-__all__ = ["Effort", "draws", "estimate", "uniforms", "weighted_moments"]
-
 REPLICATES = 16
 FIRST = 32  # points per replicate to begin with
 EXTRA = 8  # points of the first proposal for each of the second

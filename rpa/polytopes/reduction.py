@@ -14,9 +14,6 @@ from scipy.special import log_ndtr
 
 from rpa.inputs import Gaussian
 
-__all__ = ["Doubt", "distinct", "gather", "groups", "inscribed_ball", "is_empty", "log_slab", "uncertain"]
-__all__ += ["unit_rows", "whiten"]
-
 EPS = np.finfo(float).eps
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 NOISE = 2.0  # a row whose variance is at most this many times its error has none

@@ -12,8 +12,6 @@ from scipy.special import logsumexp
 from rpa.polytopes.bivariate import rule
 from rpa.polytopes.normal import LOG_2PI, log_interval
 
-__all__ = ["composite", "log_probability"]
-
 EPS = np.finfo(float).eps
 REACH = 9.5  # phi(REACH) / phi(0) = e^-45
 DEEP = 50.0  # slices whose density is below e^-50 of the largest are left out

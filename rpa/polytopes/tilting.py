@@ -13,8 +13,6 @@ from scipy.special import log_ndtr
 from rpa.polytopes.normal import log_interval
 from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_above, truncated_normal
 
-__all__ = ["minimax"]
-
 
 def minimax(p: Plan, steps: int = 40) -> tuple[Conditionals, np.ndarray]:
     """The tilted `Conditionals`, and psi (K,): the log of the largest weight, when each coordinate but the last is

@@ -19,8 +19,6 @@ from scipy.special import erfcx
 
 from rpa.polytopes.normal import LOG_2PI, log_interval
 
-__all__ = ["Conditionals", "Plan", "PolytopeSampler", "plain", "plan", "take", "truncated_above", "truncated_normal"]
-
 DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is shorter is linearly dependent
 CANCELLED = 1e-2  # length of a rest below which it is computed from the row itself
 SHORT = 1e-6  # width of an interval below which its density is constant

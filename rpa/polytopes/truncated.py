@@ -17,8 +17,6 @@ from rpa.polytopes.lookahead import lookahead
 from rpa.polytopes.tilting import minimax
 from rpa.polytopes.trapezoid import Plan, PolytopeSampler, plain, plan
 
-__all__ = ["Sample", "moments", "sample"]
-
 MOST_POINTS = 2**18  # of `moments`
 ROUNDS = 20  # times that points outside by rounding are drawn again
 

@@ -24,8 +24,6 @@ from rpa.polytopes.polytope import probabilities
 from rpa.reliability.event import Criterion, events
 from rpa.reliability.importance import search
 
-__all__ = ["FailingPatterns", "all_pieces", "failing_patterns"]
-
 DRAWS = 20_000  # draws of the proposal that look for the likeliest failing patterns
 POINTS = 2**14  # points for the probability of one piece
 

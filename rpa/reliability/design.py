@@ -18,8 +18,6 @@ from scipy.special import log_ndtr
 from rpa.reliability.event import Event
 from rpa.reliability.tails import TailMixture
 
-__all__ = ["DesignPoint", "Directions", "aim", "distinct", "nearest", "nearest_of_each", "tails", "typical"]
-
 STEPS = (1.0,) * 6 + (0.5,) * 6 + (0.25,) * 4  # sizes of the steps from each start
 ARRIVED = 1e-9  # length of a step after which a start rests
 POLISHES = 6  # steps that must keep the point failing, after the others

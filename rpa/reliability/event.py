@@ -26,8 +26,6 @@ from rpa.network import ReLUNetwork
 from rpa.parallel import tmap
 from rpa.tracing.graph import check_evaluable, head_of
 
-__all__ = ["Criterion", "Event", "events", "impossible"]
-
 CPU_ROWS = {torch.float64: 4096, torch.float32: 64}  # inputs in a batch: small networks, convolutions
 ACCELERATOR_ROWS = 2048  # inputs in a batch on an accelerator, which needs large batches
 PROBES = 8  # inputs evaluated in one batch and one by one, which must agree

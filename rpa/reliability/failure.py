@@ -27,8 +27,6 @@ from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemen
 from rpa.reliability.splitting import repeated
 from rpa.reliability.tails import TailMixture
 
-__all__ = ["failure_probability"]
-
 PLANAR_RANK = 2  # rank up to which the answer is exact
 PLANAR_REACH = 40.0  # standard deviations within which it is
 PILOT = 1000  # draws of the input at the beginning

@@ -18,8 +18,6 @@ from rpa.reliability.event import Event
 from rpa.reliability.splitting import bridge, moved
 from rpa.reliability.tails import TailMixture
 
-__all__ = ["SEARCHES", "SearchResult", "WeightedDraws", "covered_once", "search", "widened"]
-
 SEARCHES = 4  # independent searches in a round
 SCOUTS = 100  # particles of the coarse splitting
 SCOUT_MOVES = 3
@@ -77,8 +75,8 @@ def _leading(event, z):
 
 
 def _beyond(event, distance, rng):
-    """Failing draws of N(0, I) beyond this distance (with the tail of two dimensions): thin failure sets are among
-    them that steps of Newton's kind pass over.
+    """Failing draws (m, r) of N(0, I) beyond this distance, SHELL_STARTS at most; steps of `nearest` pass over thin
+    failure sets. The radius has the tail of two dimensions, exp(-(R^2 - distance^2) / 2).
     """
     z = rng.standard_normal((SHELL, event.dim))
     z *= np.sqrt(distance**2 + 2 * rng.exponential(size=(SHELL, 1))) / np.linalg.norm(z, axis=1, keepdims=True)

@@ -11,8 +11,6 @@ from scipy.special import logsumexp
 from rpa.reliability.design import DesignPoint, nearest_of_each
 from rpa.reliability.event import Event, impossible
 
-__all__ = ["NEARLY_CERTAIN", "FailureProbability", "complemented", "estimated", "exact", "mixed", "unseen"]
-
 NEARLY_CERTAIN = 0.9  # failure probability above which that of the complement is estimated instead
 
 

@@ -27,8 +27,6 @@ from rpa.reliability.event import Event, events
 from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
 from rpa.reliability.tails import TailMixture
 
-__all__ = ["Run", "bridge", "moved", "repeated", "splitting"]
-
 DRAWN = 4  # draws for each particle of a proposal with several components
 KEPT = 0.25  # share of the particles above the next level
 REACHED = 0.2  # share of failing particles at which the levels end
@@ -205,7 +203,8 @@ def splitting(
     """`rpa.reliability.failure.failure_probability` by plain multilevel splitting, its referee without design points.
 
     event: label, direction, threshold, seed, input_shape and device as there. Every run starts from the input's own
-    distribution; no design points are returned.
+    distribution; no design points are returned. The error is the scatter of the runs: where most of them lose the
+    likeliest failures on their way it is too small (33 % low with 7.6 % stated in one case of sixty near 1e-13).
     """
     budget = _check.integer("budget", budget, RUNS * FIRST_PARTICLES)
     parts = events(net, inputs, rtol=rtol, budget=budget, **event)

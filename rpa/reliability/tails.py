@@ -14,8 +14,6 @@ from functools import cached_property
 import numpy as np
 from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
-__all__ = ["TailMixture"]
-
 FLOOR = 0.1  # least part of the shares that is spread evenly
 EVEN_DRAWS = 3.0  # the even part counts as much as this many failing draws
 

@@ -8,8 +8,6 @@ import importlib
 import sys
 from types import ModuleType
 
-__all__ = ["import_torchvision"]
-
 OPERATORS = ("nms", "qnms")
 _libraries: list = []
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["Dataset", "ImageNetSample", "fashion_mnist", "find", "imagenet_sample", "mnist", "moons", "roots"]
-
 CLASSES = {
     "MNIST": tuple("0123456789"),
     "FashionMNIST": ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),

@@ -21,8 +21,6 @@ from tqdm.contrib.concurrent import thread_map
 from rpa import _files
 from rpa.subjects import datasets, imagenet
 
-__all__ = ["main", "photographs"]
-
 REPOSITORY, COMMIT = "EliSchwartz/imagenet-sample-images", "22d0a5c9c5c76d13532da2d29ea7fa2e9e034387"
 TREE = f"https://api.github.com/repos/{REPOSITORY}/git/trees/{COMMIT}"
 RAW = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/"

@@ -18,8 +18,6 @@ from rpa import _check, _files
 from rpa.subjects import datasets, references, train
 from rpa.subjects._torchvision import import_torchvision
 
-__all__ = ["Subject", "alexnet", "fashion_alexnet", "squeezenet"]
-
 # Torchvision names a file of weights by the first 8 hex digits of its SHA-256.
 WEIGHTS = {"alexnet": "alexnet-owt-7be5be79.pth", "squeezenet1_0": "squeezenet1_0-b66bff10.pth"}
 

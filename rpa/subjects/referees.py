@@ -14,8 +14,6 @@ from rpa.parallel import pmap
 from rpa.subjects import datasets, imagenet, references, train
 from rpa.subjects.imagenet import Subject
 
-__all__ = ["FEW", "MOST", "SAMPLES", "digit_moments", "digits", "jobs", "sample_missing"]
-
 # Network -> noise level -> samples of each of two referees (one for digits).
 SAMPLES = {
     "lenet_mnist": {0.02: 16384, 0.05: 16384, 0.1: 16384},

@@ -24,8 +24,6 @@ from torch import nn
 from rpa import _files
 from rpa._files import ROOT
 
-__all__ = ["Reference", "entry_of", "estimate", "fingerprint", "load", "save"]
-
 FOLDER = ROOT / "data" / "references"
 PARTS = ("top", "mean", "var", "stderr", "n")
 LEADING, CLEAR = 5, 3.0  # outputs whose order is wanted; standard errors between neighbours that settle it

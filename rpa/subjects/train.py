@@ -25,8 +25,6 @@ from rpa.parallel import one_thread
 from rpa.subjects import datasets
 from rpa.subjects._torchvision import import_torchvision
 
-__all__ = ["NETWORKS", "Recipe", "load_metadata", "load_module", "load_network", "moons_network", "train"]
-
 FOLDER = ROOT / "data" / "weights"
 PADDED = ("alexnet", "lenet-p2")  # networks that take normalized images
 
@@ -59,7 +57,7 @@ NETWORKS = {
 }
 
 
-def architecture(layers):
+def architecture(layers: str) -> nn.Sequential:
     """A fresh `nn.Sequential`: "a-b-c" is fully connected with ReLU between; "lenet" is Caffe's 20-50-500, whose one
     ReLU follows the first Linear layer; "lenet-relu" is the same with a ReLU after each convolution too; "lenet-p2"
     is that of P2's released code, for images from which 0.5 is subtracted before the zero padding; "alexnet" has the
@@ -259,7 +257,7 @@ def _accuracy(module, x, y, prepare):
     return (predicted == y).double().mean().item()
 
 
-def main(names):
+def main(names: list[str]) -> None:
     """Trains and stores the named networks, or all."""
     unknown = sorted(set(names) - set(NETWORKS))
     if unknown:

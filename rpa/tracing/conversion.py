@@ -22,8 +22,6 @@ from rpa.tracing.nonlinear import max_pool
 from rpa.tracing.parts import Affine, Cut, as_rows, as_values, size
 from rpa.tracing.traced import Traced
 
-__all__ = ["chain", "pool_tables", "windows"]
-
 LARGEST = 2**30  # bytes that a dense matrix may take
 
 

@@ -12,9 +12,6 @@ from torch import fx, nn
 from rpa.tracing import nonlinear
 from rpa.tracing.nonlinear import KNOWN, act, max_pool
 
-__all__ = ["COPIES", "SUMS", "UNITS", "WEIGHTED", "called", "check_evaluable", "head_of", "record", "schedule",
-           "unwrapped"]  # fmt: skip
-
 # Called with (input, weight, bias, ...).
 WEIGHTED = ("linear", "scaled", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)))
 SUMS = ("add", "sub")  # what does not depend on the input is a constant

@@ -11,8 +11,6 @@ import torch
 from torch import fx
 from torch.nn import functional
 
-__all__ = ["KNOWN", "act", "advice", "broadcast", "is_smooth", "max_pool", "scaled"]
-
 # The ends of the names of smooth functions. Some are almost affine where their input is small.
 SMOOTH = ("softmax", "sigmoid", "tanh", "elu", "silu", "swish", "softplus", "mish", "exp")
 # Layers that are smooth and whose names also occur among affine ones.

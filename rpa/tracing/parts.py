@@ -17,8 +17,6 @@ from rpa.tracing.nonlinear import act, max_pool
 if TYPE_CHECKING:
     from rpa.tracing.traced import Traced
 
-__all__ = ["DENSE", "Affine", "Cut", "Env", "as_rows", "as_values", "run", "size"]
-
 DENSE = 1 << 23  # entries up to which an affine part is squared as a matrix
 ROWS = 1024  # columns of a matrix that are computed at once
 

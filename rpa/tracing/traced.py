@@ -22,8 +22,6 @@ from rpa.tracing.graph import COPIES, SUMS, UNITS, WEIGHTED, called, check_evalu
 from rpa.tracing.nonlinear import act, advice, broadcast, is_smooth, max_pool
 from rpa.tracing.parts import DENSE, Affine, Cut, Env
 
-__all__ = ["Traced"]
-
 MANY = 8  # rows from which a convolution is quicker in another memory layout
 
 

@@ -133,9 +133,6 @@ def test_failures_outside_all_half_spaces_are_found_and_covered(monkeypatch):
     assert not result.converged and 0.4 < result.rel_error < 0.8
 
 
-CURVED = lambda z: z[:, :1] - 3 - 0.05 * (z[:, 1:] ** 2).sum(dim=1, keepdim=True)
-
-
 def test_a_failure_set_that_no_slope_leads_to():
     """Beside a half-space z_1 >= 5, a band of z_2 that the margin shows next to it only: 36 % of the failures."""
 
@@ -146,6 +143,9 @@ def test_a_failure_set_that_no_slope_leads_to():
     log_p = np.log(ndtr(-5.0) + ndtr(5.0) * (ndtr(-5.1) - ndtr(-5.5)))
     found = [failure._component(make_event(margin, 3, rng=np.random.default_rng(seed))) for seed in range(5)]
     assert max(_gap(each, log_p) for each in found) <= 4
+
+
+CURVED = lambda z: z[:, :1] - 3 - 0.05 * (z[:, 1:] ** 2).sum(dim=1, keepdim=True)
 
 
 @pytest.mark.parametrize(
