@@ -84,13 +84,13 @@ def exact_pieces(net: ReLUNetwork, components: list) -> Any:
 
 @one_thread()
 def region_probabilities(
-    net: ReLUNetwork, patterns: np.ndarray, rtol: float, seed: int, log_floor: float, tick: Callable[[int], Any]
+    net: ReLUNetwork, patterns: np.ndarray, rtol: float, seed: int, log_range: Any, tick: Callable[[int], Any]
 ) -> Any:
     """log_p (K,), rel_error (K,) and deviations (K, R) of patterns of a whitened net: see `polytope.replicates`."""
     answers = []
     for rows in _slices(net, len(patterns)):
         H, h = halfspaces(patterns[rows], *affine_pieces(net, patterns[rows])[:2])
         move = shifts(patterns[rows], net.input_dim, seed)
-        answers.append(replicates(H, h, rtol=rtol, seed=seed, log_floor=log_floor, shifts=move))
+        answers.append(replicates(H, h, rtol=rtol, seed=seed, log_range=log_range, shifts=move))
         tick(rows.stop - rows.start)
     return tuple(np.concatenate(column) for column in zip(*answers))

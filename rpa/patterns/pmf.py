@@ -166,7 +166,8 @@ def pattern_pmf(
     "monte_carlo" (10^5 samples) look for patterns until those computed reach `mass` within their error, there are
     `max_patterns`, or no more are found (`PatternPMF.stopped`); "auto" is exhaustive where that is possible, else
     best-first. mass = 1 goes on to `max_patterns`.
-    rtol: relative error of each probability; those below the average have its absolute error at most.
+    rtol: relative error of each probability; those below the average have its absolute error at most, and none has a
+    larger absolute error than the mass that may be missing, 1 - mass.
     progress: True or False for a bar; None shows one on a terminal after two seconds.
     Returns a `PatternPMF`; raises ValueError for unfit arguments.
 
@@ -197,7 +198,7 @@ def pattern_pmf(
         return _assemble(net, inputs, patterns, pieces, 0.0, "complete")
     if progress is None:
         progress = sys.stderr.isatty()
-    table = _Table(net, parts, rtol, seed, progress)
+    table = _Table(net, parts, mass, rtol, seed, progress)
     every = _every_region(parts, max_patterns) if exhaustive and rank <= ENUMERABLE else None
     if every is not None:
         table.add(every, 0.0)
@@ -245,8 +246,9 @@ def _search(table, inputs, search, max_patterns, mass, seed, progress):
 class _Table:
     """Probabilities of patterns under each component, as far as they have been computed."""
 
-    def __init__(self, net, parts, rtol, seed, progress):
+    def __init__(self, net, parts, mass, rtol, seed, progress):
         self.net, self.parts, self.rtol, self.seed, self.progress = net, parts, rtol, seed, progress
+        self.largest = (1 - mass) / rtol if mass < 1 else 1.0  # of greater ones the absolute error is at most 1 - mass
         self.patterns = np.zeros((0, net.n_hidden), dtype=bool)
         self.log_p, self.rel_error = np.zeros((2, len(parts), 0))
         self.deviation = np.zeros((len(parts), 0, quadrature.REPLICATES))
@@ -259,8 +261,8 @@ class _Table:
         columns = []
         with tqdm(desc=text, total=total, delay=2.0, leave=False, disable=not self.progress) as bar:
             for weight, small in self.parts:
-                floor = log_floor - np.log(weight)
-                columns.append(region_probabilities(small, new, self.rtol, self.seed, floor, bar.update))
+                log_range = np.array([log_floor, max(log_floor, np.log(self.largest))]) - np.log(weight)
+                columns.append(region_probabilities(small, new, self.rtol, self.seed, log_range, bar.update))
         self.patterns = np.concatenate([self.patterns, new])
         for name, parts in zip(("log_p", "rel_error", "deviation"), zip(*columns)):
             setattr(self, name, np.concatenate([getattr(self, name), np.stack(parts)], axis=1))

@@ -124,22 +124,22 @@ def probabilities(
 
 
 def replicates(
-    H: np.ndarray, h: np.ndarray, *, rtol: float, seed: int, log_floor: float, shifts: np.ndarray | None = None
+    H: np.ndarray, h: np.ndarray, *, rtol: float, seed: int, log_range: Any, shifts: np.ndarray | None = None
 ) -> Any:
     """`probabilities` for sums over many polytopes: log_p (K,), rel_error (K,) and relative deviations (K, R).
 
     The R replicates are independent: the scatter of sum_k p_k (1 + deviation_kr) over r is the error of sum_k p_k. The
-    error of each is at most rtol times its probability or exp(log_floor), whichever is larger. shifts (K, r): see
+    error of each is at most rtol times its probability, clipped to the range exp(log_range). shifts (K, r): see
     `quadrature.draws`.
     """
-    effort = quadrature.Effort(rtol, seed, BUDGET, first=SMALLEST, log_floor=log_floor)
+    effort = quadrature.Effort(rtol, seed, BUDGET, first=SMALLEST, log_range=log_range)
     log_p, rel_error, _, deviation = _solve(H, h, "auto", effort, shifts=shifts)
     return log_p, rel_error, deviation
 
 
 def _solve(H, h, method, effort, doubt=None, shifts=None):
     """(log_p, rel_error, method), each (K,), and deviations (K, R); doubt: of a single polytope."""
-    rtol, log_floor = effort.rtol, effort.log_floor
+    rtol, log_floor = effort.rtol, effort.log_range[0]
     count = len(H)
     H, h, empty = reduction.unit_rows(H, h)
     H, h, places = reduction.distinct(H, h)
@@ -215,7 +215,7 @@ def _sampled(p, shift, method, effort, shifts):
     moved = (fitted.push * margin).sum(axis=1)
     # Where a factor is near its limits the derivative is too rough, and the rows are moved instead.
     steep = ~((fitted.tau < STEEP).all(axis=1) & (moved < 1e-3 * effort.rtol))
-    steep = np.flatnonzero(steep & (np.isfinite(log_p) | np.isneginf(effort.log_floor)))
+    steep = np.flatnonzero(steep & (np.isfinite(log_p) | np.isneginf(effort.log_range[0])))
     brief = quadrature.Effort(1.0, effort.seed, 512, effort.device)
     if len(steep):
         few, by = take(p, steep), margin[steep]

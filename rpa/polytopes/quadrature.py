@@ -45,9 +45,9 @@ def _sobol(dim, log2_n, seed):
 class Effort:
     """How accurate a probability has to be, and what it may cost.
 
-    rtol: relative error; log_floor: log of the smallest probability that needs rtol, smaller ones need the same
-    absolute error; seed: of the points; budget: most points; first: points per replicate to begin with; device: where
-    to draw.
+    rtol: relative error; log_range: logs of the smallest and largest probability that need rtol, those beyond either
+    need the absolute error at that end; seed: of the points; budget: most points; first: points per replicate to begin
+    with; device: where to draw.
     """
 
     rtol: float
@@ -55,7 +55,7 @@ class Effort:
     budget: int
     device: str | None = None
     first: int = FIRST
-    log_floor: float = -np.inf
+    log_range: tuple[float, float] = (-np.inf, np.inf)
 
 
 @one_thread()
@@ -82,7 +82,7 @@ def estimate(
             sums[part] = np.logaddexp(sums[part], fresh)
         log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
         with np.errstate(invalid="ignore"):
-            size = np.exp(np.minimum(log_p[pending] - effort.log_floor, 0.0))
+            size = np.exp(log_p[pending] - np.clip(log_p[pending], *effort.log_range))
             settled = rel_error[pending] * size <= effort.rtol
         if start == 0:
             nothing = np.isneginf(log_p[pending])
@@ -90,7 +90,7 @@ def estimate(
             y = inscribed_ball(rows, bounds)
             empty = is_empty(rows, bounds, y)
             rel_error[pending[nothing]] = np.where(empty, 0.0, np.inf)
-            settled[nothing] = empty | (log_slab(rows, bounds, y) <= effort.log_floor + np.log(effort.rtol))
+            settled[nothing] = empty | (log_slab(rows, bounds, y) <= effort.log_range[0] + np.log(effort.rtol))
         pending = pending[~settled]
         start, stop = stop, 2 * stop
     seen = np.isfinite(log_p)

@@ -177,7 +177,7 @@ class PolytopeSampler:
             # The first row from above, which every coordinate has, and the others, which are fewer: two products.
             first = np.concatenate([np.stack(slopes, axis=1), -above[:, :1]], axis=1)
             others = np.concatenate([-above[:, 1:], -below], axis=1)
-            spare = -others.shape[1] % (TILE if k > 1 else 2 * TILE)
+            spare = -others.shape[1] % TILE if k > 1 else 0
             others = np.pad(others, [(0, 0), (0, spare), (0, 0)])
             bounds = np.pad(np.column_stack([upper[:, 1:], lower]), [(0, 0), (0, spare)])
             arrays = first, np.column_stack([shifts, upper[:, :1]])[:, :, None], others, bounds[:, :, None]
@@ -202,10 +202,12 @@ class PolytopeSampler:
             matrix, offset, others, bounds = (array.index_select(0, index) for array in arrays)
             # The first coordinate has one interval for all points of a polytope.
             earlier = y[:, :k] if k else y[:, :0, :1]
-            both = torch.baddbmm(offset, matrix, earlier)
+            # Of a column times a row, a matrix product's last bits depend on the number of polytopes.
+            product = torch.addcmul if k == 1 else torch.baddbmm
+            both = product(offset, matrix, earlier)
             centre, upper, lower, spread = both[:, :-1], both[:, -1:], None, spreads[:, :, k, None]
             if sizes[0] or sizes[1]:
-                more, below, _ = torch.baddbmm(bounds, others, earlier).split(sizes, dim=1)
+                more, below, _ = product(bounds, others, earlier).split(sizes, dim=1)
                 upper = torch.minimum(upper, more.amin(dim=1, keepdim=True)) if sizes[0] else upper
                 lower = below.amax(dim=1, keepdim=True) if sizes[1] else None
             interval = _Interval(lower, upper, centre, spread)

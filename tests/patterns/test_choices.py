@@ -130,7 +130,9 @@ def test_how_close_the_search_comes(sizes):
     near = search.beam(small, 100, 5.0)[0]
     numbers += [len(near), sum(np.exp(truth.get(bytes(row), -np.inf)) for row in near)]
     assert numbers[1] == pytest.approx(1, abs=1e-5)  # each decision shares out the mass of its node
-    assert [numbers[i] for i in (3, 4, 2, 5, 6, 7)] == pytest.approx(REACHED[sizes], rel=5e-4)
+    nodes, *others = (numbers[i] for i in (3, 4, 2, 5, 6, 7))
+    assert nodes == pytest.approx(REACHED[sizes][0], rel=5e-3)  # single precision: one in 500 depends on the processor
+    assert others == pytest.approx(REACHED[sizes][1:], rel=5e-4)
     assert len(search.beam(small, 20)[0]) == 20
 
 
@@ -207,8 +209,8 @@ def test_passes_of_the_search(monkeypatch, rows, real, scatter, mass, passes, ve
         used.append((max_patterns, mass))
         return support.Support(every[:max_patterns], np.full(min(max_patterns, rows), -np.log(500)))
 
-    def probabilities(net, patterns, rtol, seed, log_floor, tick):
-        floors.append(log_floor)
+    def probabilities(net, patterns, rtol, seed, log_range, tick):
+        floors.append(log_range[0])
         log_p, pm = np.where(patterns @ bits < real, np.log(0.01), -np.inf), np.tile([-1.0, 1.0], 8)
         return log_p, np.zeros(len(patterns)), scatter * np.ones((len(patterns), 1)) * pm
 
@@ -294,7 +296,7 @@ def test_amounts_of_work():
     assert len(ticks) == 1 and log_q == pytest.approx([log_ndtr([2.9, 3.1]).sum()], rel=1e-3)
     both = [ReLUNetwork([[[1.0]], [[1.0]]], [[offset], [0.0]]) for offset in (1e4, 1.1e4)]
     assert [str(search.hidden_layers(net)[0][1].dtype) for net in both] == ["torch.float32", "torch.float64"]
-    region_probabilities(both[0], np.ones((600, 1), dtype=bool), 0.1, 0, -5.0, ticks.append)
+    region_probabilities(both[0], np.ones((600, 1), dtype=bool), 0.1, 0, (-5.0, 0.0), ticks.append)
     assert ticks == [1, 512, 88]
     expected = {"max_patterns": 2000, "mass": 0.999, "rtol": 0.03, "threshold": 0.05, "memory": 2**31, "n": 400_000}
     for call in (

@@ -100,6 +100,17 @@ def test_general_pmf_against_samples(search):
     assert len(pmf) <= 150 and abs(pmf.uncovered + pmf.covered - 1) < 1e-12
 
 
+def test_no_error_exceeds_the_mass_that_may_be_missing():
+    """Few patterns carry this law: to rtol alone the covered mass would be known to 1 %."""
+    net, inputs = random_network((6, 8, 8, 3), 4), Gaussian(np.full(6, 0.5), 0.03)
+    loose, close = (pattern_pmf(net, inputs, mass=mass) for mass in (0.98, 0.998))
+    assert 0.002 < (loose.p * loose.rel_error).max() <= 0.02 and (close.p * close.rel_error).max() <= 0.002
+    assert close.covered_error < 0.003 < 0.005 < loose.covered_error and close.covered >= 0.998 - close.covered_error
+    n = 1_000_000
+    counts, other = pattern_counts(net, inputs, close.patterns[:5], n, 1)
+    assert (np.abs(counts / n - close.p[:5]) < 6 * np.sqrt(close.p[:5] / n) + 3 * (close.p * close.rel_error)[:5]).all()
+
+
 def test_views_of_the_result():
     net, inputs = random_network((2, 5, 4, 3), 0), random_gaussian(2, 0)
     pmf = pattern_pmf(net, inputs)
