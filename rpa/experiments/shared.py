@@ -37,7 +37,8 @@ def clusters(x: torch.Tensor, features: np.ndarray, count: int, seed: int) -> Cl
     sizes = labels.bincount(minlength=count).reshape(-1, *[1] * (x.ndim - 1))
     distance = ((features - fit.cluster_centers_[fit.labels_]) ** 2).sum(1)
     last = np.zeros(count, int)
-    order = np.argsort(distance)  # of several images of a cluster the last one stays
+    # Of several images of a cluster the last one stays; of two, which are equally far, rounding must not choose.
+    order = np.argsort(distance.round(6), kind="stable")
     last[fit.labels_[order]] = order
     return Clusters(fit.labels_, sums / sizes, x[last])
 

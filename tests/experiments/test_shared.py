@@ -29,6 +29,16 @@ def test_clusters_are_means_and_farthest_members():
         assert torch.equal(found.farthest[label], X[members[distance.argmax()]])
 
 
+def test_of_two_images_of_a_cluster_the_second_is_farthest():
+    """Both are equally far from their mean; rounding, which depends on the processor, must not choose."""
+    pairs = np.random.default_rng(0).standard_normal((20, 2, 3)) + 100 * np.arange(20)[:, None, None]
+    found = shared.clusters(X, pairs.reshape(40, 3), 20, 0)
+    for label in set(found.labels):
+        members = np.flatnonzero(found.labels == label)
+        assert len(members) != 2 or torch.equal(found.farthest[label], X[members[1]])
+    assert (np.bincount(found.labels) == 2).sum() > 5
+
+
 @pytest.mark.parametrize("bend", [False, True])
 def test_an_image_of_its_own_is_the_two_stage_analysis(bend):
     found = shared.shared_moments(stages(bend), X, 0.3, X, np.arange(40))
