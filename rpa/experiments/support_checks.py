@@ -17,6 +17,7 @@ from rpa.experiments.montecarlo import Fresh, binomial_sigmas
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.parallel import pmap
+from rpa.patterns.packing import pattern_keys
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.pruning import activation_probabilities
 from rpa.patterns.regions import affine_pieces, halfspaces
@@ -70,13 +71,12 @@ def activation(net: ReLUNetwork, inputs: Gaussian, *, n: int, seed: int) -> dict
     """
     bits = np.unpackbits(draw_packed(net, inputs, n, seed), axis=1, count=net.n_hidden)
     width, earlier = net.hidden_sizes[0], net.n_hidden - net.hidden_sizes[-1]
-    _, first, region, counts = np.unique(
-        np.packbits(bits[:, :earlier], axis=1), axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
+    keys = pattern_keys(np.packbits(bits[:, :earlier], axis=1))
+    _, first, region, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     commonest = counts.argmax()
     G, g, _, _ = affine_pieces(net.whitened(inputs), bits[[first[commonest]]].astype(bool))
     p = np.exp(activation_probabilities(G, g)[0][0])
-    share = bits[region.ravel() == commonest, earlier:].mean(axis=0)
+    share = bits[region == commonest, earlier:].mean(axis=0)
     difference = np.abs(p[earlier:] - share)
     worst = difference.argmax()
     hits = int(counts[commonest])

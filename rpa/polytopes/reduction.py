@@ -18,7 +18,7 @@ EPS = np.finfo(float).eps
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 NOISE = 2.0  # a row whose variance is at most this many times its error has none
 REMOTE = 1e8  # a polytope proved empty within as many standard deviations is called empty
-TOGETHER = 100  # polytopes in one linear program
+ROWS_AT_ONCE = 1000  # in one linear program: few large problems and many small ones are slower
 TAIL = 1e-17  # above P(|z| > sqrt(r) + 9) in any dimension r
 
 
@@ -177,8 +177,9 @@ def inscribed_ball(H: np.ndarray, h: np.ndarray) -> np.ndarray:
     rows = np.concatenate([np.where(real[:, :, None], H, 0.0), real[:, :, None].astype(float)], axis=2)
     bounds, cost = [(None, None)] * r + [(None, 1.0)], np.append(np.zeros(r), -1.0)
     y = np.zeros((count, n))
-    for start in range(0, count, TOGETHER):
-        some = slice(start, min(start + TOGETHER, count))
+    together = max(1, ROWS_AT_ONCE // max(n, 1))
+    for start in range(0, count, together):
+        some = slice(start, min(start + together, count))
         size = some.stop - start
         matrix = sparse.block_diag(list(rows[some]), format="csc")
         limits = np.where(real[some], h[some], 0.0).ravel()
