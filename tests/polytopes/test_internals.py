@@ -266,7 +266,7 @@ def test_what_is_proved_of_thin_and_empty_sets():
 def test_many_linear_programs_are_solved_together(monkeypatch):
     """Of 201 intervals [0, i - 100], the first hundred are empty; balls have a radius of at most one."""
     calls = spy(monkeypatch, optimize, "linprog")
-    monkeypatch.setattr(reduction, "ROWS_AT_ONCE", 400)  # of four rows each
+    monkeypatch.setattr(reduction, "ROWS_AT_ONCE", 300)  # of three rows each
     H, h = np.tile([[1.0], [-1.0], [0.0]], (201, 1, 1)), np.stack([np.arange(-100.0, 101), 0 * np.ones(201)], axis=1)
     h = np.column_stack([h, np.full(201, np.inf)])
     y = reduction.inscribed_ball(H, h)
