@@ -261,7 +261,7 @@ class _Table:
         columns = []
         with tqdm(desc=text, total=total, delay=2.0, leave=False, disable=not self.progress) as bar:
             for weight, small in self.parts:
-                log_range = np.array([log_floor, max(log_floor, np.log(self.largest))]) - np.log(weight)
+                log_range = np.minimum([log_floor, np.inf], np.log(self.largest)) - np.log(weight)
                 columns.append(region_probabilities(small, new, self.rtol, self.seed, log_range, bar.update))
         self.patterns = np.concatenate([self.patterns, new])
         for name, parts in zip(("log_p", "rel_error", "deviation"), zip(*columns)):
@@ -278,9 +278,11 @@ class _Table:
 
     @property
     def covered_error(self):
-        """Standard error of `covered`, from the scatter of the replicates."""
-        gaps = np.einsum("ck,ckr->r", self._terms, self.deviation)
-        return quadrature.SAFETY * gaps.std(ddof=1) / np.sqrt(quadrature.REPLICATES)
+        """Standard error of `covered`: the scatter of the replicates, and what each error holds beyond its own."""
+        scatter = lambda deviation: quadrature.SAFETY * deviation.std(axis=-1, ddof=1) / np.sqrt(quadrature.REPLICATES)
+        errors = self._terms * np.where(np.isfinite(self.rel_error), self.rel_error, 0.0)
+        beyond = np.maximum(errors**2 - (self._terms * scatter(self.deviation)) ** 2, 0.0)
+        return np.hypot(scatter(np.einsum("ck,ckr->r", self._terms, self.deviation)), np.sqrt(beyond.sum()))
 
     @property
     def positive(self):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from helpers import random_network
 
+from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
+from rpa.network import ReLUNetwork
 from rpa.patterns.packing import pattern_keys
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.support import best_first, draw_packed, monte_carlo
@@ -58,3 +60,22 @@ def test_the_search_covers_as_much_as_counting(sizes, seed):
     supports = best_first(net, inputs, mass=1.0, seed=seed), monte_carlo(net, inputs, 1_000_000, seed, 2000)
     ours, counted = (np.isin(fresh, pattern_keys(np.packbits(each.patterns, axis=1))) for each in supports)
     assert ours.mean() - counted.mean() >= -2 * np.sqrt((ours != counted).mean() / len(fresh))
+
+
+@pytest.mark.slow
+def test_sixty_small_networks_cover_what_they_say():
+    """With and without biases: the sum of a PMF against samples, and the mass where it ended the search."""
+    n, mass, gaps = 300_000, 0.999, []
+    for case in range(60):
+        rng = np.random.default_rng(case)
+        sizes = (int(rng.integers(2, 9)), *map(int, rng.integers(4, 17, 2)), 2)
+        net = random_network(sizes, case)
+        net = net if case % 2 else ReLUNetwork(net.weights, [0 * bias for bias in net.biases])
+        inputs = Gaussian(0.7 * rng.standard_normal(sizes[0]), float(rng.choice([0.05, 0.3, 1.0])) ** 2)
+        pmf = pattern_pmf(net, inputs, mass=mass)
+        share = 1 - pattern_counts(net, inputs, pmf.patterns, n, case)[1] / n
+        error = np.hypot(pmf.covered_error, np.sqrt(max(share * (1 - share), 1 / n) / n))
+        gaps.append((pmf.covered - share) / error)
+        assert pmf.covered <= 1 + 4 * max(pmf.covered_error, 1e-14)
+        assert pmf.stopped in ("complete", "max_patterns") or share >= mass - 4 * error
+    assert np.abs(gaps).max() < 4 and np.std(gaps) < 1.3
