@@ -28,6 +28,14 @@ def random_network(sizes, seed, slope=0.0):
     return ReLUNetwork(weights, [0.5 * rng.standard_normal(m) for _, m in pairs], slope)
 
 
+def small_network(case):
+    """(network, input): 2 to 8 inputs, two layers of 4 to 16 units, without biases for even cases, noise 0.05 to 1."""
+    rng = np.random.default_rng(case)
+    net = random_network((int(rng.integers(2, 9)), *map(int, rng.integers(4, 17, 2)), 2), case)
+    net = net if case % 2 else ReLUNetwork(net.weights, [0 * bias for bias in net.biases])
+    return net, Gaussian(0.7 * rng.standard_normal(net.input_dim), float(rng.choice([0.05, 0.3, 1.0])) ** 2)
+
+
 def coordinate(dim, bias=0.0):
     """The network f(x) = x_1 + bias on 2 dim hidden units."""
     first, last = np.vstack([np.eye(dim), -np.eye(dim)]), np.eye(1, 2 * dim) - np.eye(1, 2 * dim, dim)

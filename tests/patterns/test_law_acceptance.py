@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers import random_network
+from helpers import random_network, small_network
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
-from rpa.network import ReLUNetwork
 from rpa.patterns.packing import pattern_keys
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.support import best_first, draw_packed, monte_carlo
@@ -67,11 +66,7 @@ def test_sixty_small_networks_cover_what_they_say():
     """With and without biases: the sum of a PMF against samples, and the mass where it ended the search."""
     n, mass, gaps = 300_000, 0.999, []
     for case in range(60):
-        rng = np.random.default_rng(case)
-        sizes = (int(rng.integers(2, 9)), *map(int, rng.integers(4, 17, 2)), 2)
-        net = random_network(sizes, case)
-        net = net if case % 2 else ReLUNetwork(net.weights, [0 * bias for bias in net.biases])
-        inputs = Gaussian(0.7 * rng.standard_normal(sizes[0]), float(rng.choice([0.05, 0.3, 1.0])) ** 2)
+        net, inputs = small_network(case)
         pmf = pattern_pmf(net, inputs, mass=mass)
         share = 1 - pattern_counts(net, inputs, pmf.patterns, n, case)[1] / n
         error = np.hypot(pmf.covered_error, np.sqrt(max(share * (1 - share), 1 / n) / n))

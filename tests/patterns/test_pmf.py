@@ -3,11 +3,10 @@ import pathlib
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, random_gaussian, random_mixture, random_network
+from helpers import assert_binomial, random_gaussian, random_mixture, random_network, small_network
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
-from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label
 
@@ -114,12 +113,7 @@ def test_no_error_exceeds_the_mass_that_may_be_missing():
 
 def test_a_mass_of_few_points_knows_what_they_miss():
     """Nine regions hold nearly all; their points scatter less than they miss, and covered was 6 stated errors off."""
-    net = random_network((7, 8, 12, 2), 22)
-    net = ReLUNetwork(net.weights, [0 * bias for bias in net.biases])
-    rng = np.random.default_rng(22)
-    rng.integers(2, 9), rng.integers(4, 17, 2)
-    inputs = Gaussian(0.7 * rng.standard_normal(7), 0.05**2)
-    n = 1_000_000
+    (net, inputs), n = small_network(22), 1_000_000
     for mass in (0.999, 1.0):
         pmf = pattern_pmf(net, inputs, mass=mass, max_patterns=9)
         share = 1 - pattern_counts(net, inputs, pmf.patterns, n, 1)[1] / n
