@@ -65,11 +65,17 @@ def tmap(f: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     >>> tmap(abs, [-1, 2, -3])
     [1, 2, 3]
     """
+    import torch
+
     items = list(items)
     if len(items) < 2:
         return [f(x) for x in items]
-    n = 1 if SHARED.get() else _workers()
-    return list(_threads(n if n > 0 else cpu_count(), os.getpid()).map(f, items))
+    before, n = torch.get_num_threads(), 1 if SHARED.get() else _workers()
+    try:
+        with ThreadPoolExecutor(n if n > 0 else cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(f, items))
+    finally:
+        torch.set_num_threads(before)  # later threads of others take the last number set
 
 
 @contextmanager
@@ -97,19 +103,6 @@ def _blas():
 
 def _workers():
     return int(os.environ.get("RPA_WORKERS") or -1)
-
-
-@cache
-def _threads(n, process):
-    """n threads of this process (a fork does not inherit them), in each of which torch uses one thread."""
-    import torch
-
-    before, all_here = torch.get_num_threads(), threading.Barrier(n)
-    pool = ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))
-    for started in [pool.submit(all_here.wait) for _ in range(n)]:
-        started.result()
-    torch.set_num_threads(before)  # later threads of others take the last number set
-    return pool
 
 
 def _guarded(f, i, item, shared):

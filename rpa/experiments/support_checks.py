@@ -22,7 +22,7 @@ from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.pruning import activation_probabilities
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.patterns.support import draw_packed, entropy_pruned
-from rpa.polytopes.reduction import inscribed_ball, is_empty
+from rpa.polytopes.reduction import inscribed_ball, is_empty, unit_rows
 
 
 def over_cells(
@@ -139,7 +139,5 @@ def realizable(net: ReLUNetwork, inputs: Gaussian, patterns: np.ndarray) -> np.n
     """Which of the patterns (K, N) hold somewhere: bool (K,), by a linear program that proves where none does."""
     G, g, _, _ = affine_pieces(net.whitened(inputs), patterns)
     H, h = halfspaces(patterns, G, g)
-    norm = np.linalg.norm(H, axis=2)
-    scale = np.where(norm > 0, norm, 1.0)
-    H, h = H / scale[:, :, None], h / scale
-    return ~is_empty(H, h, inscribed_ball(H, h))
+    H, h, impossible = unit_rows(H, h)
+    return ~(impossible | is_empty(H, h, inscribed_ball(H, h)))
