@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ BLOCK = 5  # images around which the same samples are counted: what their patter
 class Entry:
     """The patterns of one method: `support`, K of them; curve (K,): coverage of its first k by fresh samples.
 
-    seconds: of processor time; disagreement: share of fresh samples covered by exactly one of this method and the
-    last one of the comparison.
+    seconds: of processor time, of a counted method without that of drawing; disagreement: share of fresh samples
+    covered by exactly one of this method and the last one of the comparison.
     """
 
     support: Support
@@ -60,7 +61,6 @@ def experiment(
     max_patterns: int,
     n_fresh: int,
     n_counted: Sequence[int],
-    n_timed: int = 0,
     seed: int,
 ) -> dict[tuple[str, float], list[dict[str, Entry]]]:
     """{(network, sigma): [{method: Entry} of each image]}; all methods propose `max_patterns` patterns.
@@ -68,8 +68,7 @@ def experiment(
     Methods: "search" (ours), "pruned" (P1's) and "counted_<n>" for each n of `n_counted`, the commonest patterns of n
     samples. nets: {name: ReLUNetwork}; rows (n, d): images; indices: which of them; levels: sigma of independent pixel
     noise. Counted samples are one draw of the noise for `BLOCK` images and all levels; a smaller count takes the first
-    samples of the larger one. Fresh samples are drawn for each image and serve all levels. n_timed: of how many images
-    the counted methods are timed, each count drawn alone, as a user would; for the others their seconds are NaN.
+    samples of the larger one. Fresh samples are drawn for each image and serve all levels.
     """
     best_first(next(iter(nets.values())), Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
     blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
@@ -77,9 +76,7 @@ def experiment(
 
     def measured(task):
         name, number = task
-        timed = max(0, n_timed - BLOCK * number)
-        images, seeds = rows[blocks[number]], [seed, number]
-        return _block(nets[name], images, levels, max_patterns, n_fresh, n_counted, seeds, timed)
+        return _block(nets[name], rows[blocks[number]], levels, max_patterns, n_fresh, n_counted, [seed, number])
 
     results: dict[tuple[str, float], list[dict[str, Entry]]] = {(name, sigma): [] for name in nets for sigma in levels}
     for (name, _), block in zip(tasks, pmap(measured, tasks)):
@@ -89,33 +86,29 @@ def experiment(
     return results
 
 
-def _block(net, rows, levels, max_patterns, n_fresh, n_counted, seed, n_timed):
+def _block(net, rows, levels, max_patterns, n_fresh, n_counted, seed):
     """[{sigma: {method: Entry}}] of the images rows (k, d), which share their counted samples."""
     count_seed, *seeds = (int(s) for s in np.random.SeedSequence(seed).generate_state(1 + len(rows)))
     noise, scales = [Gaussian(row, min(levels) ** 2) for row in rows], [sigma / min(levels) for sigma in levels]
     counted = draw_around(net, noise[0], rows, scales, max(n_counted), count_seed)
     results: list[dict[float, dict[str, Entry]]] = [{} for _ in rows]
     for k, image_seed in enumerate(seeds):
-        timing_seed = count_seed if k < n_timed else None
         for sigma, unseen, packed in zip(levels, draw_scaled(net, noise[k], scales, n_fresh, image_seed), counted[k]):
             inputs, fresh = Gaussian(rows[k], sigma**2), Fresh(unseen)
-            results[k][sigma] = _entries(net, inputs, max_patterns, fresh, packed, n_counted, timing_seed)
+            results[k][sigma] = _entries(net, inputs, max_patterns, fresh, packed, n_counted)
         counted[k] = []
     return results
 
 
-def _entries(net, inputs, max_patterns, fresh, packed, n_counted, timing_seed):
+def _entries(net, inputs, max_patterns, fresh, packed, n_counted):
     """{method: Entry} of one image and noise level; packed: the samples that the counted methods may see."""
-    entries = {
-        "search": _timed(lambda: best_first(net, inputs, max_patterns=max_patterns, mass=1.0), fresh),
-        "pruned": _timed(lambda: entropy_pruned(net, inputs, max_patterns=max_patterns, mass=1.0), fresh),
+    methods = {
+        "search": lambda: best_first(net, inputs, max_patterns=max_patterns, mass=1.0),
+        "pruned": lambda: entropy_pruned(net, inputs, max_patterns=max_patterns, mass=1.0),
     }
-    for n in n_counted:
-        entry, seconds = _timed(lambda: commonest(packed[:n], net.n_hidden, max_patterns), fresh), np.nan
-        if timing_seed is not None:
-            seconds = processor_seconds(lambda: monte_carlo(net, inputs, n, timing_seed, max_patterns))[0]
-        entries[f"counted_{n}"] = replace(entry, seconds=seconds)
-    last = entry.support.patterns
+    methods |= {f"counted_{n}": partial(commonest, packed[:n], net.n_hidden, max_patterns) for n in n_counted}
+    entries = {name: _timed(method, fresh) for name, method in methods.items()}
+    last = entries[f"counted_{n_counted[-1]}"].support.patterns
     apart = lambda entry: _disagreement(fresh, entry.support.patterns, last)
     return {name: replace(entry, disagreement=apart(entry)) for name, entry in entries.items()}
 

@@ -31,7 +31,7 @@ def test_fresh_samples_are_counted_one_by_one():
 
 
 def test_comparison_and_its_tables():
-    options = dict(max_patterns=30, n_fresh=20_000, n_counted=[500, 5000], n_timed=1, seed=0)
+    options = dict(max_patterns=30, n_fresh=20_000, n_counted=[500, 5000], seed=0)
     results = coverage.experiment({"a": NET}, ROWS, [0, 2], [0.3, 1.0], **options)
     table = coverage.cell_table(results, 20_000)
     assert list(table.network) == ["a", "a"] and list(table.sigma) == [0.3, 1.0] and list(table.images) == [2, 2]
