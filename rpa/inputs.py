@@ -114,18 +114,16 @@ class Gaussian:
         from scipy.stats import multivariate_normal
 
         x = _check.array("x", x, (None, self.dim))
-        deviation = np.sqrt(self.variances)
-        if not deviation.all():
+        if not self.scales.all():
             raise ValueError("cov: expected a non-singular covariance for a density, got a variance of 0")
         try:  # in standard deviations, so that units do not matter
-            law = multivariate_normal(np.zeros(self.dim), self.cov / np.outer(deviation, deviation))
+            law = multivariate_normal(np.zeros(self.dim), self.cov / np.outer(self.scales, self.scales))
         except np.linalg.LinAlgError as error:
             raise ValueError("cov: expected a non-singular covariance for a density, got a singular one") from error
-        return np.atleast_1d(law.logpdf((x - self.mean) / deviation)) - np.log(deviation).sum()
+        return np.atleast_1d(law.logpdf((x - self.mean) / self.scales)) - np.log(self.scales).sum()
 
     def __repr__(self) -> str:
-        deviation = np.sqrt(self.variances)
-        low, high = deviation.min(), deviation.max()
+        low, high = self.scales.min(), self.scales.max()
         spread = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         mean = np.array2string(self.mean, precision=4, threshold=6, edgeitems=2)
         kind = ("white noise", "independent", "full covariance")[self.cov_given.ndim]

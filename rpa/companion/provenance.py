@@ -132,17 +132,14 @@ def _reached(sources, modules):
 @cache
 def _used(source):
     """The names of rpa that a source imports or looks up, the longest of each: {"moments.relu.mean", "two_stage"}."""
-    pending, dotted = [ast.parse(source)], []
-    while pending:
-        node = pending.pop()
+    dotted = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             dotted += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             dotted += [alias.name for alias in node.names]
         elif isinstance(node, ast.Attribute):
             dotted.append(ast.unparse(node))
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            pending += ast.iter_child_nodes(node)
     named = {name.removeprefix("rpa.") for name in dotted if name.startswith("rpa.")}
     return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
 

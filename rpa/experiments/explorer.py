@@ -139,9 +139,9 @@ class Explorer:
         cov = self._factor() @ self._factor().T
         if self.law.value not in self.moons:
             return Gaussian(self.mean, cov)
-        weights, parts = zip(*components_of(self.moons[self.law.value]))
-        centre = sum(weight * part.mean for weight, part in zip(weights, parts))
-        return GaussianMixture(weights, [Gaussian(p.mean - centre + self.mean, p.cov + cov) for p in parts])
+        moon = self.moons[self.law.value]
+        parts = [Gaussian(part.mean - moon.mean + self.mean, part.cov + cov) for part in moon.components]
+        return GaussianMixture(moon.weights, parts)
 
     def _factor(self):
         c, s = np.cos(self.angle), np.sin(self.angle)
