@@ -20,8 +20,6 @@ def quick_run(tmp_path_factory):
     from filelock import FileLock
     from helpers import run_quick
 
-    from rpa._files import ROOT
-
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -30,7 +28,7 @@ def quick_run(tmp_path_factory):
         with FileLock(f"{folder}.lock"):
             if not outcome.exists():
                 try:
-                    run_quick(ROOT / "notebooks" / f"{stem}.ipynb", folder)
+                    run_quick(stem, folder)
                     outcome.write_text("")
                 except (RuntimeError, ValueError) as error:
                     outcome.write_text(str(error))

@@ -69,10 +69,10 @@ def assert_binomial(counts, n, p):
     assert sigmas[worst] < 6, f"item {worst}: {np.atleast_1d(counts)[worst]} of {n}, p = {np.atleast_1d(p)[worst]:.6g}"
 
 
-def run_quick(path, out):
+def run_quick(stem, out):
     """Run a notebook's quick profile; downloads are off, so what is not there is replaced by its stand-in."""
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "RPA_OFFLINE": "1"}):
-        return run(path, "quick", out)
+        run(stem, "quick", out)
 
 
 def write_notebook(path, *cells, prose="words"):

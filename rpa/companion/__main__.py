@@ -14,7 +14,6 @@ import yaml
 from joblib import cpu_count
 
 from rpa import _files, companion
-from rpa._files import ROOT
 from rpa.companion.run import PROFILES, run_all, stem_of
 from rpa.companion.run import run as run_notebook
 
@@ -85,7 +84,7 @@ def claim(name: str | None, profile: str) -> None:
         return
     if name not in claims:
         raise ValueError(f"no claim is named {name!r}; there are:\n\n{lines}")
-    run_notebook(ROOT / "notebooks" / f"{claims[name]['stem']}.ipynb", profile, workers=cpu_count())
+    run_notebook(claims[name]["stem"], profile, workers=cpu_count())
     text, good = companion.comparison.evidence(claims[name], _files.build(profile))
     print(text)
     sys.exit(not good)

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -39,70 +39,65 @@ def stem_of(name: str) -> str:
     return matching[0]
 
 
-def label_of(notebook: str | Path, profile: str, parameters: dict | None = None) -> dict:
-    """What the results of a notebook (a path) depend on: profile, code, inputs, parameters that differ from its own."""
-    versions = {"code": provenance.code_version(str(notebook)), "inputs": provenance.input_version()}
+def label_of(stem: str, profile: str, parameters: dict | None = None) -> dict:
+    """What the results of a notebook depend on: profile, code, inputs, and the parameters that differ from its own."""
+    versions = {"code": provenance.code_version(stem), "inputs": provenance.input_version()}
     return {"profile": profile, **versions, "parameters": parameters or {}}
 
 
 def is_current(stem: str, profile: str, folder: Path | None = None, parameters: dict | None = None) -> bool:
     """Whether `folder` (default: build/<profile>) holds the results of the present code, inputs and parameters."""
     folder = folder or _files.build(profile)
-    return _label(folder / f"{stem}.ipynb") == label_of(provenance.notebooks()[stem], profile, parameters)
-
-
-def _label(executed):
-    """The label of an executed copy; None where it, or a file that its run wrote, is not there."""
     try:
-        label = json.loads(executed.read_text())["metadata"].get("rpa", {})
+        label = json.loads((folder / f"{stem}.ipynb").read_text())["metadata"].get("rpa", {})
     except (OSError, ValueError):
-        return None
-    return label if all((executed.parent / name).exists() for name in label.pop("files", [])) else None
+        return False
+    whole = all((folder / name).exists() for name in label.pop("files", []))
+    return whole and label == label_of(stem, profile, parameters)
 
 
 def run(
-    notebook: str | Path,
+    stem: str,
     profile: str = "full",
     folder: str | Path | None = None,
     parameters: dict | None = None,
     workers: int | None = None,
-) -> Path:
-    """Execute a notebook (a path) unless its results are current; the path of the executed copy, <folder>/<stem>.ipynb.
+) -> None:
+    """Execute a notebook unless its results are current; the executed copy is <folder>/<stem>.ipynb.
 
     Figures, tables and records go to `folder` too, by default build/<profile>, in the places that they have in the
     repository; parameters replace those of the notebook's first cell, and then a folder has to be given. workers:
     processes for `rpa.parallel.pmap` in the notebook, by default RPA_WORKERS or 1. Raises RuntimeError naming the
     notebook and the failing cell, OSError for a folder that cannot be written.
     """
-    notebook = Path(notebook).resolve()
     if parameters and not folder:
         raise ValueError("folder: expected one for a run with parameters of its own, got none")
     folder = Path(folder).resolve() if folder else _files.build(profile)
-    label, executed = label_of(notebook, profile, parameters), folder / notebook.name
-    stages, failed = folder / "stage", folder / "failed" / notebook.name
+    notebook, failed = provenance.notebooks()[stem], folder / "failed" / f"{stem}.ipynb"
+    stages = folder / "stage"
     stages.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(stages / f"{notebook.stem}.lock")
+    lock = FileLock(stages / f"{stem}.lock")
     try:
         turn = lock.acquire(blocking=False)
     except Timeout:
-        print(f"{notebook.stem}: waiting for another run of it", flush=True)
+        print(f"{stem}: waiting for another run of it", flush=True)
         turn = lock.acquire()
     with turn:
-        if _label(executed) != label:
-            for old in stages.glob(f"{notebook.stem}-*"):  # of runs that were stopped
-                shutil.rmtree(old, ignore_errors=True)
-            stage = stages / f"{notebook.stem}-{os.getpid()}"
-            try:
-                _execute(notebook, stage, label, workers)
-                _publish(notebook.stem, stage, folder, label)
-                failed.unlink(missing_ok=True)
-            except RuntimeError as error:
-                failed.parent.mkdir(exist_ok=True)
-                os.replace(stage / notebook.name, failed)
-                raise RuntimeError(f"{error}\nthe notebook up to there: {os.path.relpath(failed)}") from error
-            finally:
-                shutil.rmtree(stage, ignore_errors=True)
-    return executed
+        if is_current(stem, profile, folder, parameters):
+            return
+        for old in stages.glob(f"{stem}-*"):  # of runs that were stopped
+            shutil.rmtree(old, ignore_errors=True)
+        stage, label = stages / f"{stem}-{os.getpid()}", label_of(stem, profile, parameters)
+        try:
+            _execute(notebook, stage, label, workers)
+            _publish(stem, stage, folder, label)
+            failed.unlink(missing_ok=True)
+        except RuntimeError as error:
+            failed.parent.mkdir(exist_ok=True)
+            os.replace(stage / notebook.name, failed)
+            raise RuntimeError(f"{error}\nthe notebook up to there: {os.path.relpath(failed)}") from error
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def _execute(notebook, stage, label, workers):
@@ -176,23 +171,21 @@ def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = Non
     jobs: notebooks at a time, by default one per core up to four (each takes up to 2 GB); they share the remaining
     cores. Those that took longest come first.
     """
-    known, jobs = provenance.notebooks(), jobs or min(4, cpu_count())
-    pending = [stem for stem in stems or known if not is_current(stem, profile)]
+    jobs = jobs or min(4, cpu_count())
+    pending = [stem for stem in stems or provenance.notebooks() if not is_current(stem, profile)]
     timings = {path.stem: json.loads(path.read_text()) for path in (ROOT / FOLDERS[2]).glob("*.json")}
     pending.sort(key=lambda stem: timings[stem]["notebook"] if stem in timings else 0.0, reverse=True)
-    workers, failures = max(1, cpu_count() // max(1, min(jobs, len(pending)))), []
+    workers = max(1, cpu_count() // max(1, min(jobs, len(pending))))
 
     def work(stem):
         started = time.perf_counter()
         print(f"{stem} ({profile}) ...", flush=True)
-        run(known[stem], profile, workers=workers)
-        print(f"{stem} ({profile}) done in {time.perf_counter() - started:.0f} s", flush=True)
-
-    pool = ThreadPoolExecutor(jobs)
-    for future in as_completed([pool.submit(work, stem) for stem in pending]):
         try:
-            future.result()
+            run(stem, profile, workers=workers)
         except (RuntimeError, ValueError) as error:
-            failures.append(str(error))
             print(f"FAILED {error}", flush=True)
-    return failures
+            return str(error)
+        print(f"{stem} ({profile}) done in {time.perf_counter() - started:.0f} s", flush=True)
+        return None
+
+    return [reason for reason in ThreadPoolExecutor(jobs).map(work, pending) if reason]

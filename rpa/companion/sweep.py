@@ -111,7 +111,7 @@ def run_variant(stem: str, profile: str, values: dict, runs: Path | None = None,
     request = {"notebook": stem, "profile": profile, "parameters": values}
     folder = (runs or _files.build("runs")) / f"{stem}-{_digest(request)}"
     _files.replace(folder / "parameters.yaml", lambda temporary: temporary.write_text(yaml.safe_dump(request)))
-    run(provenance.notebooks()[stem], profile, folder, values, workers)
+    run(stem, profile, folder, values, workers)
     return folder
 
 

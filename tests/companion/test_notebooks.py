@@ -61,7 +61,7 @@ def _coarse(picture):
 @pytest.mark.parametrize("stem", STEMS)
 def test_two_runs_record_the_same_bytes(stem, quick_run, tmp_path):
     folder = quick_run(stem)
-    run_quick(report.ROOT / "notebooks" / f"{stem}.ipynb", tmp_path)
+    run_quick(stem, tmp_path)
     results = list((folder / "data" / "results").glob("*.json"))
     tables = [path for path in (folder / "figures").glob("*.csv") if not path.stem.endswith("_seconds")]
     for path in results + tables:
