@@ -20,7 +20,7 @@ import ast
 import itertools
 import json
 import re
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -163,12 +163,7 @@ def sweep(stem: str, grid: dict, profile: str = "full", runs: Path | None = None
     Raises RuntimeError naming a cell that failed; the finished ones are kept.
     """
     cells, runs = cells_of(stem, grid, profile), runs or _files.build("runs")
-    with ExitStack() as stack:
-        if scheduler:
-            from dask.distributed import Client
-
-            stack.enter_context(Client(scheduler))
-            stack.enter_context(joblib.parallel_config(backend="dask"))
+    with joblib.parallel_config("dask", scheduler_host=scheduler) if scheduler else nullcontext():
         folders = pmap(partial(run_variant, stem, profile, runs=runs), cells, progress=f"{stem}, cells")
     frame = pd.DataFrame([row for values, folder in zip(cells, folders) for row in _rows(values, folder)])
     request = {"notebook": stem, "profile": profile, "grid": grid}

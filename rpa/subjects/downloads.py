@@ -41,19 +41,14 @@ def photographs(folder: Path) -> None:
     _files.replace(folder / "classes.csv", lambda temporary: table.to_csv(temporary, index=False))
 
 
-def _there():
-    try:
-        return len(datasets.imagenet_sample()) > 0
-    except OSError:
-        return False
-
-
 def main() -> int:
     """Download what is missing, with progress; returns 1 when something was not available."""
     folder, failed = datasets.roots()[0] / "imagenet", 0
     load = partial(torch.hub.load_state_dict_from_url, model_dir=folder, check_hash=True, progress=sys.stderr.isatty())
     steps = {file: partial(load, WEIGHTS + file) for file in imagenet.WEIGHTS.values()}
-    if not _there():
+    try:
+        datasets.imagenet_sample()
+    except OSError:
         steps["photographs"] = partial(photographs, folder)
     for name, step in steps.items():
         print(f"{name} ...", flush=True)
