@@ -1,9 +1,8 @@
 """Whether a verdict depends on the seed: `make robustness`.
 
-The quick profile of every notebook with a claim is run with five seeds, into build/robustness. The result is committed:
-data/results/robustness.csv, a row for each claim, with the spread of its number over the seeds and how many of the runs
-met the target by more than twice its error. A claim that some runs meet and others fail *flips*; RESULTS.md marks it. A
-run that leaves it undecided, as few comparisons do, is neither.
+The quick profile of every notebook with a claim is run with five seeds, into build/robustness. The committed table is
+data/results/robustness.csv. A claim that some runs meet and others fail *flips*; RESULTS.md marks it. A run that leaves
+it undecided, as few comparisons do, is neither.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def table(folder: Path) -> pd.DataFrame:
     """One row a claim: claim, target, lowest, highest, spread, runs, met, flips.
 
     lowest, highest: over the seeds, of the number that is farthest from the target; spread: its standard deviation;
-    met: runs that meet the claim. Runs what is missing in `folder`; it can be stopped and goes on.
+    met: runs that meet the claim by twice its error. Runs what `folder` lacks; it can be stopped and goes on.
     """
     claims = load_claims()
     stems = sorted({claim["stem"] for claim in claims} & set(provenance.notebooks()))

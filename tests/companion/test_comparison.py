@@ -9,7 +9,6 @@ import pytest
 from rpa.companion import comparison
 from rpa.companion.provenance import code_version
 from rpa.companion.report import ROOT, read_results
-from rpa.companion.verdicts import load_claims
 
 STEM = "01_moons_noise"
 RECORDS = {
@@ -152,10 +151,3 @@ def test_the_committed_records_agree_with_themselves():
     committed = read_results(ROOT / "data" / "results")
     numbers = comparison.compare_numbers(committed, committed)
     assert len(numbers) > 500 and set(numbers.judgement) == {"agrees"}
-
-
-def test_one_claim_is_shown_with_its_cell(quick_run):
-    folder = quick_run("01_moons_noise")
-    (lemma,) = (entry for entry in load_claims() if entry["id"] == "p1.lemma1")
-    text, good = comparison.evidence(lemma, folder)
-    assert good and "holds (quick profile)" in text and 'record("p1.lemma1"' in text and "01_moons_noise.png" in text

@@ -221,7 +221,9 @@ def test_numbers_that_are_off_or_missing_are_said_so(project):
 
 def test_a_claim_is_shown_with_its_evidence_and_unknown_requests_are_refused(project):
     status, output = _make(project, "claim", "ID=x")
-    assert status == 0 and "recorded by cell [4]" in output and _status(project) == ""
+    assert status == 0 and "recorded by cell [4]" in output and 'report.record("x"' in output and "01_a.png" in output
+    assert [line.split()[-1] for line in output.splitlines() if " 10 " in line] == ["holds", "holds"]
+    assert _status(project) == ""
     assert "P1, figure 1" in _make(project, "claim")[1]
     for request, answer in (("ID=y", "no claim is named 'y'"), ("PROFILE=medium", "'medium' is not one of 'full'")):
         status, output = _make(project, "claim", request)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rpa.companion import robustness, run, sweep
+from rpa.companion import robustness, run
 
 STEM = "01_moons_noise"
 CLAIMS = [
@@ -40,4 +40,3 @@ def test_the_spread_of_a_claim_and_whether_it_flips(tmp_path, monkeypatch):
 def test_a_run_with_its_own_parameters_never_goes_over_the_papers_figures():
     with pytest.raises(ValueError, match="folder: expected one"):
         run.run(STEM, "quick", parameters={"seed": 3})
-    assert sweep.checked(STEM, {"seed": 3}, "quick") == {"seed": 3}

@@ -44,11 +44,6 @@ def test_stated_error_is_the_scatter(net):
     assert np.allclose(stated / means.std(0), 1, atol=0.25)
 
 
-def test_a_linear_network_has_no_error():
-    made = references.estimate(nn.Linear(5, 3).requires_grad_(False), torch.ones(2, 5), 1.0, 8, 0)
-    assert made.stderr.max() < 1e-6 and (made.var > 0).all()
-
-
 def test_seeds_and_inputs_have_streams_of_their_own(net):
     x = torch.zeros(2, 3, 2, 2)
     one, again, other = (references.estimate(net, x, 1.0, 8, seed) for seed in (1, 1, 2))
