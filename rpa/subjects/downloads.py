@@ -1,44 +1,63 @@
 """Photographs and weights for AlexNet and SqueezeNet, downloaded and checked: `make data DATA=imagenet`.
 
 Into imagenet/ of the data root go the 1,000 photographs of github.com/EliSchwartz/imagenet-sample-images, one per
-class, and torchvision's weights. Git fetches the photographs at one commit, whose hash covers all of them; each file of
-weights is checked against the SHA-256 in its name. What is there is not downloaded again.
+class, at a fixed commit, and torchvision's weights. Each photograph is checked against its hash in git's tree of that
+commit, each file of weights against the SHA-256 in its name. Files that are correct are not downloaded again.
 """
 
-import subprocess
+import hashlib
+import json
 import sys
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import pandas as pd
+import pooch
 import torch
+from tqdm.contrib.concurrent import thread_map
 
 from rpa import _files
 from rpa.subjects import datasets, imagenet
 
-REPOSITORY = "https://github.com/EliSchwartz/imagenet-sample-images"
-COMMIT = "22d0a5c9c5c76d13532da2d29ea7fa2e9e034387"
+REPOSITORY, COMMIT = "EliSchwartz/imagenet-sample-images", "22d0a5c9c5c76d13532da2d29ea7fa2e9e034387"
+TREE = f"https://api.github.com/repos/{REPOSITORY}/git/trees/{COMMIT}"
+RAW = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/"
 WEIGHTS = "https://download.pytorch.org/models/"
+TIMEOUT = 30.0  # seconds without an answer
 
 
 def photographs(folder: Path) -> None:
     """Download the photographs to <folder>/images/<wnid>.jpg and write <folder>/classes.csv.
 
-    Classes are numbered as torchvision does, in the order of their names. Raises OSError where there is no git,
-    CalledProcessError where git fails.
+    Classes are numbered as torchvision does, in the order of their names. Raises OSError for a missing or wrong file.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as clone:
-        for command in (["init", "-q"], ["fetch", "--depth=1", REPOSITORY, COMMIT], ["checkout", "-q", COMMIT]):
-            subprocess.run(["git", "-C", clone, *command], check=True)
-        paths = sorted(Path(clone).glob("*.JPEG"))
-        for path in paths:
-            path.replace(folder / "images" / f"{path.name[:9]}.jpg")
-    rows = [(index, path.stem[:9], path.stem[10:].replace("_", " "), COMMIT) for index, path in enumerate(paths)]
+    with urlopen(TREE, timeout=TIMEOUT) as answer:
+        entries = {e["path"]: e["sha"] for e in json.load(answer)["tree"] if e["path"].endswith(".JPEG")}
+    pooch.get_logger().setLevel("ERROR")
+    items = sorted(entries.items())
+    thread_map(partial(_photograph, folder), items, max_workers=8, desc="photographs", disable=None)
+    rows = [(index, path[:9], path[10:-5].replace("_", " "), sha) for index, (path, sha) in enumerate(items)]
     # The fourth column tells this table from that of other sizes of the same photographs.
-    table = pd.DataFrame(rows, columns=["index", "wnid", "name", "commit"])
+    table = pd.DataFrame(rows, columns=["index", "wnid", "name", "git hash"])
     _files.replace(folder / "classes.csv", lambda temporary: table.to_csv(temporary, index=False))
+
+
+def _photograph(folder, item):
+    """Download one photograph, given by (path, git's hash), unless it is there."""
+    url, path = RAW + quote(item[0]), folder / "images" / f"{item[0][:9]}.jpg"
+    if not (path.exists() and _git_hash(path) == item[1]):
+        path.unlink(missing_ok=True)
+        pooch.retrieve(url, None, path.name, path.parent, downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
+        if _git_hash(path) != item[1]:
+            path.unlink()
+            raise OSError(f"{url}: its content is not what its hash says")
+
+
+def _git_hash(path):
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def main() -> int:
@@ -54,7 +73,7 @@ def main() -> int:
         print(f"{name} ...", flush=True)
         try:
             step()
-        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
             print(f"{name}: {error}; run it again, or put the files into {folder} yourself", file=sys.stderr)
             failed = 1
     return failed
