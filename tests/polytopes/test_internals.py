@@ -68,7 +68,7 @@ def spy(monkeypatch, module, name, size=lambda *given: 1):
     return costs
 
 
-# Distance: nodes and edges of polygons, nodes of slices; polygons in slices, in linear programs; empty, unknown; stated.
+# Distance: nodes and edges of polygons, nodes of slices; polygons in slices, linear programs, empty, unknown; stated.
 # What decides between two methods is rounding, which depends on the processor: one polygon may go the other way.
 WORK = {
     0.1: (4036, 2098, 1, 16, 16, 0, -1230.9),
@@ -86,10 +86,8 @@ def test_work_and_stated_errors_of_polygons(far, monkeypatch):
     H = np.stack([np.cos(angle), np.sin(angle)], axis=2)
     H[::3, 1], h[::3, 1] = -H[::3, 0], rng.choice([1.0, 1e-4, 1e-9, -1e-8], 20) - h[::3, 0]
     nodes, cuts = (spy(monkeypatch, module, "log_interval", lambda a, b: np.size(b)) for module in (planar, slices))
-    sliced, programs = (
-        spy(monkeypatch, slices, "log_probability"),
-        spy(monkeypatch, planar, "is_empty", lambda H, *_: len(H)),
-    )
+    sliced = spy(monkeypatch, slices, "log_probability")
+    programs = spy(monkeypatch, planar, "is_empty", lambda rows, *_: len(rows))
     log_p, error = planar.log_probability(H, h, 1e-15 * np.abs(h))
     counts = [*map(sum, (nodes, cuts, sliced, programs)), int((error == 0).sum()), int(np.isinf(error).sum())]
     stated = float(np.log(error[(error > 0) & (error < np.inf)]).sum())
