@@ -350,7 +350,7 @@ def test_atoms_of_the_rest():
 
 
 def test_pruning_keeps_the_most_probable():
-    """Products of P(unit), also where few units of the first layer flip (`_turned`); at every limit the largest."""
+    """Products of P(unit), also where few units of the first layer flip; at every limit the largest."""
     for first, slope, threshold in (([0.3, -0.2, 0.1, 0.5, -1.0], 0.1, 1e-300), ([9, -9, 9, 0.1, -9], 0.0, 0.05)):
         rng = np.random.default_rng(0)
         weights = [rng.standard_normal(shape) for shape in ((5, 5), (3, 5), (2, 3), (1, 2))]
