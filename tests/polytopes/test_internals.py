@@ -155,7 +155,8 @@ def test_draws_and_weights_are_those_of_the_conditionals(far):
     p = trapezoid.plan(H, h)
     np.testing.assert_allclose(p.coef @ p.axes, H, atol=1e-12)
     proposals = [*lookahead.lookahead(p), trapezoid.plain(p)]
-    proposals[1], uniforms = minimax(p)[0], rng.random((4, 200))
+    shifts = np.concatenate([minimax(trapezoid.take(p, [i]))[0].shift for i in range(12)])
+    proposals[1], uniforms = trapezoid.Conditionals(shifts, None, np.ones((12, 4))), rng.random((4, 200))
     for source in range(3):
         order = [proposals[source], *proposals[:source], *proposals[source + 1 :]]
         y, log_w = (
@@ -198,9 +199,9 @@ def test_minimax_shifts_are_a_saddle():
         less = lambda y: -log_w(y) if np.isfinite(log_w(y)) else 1e9  # the last coordinate may be anything
         return -optimize.minimize(less, p.mean[0, :2], method="Nelder-Mead", options=dict(xatol=1e-5, fatol=1e-10)).fun
 
-    assert largest(0.0) == pytest.approx(psi[0], abs=1e-8)
+    assert largest(0.0) == pytest.approx(psi, abs=1e-8)
     for step in 0.05 * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0.0]]):
-        assert largest(step) > psi[0] + 1e-5
+        assert largest(step) > psi + 1e-5
 
 
 @pytest.mark.parametrize("slab", [False, True])
@@ -213,7 +214,7 @@ def test_no_weight_exceeds_its_bound(slab):
     proposal, psi = minimax(p)
     sampler = trapezoid.PolytopeSampler(p, [proposal])
     log_w = sampler.points([0], np.random.default_rng(0).random((sampler.dim - 1, 20_000)))[1]
-    assert np.isfinite(psi[0]) and log_w.max() <= psi[0] + 1e-9 and log_w.max() > psi[0] - 1.0
+    assert np.isfinite(psi) and log_w.max() <= psi + 1e-9 and log_w.max() > psi - 1.0
 
 
 def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
@@ -222,8 +223,9 @@ def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
     for correlation in (0.2, 0.9):
         rows = -np.linalg.cholesky(known.equicorrelated(6, correlation)[0])
         h = np.random.default_rng(0).standard_normal((5, 6)) - np.array([[0], [1], [3], [8], [30.0]])
-        assert np.isfinite(minimax(trapezoid.plan(np.tile(rows, (5, 1, 1)), h))[1]).all()
-    assert len(count) == 9
+        plans = [trapezoid.plan(rows[None], bounds[None]) for bounds in h]
+        assert all(np.isfinite(minimax(p)[1]) for p in plans)
+    assert len(count) <= 44  # 42: of ten, one or two may take a step more elsewhere
 
 
 def test_moments_of_a_turned_box():
