@@ -129,17 +129,11 @@ def split(polygons: Polygons, a: np.ndarray, b: np.ndarray) -> Any:
 def _concatenate(first, second):
     width = max(first.vertices.shape[1], second.vertices.shape[1])
 
-    def joined(one, other):
-        both = np.zeros((len(one) + len(other), width, one.shape[2]))
-        both[: len(one), : one.shape[1]] = one
-        both[len(one) :, : other.shape[1]] = other
-        return both
+    def joined(*parts):
+        return np.concatenate([np.pad(part, [(0, 0), (0, width - part.shape[1]), (0, 0)]) for part in parts])
 
-    return Polygons(
-        joined(first.vertices, second.vertices),
-        joined(first.lines, second.lines),
-        np.concatenate([first.counts, second.counts]),
-    )
+    counts = np.concatenate([first.counts, second.counts])
+    return Polygons(joined(first.vertices, second.vertices), joined(first.lines, second.lines), counts)
 
 
 def _nearest_points(polygons):

@@ -77,16 +77,12 @@ def probability(
     >>> f"{found.p:.6e}"  # Phi(-8)^2
     '3.870035e-31'
     """
-    if not isinstance(gaussian, Gaussian):
-        raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
-    H = _check.array("H", H, (None, gaussian.dim))
-    h = _check.array("h", h, (len(H),))
+    rows, slack, doubt = reduction.whiten(H, h, gaussian)
     rtol = _check.fraction("rtol", rtol)
     seed = _check.integer("seed", seed)
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     budget = _check.integer("budget", budget, 512)
-    rows, slack, doubt = reduction.whiten(H, h, gaussian)
     log_p, rel_error, used, _ = _solve(rows, slack, method, quadrature.Effort(rtol, seed, budget), doubt)
     return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
 

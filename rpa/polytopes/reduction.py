@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import log_ndtr
 
+from rpa import _check
 from rpa.inputs import Gaussian
 
 EPS = np.finfo(float).eps
@@ -53,11 +55,15 @@ class Doubt:
         return float(spread * (np.linalg.matrix_rank(unit[kept]) - log_p))
 
 
-def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray, Doubt]:
+def whiten(H: ArrayLike, h: ArrayLike, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray, Doubt]:
     """The polytope where the law is N(0, I), as a batch of one (1, n, r), (1, n), and its `Doubt`.
 
     Each row is scaled by a power of two, so that no product over- or underflows. Rows that are rounding become zero.
     """
+    if not isinstance(gaussian, Gaussian):
+        raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
+    H = _check.array("H", H, (None, gaussian.dim))
+    h = _check.array("h", h, (len(H),))
     (m_row, e_row), (m_scale, e_scale), (m_mean, e_mean) = map(np.frexp, (H, gaussian.scales, gaussian.mean))
     exponent = np.where(m_row * m_scale != 0, e_row + e_scale, -(2**20))
     top = exponent.max(axis=1, initial=-(2**20))

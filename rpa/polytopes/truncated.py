@@ -59,16 +59,12 @@ def moments(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, *, rtol: float = 1e-
 
 def _whitened(H, h, gaussian):
     """Rows of norm one and bounds where the law is N(0, I), each a batch of one, and the rows and bounds as given."""
-    if not isinstance(gaussian, Gaussian):
-        raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
-    H = _check.array("H", H, (None, gaussian.dim))
-    h = _check.array("h", h, (len(H),))
     whitened, slack, doubt = reduction.whiten(H, h, gaussian)
     rows, slack, empty = reduction.unit_rows(whitened, slack)
     if np.isfinite(doubt.log_ceiling) or empty[0]:
         raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
     live = whitened[0].any(axis=1)
-    return *reduction.distinct(rows, slack)[:2], H[live], h[live]
+    return *reduction.distinct(rows, slack)[:2], doubt.given[live], _check.array("h", h, (None,))[live]
 
 
 def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) -> Sample:
