@@ -61,7 +61,7 @@ def affine_pieces(net: ReLUNetwork, patterns: ArrayLike) -> tuple[np.ndarray, np
         raise ValueError(f"patterns: expected shape (any, {net.n_hidden}), got {patterns.shape}")
     count = len(patterns)
     A, b = net.weights[0][None], net.biases[0][None]
-    every = lambda part: np.broadcast_to(part, (count, *part.shape[1:]))
+    every = lambda part: part if len(part) == count else np.broadcast_to(part, (count, *part.shape[1:]))
     rows, offsets, start = [], [], 0
     for weight, bias in zip(net.weights[1:], net.biases[1:]):
         stop = start + A.shape[1]
