@@ -7,14 +7,14 @@ Prodon 1996). No general position is needed: planes of networks without biases a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from math import comb
 
 import numpy as np
 
 from rpa.network import ReLUNetwork
+from rpa.patterns.regions import subdivided
 
 RADIUS = 8.5  # half the side of the box in standard deviations; P(outside) is below 2e-17 for each coordinate
 TOUCHING = 1e-12  # a pre-activation this small, relative to its range in the box, is 0 at a vertex
@@ -28,11 +28,11 @@ class _Cell:
     facets: np.ndarray
 
 
-def enumerate_regions(net: ReLUNetwork, limit: int, tick: Callable[[], None] = lambda: None) -> np.ndarray | None:
+def enumerate_regions(net: ReLUNetwork, limit: int) -> np.ndarray | None:
     """Patterns, bool (K, N), of all regions that meet the box; None for more than `limit`, or twice as many if the
     first layer's planes were in general position.
 
-    net: whitened, its input N(0, I_r). P(z outside the box) <= 4e-17 r. tick() is called after each unit.
+    net: whitened, its input N(0, I_r). P(z outside the box) <= 4e-17 r.
     """
     r = net.input_dim
     # Planes in general position cut space into so many regions; most of the box's meet fewer planes only by symmetry.
@@ -41,19 +41,9 @@ def enumerate_regions(net: ReLUNetwork, limit: int, tick: Callable[[], None] = l
     corners = np.array(list(product([-RADIUS, RADIUS], repeat=r)))
     sides = np.concatenate([corners < 0, corners > 0], axis=1)
     cells = [_Cell(corners, np.pad(sides, ((0, 0), (0, net.n_hidden))))]
-    patterns = np.zeros((1, 0), dtype=bool)
-    A, b = net.weights[0][None], net.biases[0][None]
-    for weight, bias in zip(net.weights[1:], net.biases[1:]):
-        start = patterns.shape[1]
-        for unit in range(A.shape[1]):
-            cells, parent, active = _cut(cells, A[:, unit], b[:, unit], 2 * r + patterns.shape[1])
-            if len(cells) > limit:
-                return None
-            patterns, A, b = np.column_stack([patterns[parent], active]), A[parent], b[parent]
-            tick()
-        gate = np.where(patterns[:, start:], 1.0, net.slope)
-        A, b = weight @ (gate[:, :, None] * A), (gate * b) @ weight.T + bias
-    return patterns
+    facet = count(2 * r)
+    found = subdivided(net, cells, lambda cells, a, b: _cut(cells, a, b, next(facet)), limit)
+    return None if found is None else found[1]
 
 
 def _cut(cells, a, b, facet):

@@ -279,9 +279,7 @@ class OutputMixture:
         return elementwise.find_root(excess, np.broadcast_arrays(*ends, levels)[:2], args=(levels,)).bracket[1]
 
     def _grid(self, y, output, name="y"):
-        k = self.pmf.net.output_dim
-        if not 0 <= _check.integer("output", output) < k:
-            raise ValueError(f"output: expected an index below {k}, got {output}")
+        _check.index("output", output, self.pmf.net.output_dim)
         y = _check.array(name, y, (None,) * min(np.ndim(y), 1))
         return np.atleast_1d(y), y.shape
 

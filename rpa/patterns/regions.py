@@ -7,8 +7,9 @@ a network whose input has rank at most two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -59,28 +60,52 @@ def affine_pieces(net: ReLUNetwork, patterns: ArrayLike) -> tuple[np.ndarray, np
     if patterns.ndim != 2:
         raise ValueError(f"patterns: expected shape (any, {net.n_hidden}), got {patterns.shape}")
     count = len(patterns)
-    A = np.broadcast_to(net.weights[0], (count, *net.weights[0].shape))
-    b = np.broadcast_to(net.biases[0], (count, len(net.biases[0])))
+    A, b = net.weights[0][None], net.biases[0][None]
+    every = lambda part: part if len(part) == count else np.broadcast_to(part, (count, *part.shape[1:]))
     rows, offsets, start = [], [], 0
     for weight, bias in zip(net.weights[1:], net.biases[1:]):
         stop = start + A.shape[1]
-        rows.append(A)
-        offsets.append(b)
-        gate = np.where(patterns[:, start:stop], 1.0, net.slope)
-        A = weight @ (gate[:, :, None] * A) if start else _second_layer(weight, gate, net.weights[0])
-        b = (gate * b) @ weight.T + bias
+        rows.append(every(A))
+        offsets.append(every(b))
+        A, b = following(weight, bias, np.where(patterns[:, start:stop], 1.0, net.slope), A, b)
         start = stop
     G = np.concatenate(rows, axis=1) if rows else np.zeros((count, 0, net.input_dim))
     g = np.concatenate(offsets, axis=1) if rows else np.zeros((count, 0))
-    return G, g, A, b
+    return G, g, every(A), every(b)
 
 
-def _second_layer(weight, gate, first):
-    """weight diag(gate_k) first, for K gates of the first layer: what all have in common once, the rest for each."""
+def following(weight: np.ndarray, bias: np.ndarray, gate: np.ndarray, A: np.ndarray, b: np.ndarray) -> Any:
+    """The next layer, weight diag(gate_k) (A_k z + b_k) + bias, as (A (K, m, r), b (K, m)).
+
+    gate (K, n): derivatives of the activations; A (K, n, r), b (K, n), or one for all K.
+    """
+    after = (gate * b) @ weight.T + bias
+    if len(A) != 1:
+        return weight @ (gate[:, :, None] * A), after
+    # What all have in common is multiplied once.
     common = gate.min(axis=0, initial=1.0)
     varies = (gate > common).any(axis=0)
     rest = weight[:, varies] * (gate - common)[:, None, varies]
-    return rest @ first[varies] + weight @ (common[:, None] * first)
+    return rest @ A[0, varies] + weight @ (common[:, None] * A[0]), after
+
+
+def subdivided(net: ReLUNetwork, cells: Any, cut: Callable, limit: float = np.inf) -> Any:
+    """(cells, patterns bool (K, N)): one cell of the inputs, cut by one hidden unit after the other; None for more than
+    `limit`.
+
+    cut(cells, a (K, r), b (K,)) -> (cells, parent, whether a z + b > 0): each cell cut by its own plane a z + b = 0.
+    """
+    patterns = np.zeros((1, 0), dtype=bool)
+    A, b = net.weights[0][None], net.biases[0][None]
+    for weight, bias in zip(net.weights[1:], net.biases[1:]):
+        start = patterns.shape[1]
+        for unit in range(A.shape[1]):
+            cells, parent, active = cut(cells, A[:, unit], b[:, unit])
+            if len(cells) > limit:
+                return None
+            patterns, A, b = np.column_stack([patterns[parent], active]), A[parent], b[parent]
+        A, b = following(weight, bias, np.where(patterns[:, start:], 1.0, net.slope), A, b)
+    return cells, patterns
 
 
 def jacobians(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
@@ -205,16 +230,7 @@ def planar_regions(net: ReLUNetwork | nn.Module, inputs: RandomInput) -> PlanarR
     if inputs.dim != net.input_dim:
         raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
     flat, factor = _plane_of(net, inputs)
-    polygons, patterns = planar.square(1), np.zeros((1, 0), dtype=bool)
-    A, b = flat.weights[0][None], flat.biases[0][None]
-    for weight, bias in zip(flat.weights[1:], flat.biases[1:]):
-        start = patterns.shape[1]
-        for unit in range(A.shape[1]):
-            polygons, parent, active = planar.split(polygons, A[:, unit], b[:, unit])
-            patterns = np.column_stack([patterns[parent], active])
-            A, b = A[parent], b[parent]
-        gate = np.where(patterns[:, start:], 1.0, flat.slope)
-        A, b = weight @ (gate[:, :, None] * A), (gate * b) @ weight.T + bias
+    polygons, patterns = subdivided(flat, planar.square(1), planar.split)
     log_p, rel_error, distance = planar.polygon_log_mass(polygons)
     near = (distance < 40) & np.isfinite(log_p)
     return PlanarRegions(patterns[near], log_p[near], rel_error[near], polygons[near], flat, inputs.mean, factor)

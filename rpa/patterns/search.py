@@ -163,14 +163,10 @@ def _maps(layers, slope, bits, node, units):
     rows, offset = layers[0]
     site_rows, site_offset = [], []
     for depth, part in enumerate(bits):
-        last = len(bits) == len(layers) == depth + 1
-        own = units[depth] if not last or depth == 0 else slice(None)
-        site_rows.append(rows[..., own, :].expand(len(node), -1, -1))
-        site_offset.append(offset[..., own].expand(len(node), -1))
-        if not last:
+        site_rows.append(rows[..., units[depth], :].expand(len(node), -1, -1))
+        site_offset.append(offset[..., units[depth]].expand(len(node), -1))
+        if depth + 1 < len(layers):
             weight, bias = layers[depth + 1]
-            if depth + 2 == len(bits) == len(layers):
-                weight, bias = weight[units[-1]], bias[units[-1]]
             gate = slope + (1 - slope) * part[node].to(rows.dtype)
             live = (gate != 0).any(0)
             gated = weight[:, live] * gate[:, None, live]

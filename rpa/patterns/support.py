@@ -197,11 +197,9 @@ def _ranked(small, patterns, log_q, n, max_patterns, seed):
     drawn = commonest(draw_packed(small, Gaussian(np.zeros(small.input_dim), 1.0), n, seed), small.n_hidden)
     keys, sought = (pattern_keys(np.packbits(part, axis=1)) for part in (drawn.patterns, patterns))
     counts = np.rint(n * np.exp(drawn.log_q))
-    order = np.argsort(sought)
-    place = order[np.searchsorted(sought, keys, sorter=order).clip(max=len(sought) - 1)]
-    known = sought[place] == keys
-    shown = np.zeros(len(sought))
-    shown[place[known]] = counts[known]
+    _, at, place = np.intersect1d(keys, sought, assume_unique=True, return_indices=True)
+    known, shown = np.isin(keys, sought), np.zeros(len(sought))
+    shown[place] = counts[at]
     q = np.maximum(np.exp(log_q), 1e-300)
     near = np.argsort(-q)[max_patterns // 2 : 2 * max_patterns]
     shape = _gamma_shape(shown[near], n * q[near])

@@ -129,17 +129,11 @@ def split(polygons: Polygons, a: np.ndarray, b: np.ndarray) -> Any:
 def _concatenate(first, second):
     width = max(first.vertices.shape[1], second.vertices.shape[1])
 
-    def joined(one, other):
-        both = np.zeros((len(one) + len(other), width, one.shape[2]))
-        both[: len(one), : one.shape[1]] = one
-        both[len(one) :, : other.shape[1]] = other
-        return both
+    def joined(*parts):
+        return np.concatenate([np.pad(part, [(0, 0), (0, width - part.shape[1]), (0, 0)]) for part in parts])
 
-    return Polygons(
-        joined(first.vertices, second.vertices),
-        joined(first.lines, second.lines),
-        np.concatenate([first.counts, second.counts]),
-    )
+    counts = np.concatenate([first.counts, second.counts])
+    return Polygons(joined(first.vertices, second.vertices), joined(first.lines, second.lines), counts)
 
 
 def _nearest_points(polygons):
@@ -251,40 +245,19 @@ def log_probability(H: np.ndarray, h: np.ndarray, shift: np.ndarray | None = Non
     dead: np.ndarray = (H == 0).all(axis=2)
     lines = np.concatenate([H, h[..., None]], axis=2)
     shift = np.zeros_like(h) if shift is None else shift
-    empty, polygons = np.zeros(len(H), dtype=bool), square(len(H))
+    polygons = square(len(H))
     for i in range(H.shape[1]):
         cut = np.where(dead[:, i, None], [0.0, 1.0, 2 * SIDE], lines[:, i])
-        before, polygons = polygons, clip(polygons, cut, signed_distances(polygons, cut, 2 * EPS))
-        gone = np.flatnonzero((before.counts > 0) & (polygons.counts == 0))
-        if len(gone):
-            empty[gone] |= _outside(before[gone], cut[gone], 8 * EPS * SIDE + shift[gone].max(axis=1))
+        polygons = clip(polygons, cut, signed_distances(polygons, cut, 2 * EPS))
     log_p, rel_error, rho = polygon_log_mass(polygons)
     rel_error *= 1 + shift.max(axis=1, initial=0.0) / (10 * EPS * (10 + rho))
     lost = ~np.isfinite(log_p) | (rho >= SIDE * 2 / 3)
-    log_p[empty | lost] = -np.inf
-    rel_error = np.where(empty, 0.0, np.where(lost, np.inf, rel_error))
-    for k in np.flatnonzero(~empty & ~(rel_error < SURE)):
-        real = ~dead[k]
-        wide = lines[k, real, 2] + shift[k, real] + 8 * EPS * (1 + np.abs(lines[k, real, 2]))
-        polygon = lines[None, k, real, :2], wide[None]
-        if np.isneginf(log_p[k]) and is_empty(*polygon, inscribed_ball(*polygon))[0]:
-            rel_error[k] = 0.0
-            continue
-        value, error_of_value = slices.log_probability(lines[k, real], shift[k, real])
+    log_p[lost], rel_error[lost] = -np.inf, np.inf
+    nothing = np.flatnonzero(lost)
+    wide = np.where(dead, np.inf, h + shift + 8 * EPS * (1 + np.abs(h)))[nothing]
+    rel_error[nothing[is_empty(H[nothing], wide, inscribed_ball(H[nothing], wide))]] = 0.0
+    for k in np.flatnonzero(~(rel_error < SURE)):
+        value, error_of_value = slices.log_probability(lines[k, ~dead[k]], shift[k, ~dead[k]])
         if error_of_value <= rel_error[k]:
             log_p[k], rel_error[k] = value, error_of_value
     return log_p, rel_error
-
-
-def _outside(polygons, lines, margin):
-    """Whether polygons (P,) lie in a z > c, beyond rounding, even without the sides of the square around them."""
-    # They do where the corner of smallest a z is not on a side, or a real edge ends there along which a z is constant.
-    far = 1e-9 * SIDE + margin
-    d = np.where(polygons.used, signed_distances(polygons, lines), np.inf)
-    row, corner = np.arange(len(polygons)), d.argmin(axis=1)
-    real = polygons.lines[..., 2] != SIDE
-    least, before = d[row, corner], (corner - 1) % polygons.counts
-    after = (corner + 1) % polygons.counts
-    level = [np.abs(d[row, other] - least) <= 1e-12 * SIDE for other in (before, after)]
-    edges = [real[row, before], real[row, corner]]
-    return (least > far) & ((edges[0] & edges[1]) | (edges[0] & level[0]) | (edges[1] & level[1]))

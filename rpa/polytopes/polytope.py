@@ -77,16 +77,12 @@ def probability(
     >>> f"{found.p:.6e}"  # Phi(-8)^2
     '3.870035e-31'
     """
-    if not isinstance(gaussian, Gaussian):
-        raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
-    H = _check.array("H", H, (None, gaussian.dim))
-    h = _check.array("h", h, (len(H),))
+    rows, slack, doubt = reduction.whiten(H, h, gaussian)
     rtol = _check.fraction("rtol", rtol)
     seed = _check.integer("seed", seed)
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     budget = _check.integer("budget", budget, 512)
-    rows, slack, doubt = reduction.whiten(H, h, gaussian)
     log_p, rel_error, used, _ = _solve(rows, slack, method, quadrature.Effort(rtol, seed, budget), doubt)
     return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
 
@@ -140,10 +136,14 @@ def replicates(
 def _solve(H, h, method, effort, doubt=None, shifts=None):
     """(log_p, rel_error, method), each (K,), and deviations (K, R); doubt: of a single polytope."""
     rtol, log_floor = effort.rtol, effort.log_range[0]
-    count = len(H)
+    count, given = len(H), H if doubt is None else doubt.given[None]
     H, h, empty = reduction.unit_rows(H, h)
     H, h, places = reduction.distinct(H, h)
     shift = np.zeros(h.shape) if doubt is None else doubt.shift[places]
+    # Rows that were given as exact opposites prove by themselves that nothing is between them.
+    k, i, j = reduction.matching(H, h, -1)
+    opposite = (given[k, places[k, i]] == -given[k, places[k, j]]).all(axis=1)
+    empty[k[opposite & (h[k, i] + h[k, j] + shift[k, i] + shift[k, j] < 0)]] = True
     beyond = ~empty & (h.min(axis=1, initial=0.0) < -BEYOND)
     log_p, rel_error = np.where(empty | beyond, -np.inf, 0.0), np.where(beyond, np.inf, 0.0)
     used = np.select([empty, beyond], ["empty", "beyond"], "certain").astype("<U9")

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import log_ndtr
 
+from rpa import _check
 from rpa.inputs import Gaussian
 
 EPS = np.finfo(float).eps
@@ -26,11 +28,13 @@ TAIL = 1e-17  # above P(|z| > sqrt(r) + 9) in any dimension r
 class Doubt:
     """Errors of one whitened polytope of n rows of norm 1.
 
-    shift (n,): error of the bounds; gaussian: the law; rows (n, d): the rows in standard deviations of the coordinates;
-    log_missed: log of a bound on what the rows without variance cut off; log_ceiling: log of a bound on the
-    probability, from rows without variance that do not hold; infinite if there are none.
+    given (n, d): the rows as given; shift (n,): error of the bounds; gaussian: the law; rows (n, d): the rows in
+    standard deviations of the coordinates; log_missed: log of a bound on what the rows without variance cut off;
+    log_ceiling: log of a bound on the probability, from rows without variance that do not hold; infinite if there are
+    none.
     """
 
+    given: np.ndarray
     shift: np.ndarray
     gaussian: Gaussian
     rows: np.ndarray
@@ -51,11 +55,15 @@ class Doubt:
         return float(spread * (np.linalg.matrix_rank(unit[kept]) - log_p))
 
 
-def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray, Doubt]:
+def whiten(H: ArrayLike, h: ArrayLike, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray, Doubt]:
     """The polytope where the law is N(0, I), as a batch of one (1, n, r), (1, n), and its `Doubt`.
 
     Each row is scaled by a power of two, so that no product over- or underflows. Rows that are rounding become zero.
     """
+    if not isinstance(gaussian, Gaussian):
+        raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
+    H = _check.array("H", H, (None, gaussian.dim))
+    h = _check.array("h", h, (len(H),))
     (m_row, e_row), (m_scale, e_scale), (m_mean, e_mean) = map(np.frexp, (H, gaussian.scales, gaussian.mean))
     exponent = np.where(m_row * m_scale != 0, e_row + e_scale, -(2**20))
     top = exponent.max(axis=1, initial=-(2**20))
@@ -83,7 +91,7 @@ def whiten(H: np.ndarray, h: np.ndarray, gaussian: Gaussian) -> tuple[np.ndarray
     missed = np.logaddexp.reduce(log_tail[~fails], initial=-np.inf)
     norm = np.where(noise, 1.0, np.sqrt(size))
     ceiling = log_tail[fails].min(initial=np.inf)
-    doubt = Doubt(shift / norm, gaussian, scaled / norm[:, None], float(missed), float(ceiling))
+    doubt = Doubt(H, shift / norm, gaussian, scaled / norm[:, None], float(missed), float(ceiling))
     slack[vague] = 0.0
     return np.where(noise[:, None], 0.0, rows)[None], slack[None], doubt
 
@@ -111,20 +119,30 @@ def distinct(H: np.ndarray, h: np.ndarray) -> tuple:
     Deleted rows become zero rows of infinite bound, at the end.
     """
     h = h.copy()
-    key = (H * np.cos(np.arange(1.0, H.shape[2] + 1))).sum(axis=2)
-    order = np.lexsort((h, key), axis=1)
-    ordered, rows = np.take_along_axis(key, order, 1), np.arange(len(H))[:, None]
-    same = ordered[:, 1:] == ordered[:, :-1]
-    if same.any():
-        k, i = np.nonzero(same)
-        first, second = order[k, i], order[k, i + 1]
-        same[k, i] = (H[k, first] == H[k, second]).all(axis=1)
-        k, i = np.nonzero(same)
-        h[k, order[k, i + 1]] = np.inf
-    order = np.take_along_axis(order, np.argsort(h[rows, order], axis=1, kind="stable"), 1)
+    k, _, second = matching(H, h, 1)
+    h[k, second] = np.inf
+    order, rows = np.lexsort((_keys(H), h), axis=1), np.arange(len(H))[:, None]
     H, h = H[rows, order], h[rows, order]
     H[~np.isfinite(h)] = 0.0
     return H, h, order
+
+
+def matching(H: np.ndarray, h: np.ndarray, sign: int) -> tuple:
+    """(k, i, j), each (P,): row j of polytope k is exactly `sign` times its row i.
+
+    Of more than two equal rows each is paired with the one of the next larger bound; opposite ones have no copies.
+    """
+    key = _keys(H)
+    order = np.lexsort((h, key if sign > 0 else np.abs(key)), axis=1)
+    ordered = np.take_along_axis(key, order, 1)
+    k, place = np.nonzero((ordered[:, 1:] == sign * ordered[:, :-1]) & (ordered[:, 1:] != 0))
+    i, j = order[k, place], order[k, place + 1]
+    same = (H[k, j] == sign * H[k, i]).all(axis=1)
+    return k[same], i[same], j[same]
+
+
+def _keys(H):
+    return (H * np.cos(np.arange(1.0, H.shape[2] + 1))).sum(axis=2)
 
 
 def uncertain(h: np.ndarray, log_budget: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ import torch
 from scipy.special import erfcx
 
 from rpa.polytopes.normal import LOG_2PI, log_interval
+from rpa.polytopes.reduction import matching
 
 DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is shorter is linearly dependent
 CANCELLED = 1e-2  # length of a rest below which it is computed from the row itself
@@ -116,14 +117,8 @@ def _rest(rows, coef, axes):
 
 def _slab_width(H, h):
     """Distance (K, n) between each row and the nearest that is its exact opposite; infinite where there is none."""
-    key = (H * np.cos(np.arange(1.0, H.shape[2] + 1))).sum(axis=2)
     width = np.full(h.shape, np.inf)
-    order = np.argsort(np.abs(key), axis=1, kind="stable")
-    ordered = np.take_along_axis(key, order, 1)
-    k, i = np.nonzero(ordered[:, 1:] == -ordered[:, :-1])
-    first, second = order[k, i], order[k, i + 1]
-    opposite = (H[k, first] == -H[k, second]).all(axis=1)
-    k, first, second = k[opposite], first[opposite], second[opposite]
+    k, first, second = matching(H, h, -1)
     width[k, first] = width[k, second] = np.maximum(h[k, first] + h[k, second], 0.0)
     return width
 

@@ -14,7 +14,7 @@ from rpa import _check
 from rpa.inputs import Gaussian
 from rpa.polytopes import quadrature, reduction
 from rpa.polytopes.lookahead import lookahead
-from rpa.polytopes.tilting import minimax
+from rpa.polytopes.tilting import minimax, parallels
 from rpa.polytopes.trapezoid import Plan, PolytopeSampler, plain, plan
 
 MOST_POINTS = 2**18  # of `moments`
@@ -59,16 +59,12 @@ def moments(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, *, rtol: float = 1e-
 
 def _whitened(H, h, gaussian):
     """Rows of norm one and bounds where the law is N(0, I), each a batch of one, and the rows and bounds as given."""
-    if not isinstance(gaussian, Gaussian):
-        raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
-    H = _check.array("H", H, (None, gaussian.dim))
-    h = _check.array("h", h, (len(H),))
     whitened, slack, doubt = reduction.whiten(H, h, gaussian)
     rows, slack, empty = reduction.unit_rows(whitened, slack)
     if np.isfinite(doubt.log_ceiling) or empty[0]:
         raise ValueError("H, h: expected a polytope of positive probability, a row without variance never holds")
     live = whitened[0].any(axis=1)
-    return *reduction.distinct(rows, slack)[:2], H[live], h[live]
+    return *reduction.distinct(rows, slack)[:2], doubt.given[live], _check.array("h", h, (None,))[live]
 
 
 def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) -> Sample:
@@ -107,9 +103,9 @@ def _accepted(p, rows, slack, n, rng):
     """n exact draws of z (n, r) from the plan p of some rows, tested against all; None if too few are accepted."""
     line = p.rank[0] == 1
     simple = p if line or not p.rank[0] else _simple(p)
-    proposal, psi = minimax(simple) if simple is not p else (plain(p), [np.nan])
+    proposal, psi = minimax(simple) if simple is not p else (plain(p), np.nan)
     sampler, found, tried = PolytopeSampler(simple, [proposal]), [np.zeros((0, rows.shape[1]))], 0
-    if not line and not np.isfinite(psi[0]) and p.rank[0]:
+    if not line and not np.isfinite(psi) and p.rank[0]:
         return None
     while (kept := sum(map(len, found))) < n:
         if tried >= 20_000 and kept < tried / 500:
@@ -118,7 +114,7 @@ def _accepted(p, rows, slack, n, rng):
         y, log_w = sampler.points([0], rng.random((sampler.dim, size)))
         y, log_w = y[0, : p.rank[0]].numpy().T, log_w[0, 0].numpy()
         if p.rank[0] > 1:
-            y = y[np.log(rng.random(size)) <= log_w - psi[0]]
+            y = y[np.log(rng.random(size)) <= log_w - psi]
         z = _completed(y, p, rng)
         found.append(z[(z @ rows.T <= slack).all(axis=1)])
         tried += size
@@ -136,14 +132,7 @@ def _completed(y, p, rng):
 
 def _simple(p):
     """The plan without the rows that make its largest weight unknown."""
-    owner, coef = p.owner[0], p.coef[0]
-    simple = np.zeros(len(owner), dtype=bool)
-    for k in range(p.rank[0]):
-        own = np.flatnonzero(owner == k)
-        scaled = coef[own, : k + 1] / coef[own, k, None]
-        slack = (p.h[0, own] - coef[own, :k] @ p.mean[0, :k]) / np.abs(coef[own, k])
-        pivot = np.where(coef[own, k] > 0, slack, np.inf).argmin()
-        simple[own] = np.abs(scaled - scaled[pivot]).max(axis=1) < 1e-8
+    owner, simple = p.owner[0], parallels(p)[-1]
     last = np.flatnonzero(simple & (owner == p.rank[0] - 1))
     simple[last[1:]] = False
     kept, c = np.flatnonzero(simple), p.rank[0]

@@ -154,25 +154,14 @@ def test_what_the_figures_show():
     assert pmf.plot(left) is left and law.plot(right) is right
     assert left.get_xlabel() == "pattern, as a decimal number" and left.get_ylim()[0] == 0
     assert not left.lines and len(right.lines) == 1 and right.get_ylim() == (-0.02, 1.02)
-    assert left.get_xlim() == (-0.03 * 2**9, 1.03 * 2**9)
-    y, area = right.lines[0].get_xdata(), right.collections[0]
-    band = area.get_paths()[0].vertices[:, 1]
-    assert [len(y), area.get_alpha(), *area.get_linewidth(), *left.collections[0].get_linewidth()] == [
-        200,
-        0.25,
-        0,
-        1.4,
-    ]
+    y, band = right.lines[0].get_xdata(), right.collections[0].get_paths()[0].vertices[:, 1]
     cdf = law.cdf(y)
     assert band.max() == pytest.approx((cdf + 3 * cdf.error).max())
     assert band.min() == pytest.approx((cdf - 3 * cdf.error).min())
     wide = pattern_pmf(random_network((2, 24, 1), 0), random_gaussian(2, 0))
     ax, shown = wide.plot(floor=0.02), (wide.p >= 0.02).sum()
-    assert (
-        ax.get_xlim()[1] == pytest.approx(1.03 * shown + 1.03) and ax.get_xlabel() == "pattern, the most probable first"
-    )
+    assert ax.get_xlim()[1] > shown and ax.get_xlabel() == "pattern, the most probable first"
     (line,) = wide.plot(frequencies=wide.p / 2, floor=0.02).lines
-    assert [line.get_markersize(), line.get_markeredgewidth(), line.get_fillstyle()] == [3.6, 0.9, "none"]
     np.testing.assert_array_equal(line.get_xdata(), 1 + np.flatnonzero(wide.p >= 0.02))
     np.testing.assert_array_equal(line.get_ydata(), wide.p[wide.p >= 0.02] / 2)
     stems = left.collections[0].get_segments()
@@ -350,7 +339,7 @@ def test_atoms_of_the_rest():
 
 
 def test_pruning_keeps_the_most_probable():
-    """Products of P(unit), also where few units of the first layer flip (`_turned`); at every limit the largest."""
+    """Products of P(unit), also where few units of the first layer flip; at every limit the largest."""
     for first, slope, threshold in (([0.3, -0.2, 0.1, 0.5, -1.0], 0.1, 1e-300), ([9, -9, 9, 0.1, -9], 0.0, 0.05)):
         rng = np.random.default_rng(0)
         weights = [rng.standard_normal(shape) for shape in ((5, 5), (3, 5), (2, 3), (1, 2))]

@@ -68,12 +68,12 @@ def spy(monkeypatch, module, name, size=lambda *given: 1):
     return costs
 
 
-# Distance: nodes and edges of polygons, nodes of slices; polygons in slices, linear programs; empty, unknown; stated.
+# Distance: nodes and edges of polygons, nodes of slices; polygons in slices, linear programs, empty, unknown; stated.
 # What decides between two methods is rounding, which depends on the processor: one polygon may go the other way.
 WORK = {
-    0.1: (4036, 2098, 1, 7, 16, 0, -1230.9),
-    1.0: (5652, 2668, 1, 7, 17, 0, -1238.0),
-    60.0: (6620, 48694, 17, 29, 17, 0, -1109.3),
+    0.1: (4036, 2098, 1, 16, 16, 0, -1230.9),
+    1.0: (5652, 2668, 1, 17, 17, 0, -1238.0),
+    60.0: (6620, 48694, 17, 33, 17, 0, -1109.3),
     300.0: (2672, 79566, 26, 43, 17, 0, -1018.6),
 }
 
@@ -86,7 +86,8 @@ def test_work_and_stated_errors_of_polygons(far, monkeypatch):
     H = np.stack([np.cos(angle), np.sin(angle)], axis=2)
     H[::3, 1], h[::3, 1] = -H[::3, 0], rng.choice([1.0, 1e-4, 1e-9, -1e-8], 20) - h[::3, 0]
     nodes, cuts = (spy(monkeypatch, module, "log_interval", lambda a, b: np.size(b)) for module in (planar, slices))
-    sliced, programs = spy(monkeypatch, slices, "log_probability"), spy(monkeypatch, planar, "is_empty")
+    sliced = spy(monkeypatch, slices, "log_probability")
+    programs = spy(monkeypatch, planar, "is_empty", lambda rows, *_: len(rows))
     log_p, error = planar.log_probability(H, h, 1e-15 * np.abs(h))
     counts = [*map(sum, (nodes, cuts, sliced, programs)), int((error == 0).sum()), int(np.isinf(error).sum())]
     stated = float(np.log(error[(error > 0) & (error < np.inf)]).sum())
@@ -154,7 +155,8 @@ def test_draws_and_weights_are_those_of_the_conditionals(far):
     p = trapezoid.plan(H, h)
     np.testing.assert_allclose(p.coef @ p.axes, H, atol=1e-12)
     proposals = [*lookahead.lookahead(p), trapezoid.plain(p)]
-    proposals[1], uniforms = minimax(p)[0], rng.random((4, 200))
+    shifts = np.concatenate([minimax(trapezoid.take(p, [i]))[0].shift for i in range(12)])
+    proposals[1], uniforms = trapezoid.Conditionals(shifts, None, np.ones((12, 4))), rng.random((4, 200))
     for source in range(3):
         order = [proposals[source], *proposals[:source], *proposals[source + 1 :]]
         y, log_w = (
@@ -197,9 +199,9 @@ def test_minimax_shifts_are_a_saddle():
         less = lambda y: -log_w(y) if np.isfinite(log_w(y)) else 1e9  # the last coordinate may be anything
         return -optimize.minimize(less, p.mean[0, :2], method="Nelder-Mead", options=dict(xatol=1e-5, fatol=1e-10)).fun
 
-    assert largest(0.0) == pytest.approx(psi[0], abs=1e-8)
+    assert largest(0.0) == pytest.approx(psi, abs=1e-8)
     for step in 0.05 * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0.0]]):
-        assert largest(step) > psi[0] + 1e-5
+        assert largest(step) > psi + 1e-5
 
 
 @pytest.mark.parametrize("slab", [False, True])
@@ -212,7 +214,7 @@ def test_no_weight_exceeds_its_bound(slab):
     proposal, psi = minimax(p)
     sampler = trapezoid.PolytopeSampler(p, [proposal])
     log_w = sampler.points([0], np.random.default_rng(0).random((sampler.dim - 1, 20_000)))[1]
-    assert np.isfinite(psi[0]) and log_w.max() <= psi[0] + 1e-9 and log_w.max() > psi[0] - 1.0
+    assert np.isfinite(psi) and log_w.max() <= psi + 1e-9 and log_w.max() > psi - 1.0
 
 
 def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
@@ -221,8 +223,9 @@ def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
     for correlation in (0.2, 0.9):
         rows = -np.linalg.cholesky(known.equicorrelated(6, correlation)[0])
         h = np.random.default_rng(0).standard_normal((5, 6)) - np.array([[0], [1], [3], [8], [30.0]])
-        assert np.isfinite(minimax(trapezoid.plan(np.tile(rows, (5, 1, 1)), h))[1]).all()
-    assert len(count) == 9
+        plans = [trapezoid.plan(rows[None], bounds[None]) for bounds in h]
+        assert all(np.isfinite(minimax(p)[1]) for p in plans)
+    assert len(count) <= 44  # 42: of ten, one or two may take a step more elsewhere
 
 
 def test_moments_of_a_turned_box():

@@ -136,8 +136,14 @@ def test_a_log_probability_beyond_the_doubles_is_unknown():
 def test_empty_polytopes_of_every_rank():
     for rank in (1, 2, 3, 8):
         H = np.vstack([np.eye(rank), -np.eye(rank)[:1]])
-        found = probability(H, np.append(np.zeros(rank), -0.5), standard(rank))
-        assert found.log_p == -math.inf and found.rel_error == 0 and found.converged and found.method == "empty"
+        for gap in (0.5, 1e-10, 1e-300):
+            found = probability(H, np.append(np.zeros(rank), -gap), standard(rank))
+            assert found.log_p == -math.inf and found.rel_error == 0 and found.converged and found.method == "empty"
+
+
+def test_opposite_rows_prove_nothing_within_the_rounding_of_their_bounds():
+    found = probability([[1, 0, 0], [-1, 0, 0], [0, 0, 1]], [3, -3 - 1e-15, 0], Gaussian([3.0, 0, 0], 1.0))
+    assert -50 < found.log_p < -20 and found.rel_error == math.inf
 
 
 @pytest.mark.parametrize("gap", [0.1, 1e-6])

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rpa.inputs import Gaussian, GaussianMixture
+from rpa.inputs import Gaussian
 from rpa.polytopes import truncated
 from rpa.polytopes.polytope import probability
 
@@ -76,20 +76,6 @@ def test_a_coordinate_that_no_row_uses_does_not_matter(d, more, n, seed, exponen
     h = H[:, :d] @ small.sample(1, seed)[0] + rng.exponential(1.0, n)
     large = Gaussian(law.mean * scale, law.cov * np.outer(scale, scale))
     assert_same(measure(H[:, :d], h, small), measure(H, h, large))
-
-
-@given(DIMENSIONS, SEEDS, st.floats(0.05, 0.95))
-@few
-def test_a_mixture_is_linear_in_its_laws(d, seed, weight):
-    """Moments of a mixture of two restricted laws, against those of its components."""
-    _, _, first, rng = problem(d, 1, seed)
-    second = Gaussian(first.mean + rng.standard_normal(d), rng.uniform(0.5, 2, d))
-    mixture = GaussianMixture([weight, 1 - weight], [first, second])
-    A, b = rng.standard_normal((2, d)), rng.standard_normal(2)
-    laws = [Gaussian(A @ law.mean + b, A @ law.cov @ A.T) for law in mixture.components]
-    moved = GaussianMixture(mixture.weights, laws)
-    np.testing.assert_allclose(moved.mean, A @ mixture.mean + b, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(moved.cov, A @ mixture.cov @ A.T, rtol=1e-9, atol=1e-9 * np.abs(moved.cov).max())
 
 
 @given(DIMENSIONS, st.integers(1, 4), SEEDS, st.lists(UNITS, min_size=4, max_size=4), st.floats(-6, 0))
