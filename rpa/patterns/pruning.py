@@ -11,7 +11,6 @@ import numpy as np
 from scipy.special import entr, log_ndtr
 
 from rpa.network import ReLUNetwork
-from rpa.patterns.regions import following
 
 NUMBERS_AT_ONCE = 262_144  # numbers worked on at once
 
@@ -59,22 +58,48 @@ def enumerate_layers(net: ReLUNetwork, threshold: float, max_patterns: int) -> t
                 parent, patterns, log_q, column, log_on[:, unit], log_off[:, unit], fixed[:, unit], max_patterns
             )
         if layer < len(net.hidden_sizes) - 1:
-            pair, gate = (net.weights[layer + 1], net.biases[layer + 1]), np.where(patterns[:, -size:], 1.0, net.slope)
-            last = layer == len(net.hidden_sizes) - 2
-            rows, offset, log_on, log_off = _next_layer(*pair, gate, rows, offset, parent, last)
+            likely_gate, gate = (np.where(bits, 1.0, net.slope) for bits in (likely, patterns[:, -size:]))
+            rows, offset, log_on, log_off = _next_layer(
+                net.weights[layer + 1],
+                net.biases[layer + 1],
+                rows,
+                offset,
+                likely_gate,
+                gate,
+                parent,
+                keep=layer < len(net.hidden_sizes) - 2,
+            )
     order = np.argsort(-log_q, kind="stable")
     return patterns[order], log_q[order]
 
 
-def _next_layer(weight, bias, gate, rows, offset, parent, last):
+def _next_layer(weight, bias, rows, offset, likely, gate, parent, keep):
     """Pre-activations (rows, offset) of the next layer in every node, and their `activation_probabilities`."""
-    parts, step = [], max(1, NUMBERS_AT_ONCE // max(1, len(weight) * rows.shape[2]))
+    # Parents have rows (P, n, r), and gates `likely` (P, n) of their likeliest child. Others differ from it in few
+    # units, `flipped`. If no later layer needs the rows, lengths suffice: in the span of these units and one direction.
+    change = gate - likely[parent]
+    flipped = np.flatnonzero(change.any(axis=0))
+    base, narrow = weight @ (likely[:, :, None] * rows), np.ascontiguousarray(weight[:, flipped])
+    moving = rows[:, flipped]
+    if not keep and len(flipped) + 1 < rows.shape[2]:
+        base, moving = _turned(base, moving)
+    after = (gate * offset[parent]) @ weight.T + bias
+    parts, step = [], max(1, NUMBERS_AT_ONCE // max(1, base[0].size))
     for start in range(0, len(gate), step):
         at = slice(start, start + step)
-        own = parent[at] if len(rows) > 1 else slice(None)
-        inner, after = following(weight, bias, gate[at], rows[own], offset[own])
-        parts.append((inner[:, :0] if last else inner, after, *activation_probabilities(inner, after)))
-    return tuple(np.concatenate(part) for part in zip(*parts))
+        own = parent[at]
+        inner = base[own] + (narrow * change[at, None, flipped]) @ moving[own]
+        parts.append((inner if keep else inner[:, :0], *activation_probabilities(inner, after[at])))
+    inner, log_on, log_off = (np.concatenate(part) for part in zip(*parts))
+    return inner, after, log_on, log_off
+
+
+def _turned(base, moving):
+    """base (P, m, r) and moving (P, f, r) in f + 1 coordinates, in which base + C moving has the lengths it had."""
+    span = np.linalg.qr(moving.transpose(0, 2, 1))[0]
+    within = base @ span
+    rest = np.linalg.norm(base - within @ span.transpose(0, 2, 1), axis=2, keepdims=True)
+    return np.concatenate([within, rest], axis=2), np.pad(moving @ span, ((0, 0), (0, 0), (0, 1)))
 
 
 def _branch(parent, patterns, log_q, column, log_on, log_off, fixed, limit):
