@@ -69,6 +69,28 @@ def assert_binomial(counts, n, p):
     assert sigmas[worst] < 6, f"item {worst}: {np.atleast_1d(counts)[worst]} of {n}, p = {np.atleast_1d(p)[worst]:.6g}"
 
 
+def given(function, **good):
+    """`function` with these arguments, of which a call may change some."""
+    return lambda **bad: function(**good | bad)
+
+
+def refusals(table):
+    """A test for {call: {argument: values}}: call(argument=value) is a ValueError that begins with the argument's name.
+
+    A value that is a dict holds all arguments of the call. Numbers and texts are named too.
+    """
+
+    @pytest.mark.parametrize(
+        "call, name, value", [(c, n, v) for c, bad in table.items() for n, values in bad.items() for v in values]
+    )
+    def test(call, name, value):
+        with pytest.raises(ValueError, match=rf"^{name}\b") as caught:
+            call(**(value if isinstance(value, dict) else {name: value}))
+        assert type(value) not in (int, str) or str(value) in str(caught.value)
+
+    return test
+
+
 def run_quick(path, out):
     """Run a notebook's quick profile; downloads are off, so what is not there is replaced by its stand-in."""
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "RPA_OFFLINE": "1"}):
