@@ -3,7 +3,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, random_gaussian, random_mixture, random_network, small_network
+from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals, small_network
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
@@ -134,22 +134,14 @@ def test_views_of_the_result():
 
 
 SIX = {"net": random_network((6, 8, 1), 0), "inputs": random_gaussian(6, 0)}
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"max_patterns": 0}, "max_patterns: expected an integer >= 1, got 0"),
-        ({"mass": 1.5}, r"mass: expected a number in \(0, 1\]"),
-        ({"rtol": -1}, "rtol: expected a positive number"),
-        ({"search": "magic"}, "search: expected one of auto"),
-        ({"inputs": 3}, "inputs: expected Gaussian or GaussianMixture"),
-        ({"inputs": Gaussian(np.zeros(4), 1.0)}, "inputs: expected dimension 3"),
-        ({"search": "exhaustive", "max_patterns": 3}, "max_patterns: expected at least the number of regions"),
-        ({"search": "exhaustive"} | SIX, "search: 'exh"),
-    ],
+test_bad_values_are_refused_by_name = refusals(
+    {
+        given(pattern_pmf, net=random_network((3, 4, 1), 0), inputs=Gaussian(np.zeros(3), 1.0)): {
+            "max_patterns": [0, {"search": "exhaustive", "max_patterns": 3}],
+            "mass": [1.5],
+            "rtol": [-1],
+            "search": ["magic", SIX | {"search": "exhaustive"}],
+            "inputs": [3, Gaussian(np.zeros(4), 1.0)],
+        }
+    }
 )
-def test_bad_input_is_named(arguments, message):
-    arguments = {"net": random_network((3, 4, 1), 0), "inputs": Gaussian(np.zeros(3), 1.0)} | arguments
-    with pytest.raises(ValueError, match=message):
-        pattern_pmf(**arguments)

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers import given, refusals
 from scipy.special import log_ndtr
 
 from rpa.experiments import known
@@ -184,29 +185,19 @@ def test_same_seed_same_answer_and_arguments_unchanged():
     assert probabilities(H[None], h[None], rtol=1e-3, device="cpu")[0][0] == probability(H, h, standard(8)).log_p
 
 
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        (dict(H=np.ones((2, 4))), "H"),
-        (dict(H=np.full((2, 3), np.nan)), "H"),
-        (dict(h=[1.0, np.inf]), "h"),
-        (dict(gaussian=(0, 1)), "gaussian"),
-        (dict(rtol=2.0), "rtol"),
-        (dict(seed=-1), "seed"),
-        (dict(budget=100), "budget"),
-    ],
+test_bad_values_are_refused_by_name = refusals(
+    {
+        given(probability, H=np.ones((2, 3)), h=np.ones(2), gaussian=standard(3)): {
+            "H": [np.ones((2, 4)), np.full((2, 3), np.nan)],
+            "h": [[1.0, np.inf]],
+            "gaussian": [(0, 1)],
+            "rtol": [2.0],
+            "seed": [-1],
+            "budget": [100],
+        },
+        given(probabilities, H=np.ones((2, 3, 4)), h=np.ones((2, 3))): {"H": [np.ones((2, 3))], "h": [np.ones((2, 4))]},
+    }
 )
-def test_bad_input_names_the_argument(arguments, name):
-    good = dict(H=np.ones((2, 3)), h=np.ones(2), gaussian=standard(3)) | arguments
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
-        probability(good.pop("H"), good.pop("h"), good.pop("gaussian"), **good)
-
-
-def test_bad_input_of_the_batch():
-    with pytest.raises(ValueError, match="^H: expected"):
-        probabilities(np.ones((2, 3)), np.ones(2))
-    with pytest.raises(ValueError, match="^h: expected"):
-        probabilities(np.ones((2, 3, 4)), np.ones((2, 4)))
 
 
 WIDE = 0.5 * np.eye(3) + 0.5

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from helpers import coordinate, random_gaussian, random_network
+from helpers import coordinate, given, random_gaussian, random_network, refusals
 from scipy.special import log_ndtr
 from torch import nn
 
@@ -206,31 +206,22 @@ def test_outputs_that_are_images_are_read_as_rows():
         failure_probability(net, law, direction=[1.0], threshold=2.0, input_shape=(1, 4, 4))
 
 
-@pytest.mark.parametrize(
-    ("call", "change", "message"),
-    [
-        (failure_probability, {"label": 3}, "label"),
-        (failure_probability, {"label": 0.5}, "label"),
-        (failure_probability, {"label": 0, "direction": [1, 0, 0], "threshold": 1.0}, "label"),
-        (failure_probability, {"direction": [1, 0, 0]}, "direction, threshold"),
-        (failure_probability, {"direction": [1, 0], "threshold": 1.0}, "direction"),
-        (failure_probability, {"direction": [0, 0, 0], "threshold": 1.0}, "direction"),
-        (failure_probability, {"direction": [1, 0, 0], "threshold": np.nan}, "threshold"),
-        (failure_probability, {"rtol": 0.0}, "rtol"),
-        (failure_probability, {"budget": 10}, "budget"),
-        (failure_probability, {"seed": -1}, "seed"),
-        (failure_probability, {"device": "nowhere"}, "device"),
-        (failure_probability, {"inputs": Gaussian(np.zeros(5), 1.0)}, "inputs"),
-        (failure_probability, {"inputs": [PLAIN, PLAIN]}, "inputs: .*; for many inputs see rpa.parallel.pmap"),
-        (failure_probability, {"net": "net"}, "net"),
-        (failure_probability, {"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))}, "net"),
-        (failure_probability, {"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}, "inputs"),
-        (failure_probability, {"net": CNN, "input_shape": (2, 3)}, "input_shape"),
-        (splitting, {"budget": 1999}, "budget: expected an integer >= 2000"),
-        (failing_patterns, {"label": 0, "max_patterns": 0}, "max_patterns: expected an integer >= 1"),
-        (failing_patterns, {"label": 0, "rtol": 2.0}, "rtol: expected a number in"),
-    ],
-)
-def test_refusals(call, change, message):
-    with pytest.raises(ValueError, match=f"^{message}"):
-        call(**{"net": NET, "inputs": PLAIN} | change)
+FIRST, TRAINING = {"direction": [1, 0, 0]}, nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
+test_bad_values_are_refused_by_name = refusals({
+    given(failure_probability, net=NET, inputs=PLAIN): {
+        "label": [3, 0.5, FIRST | {"label": 0, "threshold": 1.0}],
+        "direction, threshold": [FIRST],
+        "direction": [{"direction": [1, 0], "threshold": 1.0}, {"direction": [0, 0, 0], "threshold": 1.0}],
+        "threshold": [FIRST | {"threshold": np.nan}],
+        "rtol": [0.0],
+        "budget": [10],
+        "seed": [-1],
+        "device": ["nowhere"],
+        "inputs": [Gaussian(np.zeros(5), 1.0), {"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}],
+        "inputs: .*; for many inputs see rpa.parallel.pmap": [{"inputs": [PLAIN, PLAIN]}],
+        "net": ["net", TRAINING],
+        "input_shape": [{"net": CNN, "input_shape": (2, 3)}],
+    },
+    given(splitting, net=NET, inputs=PLAIN): {"budget": [1999]},
+    given(failing_patterns, net=NET, inputs=PLAIN, label=0): {"max_patterns": [0], "rtol": [2.0]},
+})  # fmt: skip
