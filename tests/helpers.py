@@ -21,6 +21,17 @@ from rpa.reliability.event import Criterion, Event
 PATIENCE = 300_000  # milliseconds for a page to do something; a busy machine needs them
 
 
+class Net(torch.nn.Module):
+    """A forward pass given as a function of (x, *layers)."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, torch.nn.ModuleList(layers)
+
+    def forward(self, x):
+        return self.function(x, *self.layers)
+
+
 def random_network(sizes, seed, slope=0.0):
     rng = np.random.default_rng(seed)
     pairs = list(pairwise(sizes))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import Net
 from torch import nn
 from torch.nn import functional
 
@@ -72,16 +73,13 @@ def test_one_hidden_layer_is_exact_and_the_diagonal_rule_that_of_layerwise():
     assert torch.allclose(mean, theirs.mean, rtol=1e-12) and torch.allclose(var, theirs.var, rtol=1e-12)
 
 
-class Doubled(nn.Module):
-    def forward(self, y):
-        return y + y
-
-
 def test_a_sum_of_a_value_with_itself_has_four_times_its_variance(monkeypatch):
     """In a part too large for a matrix, whose layers are squared one by one."""
     monkeypatch.setattr(parts, "DENSE", 0)
     conv, x = nn.Conv2d(1, 2, 3).double(), torch.rand(1, 1, 4, 4, dtype=torch.float64)
-    once, twice = (layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ([], [Doubled()]))
+    once, twice = (
+        layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ([], [Net(lambda y: y + y)])
+    )
     assert torch.allclose(twice, 4 * once, rtol=1e-12)
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from helpers import coordinate, given, random_gaussian, random_network, refusals
+from helpers import Net, coordinate, given, random_gaussian, random_network, refusals
 from scipy.special import log_ndtr
 from torch import nn
 
@@ -151,21 +151,12 @@ def test_the_answer_depends_on_the_seed_alone_and_is_plain_values():
     assert values["log_p"] == a.log_p and values["design_points"][0]["x"] == list(a.design_points[0].x)
 
 
-class Viewed(nn.Module):
-    """A convolution whose output is flattened by `view`, which does not take channels last."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.convolution, self.last = nn.Conv2d(1, 4, 3), nn.Linear(16, 3)
-
-    def forward(self, x):
-        return self.last(torch.relu(self.convolution(x)).view(len(x), -1))
-
-
 def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
-    module, inputs, shape = Viewed().double().eval(), Gaussian(np.ones(16), 1.0), {"input_shape": (1, 4, 4)}
-    same = nn.Sequential(module.convolution, nn.ReLU(), nn.Flatten(), module.last)
+    """A convolution whose output is flattened by `view`, which does not take channels last."""
+    torch.manual_seed(0)
+    same = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).double().eval()
+    module = Net(lambda x, first, last: last(torch.relu(first(x)).view(len(x), -1)), same[0], same[3]).eval()
+    inputs, shape = Gaussian(np.ones(16), 1.0), {"input_shape": (1, 4, 4)}
     found, expected = (failure_probability(net, inputs, rtol=0.1, **shape) for net in (module, same))
     assert found.converged and abs(found.log_p - expected.log_p) < 1e-9
     pieces = failing_patterns(same, inputs, max_patterns=3, **shape)
@@ -175,15 +166,6 @@ def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
 NET, CNN = random_network([4, 5, 3], 0), nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval()
 
 
-class Applied(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 @pytest.mark.parametrize(
     "function",
     [lambda x: torch.tanh(x) - torch.tanh(x).mean(0), lambda x: torch.tanh(x + 1e-3 * torch.randn_like(x))],
@@ -191,7 +173,7 @@ class Applied(nn.Module):
 )
 def test_outputs_that_do_not_depend_on_the_input_alone_are_refused(function):
     with pytest.raises(ValueError, match="net: expected outputs that depend on the input alone, got two evaluations"):
-        failure_probability(Applied(function).eval(), PLAIN, label=0)
+        failure_probability(Net(function).eval(), PLAIN, label=0)
 
 
 def test_outputs_that_are_images_are_read_as_rows():
