@@ -9,7 +9,6 @@ import torch
 from helpers import Net, random_gaussian, random_mixture, random_network
 from torch import nn
 
-from rpa.inputs import Gaussian
 from rpa.moments import two_stage
 from rpa.moments.layerwise import RULES, layerwise
 from rpa.patterns.pmf import pattern_pmf
@@ -51,21 +50,6 @@ def test_one_hidden_layer_equals_the_mixture_of_the_exact_pattern_pmf(seed):
     np.testing.assert_allclose(found.cov[0], law.cov, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("n", [400_000, pytest.param(10_000_000, marks=pytest.mark.slow)])
-def test_one_hidden_layer_agrees_with_sampling(n):
-    net, gaussian = perceptron([6, 20, 3], 0), random_gaussian(6, 1, spread=2.0)
-    found = one_hidden_layer(net, gaussian)
-    mean, cov = found.mean[0].numpy(), found.cov[0].numpy()
-
-    def products(x):
-        y = net(torch.as_tensor(x)).numpy() - mean
-        return np.concatenate([y, (y[:, :, None] * y[:, None, :]).reshape(len(y), -1)], axis=1)
-
-    sampled = two_stage.monte_carlo(products, gaussian, n, 7, chunk=100_000)
-    exact = np.concatenate([0 * mean, cov.ravel()])
-    assert (np.abs(sampled.mean - exact) < 6 * sampled.stderr).all()
-
-
 def test_every_form_is_exact_for_one_hidden_layer():
     gaussian = random_gaussian(6, 2)
     net = perceptron([6, 15, 3], 1)
@@ -100,13 +84,6 @@ def test_two_stage_without_jacobians_equals_two_stage_with_them():
         close(*(two_stage.two_stage(*stages, IMAGES, cov, points, rule=rule) for cov in (0.05, full)))
     mean = two_stage.two_stage_mean(*stages, IMAGES, 0.05)
     torch.testing.assert_close(two_stage.two_stage(*stages, IMAGES, full).mean, mean)
-
-
-def test_shared_points_are_exact_inside_one_linear_region():
-    stages = two_stage.splits(perceptron([4, 8, 8, 2], 4))[1]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 4, dtype=F64, generator=generator) + 1e-6 * torch.randn(5, 4, dtype=F64, generator=generator)
-    close(*(two_stage.two_stage(*stages, x, 0.1, points) for points in (x.mean(0, keepdim=True), None)), 1e-4, 1e-4)
 
 
 def test_points_serve_an_affine_stage_of_any_size():
@@ -149,16 +126,6 @@ def test_noise_free_input_is_the_network_itself(rule):
     found = layerwise(net, IMAGES, 0.0, rule)
     torch.testing.assert_close(found.mean, net(IMAGES))
     assert found.cov.abs().max() < 1e-20
-
-
-def test_layerwise_agrees_with_sampling_where_noise_is_small():
-    net = convolutional()
-    found = layerwise(net, IMAGES[:1], 0.0025)
-    flat = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), net)
-    sampled = two_stage.monte_carlo(flat, Gaussian(IMAGES[0].flatten().numpy(), 0.0025), 40_000, 5)
-    # An approximation: within a tenth of a standard deviation, and a tenth of the variance.
-    assert (np.abs(found.mean[0].numpy() - sampled.mean) < 0.1 * np.sqrt(sampled.var)).all()
-    assert (np.abs(found.var[0].numpy() / sampled.var - 1) < 0.1).all()
 
 
 def test_diagonal_rule_is_exact_for_independent_units():
