@@ -57,6 +57,8 @@ def test_every_function_is_exact_on_affine_networks(drawn, seed):
         moments = rpa.layerwise(net, x, var, rule)
         close(moments.mean, net(x))
         close(moments.cov[0], expected if rule != "diagonal" else torch.diag(expected.diagonal()))
+    alone = torch.autograd.functional.jacobian(lambda image: drawn(image[None])[0].flatten(), x[0]).flatten(1)
+    close(rpa.layerwise(drawn, x, var, "diagonal").var[0], alone**2 @ var.flatten())
     for rule in ("exact", "linear"):
         close(rpa.two_stage(net, x, var, rule=rule).cov[1], expected)
         close(rpa.two_stage(net, x, torch.diag(var.flatten()), rule=rule).cov[1], expected)

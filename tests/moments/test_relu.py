@@ -117,6 +117,14 @@ def test_gradients_are_finite_without_noise_and_at_perfect_correlation():
     assert var.grad.isfinite().all()
 
 
+def test_price_theorem_gives_orthant_probabilities():
+    mu, cov = gaussian(3, 1)
+    cov.requires_grad_()
+    relu.covariance(mu, cov)[0, 1].backward()
+    pair = polytope.orthant(mu[:2].numpy(), cov[:2, :2].detach().numpy())
+    assert 2 * cov.grad[0, 1].item() == pytest.approx(pair.p, rel=max(1e-10, 3 * pair.rel_error))
+
+
 def test_covariance_is_positive_semidefinite_and_agrees_with_its_special_cases():
     mu, cov = gaussian(60, 2)
     low_rank = cov[:, :5] @ cov[:, :5].mT
