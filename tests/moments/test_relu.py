@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rpa.moments import relu
-from rpa.polytopes import bivariate
+from rpa.polytopes import bivariate, polytope
 
 F64 = torch.float64
 ALPHAS = [-40.0, -20.0, -8.0, -3.0, -0.7, 0.0, 1e-6, 2.0, 2.000001, 6.0, 40.0]
