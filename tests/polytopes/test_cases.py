@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import given, refusals
 from scipy.special import log_ndtr
 from scipy.stats import norm
 
@@ -192,16 +193,12 @@ def test_tensors_with_gradients_are_taken():
     assert orthant(mean, cov).p == pytest.approx(0.25, rel=1e-13)
 
 
-@pytest.mark.parametrize("n, seed, name", [(2.5, 0, "n"), (2, None, "seed"), (-1, 0, "n"), (2, 0.5, "seed")])
-def test_draws_need_a_whole_number_and_a_seed(n, seed, name):
-    g = Gaussian([0.0], 1.0)
-    calls = [g.sample, GaussianMixture([1.0], [g]).sample, lambda n, seed: truncated.sample([[1.0]], [0.0], g, n, seed)]
-    for call in calls:
-        with pytest.raises(ValueError, match=f"^{name}: expected"):
-            call(n, seed)
-    if name == "seed":
-        with pytest.raises(ValueError, match="^seed: expected"):
-            fit_mixture(norm.rvs(size=(20, 1), random_state=0), 1, seed)
+LINE = Gaussian([0.0], 1.0)
+DRAWS = LINE.sample, GaussianMixture([1.0], [LINE]).sample, given(truncated.sample, H=[[1.0]], h=[0.0], gaussian=LINE)
+test_draws_need_a_whole_number_and_a_seed = refusals(
+    {given(draw, n=2, seed=0): {"n": [2.5, -1], "seed": [None, 0.5]} for draw in DRAWS}
+    | {given(fit_mixture, x=norm.rvs(size=(20, 1), random_state=0), n_components=1): {"seed": [None, 0.5]}}
+)
 
 
 def test_axes_of_nearly_dependent_rows_are_orthonormal():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import Net, coordinate, given, random_gaussian, random_network, refusals
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, ndtr
 from torch import nn
 
 from rpa.inputs import Gaussian, GaussianMixture
@@ -35,10 +35,23 @@ def test_a_half_space(distance):
     np.testing.assert_allclose(found.design_points[0].x[0], distance, rtol=0.01)
 
 
-def test_two_half_spaces_far_apart_are_both_found():
-    net = ReLUNetwork([np.concatenate([np.eye(4), -np.eye(4)]), np.eye(1, 8) + np.eye(1, 8, 4)], [np.zeros(8), [0.0]])
-    found = _fail(net, threshold=8.0)  # |x_1| >= 8
-    assert found.converged and abs(found.log_p - np.log(2) - log_ndtr(-8.0)) < 3 * found.rel_error
+FOLD = ReLUNetwork([np.vstack([np.eye(4), -np.eye(4)]), np.eye(1, 8) + np.eye(1, 8, 4)], [np.zeros(8), [0.0]])
+LINE = np.outer([1, 1, 0, 0], [1, 1, 0, 0]) + np.diag([0.0, 0.0, 1.0, 1.0])
+MIXED = GaussianMixture([0.3, 0.7], [PLAIN, Gaussian(np.eye(4)[0], 1.0)])
+
+
+@pytest.mark.parametrize(
+    "net, inputs, threshold, p",
+    [
+        (FOLD, PLAIN, 8.0, 2 * ndtr(-8.0)),  # |x_1| >= 8: two half-spaces far apart
+        (coordinate(4), Gaussian(np.zeros(4), LINE), 6.0, ndtr(-6.0)),
+        (coordinate(4), MIXED, 7.0, 0.3 * ndtr(-7.0) + 0.7 * ndtr(-6.0)),
+    ],
+    ids=["two half-spaces", "singular covariance", "mixture"],
+)
+def test_half_spaces_of_several_kinds(net, inputs, threshold, p):
+    found = _fail(net, inputs, threshold)
+    assert found.converged and abs(found.log_p - np.log(p)) < 3 * max(found.rel_error, 1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -66,13 +79,6 @@ def test_without_noise_the_answer_is_certain(mean, log_p):
     assert (found.log_p, found.rel_error, found.converged, found.method) == (log_p, 0.0, True, "exact")
 
 
-def test_a_singular_covariance_is_that_of_its_subspace():
-    direction = np.array([1.0, 1.0, 0.0, 0.0])
-    cov = np.outer(direction, direction) + np.diag([0.0, 0.0, 1.0, 1.0])
-    found = _fail(coordinate(4), Gaussian(np.zeros(4), cov), 6.0)
-    assert found.converged and abs(found.log_p - log_ndtr(-6.0)) < 3 * max(found.rel_error, 1e-9)
-
-
 def test_a_dead_network_cannot_fail():
     dead = ReLUNetwork([-np.zeros((3, 4)), np.ones((2, 3))], [-np.ones(3), np.array([1.0, 0.0])])
     found = failure_probability(dead, PLAIN, label=0)
@@ -85,13 +91,6 @@ def test_a_failure_that_is_never_met_leaves_a_bound_and_says_so():
     found = _fail(module.eval(), budget=20_000)
     assert not found.converged and found.rel_error == np.inf and found.lower == -np.inf
     assert -np.inf <= found.log_p <= found.upper < 0 and found.design_points == ()
-
-
-def test_a_mixture_adds_up_its_components():
-    parts = [Gaussian(np.full(4, m) * np.eye(4)[0], 1.0) for m in (0.0, 1.0)]
-    found = _fail(coordinate(4), GaussianMixture([0.3, 0.7], parts), 7.0)
-    exact = np.logaddexp(np.log(0.3) + log_ndtr(-7.0), np.log(0.7) + log_ndtr(-6.0))
-    assert found.converged and abs(found.log_p - exact) < 3 * found.rel_error
 
 
 def test_a_module_and_its_network_agree_and_arguments_stay():
