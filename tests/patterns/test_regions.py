@@ -35,7 +35,7 @@ def test_label_reads_the_first_unit_as_the_most_significant_bit():
 
 @pytest.mark.parametrize("sizes", [[9, 4, 3, 6], [3, 8, 5, 2], [40, 7, 5, 4], [5, 3]])
 def test_singular_values_are_those_of_the_whole_jacobian(sizes):
-    net = random_network(sizes, 3)
+    net = random_network(sizes, 3, slope=0.1)
     patterns = np.random.default_rng(0).random((5000, net.n_hidden)) < 0.5
     expected = np.linalg.svd(jacobians(net, patterns), compute_uv=False)
     np.testing.assert_allclose(singular_values(net, patterns), expected, rtol=1e-12, atol=1e-13)
