@@ -127,6 +127,16 @@ def test_noise_free_input_is_the_network_itself(rule):
     assert found.cov.abs().max() < 1e-20
 
 
+def test_layerwise_agrees_with_sampling_where_noise_is_small():
+    net = convolutional()
+    found = layerwise(net, IMAGES[:1], 0.0025)
+    flat = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), net)
+    sampled = two_stage.monte_carlo(flat, Gaussian(IMAGES[0].flatten().numpy(), 0.0025), 40_000, 5)
+    # An approximation: within a tenth of a standard deviation, and a tenth of the variance.
+    assert (np.abs(found.mean[0].numpy() - sampled.mean) < 0.1 * np.sqrt(sampled.var)).all()
+    assert (np.abs(found.var[0].numpy() / sampled.var - 1) < 0.1).all()
+
+
 def test_diagonal_rule_is_exact_for_independent_units():
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)).double().requires_grad_(False)
     net[0].weight.copy_(torch.diag(torch.tensor([1.0, -2, 0.5])))
