@@ -9,6 +9,7 @@ import torch
 from helpers import Net, random_gaussian, random_mixture, random_network
 from torch import nn
 
+from rpa.inputs import Gaussian
 from rpa.moments import two_stage
 from rpa.moments.layerwise import RULES, layerwise
 from rpa.patterns.pmf import pattern_pmf
