@@ -20,20 +20,7 @@ from rpa.companion.report import processor
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE.parent / "data" / "results" / "bench.csv"
-COLUMNS = [
-    "topic",
-    "task",
-    "size",
-    "unit",
-    "ours",
-    "our error",
-    "peer",
-    "theirs",
-    "their error",
-    "ratio",
-    "of",
-    "machine",
-]
+COLUMNS = "topic,task,size,unit,ours,our error,peer,theirs,their error,ratio,of,machine".split(",")
 
 
 def interleaved(*methods, repeat=5):

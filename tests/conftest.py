@@ -38,6 +38,23 @@ def quick_run(tmp_path_factory):
     return folder_of
 
 
+@pytest.fixture
+def data_root(tmp_path, monkeypatch):
+    """An empty data root without network."""
+    monkeypatch.setenv("RPA_DATA", str(tmp_path))
+    monkeypatch.setenv("RPA_OFFLINE", "1")
+    return tmp_path
+
+
+@pytest.fixture
+def notebook_folder(tmp_path, monkeypatch):
+    """The folder that the notebook 01_x, of full profile and without parameters, writes to."""
+    settings = {"OUT": str(tmp_path), "NOTEBOOK": "01_x.ipynb", "PARAMETERS": "{}", "PROFILE": "full"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"RPA_{name}", value)
+    return tmp_path
+
+
 def pytest_collection_modifyitems(items):
     """Tests that run one notebook each come first; those that need runs of others, last."""
     items.sort(key=_place)

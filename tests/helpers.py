@@ -21,6 +21,17 @@ from rpa.reliability.event import Criterion, Event
 PATIENCE = 300_000  # milliseconds for a page to do something; a busy machine needs them
 
 
+class Net(torch.nn.Module):
+    """A forward pass given as a function of (x, *layers)."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, torch.nn.ModuleList(layers)
+
+    def forward(self, x):
+        return self.function(x, *self.layers)
+
+
 def random_network(sizes, seed, slope=0.0):
     rng = np.random.default_rng(seed)
     pairs = list(pairwise(sizes))
@@ -67,6 +78,29 @@ def assert_binomial(counts, n, p):
     sigmas = np.atleast_1d(binomial_sigmas(counts, n, p))
     worst = int(np.argmax(sigmas))
     assert sigmas[worst] < 6, f"item {worst}: {np.atleast_1d(counts)[worst]} of {n}, p = {np.atleast_1d(p)[worst]:.6g}"
+
+
+def given(function, **good):
+    """`function` with these arguments, of which a call may change some."""
+    return lambda **bad: function(**good | bad)
+
+
+def refusals(table):
+    """A test for {call: {argument: values}}: call(argument=value) is a ValueError that begins with the argument's name.
+
+    A value that is a dict holds all arguments of the call. Numbers and texts are named too.
+    """
+
+    @pytest.mark.parametrize(
+        "call, name, value", [(c, n, v) for c, bad in table.items() for n, values in bad.items() for v in values]
+    )
+    def test(call, name, value):
+        with pytest.raises(ValueError, match=rf"^{name}(?!\w)") as caught:
+            call(**(value if isinstance(value, dict) else {name: value}))
+        shown = str(value), type(value).__name__
+        assert type(value) not in (int, str) or any(text in str(caught.value) for text in shown)
+
+    return test
 
 
 def run_quick(stem, out):

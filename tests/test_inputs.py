@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import random_gaussian, random_mixture
+from helpers import given, random_gaussian, random_mixture, refusals
 
 from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
 
@@ -48,31 +48,19 @@ def test_fit_recovers_separated_components():
         np.testing.assert_allclose(found.cov, true.cov, atol=6 * np.sqrt(2) / np.sqrt(0.3 * n))
 
 
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: Gaussian([[1.0]], 1.0), r"mean: expected shape \(any,\), got \(1, 1\)"),
-        (lambda: Gaussian([np.nan], 1.0), "mean: expected finite"),
-        (lambda: Gaussian([0.0], -1.0), "cov: variances must not be negative"),
-        (lambda: Gaussian([0.0, 0.0], [1.0]), "cov: expected shape"),
-        (lambda: Gaussian([0.0, 0.0], np.zeros((2, 2, 2))), "cov: expected a scalar"),
-        (lambda: Gaussian([0.0, 0.0], [[1.0, 0.5], [0.4, 1.0]]), "cov: expected a symmetric"),
-        (lambda: Gaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), "cov: expected a positive semidefinite"),
-        (lambda: Gaussian([0.0, 0.0], [[1.0, np.inf], [np.inf, 1.0]]), "cov: expected finite"),
-        (lambda: GaussianMixture([], []), "components: expected at least one"),
-        (lambda: GaussianMixture([1.0, 0.0], [Gaussian([0.0], 1.0)] * 2), "weights: expected positive"),
-        (lambda: GaussianMixture([1.0], [Gaussian([0.0], 1.0)] * 2), "weights: expected shape"),
-        (
-            lambda: GaussianMixture([0.5, 0.5], [Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)]),
-            "components: expected one dim",
-        ),
-        (lambda: GaussianMixture([1], ["x"]), "components: expected Gaussian, got str"),
-        (lambda: components_of(3), "inputs: expected Gaussian or GaussianMixture, got int"),
-        (lambda: components_of([Gaussian([0.0], 1.0)]), "got list; for many inputs see rpa.parallel.pmap"),
-        (lambda: fit_mixture(np.zeros((1, 2)), 2, 0), "x: expected at least n_components"),
-        (lambda: fit_mixture(np.zeros((9, 2)), 0, 0), "n_components: expected an integer >= 1"),
-    ],
+ONE, TWO = Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)
+INDEFINITE, INFINITE = [[1.0, 2.0], [2.0, 1.0]], [[1.0, np.inf], [np.inf, 1.0]]
+test_bad_values_are_refused_by_name = refusals(
+    {
+        given(Gaussian, cov=1.0): {"mean": [[[1.0]], [np.nan]]},
+        given(Gaussian, mean=[0.0, 0.0]): {
+            "cov": [-1.0, [1.0], np.zeros((2, 2, 2)), [[1.0, 0.5], [0.4, 1.0]], INDEFINITE, INFINITE]
+        },
+        given(GaussianMixture, weights=[0.5, 0.5], components=[ONE, ONE]): {
+            "components": [{"weights": [], "components": []}, [ONE, TWO], ["x", ONE]],
+            "weights": [[1.0, 0.0], [1.0]],
+        },
+        components_of: {"inputs": [3, [ONE]]},
+        given(fit_mixture, x=np.zeros((9, 2)), n_components=2, seed=0): {"x": [np.zeros((1, 2))], "n_components": [0]},
+    }
 )
-def test_bad_input_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import random_gaussian, random_network
+from helpers import given, random_gaussian, random_network, refusals
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
@@ -67,21 +67,17 @@ def test_whitened_network_has_the_same_law(gaussian, rank):
     np.testing.assert_allclose(flat.weights[0] @ flat.weights[0].T, first @ gaussian.cov @ first.T, **size)
 
 
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: ReLUNetwork([], []), "weights, biases: expected as many"),
-        (
-            lambda: ReLUNetwork([np.ones((2, 3)), np.ones((1, 3))], [np.ones(2), np.ones(1)]),
-            r"weights\[1\]: expected shape \(any, 2\)",
-        ),
-        (lambda: ReLUNetwork([np.ones((2, 3))], [np.ones(3)]), r"biases\[0\]: expected shape \(2,\)"),
-        (lambda: ReLUNetwork([[[np.nan]]], [[0.0]]), r"weights\[0\]: expected finite"),
-        (lambda: ReLUNetwork([[[1.0]]], [[0.0]], slope=1.5), "slope: expected a number"),
-        (lambda: random_network((2, 3, 1), 0)(np.ones((4, 3))), r"x: expected shape \(any, 2\), got \(4, 3\)"),
-        (lambda: random_network((2, 3, 1), 0).whitened(Gaussian([0.0], 1.0)), "gaussian: expected dimension 2"),
-    ],
+NET = random_network((2, 3, 1), 0)
+test_bad_values_are_refused_by_name = refusals(
+    {
+        given(ReLUNetwork, weights=[[[1.0]]], biases=[[0.0]]): {
+            "weights, biases": [{"weights": [], "biases": []}],
+            r"weights\[1\]": [{"weights": [np.ones((2, 3)), np.ones((1, 3))], "biases": [np.ones(2), np.ones(1)]}],
+            r"weights\[0\]": [{"weights": [[[np.nan]]]}],
+            r"biases\[0\]": [{"weights": [np.ones((2, 3))], "biases": [np.ones(3)]}],
+            "slope": [1.5],
+        },
+        NET: {"x": [np.ones((4, 3))]},
+        NET.whitened: {"gaussian": [Gaussian([0.0], 1.0)]},
+    }
 )
-def test_bad_input_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

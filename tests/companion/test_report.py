@@ -12,11 +12,9 @@ from rpa.companion.provenance import code_version
 
 
 @pytest.fixture(autouse=True)
-def out(tmp_path, monkeypatch):
-    """The folder that the notebook 01_x writes to."""
-    for name, value in (("RPA_OUT", str(tmp_path)), ("RPA_PROFILE", "full"), ("RPA_NOTEBOOK", "01_x.ipynb")):
-        monkeypatch.setenv(name, value)
-    return tmp_path
+def out(notebook_folder, monkeypatch):
+    monkeypatch.delenv("RPA_PARAMETERS")
+    return notebook_folder
 
 
 def _figure():

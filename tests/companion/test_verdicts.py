@@ -107,11 +107,8 @@ def test_quick_and_stand_in_numbers_settle_nothing():
 
 
 @pytest.fixture
-def out(tmp_path, monkeypatch):
-    settings = {"OUT": str(tmp_path), "NOTEBOOK": "01_x.ipynb", "PARAMETERS": "{}", "PROFILE": "full"}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"RPA_{name}", value)
-    return tmp_path / "data" / "results"
+def out(notebook_folder):
+    return notebook_folder / "data" / "results"
 
 
 def test_a_number_of_other_code_or_parameters_is_not_judged(out, monkeypatch):

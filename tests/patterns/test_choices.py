@@ -152,29 +152,21 @@ def test_what_the_figures_show():
     pmf = pattern_pmf(net, inputs)
     law, (left, right) = pmf.output(), plt.subplots(1, 2)[1]
     assert pmf.plot(left) is left and law.plot(right) is right
-    assert left.get_xlabel() == "pattern, as a decimal number" and left.get_ylim()[0] == 0
-    assert not left.lines and len(right.lines) == 1 and right.get_ylim() == (-0.02, 1.02)
+    stems = np.array([stem[1] for stem in left.collections[0].get_segments()])
+    np.testing.assert_array_equal(stems, np.column_stack([pmf.labels, pmf.p])[pmf.p >= 1e-3])
     y, band = right.lines[0].get_xdata(), right.collections[0].get_paths()[0].vertices[:, 1]
-    cdf = law.cdf(y)
-    assert band.max() == pytest.approx((cdf + 3 * cdf.error).max())
-    assert band.min() == pytest.approx((cdf - 3 * cdf.error).min())
+    cdf, middle, deviation = law.cdf(y), law.mean[0], np.sqrt(law.cov[0, 0])
+    np.testing.assert_allclose(y[[0, -1]], [middle - 4 * deviation, middle + 4 * deviation])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), cdf)
+    np.testing.assert_allclose([band.max(), band.min()], [(cdf + 3 * cdf.error).max(), (cdf - 3 * cdf.error).min()])
     wide = pattern_pmf(random_network((2, 24, 1), 0), random_gaussian(2, 0))
-    ax, shown = wide.plot(floor=0.02), (wide.p >= 0.02).sum()
-    assert ax.get_xlim()[1] > shown and ax.get_xlabel() == "pattern, the most probable first"
-    (line,) = wide.plot(frequencies=wide.p / 2, floor=0.02).lines
-    np.testing.assert_array_equal(line.get_xdata(), 1 + np.flatnonzero(wide.p >= 0.02))
-    np.testing.assert_array_equal(line.get_ydata(), wide.p[wide.p >= 0.02] / 2)
-    stems = left.collections[0].get_segments()
-    places, heights = zip(*((stem[1][0], stem[1][1]) for stem in stems))
-    np.testing.assert_array_equal(places, np.array(pmf.labels)[pmf.p >= 1e-3])
-    np.testing.assert_array_equal(heights, pmf.p[pmf.p >= 1e-3])
+    (line,), shown = wide.plot(frequencies=wide.p / 2, floor=0.02).lines, wide.p >= 0.02
+    np.testing.assert_array_equal(line.get_xydata(), np.column_stack([1 + np.flatnonzero(shown), wide.p[shown] / 2]))
     samples = net(inputs.sample(1000, 0))
     for values, output in ((samples, 1), (samples[:, 0], 0)):
         circles = law.plot(output=output, samples=values).lines[1]
         np.testing.assert_allclose(circles.get_ydata(), (np.arange(25) + 0.5) / 25)
         np.testing.assert_allclose(circles.get_xdata(), np.quantile(samples[:, output], circles.get_ydata()))
-    middle, deviation = law.mean[0], np.sqrt(law.cov[0, 0])
-    np.testing.assert_allclose(y[[0, -1]], [middle - 4 * deviation, middle + 4 * deviation])
     plt.close("all")
 
 
@@ -288,13 +280,8 @@ def test_amounts_of_work():
     region_probabilities(both[0], np.ones((600, 1), dtype=bool), 0.1, 0, (-5.0, 0.0), ticks.append)
     assert ticks == [1, 512, 88]
     expected = {"max_patterns": 2000, "mass": 0.999, "rtol": 0.03, "threshold": 0.05, "memory": 2**31, "n": 400_000}
-    for call in (
-        inspect.unwrap(pattern_pmf),
-        support.best_first,
-        support.entropy_pruned,
-        PatternPMF.output,
-        PatternPMF.class_probabilities,
-    ):
+    sampled = PatternPMF.output, PatternPMF.class_probabilities
+    for call in (inspect.unwrap(pattern_pmf), support.best_first, support.entropy_pruned, *sampled):
         assert {name: expected.get(name, value) for name, value in call.__kwdefaults__.items()} == call.__kwdefaults__
 
 
@@ -307,12 +294,9 @@ def test_texts():
     each = ", ".join(f"{m:.4g} ± {s:.4g}" for m, s in zip(law.mean.p[:4], np.sqrt(np.diag(law.cov))))
     assert repr(law).endswith(f" deviation {each}, ... (5 outputs); {len(pmf)} patterns, exact")
     few = pattern_pmf(random_network((4, 6, 1), 0), random_gaussian(4, 0), search="best_first", max_patterns=5)
-    few.class_probabilities()
     assert repr(few.output()).endswith(f"; 5 patterns, uncovered {few.uncovered:.2g}, sampled with 400,000 inputs")
-    assert "..." not in repr(few.output()) and len(few._laws) == 1
     many = Estimate(np.zeros(17), np.arange(17) / 8)
-    assert repr(many) == "Estimate of shape (17,), errors up to 2" and repr(many[:16]).count("±") == 16
-    assert f"{many[1]:.1f} {many[1]}" == "0.0 0 ± 0.12" and repr(many.reshape(1, 17)) == repr(np.zeros((1, 17)))
+    assert repr(many) == "Estimate of shape (17,), errors up to 2" and f"{many[1]:.1f} {many[1]}" == "0.0 0 ± 0.12"
     np.testing.assert_array_equal(many.copy().error, many.error)
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import assert_binomial, random_gaussian, random_mixture, random_network
+from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
@@ -181,17 +181,12 @@ def test_errors_of_the_exact_law_add_up():
     np.testing.assert_allclose(classes.upper - classes.lower, 6 * classes.error, rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "call, message",
-    [
-        (lambda law: law.cdf([0.0], output=3), "output: expected an index below 1, got 3"),
-        (lambda law: law.cdf([[0.0]]), "y: expected shape"),
-        (lambda law: law.pdf(np.nan), "y: expected finite"),
-        (lambda law: law.quantile([0.5, 1.0]), r"q: expected numbers in \(0, 1\), got 1"),
-        (lambda law: law.pmf.class_probabilities(n=0), "n: expected an integer >= 1"),
-        (lambda law: law.pmf.class_probabilities(seed=-1), "seed: expected an integer >= 0"),
-    ],
+LAW = pattern_pmf(random_network((2, 3, 1), 0), random_gaussian(2, 0)).output()
+test_bad_values_are_refused_by_name = refusals(
+    {
+        given(LAW.cdf, y=[0.0]): {"output": [3], "y": [[[0.0]]]},
+        LAW.pdf: {"y": [np.nan]},
+        LAW.quantile: {"q": [[0.5, 1.0]]},
+        LAW.pmf.class_probabilities: {"n": [0], "seed": [-1]},
+    }
 )
-def test_bad_input_is_named(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(pattern_pmf(random_network((2, 3, 1), 0), random_gaussian(2, 0)).output())

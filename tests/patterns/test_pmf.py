@@ -3,7 +3,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, random_gaussian, random_mixture, random_network, small_network
+from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals, small_network
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
@@ -32,38 +32,25 @@ def planar_case(seed):
     return random_network(sizes, seed), make(2, seed, spread=6.0 * (seed % 4) / 3)
 
 
-def check_against_samples(net, inputs, n, seed=0):
+LOW_RANK = {
+    "d=1": ((1, 6, 4, 1), Gaussian([0.3], 2.0)),
+    "rank 1": ((2, 6, 4, 1), Gaussian([0.3, 0.1], [[1.0, 1.0], [1.0, 1.0]])),
+    "one constant input": ((2, 6, 4, 1), Gaussian([0.3, 0.1], [0.0, 1.0])),
+    "two units first": ((5, 2, 6, 1), random_gaussian(5, 0)),
+    "rank 2 of 6": ((6, 7, 4, 2), Gaussian(np.zeros(6), np.outer(np.arange(6), np.arange(6)) + np.ones((6, 6)))),
+}
+EXACT = [(*planar_case(seed), 200_000, seed) for seed in range(6)]
+EXACT += [pytest.param(*planar_case(seed), 10_000_000, seed, marks=pytest.mark.slow) for seed in range(20)]
+EXACT += [pytest.param(random_network(each, 1), law, 100_000, 0, id=name) for name, (each, law) in LOW_RANK.items()]
+EXACT += [pytest.param(random_network((2, 6, 5, 1), 3, slope=0.2), random_gaussian(2, 0), 100_000, 0, id="leaky")]
+
+
+@pytest.mark.parametrize("net, inputs, n, seed", EXACT)
+def test_exact_pmf_against_samples(net, inputs, n, seed):
     pmf = pattern_pmf(net, inputs)
     counts, other = pattern_counts(net, inputs, pmf.patterns, n, seed)
     assert other == 0 and abs(pmf.p.sum() - 1) < 1e-12 and (np.diff(pmf.log_p) <= 0).all()
     assert_binomial(counts, n, pmf.p)
-
-
-MANY = [pytest.param(seed, 10_000_000, marks=pytest.mark.slow) for seed in range(20)]
-
-
-@pytest.mark.parametrize("seed, n", [(seed, 200_000) for seed in range(6)] + MANY)
-def test_exact_pmf_against_samples(seed, n):
-    check_against_samples(*planar_case(seed), n, seed)
-
-
-@pytest.mark.parametrize(
-    "sizes, gaussian",
-    [
-        ((1, 6, 4, 1), Gaussian([0.3], 2.0)),
-        ((2, 6, 4, 1), Gaussian([0.3, 0.1], [[1.0, 1.0], [1.0, 1.0]])),
-        ((2, 6, 4, 1), Gaussian([0.3, 0.1], [0.0, 1.0])),
-        ((5, 2, 6, 1), random_gaussian(5, 0)),
-        ((6, 7, 4, 2), Gaussian(np.zeros(6), np.outer(np.arange(6), np.arange(6)) + np.ones((6, 6)))),
-    ],
-    ids=["d=1", "rank 1", "one constant input", "two units first", "rank 2 of 6"],
-)
-def test_low_rank_inputs_are_exact(sizes, gaussian):
-    check_against_samples(random_network(sizes, 1), gaussian, 100_000)
-
-
-def test_leaky_relu_has_the_regions_of_its_own_function():
-    check_against_samples(random_network((2, 6, 5, 1), 3, slope=0.2), random_gaussian(2, 0), 100_000)
 
 
 def test_constant_input_and_linear_network():
@@ -134,22 +121,14 @@ def test_views_of_the_result():
 
 
 SIX = {"net": random_network((6, 8, 1), 0), "inputs": random_gaussian(6, 0)}
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"max_patterns": 0}, "max_patterns: expected an integer >= 1, got 0"),
-        ({"mass": 1.5}, r"mass: expected a number in \(0, 1\]"),
-        ({"rtol": -1}, "rtol: expected a positive number"),
-        ({"search": "magic"}, "search: expected one of auto"),
-        ({"inputs": 3}, "inputs: expected Gaussian or GaussianMixture"),
-        ({"inputs": Gaussian(np.zeros(4), 1.0)}, "inputs: expected dimension 3"),
-        ({"search": "exhaustive", "max_patterns": 3}, "max_patterns: expected at least the number of regions"),
-        ({"search": "exhaustive"} | SIX, "search: 'exh"),
-    ],
+test_bad_values_are_refused_by_name = refusals(
+    {
+        given(pattern_pmf, net=random_network((3, 4, 1), 0), inputs=Gaussian(np.zeros(3), 1.0)): {
+            "max_patterns": [0, {"search": "exhaustive", "max_patterns": 3}],
+            "mass": [1.5],
+            "rtol": [-1],
+            "search": ["magic", SIX | {"search": "exhaustive"}],
+            "inputs": [3, Gaussian(np.zeros(4), 1.0)],
+        }
+    }
 )
-def test_bad_input_is_named(arguments, message):
-    arguments = {"net": random_network((3, 4, 1), 0), "inputs": Gaussian(np.zeros(3), 1.0)} | arguments
-    with pytest.raises(ValueError, match=message):
-        pattern_pmf(**arguments)

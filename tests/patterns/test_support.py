@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, random_gaussian, random_mixture, random_network
+from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals
 from scipy.special import log_ndtr, logsumexp, ndtr
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
-from rpa.patterns import pruning, search, support
+from rpa.patterns import pruning, search
 from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
 from rpa.patterns.support import best_first, entropy_pruned, monte_carlo
 
@@ -168,25 +168,15 @@ def test_keys_tell_patterns_apart():
     assert pattern_keys(np.uint8([[7, 1]])) == pattern_keys(np.uint8([[7, 1, 0]])) != pattern_keys(np.uint8([[1, 7]]))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_unfit_arguments(method):
-    net, plane = random_network([2, 3, 1], 0), Gaussian(np.zeros(2), 1.0)
-    with pytest.raises(ValueError, match="max_patterns: expected an integer >= 1"):
-        method(net, plane, max_patterns=0)
-    with pytest.raises(ValueError, match="inputs: expected dimension 2"):
-        method(net, Gaussian(np.zeros(3), 1.0))
-
-
-def test_unfit_arguments_of_one_method():
-    net, inputs = random_network([2, 3, 1], 0), Gaussian(np.zeros(2), 1.0)
-    with pytest.raises(ValueError, match="threshold: expected a positive number"):
-        entropy_pruned(net, inputs, threshold=0.0)
-    with pytest.raises(ValueError, match="memory: expected a positive number"):
-        best_first(net, inputs, memory=0)
-    with pytest.raises(ValueError, match="n: expected an integer >= 1"):
-        support.monte_carlo(net, inputs, 0, 0)
-    with pytest.raises(ValueError, match="inputs: expected dimension 2"):
-        support.monte_carlo(net, Gaussian(np.zeros(3), 1.0), 10, 0)
+PLANE = {"net": random_network([2, 3, 1], 0), "inputs": Gaussian(np.zeros(2), 1.0)}
+test_bad_values_are_refused_by_name = refusals(
+    {given(method, **PLANE): {"max_patterns": [0], "inputs": [Gaussian(np.zeros(3), 1.0)]} for method in METHODS}
+    | {
+        given(entropy_pruned, **PLANE): {"threshold": [0.0]},
+        given(best_first, **PLANE): {"memory": [0]},
+        given(monte_carlo, **PLANE, n=10, seed=0): {"n": [0], "inputs": [Gaussian(np.zeros(3), 1.0)]},
+    }
+)
 
 
 def test_one_draw_serves_all_means():

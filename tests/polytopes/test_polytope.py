@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers import given, refusals
 from scipy.special import log_ndtr
 
 from rpa.experiments import known
@@ -190,29 +191,19 @@ def test_same_seed_same_answer_and_arguments_unchanged():
     assert probabilities(H[None], h[None], rtol=1e-3, device="cpu")[0][0] == probability(H, h, standard(8)).log_p
 
 
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        (dict(H=np.ones((2, 4))), "H"),
-        (dict(H=np.full((2, 3), np.nan)), "H"),
-        (dict(h=[1.0, np.inf]), "h"),
-        (dict(gaussian=(0, 1)), "gaussian"),
-        (dict(rtol=2.0), "rtol"),
-        (dict(seed=-1), "seed"),
-        (dict(budget=100), "budget"),
-    ],
+test_bad_values_are_refused_by_name = refusals(
+    {
+        given(probability, H=np.ones((2, 3)), h=np.ones(2), gaussian=standard(3)): {
+            "H": [np.ones((2, 4)), np.full((2, 3), np.nan)],
+            "h": [[1.0, np.inf]],
+            "gaussian": [(0, 1)],
+            "rtol": [2.0],
+            "seed": [-1],
+            "budget": [100],
+        },
+        given(probabilities, H=np.ones((2, 3, 4)), h=np.ones((2, 3))): {"H": [np.ones((2, 3))], "h": [np.ones((2, 4))]},
+    }
 )
-def test_bad_input_names_the_argument(arguments, name):
-    good = dict(H=np.ones((2, 3)), h=np.ones(2), gaussian=standard(3)) | arguments
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
-        probability(good.pop("H"), good.pop("h"), good.pop("gaussian"), **good)
-
-
-def test_bad_input_of_the_batch():
-    with pytest.raises(ValueError, match="^H: expected"):
-        probabilities(np.ones((2, 3)), np.ones(2))
-    with pytest.raises(ValueError, match="^h: expected"):
-        probabilities(np.ones((2, 3, 4)), np.ones((2, 4)))
 
 
 WIDE = 0.5 * np.eye(3) + 0.5
@@ -278,9 +269,10 @@ def test_moments_where_a_row_matters_only_conditionally():
     assert mean[2] == pytest.approx(-math.sqrt(2 / math.pi), abs=0.03) and 12 < mean[0] < 12.2 and 0 < mean[1] < 1
 
 
-def test_empty_polytopes_have_no_moments():
-    for f in (lambda H, h: moments(H, h, standard(1)), lambda H, h: sample(H, h, standard(1), 3, 0)):
-        with pytest.raises(ValueError, match="^H, h: expected a polytope of positive probability"):
-            f(np.array([[1.0], [-1.0]]), np.array([-1.0, -1.0]))
-        with pytest.raises(ValueError, match="^H, h: expected a polytope of positive probability"):
-            f(np.array([[0.0]]), np.array([-1.0]))
+EMPTY = [{"H": [[1.0], [-1.0]], "h": [-1.0, -1.0]}, {"H": [[0.0]], "h": [-1.0]}]
+test_empty_polytopes_have_no_moments = refusals(
+    {
+        given(function, gaussian=standard(1), **more): {"H, h: expected a polytope of positive probability": EMPTY}
+        for function, more in ((moments, {}), (sample, {"n": 3, "seed": 0}))
+    }
+)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import coordinate, make_event, random_network
+from helpers import Net, coordinate, make_event, random_network
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
@@ -80,17 +80,14 @@ def test_what_one_search_covers_alone_is_part_of_the_error():
         assert alike.converged and alike.rel_error < 0.2 and _gap(alike, _log_union(5.0, 5.0)) < 4
 
 
-class Spot(nn.Module):
+def spot(x):
     """x_0 - 6, but 1 in a spot that no gradient points at and that no start away from N(0, I) meets: p = 3e-4."""
-
-    def forward(self, x):
-        spot = (x[:, [1]] > 2.3) & ((x**2).sum(dim=1, keepdim=True) < 10)
-        return torch.where(spot, 1.0, x[:, [0]] - 6)
+    return torch.where((x[:, [1]] > 2.3) & ((x**2).sum(dim=1, keepdim=True) < 10), 1.0, x[:, [0]] - 6)
 
 
 @pytest.mark.parametrize("seed", [0, 4, 11])
 def test_failures_of_the_pilot_contradict_a_result_far_below_them(seed):
-    found = failure_probability(Spot().eval(), Gaussian(np.zeros(10), 1.0), **ABOVE, seed=seed)
+    found = failure_probability(Net(spot).eval(), Gaussian(np.zeros(10), 1.0), **ABOVE, seed=seed)
     assert found.p < 1e-8 and not found.converged
 
 
@@ -247,16 +244,11 @@ def test_splitting_of_a_nearly_certain_failure_gives_the_error_of_its_complement
     assert abs(found.log_p - log_ndtr(4.86)) < 4 * found.rel_error and found.lower <= log_ndtr(4.86) <= found.upper
 
 
-class Dropped(nn.Module):
-    def forward(self, x):
-        return nn.functional.dropout(x, 0.1)
-
-
 def test_what_changes_from_call_to_call_or_with_the_batch_is_refused():
     torch.manual_seed(0)
     inputs, plain = Gaussian(np.zeros(4), 1.0), nn.Sequential(nn.Linear(4, 2), nn.Tanh())
     batch = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.BatchNorm1d(1, track_running_stats=False), nn.Flatten())
-    for layer in (Dropped(), batch):
+    for layer in (Net(lambda x: nn.functional.dropout(x, 0.1)), batch):
         with pytest.raises(ValueError, match="^net: (expected outputs that|BatchNorm1d without running stat)"):
             failure_probability(nn.Sequential(plain, layer).eval(), inputs, label=0)
     assert failure_probability(plain.eval(), inputs, label=0, rtol=0.3, budget=20_000).converged

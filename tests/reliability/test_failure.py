@@ -6,8 +6,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from helpers import coordinate, random_gaussian, random_network
-from scipy.special import log_ndtr
+from helpers import Net, coordinate, given, random_gaussian, random_network, refusals
+from scipy.special import log_ndtr, ndtr
 from torch import nn
 
 from rpa.inputs import Gaussian, GaussianMixture
@@ -35,10 +35,23 @@ def test_a_half_space(distance):
     np.testing.assert_allclose(found.design_points[0].x[0], distance, rtol=0.01)
 
 
-def test_two_half_spaces_far_apart_are_both_found():
-    net = ReLUNetwork([np.concatenate([np.eye(4), -np.eye(4)]), np.eye(1, 8) + np.eye(1, 8, 4)], [np.zeros(8), [0.0]])
-    found = _fail(net, threshold=8.0)  # |x_1| >= 8
-    assert found.converged and abs(found.log_p - np.log(2) - log_ndtr(-8.0)) < 3 * found.rel_error
+FOLD = ReLUNetwork([np.vstack([np.eye(4), -np.eye(4)]), np.eye(1, 8) + np.eye(1, 8, 4)], [np.zeros(8), [0.0]])
+LINE = np.outer([1, 1, 0, 0], [1, 1, 0, 0]) + np.diag([0.0, 0.0, 1.0, 1.0])
+MIXED = GaussianMixture([0.3, 0.7], [PLAIN, Gaussian(np.eye(4)[0], 1.0)])
+
+
+@pytest.mark.parametrize(
+    "net, inputs, threshold, p",
+    [
+        (FOLD, PLAIN, 8.0, 2 * ndtr(-8.0)),  # |x_1| >= 8: two half-spaces far apart
+        (coordinate(4), Gaussian(np.zeros(4), LINE), 6.0, ndtr(-6.0)),
+        (coordinate(4), MIXED, 7.0, 0.3 * ndtr(-7.0) + 0.7 * ndtr(-6.0)),
+    ],
+    ids=["two half-spaces", "singular covariance", "mixture"],
+)
+def test_half_spaces_of_several_kinds(net, inputs, threshold, p):
+    found = _fail(net, inputs, threshold)
+    assert found.converged and abs(found.log_p - np.log(p)) < 3 * max(found.rel_error, 1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -66,13 +79,6 @@ def test_without_noise_the_answer_is_certain(mean, log_p):
     assert (found.log_p, found.rel_error, found.converged, found.method) == (log_p, 0.0, True, "exact")
 
 
-def test_a_singular_covariance_is_that_of_its_subspace():
-    direction = np.array([1.0, 1.0, 0.0, 0.0])
-    cov = np.outer(direction, direction) + np.diag([0.0, 0.0, 1.0, 1.0])
-    found = _fail(coordinate(4), Gaussian(np.zeros(4), cov), 6.0)
-    assert found.converged and abs(found.log_p - log_ndtr(-6.0)) < 3 * max(found.rel_error, 1e-9)
-
-
 def test_a_dead_network_cannot_fail():
     dead = ReLUNetwork([-np.zeros((3, 4)), np.ones((2, 3))], [-np.ones(3), np.array([1.0, 0.0])])
     found = failure_probability(dead, PLAIN, label=0)
@@ -85,13 +91,6 @@ def test_a_failure_that_is_never_met_leaves_a_bound_and_says_so():
     found = _fail(module.eval(), budget=20_000)
     assert not found.converged and found.rel_error == np.inf and found.lower == -np.inf
     assert -np.inf <= found.log_p <= found.upper < 0 and found.design_points == ()
-
-
-def test_a_mixture_adds_up_its_components():
-    parts = [Gaussian(np.full(4, m) * np.eye(4)[0], 1.0) for m in (0.0, 1.0)]
-    found = _fail(coordinate(4), GaussianMixture([0.3, 0.7], parts), 7.0)
-    exact = np.logaddexp(np.log(0.3) + log_ndtr(-7.0), np.log(0.7) + log_ndtr(-6.0))
-    assert found.converged and abs(found.log_p - exact) < 3 * found.rel_error
 
 
 def test_a_module_and_its_network_agree_and_arguments_stay():
@@ -151,21 +150,12 @@ def test_the_answer_depends_on_the_seed_alone_and_is_plain_values():
     assert values["log_p"] == a.log_p and values["design_points"][0]["x"] == list(a.design_points[0].x)
 
 
-class Viewed(nn.Module):
-    """A convolution whose output is flattened by `view`, which does not take channels last."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.convolution, self.last = nn.Conv2d(1, 4, 3), nn.Linear(16, 3)
-
-    def forward(self, x):
-        return self.last(torch.relu(self.convolution(x)).view(len(x), -1))
-
-
 def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
-    module, inputs, shape = Viewed().double().eval(), Gaussian(np.ones(16), 1.0), {"input_shape": (1, 4, 4)}
-    same = nn.Sequential(module.convolution, nn.ReLU(), nn.Flatten(), module.last)
+    """A convolution whose output is flattened by `view`, which does not take channels last."""
+    torch.manual_seed(0)
+    same = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).double().eval()
+    module = Net(lambda x, first, last: last(torch.relu(first(x)).view(len(x), -1)), same[0], same[3]).eval()
+    inputs, shape = Gaussian(np.ones(16), 1.0), {"input_shape": (1, 4, 4)}
     found, expected = (failure_probability(net, inputs, rtol=0.1, **shape) for net in (module, same))
     assert found.converged and abs(found.log_p - expected.log_p) < 1e-9
     pieces = failing_patterns(same, inputs, max_patterns=3, **shape)
@@ -175,15 +165,6 @@ def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
 NET, CNN = random_network([4, 5, 3], 0), nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval()
 
 
-class Applied(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 @pytest.mark.parametrize(
     "function",
     [lambda x: torch.tanh(x) - torch.tanh(x).mean(0), lambda x: torch.tanh(x + 1e-3 * torch.randn_like(x))],
@@ -191,7 +172,7 @@ class Applied(nn.Module):
 )
 def test_outputs_that_do_not_depend_on_the_input_alone_are_refused(function):
     with pytest.raises(ValueError, match="net: expected outputs that depend on the input alone, got two evaluations"):
-        failure_probability(Applied(function).eval(), PLAIN, label=0)
+        failure_probability(Net(function).eval(), PLAIN, label=0)
 
 
 def test_outputs_that_are_images_are_read_as_rows():
@@ -206,31 +187,22 @@ def test_outputs_that_are_images_are_read_as_rows():
         failure_probability(net, law, direction=[1.0], threshold=2.0, input_shape=(1, 4, 4))
 
 
-@pytest.mark.parametrize(
-    ("call", "change", "message"),
-    [
-        (failure_probability, {"label": 3}, "label"),
-        (failure_probability, {"label": 0.5}, "label"),
-        (failure_probability, {"label": 0, "direction": [1, 0, 0], "threshold": 1.0}, "label"),
-        (failure_probability, {"direction": [1, 0, 0]}, "direction, threshold"),
-        (failure_probability, {"direction": [1, 0], "threshold": 1.0}, "direction"),
-        (failure_probability, {"direction": [0, 0, 0], "threshold": 1.0}, "direction"),
-        (failure_probability, {"direction": [1, 0, 0], "threshold": np.nan}, "threshold"),
-        (failure_probability, {"rtol": 0.0}, "rtol"),
-        (failure_probability, {"budget": 10}, "budget"),
-        (failure_probability, {"seed": -1}, "seed"),
-        (failure_probability, {"device": "nowhere"}, "device"),
-        (failure_probability, {"inputs": Gaussian(np.zeros(5), 1.0)}, "inputs"),
-        (failure_probability, {"inputs": [PLAIN, PLAIN]}, "inputs: .*; for many inputs see rpa.parallel.pmap"),
-        (failure_probability, {"net": "net"}, "net"),
-        (failure_probability, {"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))}, "net"),
-        (failure_probability, {"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}, "inputs"),
-        (failure_probability, {"net": CNN, "input_shape": (2, 3)}, "input_shape"),
-        (splitting, {"budget": 1999}, "budget: expected an integer >= 2000"),
-        (failing_patterns, {"label": 0, "max_patterns": 0}, "max_patterns: expected an integer >= 1"),
-        (failing_patterns, {"label": 0, "rtol": 2.0}, "rtol: expected a number in"),
-    ],
-)
-def test_refusals(call, change, message):
-    with pytest.raises(ValueError, match=f"^{message}"):
-        call(**{"net": NET, "inputs": PLAIN} | change)
+FIRST, TRAINING = {"direction": [1, 0, 0]}, nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
+test_bad_values_are_refused_by_name = refusals({
+    given(failure_probability, net=NET, inputs=PLAIN): {
+        "label": [3, 0.5, FIRST | {"label": 0, "threshold": 1.0}],
+        "direction, threshold": [FIRST],
+        "direction": [{"direction": [1, 0], "threshold": 1.0}, {"direction": [0, 0, 0], "threshold": 1.0}],
+        "threshold": [FIRST | {"threshold": np.nan}],
+        "rtol": [0.0],
+        "budget": [10],
+        "seed": [-1],
+        "device": ["nowhere"],
+        "inputs": [Gaussian(np.zeros(5), 1.0), {"net": nn.Sequential(nn.Linear(5, 3), nn.Tanh()).eval()}],
+        "inputs: .*; for many inputs see rpa.parallel.pmap": [{"inputs": [PLAIN, PLAIN]}],
+        "net": ["net", TRAINING],
+        "input_shape": [{"net": CNN, "input_shape": (2, 3)}],
+    },
+    given(splitting, net=NET, inputs=PLAIN): {"budget": [1999]},
+    given(failing_patterns, net=NET, inputs=PLAIN, label=0): {"max_patterns": [0], "rtol": [2.0]},
+})  # fmt: skip

@@ -17,21 +17,13 @@ IDX = struct.pack(">BBBB3I", 0, 0, 8, 3, 2, 28, 28) + bytes(range(256)) * 6 + by
 FILES = ["MNIST/raw/t10k-images-idx3-ubyte", "MNIST/raw/t10k-labels-idx1-ubyte"]
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """An empty data root without network."""
-    monkeypatch.setenv("RPA_DATA", str(tmp_path))
-    monkeypatch.setenv("RPA_OFFLINE", "1")
-    return tmp_path
-
-
 def test_other_splits_are_refused():
     with pytest.raises(ValueError, match="split: expected 'train' or 'test', got 'validation'"):
         datasets.mnist("validation")
 
 
-def test_an_altered_file_is_refused_and_the_way_out_named(root):
-    path = root / "MNIST/raw/t10k-images-idx3-ubyte"
+def test_an_altered_file_is_refused_and_the_way_out_named(data_root):
+    path = data_root / "MNIST/raw/t10k-images-idx3-ubyte"
     path.parent.mkdir(parents=True)
     path.write_bytes(IDX)
     with pytest.raises(OSError, match=r"t10k-images-idx3-ubyte.*delete it.*make data"):
@@ -54,7 +46,7 @@ class Downloads:
             path.write_bytes(content)
 
 
-def test_what_is_missing_is_downloaded_once_and_checked(root, monkeypatch):
+def test_what_is_missing_is_downloaded_once_and_checked(data_root, monkeypatch):
     monkeypatch.delenv("RPA_OFFLINE")
     monkeypatch.setattr(datasets, "_checksums", lambda: dict.fromkeys(FILES, hashlib.sha256(IDX).hexdigest()))
     library = Downloads(urllib.error.URLError("no route"), IDX)
@@ -64,14 +56,14 @@ def test_what_is_missing_is_downloaded_once_and_checked(root, monkeypatch):
     for _ in range(2):
         data = datasets.mnist("test")
         assert not data.stand_in and np.array_equal(data.x.ravel()[:256] * 255, np.arange(256)) and library.calls == 2
-    (root / FILES[0]).unlink()
+    (data_root / FILES[0]).unlink()
     library.contents.append(b"<html>")
     with pytest.raises(OSError, match="delete it, then run `make data`"):
         datasets.mnist("test")
 
 
 @pytest.mark.parametrize("load", [datasets.mnist, datasets.fashion_mnist])
-def test_the_stand_in_warns_is_marked_and_is_the_same_each_time(root, load):
+def test_the_stand_in_warns_is_marked_and_is_the_same_each_time(data_root, load):
     with pytest.warns(UserWarning, match="STAND-IN"):
         data, again = load("test"), load("test")
     assert data.stand_in and "STAND-IN" in data.title and list(data.provenance) == [f"{data.title}, test"]
@@ -92,19 +84,19 @@ def test_the_real_digits():
     assert abs(train.x.mean(dtype=np.float64) - 0.1307) < 5e-5 and abs(train.x.std(dtype=np.float64) - 0.3081) < 5e-5
 
 
-def _photographs(root, n=2):
-    (root / "imagenet/images").mkdir(parents=True)
+def _photographs(data_root, n=2):
+    (data_root / "imagenet/images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     lines = ["index,wnid,name"]
     for i in range(n):
         shape = [(256, 256, 3), (512, 640, 3)][i]
-        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(root / f"imagenet/images/n{i}.jpg")
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(data_root / f"imagenet/images/n{i}.jpg")
         lines.append(f"{7 * i},n{i},thing {i}")
-    (root / "imagenet/classes.csv").write_text("\n".join(lines) + "\n")
+    (data_root / "imagenet/classes.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_photographs_of_the_readers_own(root):
-    _photographs(root)
+def test_photographs_of_the_readers_own(data_root):
+    _photographs(data_root)
     sample = datasets.imagenet_sample()
     assert len(sample) == 2 and sample.indices.tolist() == [0, 7] and sample.names == ("thing 0", "thing 1")
     batch = sample.batch([1, 0])
@@ -115,18 +107,18 @@ def test_photographs_of_the_readers_own(root):
             red = np.asarray(image)[16:240, left : left + 224, 0]
             assert np.abs(found[0].numpy() - (red / 255 - 0.485) / 0.229).max() < 1e-5
     before = sample.sha256
-    os.replace(root / "imagenet/images/n0.jpg", root / "imagenet/images/n1.jpg")
+    os.replace(data_root / "imagenet/images/n0.jpg", data_root / "imagenet/images/n1.jpg")
     with pytest.raises(OSError, match="n0.jpg"):
         datasets.imagenet_sample()
-    (root / "imagenet/images/n0.jpg").write_bytes(b"other")
+    (data_root / "imagenet/images/n0.jpg").write_bytes(b"other")
     assert datasets.imagenet_sample().sha256 != before
 
 
-def test_missing_photographs_and_altered_weights_are_named(root):
+def test_missing_photographs_and_altered_weights_are_named(data_root):
     with pytest.raises(FileNotFoundError, match="classes.csv"):
         datasets.imagenet_sample()
     assert datasets.find("imagenet/squeezenet1_0.pth") is None
-    (root / "imagenet").mkdir()
-    (root / "imagenet/squeezenet1_0.pth").write_bytes(b"half of it")
+    (data_root / "imagenet").mkdir()
+    (data_root / "imagenet/squeezenet1_0.pth").write_bytes(b"half of it")
     with pytest.raises(OSError, match="squeezenet1_0.pth"):
         datasets.find("imagenet/squeezenet1_0.pth")

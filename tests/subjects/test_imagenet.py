@@ -12,17 +12,15 @@ from rpa.subjects._torchvision import import_torchvision
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
+def desk(data_root, monkeypatch):
     """A data root of the test's own, with six photographs in folders by class, and nothing to download."""
-    monkeypatch.setenv("RPA_DATA", str(tmp_path))
-    monkeypatch.setenv("RPA_OFFLINE", "1")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(data_root / "hub"))
     rng = np.random.default_rng(0)
     for i in range(6):
-        folder = tmp_path / "imagenet" / "images" / f"n0000000{i // 3}"
+        folder = data_root / "imagenet" / "images" / f"n0000000{i // 3}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (230, 300, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return tmp_path
+    return data_root
 
 
 def _weights(path):
@@ -54,8 +52,7 @@ def test_weights_are_known_by_their_hash(desk, monkeypatch, place):
     assert subject.title.startswith("AlexNet, ImageNet weights")
 
 
-def test_without_photographs_or_weights_there_is_no_subject(tmp_path, monkeypatch):
-    monkeypatch.setenv("RPA_DATA", str(tmp_path))
+def test_without_photographs_or_weights_there_is_no_subject(data_root):
     assert imagenet.alexnet() is None and imagenet.squeezenet() is None
 
 

@@ -1,16 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from helpers import Net
 from torch import nn
 
 from rpa.subjects import references
-
-
-class Square(nn.Module):
-    """x + x^2 / 10 elementwise: the square does not cancel in a pair."""
-
-    def forward(self, x):
-        return x + x**2 / 10
 
 
 @pytest.fixture
@@ -63,8 +57,9 @@ def test_noise_with_a_covariance_of_its_own():
 
 
 def test_inputs_of_open_order_get_more_samples():
-    """Two outputs a hair apart, and five that are far from each other."""
-    x, net = torch.stack([torch.tensor([9.0, 8, 7, 6, 5, 4]), torch.tensor([9.0, 8, 7, 6.001, 6, 4])]), Square()
+    """Two outputs a hair apart, and five far from each other; the square of the noise does not cancel in a pair."""
+    x = torch.tensor([[9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6.001, 6, 4]])
+    net = Net(lambda x: x + x**2 / 10)
     few, more = (references.estimate(net, x, 0.5, 64, 3, keep=6, most=most) for most in (None, 200))
     assert more.n.tolist() == [64, 200] and few.n.tolist() == [64, 64]
     assert np.array_equal(few.mean[0], more.mean[0]) and more.stderr[1].mean() < few.stderr[1].mean()

@@ -87,8 +87,6 @@ def test_errors_name_the_network_and_the_way_out(tmp_path, monkeypatch):
         train.load_module("lenet_mnist")
 
 
-def test_nothing_is_trained_on_a_stand_in(tmp_path, monkeypatch):
-    monkeypatch.setenv("RPA_DATA", str(tmp_path))
-    monkeypatch.setenv("RPA_OFFLINE", "1")
+def test_nothing_is_trained_on_a_stand_in(data_root):
     with pytest.warns(UserWarning, match="STAND-IN"), pytest.raises(OSError, match="stand-in"):
         train.train("mnist_784-32-32-10")

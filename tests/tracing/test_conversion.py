@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import Net
 from torch import nn
 from torch.nn import functional
 
@@ -13,42 +14,30 @@ from rpa.patterns.pmf import pattern_pmf
 Seq = nn.Sequential
 
 
-class Call(nn.Module):
-    """A forward pass given as a function of (x, layers), with layers and a parameter."""
+class Shifted(nn.Linear):
+    """A layer with a parameter beside its own."""
 
-    def __init__(self, function, *layers):
-        super().__init__()
-        self.function, self.layers, self.shift = function, nn.ModuleList(layers), nn.Parameter(torch.randn(4))
-
-    def forward(self, x):
-        return self.function(x, self)
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.shift = nn.Parameter(torch.randn(4))
 
 
-class Residual(nn.Module):
+def residual(width, act, depth=2):
     """x + W2 act(W1 x), some layers deep."""
-
-    def __init__(self, width, act, depth=2):
-        super().__init__()
-        self.inner = Seq(*(part for _ in range(depth) for part in (nn.Linear(width, width), act)))
-        self.last = nn.Linear(width, width)
-
-    def forward(self, x):
-        return x + self.last(self.inner(x))
+    inner = [part for _ in range(depth) for part in (nn.Linear(width, width), act)]
+    return Net(lambda x, inner: x + inner(x), Seq(*inner, nn.Linear(width, width)))
 
 
-class Branching(nn.Module):
-    """A unit that is read one, two and three layers later, in a network with slope."""
+def branching(act):
+    """A unit that is read one, two and three layers later."""
 
-    def __init__(self, slope):
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 5)
-        self.act = nn.LeakyReLU(slope) if slope else nn.ReLU()
-
-    def forward(self, x):
-        first = self.act(self.a(x))
-        second = self.act(self.b(first))
-        third = self.act(self.c(second) + first)
+    def forward(x, a, b, c):
+        first = act(a(x))
+        second = act(b(first))
+        third = act(c(second) + first)
         return third + first - second
+
+    return Net(forward, nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 5))
 
 
 class Capped(nn.ReLU):
@@ -56,22 +45,22 @@ class Capped(nn.ReLU):
         return functional.relu(x).clamp(max=0.5)
 
 
-def _shapes(x, m):
+def _shapes(x, layer):
     b, c, h, w = x.shape
-    y = m.layers[0](x).reshape(b, -1, 4, 4).permute(0, 2, 3, 1).contiguous()
+    y = layer(x).reshape(b, -1, 4, 4).permute(0, 2, 3, 1).contiguous()
     left, right = torch.chunk(y.clone(), 2, dim=-1)
     return torch.stack([left.mean((1, 2)), right[:, 1:, 0].mean(1)], 1).relu().unsqueeze(1).flatten(1, -1)
 
 
-def _calls(x, m):
-    y = functional.relu(m.layers[0](x))
+def _calls(x, first, last):
+    y = functional.relu(first(x))
     y = torch.cat(tensors=[functional.avg_pool2d(y, 2), -functional.avg_pool2d(torch.mul(y, 2), 2) / 3], dim=1)
     y = functional.dropout(functional.pad(y.view(y.size(0), -1), (0, 0)), training=False)
-    return (m.layers[1](y) - m.shift * m.shift).relu().add(m.shift)
+    return (last(y) - last.shift * last.shift).relu().add(last.shift)
 
 
-def _matmul(x, m):
-    return torch.mm(functional.linear(x, m.layers[0].weight) @ m.layers[0].weight, m.layers[0].weight.T).relu()
+def _matmul(x, layer):
+    return torch.mm(functional.linear(x, layer.weight) @ layer.weight, layer.weight.T).relu()
 
 
 FLAT = {
@@ -79,18 +68,18 @@ FLAT = {
     "ends in relu": lambda: Seq(nn.Linear(4, 5), nn.ReLU()),
     "two slopes": lambda: Seq(nn.Linear(4, 5), nn.LeakyReLU(0.2), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2)),
     "prelu": lambda: Seq(nn.Linear(4, 5), nn.PReLU(5, 0.3), nn.Linear(5, 2), nn.PReLU(init=-2.0)),
-    "residual, leaky": lambda: Seq(nn.Linear(4, 6), nn.LeakyReLU(0.1), Residual(6, nn.LeakyReLU(0.1), 3)),
-    "skips the input": lambda: Residual(4, nn.ReLU()),
-    "branching": lambda: Branching(0.0),
-    "branching, leaky": lambda: Branching(0.3),
+    "residual, leaky": lambda: Seq(nn.Linear(4, 6), nn.LeakyReLU(0.1), residual(6, nn.LeakyReLU(0.1), 3)),
+    "skips the input": lambda: residual(4, nn.ReLU()),
+    "branching": lambda: branching(nn.ReLU()),
+    "branching, leaky": lambda: branching(nn.LeakyReLU(0.3)),
     "capped": lambda: Seq(nn.Linear(4, 5), Capped(), nn.Linear(5, 2)),
-    "made in forward": lambda: Call(lambda x, m: m.layers[0](nn.ReLU()(m.layers[0](x))), nn.Linear(4, 4)),
-    "matmul": lambda: Call(_matmul, nn.Linear(4, 3)),
+    "made in forward": lambda: Net(lambda x, a: a(nn.ReLU()(a(x))), nn.Linear(4, 4)),
+    "matmul": lambda: Net(_matmul, nn.Linear(4, 3)),
     "outputs (n,)": lambda: Seq(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1), nn.Flatten(0)),
 }  # fmt: skip
 IMAGES = {
-    "functions": lambda: Call(_calls, nn.Conv2d(2, 3, 3), nn.Linear(24, 4)),
-    "shapes": lambda: Call(_shapes, nn.Conv2d(2, 2, 3)),
+    "functions": lambda: Net(_calls, nn.Conv2d(2, 3, 3), Shifted(24, 4)),
+    "shapes": lambda: Net(_shapes, nn.Conv2d(2, 2, 3)),
 }
 
 
@@ -116,7 +105,7 @@ def test_a_head_that_keeps_the_order_is_dropped_with_a_word(head):
 
 
 def test_a_module_that_computes_in_single_precision_is_taken():
-    module = Call(lambda x, m: m.layers[0](x.float()).relu(), nn.Linear(4, 3))
+    module = Net(lambda x, a: a(x.float()).relu(), nn.Linear(4, 3))
     x = torch.randn(20, 4)
     np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x.numpy()), module(x).numpy(force=True), atol=1e-5)
 
@@ -147,7 +136,7 @@ def test_plain_networks_keep_their_weights_to_the_bit():
 def test_carried_units_add_no_pattern():
     """A unit is carried by a copy that is on when it is: the patterns of the module's own units stay as many."""
     torch.manual_seed(1)
-    module = Seq(nn.Linear(2, 4), nn.ReLU(), Residual(4, nn.ReLU(), 1), nn.ReLU(), nn.Linear(4, 1)).eval()
+    module = Seq(nn.Linear(2, 4), nn.ReLU(), residual(4, nn.ReLU(), 1), nn.ReLU(), nn.Linear(4, 1)).eval()
     net = ReLUNetwork.from_torch(module)
     pmf = pattern_pmf(module, Gaussian([0.1, 0.2], 1.0))
     patterns = net.patterns(np.random.default_rng(0).normal(size=(20000, 2)))
@@ -160,11 +149,6 @@ def test_comparisons_of_a_pooling_are_hidden_units():
     net = ReLUNetwork.from_torch(module, (1, 6, 6))
     # Windows of four: two comparisons, with the two units that may lose carried, then one.
     assert net.hidden_sizes == (16, 16, 8) and "12 of them comparisons of maxima" in repr(net)
-
-
-class Product(nn.Module):
-    def forward(self, x):
-        return x * x
 
 
 def _held(x, m):
@@ -180,14 +164,14 @@ REFUSED = [
     (lambda: Seq(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)), "without running statistics d"),
     (lambda: Seq(nn.ReLU()), "input_shape: expected the shape of one input"),
     (lambda: Seq(nn.Conv2d(1, 2, 3)), r"input_shape: .* input_shape=\(1, 28, 28\)"),
-    (lambda: Call(lambda x, m: x if x.sum() > 0 else -x), "torch.fx cannot follow Call: its forward decides by values"),
-    (lambda: Seq(nn.Linear(2, 2), Product()), "module: mul is not affine; expected affine operations"),
-    (lambda: Call(lambda x, m: 1 / (m.layers[0](x) + 3), nn.Linear(2, 2)), "module: truediv is not affine"),
-    (lambda: Call(lambda x, m: torch.cat([m.layers[0](x), x]), nn.Linear(2, 2)), "cat mixes the inputs of a batch"),
-    (lambda: Call(lambda x, m: _held(m.layers[0](x), m), nn.Linear(2, 2)), "its trace by torch.fx is not the module"),
-    (lambda: Call(lambda x, m: functional.dropout(m.layers[0](x)), nn.Linear(2, 2)), "dropout draws random numbers"),
-    (lambda: Call(lambda x, m: (m.layers[0](x), x), nn.Linear(2, 2)), "expected one tensor as output .*, got tuple"),
-    (lambda: Call(lambda x, m: {"out": m.layers[0](x)}, nn.Linear(2, 2)), "expected one tensor .*, got .*dict"),
+    (lambda: Net(lambda x: x if x.sum() > 0 else -x), "torch.fx cannot follow Net: its forward decides by values"),
+    (lambda: Seq(nn.Linear(2, 2), Net(lambda x: x * x)), "module: mul is not affine; expected affine operations"),
+    (lambda: Net(lambda x, a: 1 / (a(x) + 3), nn.Linear(2, 2)), "module: truediv is not affine"),
+    (lambda: Net(lambda x, a: torch.cat([a(x), x]), nn.Linear(2, 2)), "cat mixes the inputs of a batch"),
+    (lambda: Net(lambda x, a: _held(a(x), x), nn.Linear(2, 2)), "its trace by torch.fx is not the module"),
+    (lambda: Net(lambda x, a: functional.dropout(a(x)), nn.Linear(2, 2)), "dropout draws random numbers"),
+    (lambda: Net(lambda x, a: (a(x), x), nn.Linear(2, 2)), "expected one tensor as output .*, got tuple"),
+    (lambda: Net(lambda x, a: {"out": a(x)}, nn.Linear(2, 2)), "expected one tensor .*, got .*dict"),
     (lambda: torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), "got TorchScript, which hides its layers"),
     (lambda: [], "module: expected a torch module, got list"),
 ]  # fmt: skip

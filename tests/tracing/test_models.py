@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from helpers import Net
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
@@ -21,17 +22,6 @@ from rpa.tracing.parts import Affine, as_rows, as_values
 
 TINY, SMALL, LARGE = 1e-7, 1e-3, 0.3  # deviations of the noise: no kink is reached, a few are, many are
 Seq, Conv, Lin, ReLU, Flat = nn.Sequential, nn.Conv2d, nn.Linear, nn.ReLU, nn.Flatten
-
-
-class Net(nn.Module):
-    """A forward pass given as a function of (x, *layers)."""
-
-    def __init__(self, function, *layers):
-        super().__init__()
-        self.function, self.layers = function, nn.ModuleList(layers)
-
-    def forward(self, x):
-        return self.function(x, *self.layers)
 
 
 class Parameters(nn.Module):
