@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import rpa
-from rpa.moments import meanfield, relu
+from rpa.moments import relu
 from rpa.moments.attacks import expected_output
 from rpa.moments.two_stage import monte_carlo, two_stage_mean
 
@@ -19,7 +19,6 @@ NOISY = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.ReLU(), nn.Linear(4, 
 NORMED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)).double()
 ROWS = torch.zeros(2, 2, dtype=torch.float64)
 LABEL = torch.tensor([0, 1])
-STAGES = NET[:1], NET[2:]
 EYE = np.eye(2)
 attacked = lambda: rpa.noise_attack(CONV, IMAGES, LABEL, budget=1.0, steps=1)
 
@@ -45,12 +44,11 @@ CALLS = {
     "layerwise of a function": (lambda: rpa.layerwise(len, IMAGES, 0.1), "net: expected a torch module"),
     "layerwise in training": (lambda: rpa.layerwise(NORMED, IMAGES, 0.1), "BatchNorm2d is in training"),
     "layerwise of a wrong cov": (lambda: rpa.layerwise(CONV, IMAGES, torch.ones(3)), "cov: expected shape"),
-    "two-stage, output 7": (lambda: rpa.two_stage(*STAGES, ROWS, 0.1, outputs=[7]), "outputs: expected indices"),
-    "two-stage, no output": (lambda: rpa.two_stage(*STAGES, ROWS, 0.1, outputs=[]), "outputs: expected indices"),
-    "two-stage in training": (lambda: rpa.two_stage(NOISY[:2], NOISY[3:], ROWS, 0.1), "net: Dropout is in training"),
-    "two-stage of other stages": (lambda: rpa.two_stage(NET[:1], NET[:1], ROWS, 0.1), "first: its output: the network"),
-    "two-stage of wide rows": (lambda: rpa.two_stage(*STAGES, torch.zeros(2, 5), 0.1), "inputs: the network does"),
-    "two-stage mean, at": (lambda: two_stage_mean(*STAGES, ROWS, 0.1, at="edge"), "at: expected"),
+    "two-stage, output 7": (lambda: rpa.two_stage(NET, ROWS, 0.1, outputs=[7]), "outputs: expected indices"),
+    "two-stage, no output": (lambda: rpa.two_stage(NET, ROWS, 0.1, outputs=[]), "outputs: expected indices"),
+    "two-stage in training": (lambda: rpa.two_stage(NOISY, ROWS, 0.1), "net: Dropout is in training"),
+    "two-stage of wide rows": (lambda: rpa.two_stage(NET, torch.zeros(2, 5), 0.1), "inputs: the network does"),
+    "two-stage mean, at": (lambda: two_stage_mean(NET, ROWS, 0.1, at="edge"), "at: expected"),
     "map of a row": (lambda: rpa.noise_map(CONV, np.zeros(36), 0.1), "x: expected shape"),
     "map of a small image": (lambda: rpa.noise_map(CONV, np.zeros((5, 5)), 0.1), "x: the network does not take"),
     "map of a wide window": (lambda: rpa.noise_map(CONV, np.zeros((6, 6)), 0.1, window=7), "window: expected at most"),
@@ -63,7 +61,6 @@ CALLS = {
     "a negative variance": (lambda: relu.mean([0.0], [-1.0]), "var: expected numbers >= 0"),
     "no matrix": (lambda: relu.covariance([0.0, 1.0], [1.0, 1.0]), "cov: expected shape"),
     "no sample": (lambda: monte_carlo(NET, PLANE, 1, 0), "n: expected an integer >= 2"),
-    "a negative scale": (lambda: meanfield.moments(meanfield.prepare(CONV), IMAGES, -1.0), "scale: "),
 }
 
 

@@ -9,23 +9,20 @@ batch of means (b, *shape) with noise: a variance, variances per pixel or a full
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from rpa.moments import _checks, activation, relu
 from rpa.moments.layerwise import MAX_DENSE, RULES
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
-from rpa.moments.prepared import Moments, as_module, each, mixed, noise, prepared, traced
+from rpa.moments.prepared import Moments, each, mixed, noise, prepared
 from rpa.moments.sampling import Estimate as Estimate
 from rpa.moments.sampling import monte_carlo as monte_carlo
-from rpa.tracing.graph import record
-from rpa.tracing.nonlinear import act
-from rpa.tracing.parts import Cut, as_rows, as_values, size
+from rpa.tracing.parts import as_rows, as_values, size
 
 if TYPE_CHECKING:
     from rpa.inputs import RandomInput
@@ -66,41 +63,11 @@ def affine_relu_affine(
     return Moments(relu.mean(mu, hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)) @ B.T + c2, B @ inner @ B.T)
 
 
-def splits(net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
-    """[(first, second), ...]: the two stages of `net` at each of its ReLUs, input side first; weights are shared.
-
-    Raises ValueError where a later layer reads more than one ReLU's output; `two_stage(net, ..., relu=i)` takes these.
-    """
-    graph, root, _ = record(as_module(net))
-    count = sum(node.target is act for node in graph.nodes)
-    return [tuple(_stage(root, graph, number, behind) for behind in (False, True)) for number in range(count)]
-
-
-def _stage(root, graph, number, behind):
-    """What lies before or behind an activation, as a module of its own."""
-    graph = copy.deepcopy(graph)
-    start, node = next(iter(graph.nodes)), [n for n in graph.nodes if n.target is act][number]
-    if node.args[1] != 0:
-        raise ValueError(f"net: activation {number} is no ReLU; use two_stage(net, inputs, relu={number})")
-    if behind:
-        with graph.inserting_after(start):
-            node.replace_all_uses_with(graph.placeholder("q"))
-    else:
-        graph.output_node().args = (node.args[0],)
-    graph.eliminate_dead_code(lambda each: each.op in ("placeholder", "output"))
-    if behind:
-        if start.users:
-            raise ValueError(f"net: a layer behind ReLU {number} reads values before it; "
-                             f"use two_stage(net, inputs, relu={number})")  # fmt: skip
-        graph.erase_node(start)
-    return fx.GraphModule(root, graph).eval()
-
-
 def two_stage_mean(
     net: nn.Module | ReLUNetwork,
     inputs: RandomInput | torch.Tensor,
     cov: float | torch.Tensor | None = None,
-    *stage_arguments: Any,
+    *,
     relu: int = 0,
     at: str = "point",
     input_shape: tuple[int, ...] | None = None,
@@ -114,7 +81,8 @@ def two_stage_mean(
     """
     if at not in ("point", "mean"):
         raise ValueError(f"at: expected 'point' or 'mean', got {at!r}")
-    stages, laws, _ = _prepared(net, inputs, cov, stage_arguments, relu, input_shape)
+    net, laws = prepared(net, inputs, cov, input_shape)
+    stages = Stages.of(net, relu)
     return sum(each(laws, lambda law: law.weight * mean_of_stages(stages, law.mean, law.var, law.full, at)))
 
 
@@ -138,7 +106,7 @@ def two_stage(
     net: nn.Module | ReLUNetwork,
     inputs: RandomInput | torch.Tensor,
     cov: float | torch.Tensor | None = None,
-    *stage_arguments: Any,
+    *,
     relu: int = 0,
     points: torch.Tensor | None = None,
     rule: str = "linear",
@@ -149,7 +117,7 @@ def two_stage(
 
     net: a `ReLUNetwork` or a torch module, cut at its ReLU number `relu`. inputs: the law of x, a `Gaussian` or a
     `GaussianMixture` (b = 1; input_shape where the network takes no rows), or means (b, *shape) of b laws with
-    covariance cov. Or, for stages at hand (see `splits`): two_stage(first, second, means, cov, points).
+    covariance cov. Stages at hand are nn.Sequential(first, nn.ReLU(), second).
 
     first is linearized at the means, y ~ N(mu, J1 cov J1^T), and second at relu(mu): second(relu(mu)) + J2 (E[relu(y)]
     - relu(mu)) and J2 Cov[relu(y)] J2^T. points (p, *shape): linearize at the nearest of them instead; equal inputs,
@@ -164,24 +132,10 @@ def two_stage(
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    stages, laws, points = _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points)
+    net, laws = prepared(net, inputs, cov, input_shape)
+    stages = Stages.of(net, relu)
     wanted = _checked_outputs(outputs, size(stages.second[-1].shapes))
     return mixed(laws, lambda law: _moments(stages, law, points, rule, wanted))
-
-
-def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None):
-    """(stages, laws of the inputs, points)."""
-    second = None
-    if callable(inputs):
-        second, inputs = as_module(inputs), cov
-        cov, points = (*stage_arguments, points)[:2] if stage_arguments else (None, points)
-    elif stage_arguments:
-        raise ValueError(f"net, inputs, cov: expected no more without a name, got {len(stage_arguments)} more")
-    net, laws = prepared(net, inputs, cov, input_shape)
-    if second is None:
-        return Stages.of(net, relu), laws, points
-    behind = traced(second, laws[0].mean.new_zeros(net.parts[-1].shapes[0]), "first: its output")
-    return Stages(net.parts, Cut(net.parts[-1].shapes, net.like, (0.0,)), behind.parts), laws, points
 
 
 def _checked_outputs(outputs, count):

@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from rpa import Gaussian, affine_relu_affine, layerwise, noise_attack, noise_map, two_stage
-from rpa.moments import meanfield, relu, sensitivity
+from rpa.moments import relu, sensitivity
 from rpa.moments.attacks import Noise, expected_output, margin
-from rpa.moments.two_stage import monte_carlo, splits, two_stage_mean
+from rpa.moments.two_stage import monte_carlo, two_stage_mean
 
 NAN, F64 = math.nan, torch.float64
 NET = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)).double().requires_grad_(False)
-STAGES = NET[:1], NET[2:]
 X, IMAGES, LABEL = torch.zeros(2, 2, dtype=F64), torch.rand(2, 1, 6, 6, dtype=F64), torch.tensor([0, 1])
 WIDE, IMAGE = torch.zeros(2, 4, dtype=F64), IMAGES[0]
 TANH = nn.Sequential(nn.Tanh()).double()
@@ -32,7 +31,6 @@ LAW, FLAT = Gaussian([0.0, 0.0], 1.0), Gaussian(np.zeros(36), 1.0)
 SKEWED, TOO_LARGE = [[1.0, 0.5], [0.2, 1.0]], [[1.0, 2.0], [2.0, 1.0]]
 NOISE = Noise(torch.zeros_like(IMAGES), torch.ones_like(IMAGES))
 NEGATIVE, INFINITE = Noise(NOISE.shift, -NOISE.variance), Noise(NOISE.shift * NAN, NOISE.variance)
-PREPARED = meanfield.prepare(CONV)
 SCORES, FIRST = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
 
 
@@ -77,20 +75,19 @@ CALLS = [
     (lambda: layerwise(NET, X, 0.1 + 0.5 * torch.eye(2), "diagonal"), "cov: the diagonal rule takes"),
     (lambda: layerwise(NET, X, -1.0), "cov: variances must not be negative, got -1"),
     (lambda: layerwise(NET, X, 0.1, "magic"), "rule: expected one of exact, .* got 'magic'"),
+    (lambda: layerwise(SMOOTH, X, 0.1), "net: ends in sigmoid, which is smooth; expected"),
     (lambda: layerwise(NET, X), "cov: expected the noise's variance"),
     (lambda: layerwise(NET, LAW, 0.1), "cov: expected None beside a Gaussian"),
     (lambda: layerwise(CONV, FLAT, input_shape=(1, 5, 5)), "input_shape: expected 36 entries"),
     (lambda: layerwise(CONV, FLAT), r"inputs: .* shape \(36,\).* input_shape=\(1, 28, 28\)"),
-    (lambda: splits(len), "net: expected a torch module, got builtin"),
-    (lambda: two_stage_mean(NET[:1], len, X, 0.1), "net: expected a torch module, got builtin"),
-    (lambda: two_stage_mean(TANH, NET[2:], WIDE, 0.1), r"net: layer 0 \(Tanh\) is not affine"),
-    (lambda: two_stage(NET, X, 0.1, None), "net, inputs, cov: expected no more without a name, got 1"),
+    (lambda: two_stage_mean(TANH, WIDE, 0.1), r"net: layer 0 \(Tanh\) is not affine"),
     (lambda: two_stage(NET, X, 0.1, relu=1), "relu: expected the number of one of 1 ReLUs, from 0, got 1"),
+    (lambda: two_stage(NET, X, 0.1, relu=0.5), "relu: expected the number of one of 1 ReLUs"),
     (lambda: two_stage(NET, X, 0.1, rule="magic"), "rule: expected one of"),
-    (lambda: two_stage(*STAGES, X, 0.1, outputs=3), "outputs: expected indices from 0 to 2, got 3"),
-    (lambda: two_stage(*STAGES, X, 0.1, outputs=[None]), "outputs: expected indices from 0 to 2"),
-    (lambda: two_stage(*STAGES, X, 0.1, torch.ones(2, 3)), r"points: expected shape \(any, 2\), got \(2, 3\)"),
-    (lambda: two_stage(*STAGES, X, 0.1, [[0.0, 0.0]]), "points: expected a floating-point tensor"),
+    (lambda: two_stage(NET, X, 0.1, outputs=3), "outputs: expected indices from 0 to 2, got 3"),
+    (lambda: two_stage(NET, X, 0.1, outputs=[None]), "outputs: expected indices from 0 to 2"),
+    (lambda: two_stage(NET, X, 0.1, points=torch.ones(2, 3)), r"points: expected shape \(any, 2\), got \(2, 3\)"),
+    (lambda: two_stage(NET, X, 0.1, points=[[0.0, 0.0]]), "points: expected a floating-point tensor"),
     (lambda: monte_carlo(NET, Gaussian([1.0], 1.0), 10, 0), r"inputs: the network does not take .* shape \(1,\)"),
     (lambda: monte_carlo(NET, X, 10, 0), "inputs: expected Gaussian or GaussianMixture, got Tensor"),
     (lambda: monte_carlo("f", LAW, 10, 0), "f: expected a function or a torch module, got str"),
@@ -141,16 +138,6 @@ CALLS = [
     (lambda: judge(noise=NEGATIVE), "noise.variance: .* got -1"),
     (lambda: judge(noise=INFINITE), "noise.shift: .*finite"),
     (lambda: judge(net=DROPPING), "net: Dropout is in training mode"),
-    (lambda: meanfield.prepare(len), "net: expected a torch module, got builtin"),
-    (lambda: meanfield.prepare(NORMED), "net: BatchNorm2d is in training mode"),
-    (lambda: meanfield.moments(CONV, IMAGES, 0.1), "layers: expected what `prepare` returns, got Sequential"),
-    (lambda: meanfield.moments(meanfield.prepare(SMOOTH), X, 0.1), "net: ends in sigmoid, which is smooth; expected"),
-    (lambda: meanfield.moments(PREPARED, IMAGES, "a"), "scale: expected a tensor, or numbers .* got 'a'"),
-    (lambda: meanfield.moments(PREPARED, IMAGES, torch.ones(7)), r"scale: .* \(2, 1, 6, 6\), got shape \(7,\)"),
-    (lambda: meanfield.moments(PREPARED, IMAGES * NAN, 0.1), "x: expected finite numbers, got 72"),
-    (lambda: meanfield.moments(PREPARED, IMAGES.float(), 0.1), "x: the network does not take inputs torch.float32"),
-    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, [0.1], cut=0.5), "relu: expected the number of one of 1 ReLUs"),
-    (lambda: meanfield.two_stage_mean(PREPARED, IMAGES, 0.1), "scales: expected a list of at least one"),
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Moments of networks: exact cases, agreement of every form of the same computation, sampling, and P1's exact law."""
 
 import sys
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -13,7 +14,6 @@ from rpa.inputs import Gaussian
 from rpa.moments import two_stage
 from rpa.moments.layerwise import RULES, layerwise
 from rpa.patterns.pmf import pattern_pmf
-from rpa.subjects._torchvision import import_torchvision
 
 F64 = torch.float64
 IMAGES = torch.randn(2, 1, 8, 8, dtype=F64, generator=torch.Generator().manual_seed(1)) / 2
@@ -71,58 +71,57 @@ def test_every_form_is_exact_for_one_hidden_layer():
     net = perceptron([6, 15, 3], 1)
     x, cov = torch.tensor(gaussian.mean)[None], torch.tensor(gaussian.cov)
     exact = one_hidden_layer(net, gaussian)
-    stages = two_stage.splits(net)[0]
     close(layerwise(net, x, cov), exact)
-    close(two_stage.two_stage(*stages, x, cov, rule="exact"), exact)
-    torch.testing.assert_close(two_stage.two_stage_mean(*stages, x, cov), exact.mean)
+    close(two_stage.two_stage(net, x, cov, rule="exact"), exact)
+    torch.testing.assert_close(two_stage.two_stage_mean(net, x, cov), exact.mean)
 
 
 @pytest.mark.parametrize("rule", two_stage.RULES)
 def test_the_ways_to_say_the_same_noise_agree(rule):
     x = torch.randn(3, 6, dtype=F64, generator=torch.Generator().manual_seed(2))
-    stages = two_stage.splits(perceptron([6, 9, 7, 2], 3))[1]
-    scalar = two_stage.two_stage(*stages, x, 0.3, rule=rule)
-    lists = two_stage.two_stage(*stages, x.numpy(), [0.3] * 6, rule=rule)
+    found = partial(two_stage.two_stage, perceptron([6, 9, 7, 2], 3), relu=1, rule=rule)
+    scalar = found(x, 0.3)
+    lists = found(x.numpy(), [0.3] * 6)
     close(lists, scalar, 0, 0)
     for noise in (torch.full((3, 6), 0.3, dtype=F64), 0.3 * torch.eye(6, dtype=F64)):
-        close(two_stage.two_stage(*stages, x, noise, rule=rule), scalar)
+        close(found(x, noise), scalar)
     for points in (x, x.float()):  # in another precision: close to the same points
         tolerance = 1e-12 if points is x else 1e-5
-        close(two_stage.two_stage(*stages, x, 0.3, points, rule=rule), scalar, 1e-10, tolerance)
-    some = two_stage.two_stage(*stages, x, 0.3, rule=rule, outputs=[1])
+        close(found(x, 0.3, points=points), scalar, 1e-10, tolerance)
+    some = found(x, 0.3, outputs=[1])
     torch.testing.assert_close(some.cov[:, 0, 0], scalar.var[:, 1])
 
 
 def test_two_stage_without_jacobians_equals_two_stage_with_them():
-    stages = two_stage.splits(convolutional())[0]
+    net = convolutional()
     full = 0.05 * torch.eye(64, dtype=F64)
     for rule, points in product(two_stage.ADJOINT, (None, IMAGES.flip(3)[:2])):
-        close(*(two_stage.two_stage(*stages, IMAGES, cov, points, rule=rule) for cov in (0.05, full)))
-    mean = two_stage.two_stage_mean(*stages, IMAGES, 0.05)
-    torch.testing.assert_close(two_stage.two_stage(*stages, IMAGES, full).mean, mean)
+        close(*(two_stage.two_stage(net, IMAGES, cov, points=points, rule=rule) for cov in (0.05, full)))
+    mean = two_stage.two_stage_mean(net, IMAGES, 0.05)
+    torch.testing.assert_close(two_stage.two_stage(net, IMAGES, full).mean, mean)
 
 
 def test_shared_points_are_exact_inside_one_linear_region():
-    stages = two_stage.splits(perceptron([4, 8, 8, 2], 4))[1]
+    found = partial(two_stage.two_stage, perceptron([4, 8, 8, 2], 4), relu=1)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 4, dtype=F64, generator=generator) + 1e-6 * torch.randn(5, 4, dtype=F64, generator=generator)
-    close(*(two_stage.two_stage(*stages, x, 0.1, points) for points in (x.mean(0, keepdim=True), None)), 1e-4, 1e-4)
+    close(*(found(x, 0.1, points=points) for points in (x.mean(0, keepdim=True), None)), 1e-4, 1e-4)
 
 
 def test_points_serve_an_affine_stage_of_any_size():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 80, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(5120, 2)).double()
-    first, second = two_stage.splits(net.requires_grad_(False))[0]
-    close(*(two_stage.two_stage(first, second, IMAGES, 0.1, points) for points in (IMAGES, None)))
+    net = nn.Sequential(nn.Conv2d(1, 80, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(5120, 2))
+    net = net.double().requires_grad_(False)
+    close(*(two_stage.two_stage(net, IMAGES, 0.1, points=points) for points in (IMAGES, None)))
     with pytest.raises(ValueError, match="first: 5120 units; above 4096 only"):
-        two_stage.two_stage(nn.Sequential(first, nn.ReLU()), second, IMAGES, 0.1, IMAGES)
+        two_stage.two_stage(nn.Sequential(net[0], nn.ReLU(), *net[1:]), IMAGES, 0.1, points=IMAGES, relu=1)
 
 
 def test_noise_levels_of_one_input_share_its_jacobians():
-    stages = two_stage.splits(convolutional())[1]
+    found = partial(two_stage.two_stage, convolutional(), relu=1)
     var = torch.tensor([0.1, 0.4], dtype=F64).repeat_interleave(2)[:, None, None, None].expand(-1, 1, 8, 8)
-    together = two_stage.two_stage(*stages, IMAGES.repeat(2, 1, 1, 1), var)
-    alone = [two_stage.two_stage(*stages, IMAGES, level) for level in (0.1, 0.4)]
+    together = found(IMAGES.repeat(2, 1, 1, 1), var)
+    alone = [found(IMAGES, level) for level in (0.1, 0.4)]
     close(together, two_stage.Moments(*(torch.cat(parts) for parts in zip(*alone))))
 
 
@@ -172,10 +171,9 @@ def test_diagonal_rule_is_exact_for_independent_units():
 def test_gradients():
     net = convolutional()
     x, var = IMAGES.clone().requires_grad_(), torch.full((1, 8, 8), 0.05, dtype=F64).requires_grad_()
-    stages = two_stage.splits(net)[0]
     for function, arguments in (
-        (lambda a, b: two_stage.two_stage_mean(*stages, a, b), (x, var)),
-        (lambda b: two_stage.two_stage(*stages, IMAGES, b), (var,)),
+        (lambda a, b: two_stage.two_stage_mean(net, a, b), (x, var)),
+        (lambda b: two_stage.two_stage(net, IMAGES, b), (var,)),
         (lambda b: layerwise(net, IMAGES, b, "diagonal").mean, (var,)),
     ):
         assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
@@ -199,32 +197,6 @@ def test_layerwise_has_gradients_also_where_there_is_no_noise():
         ahead, further = (total(noise.detach() + h * way) for h in (1e-5, 2e-5))
         difference = (4 * ahead - further - 3 * total(noise)) / 2e-5  # one-sided, of second order
         torch.testing.assert_close(slope, difference.detach(), rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize("size", ["small", pytest.param("squeezenet1_0", marks=pytest.mark.slow)])
-def test_a_split_network_is_the_same_function(size):
-    torch.manual_seed(0)
-    if size == "small":
-        net, x = convolutional(), IMAGES
-    else:
-        net, x = import_torchvision().models.squeezenet1_0(num_classes=7).eval(), torch.randn(2, 3, 65, 65)
-    for first, second in two_stage.splits(net)[::9] + two_stage.splits(net)[1:2]:
-        torch.testing.assert_close(second(torch.relu(first(x))), net(x), rtol=1e-4, atol=1e-5)
-    mean = two_stage.two_stage_mean(*two_stage.splits(net)[0], x, 0.01)
-    torch.testing.assert_close(mean, two_stage.two_stage_mean(net, x, 0.01))
-    assert layerwise(net, x, 0.01, "diagonal").cov.shape == (2, *[mean.shape[1]] * 2)
-
-
-class Residual(nn.Linear):
-    def forward(self, x):
-        return x + super().forward(x).relu()
-
-
-def test_a_network_is_not_split_where_a_value_passes_by():
-    with pytest.raises(ValueError, match=r"two_stage\(net, inputs, relu=0\)"):
-        two_stage.splits(nn.Sequential(Residual(3, 3), nn.Linear(3, 2)).eval())
-    with pytest.raises(ValueError, match="net: activation 0 is no ReLU"):
-        two_stage.splits(nn.Sequential(nn.Linear(3, 3), nn.LeakyReLU(), nn.Linear(3, 2)).eval())
 
 
 def test_monte_carlo_errors_are_honest():
