@@ -181,6 +181,8 @@ def _activate(state, cut, rule):
 
 
 def _max_pool(state, cut, rule):
+    if torch.is_grad_enabled() and (state.mean.requires_grad or state.var.requires_grad):
+        raise ValueError("net: max pooling has gradients with rule='diagonal' only")
     index = windows(cut)
     # What is carried is a window of one member.
     carried = torch.arange(size(cut.shapes[:1]), size(cut.shapes))[:, None].expand(-1, index.shape[1])

@@ -4,7 +4,8 @@ Start here: `affine_relu_affine` is exact for one hidden layer; `two_stage` is P
 network cut at one ReLU, y = first(x), f(x) = second(relu(y)); `layerwise` carries the moments through every layer.
 Networks are `ReLUNetwork`s or torch modules in evaluation mode; inputs are a `Gaussian`, a `GaussianMixture`, or a
 batch of means (b, *shape) with noise: a variance, variances per pixel or a full covariance, see
-`rpa.moments.prepared.noise`. Everything is differentiable with respect to means and noise.
+`rpa.moments.prepared.noise`. Everything is differentiable with respect to means and noise, except the max pooling of
+`layerwise` with other rules than "diagonal".
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ CONV = nn.Sequential(*LAYERS).double()
 DROPPING = nn.Sequential(*LAYERS[:3], nn.Dropout(0.5), LAYERS[3]).double()
 NORMED = nn.Sequential(LAYERS[0], nn.BatchNorm2d(2), *LAYERS[1:]).double()
 ONE = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.ReLU()).double()
+POOLED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2)).double()
 SMOOTH = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()).double()
 A, C1, B, C2 = (torch.ones(shape, dtype=F64) for shape in ((2, 2), (2,), (1, 2), (1,)))
 LAW, FLAT = Gaussian([0.0, 0.0], 1.0), Gaussian(np.zeros(36), 1.0)
@@ -76,6 +77,7 @@ CALLS = [
     (lambda: layerwise(NET, X, -1.0), "cov: variances must not be negative, got -1"),
     (lambda: layerwise(NET, X, 0.1, "magic"), "rule: expected one of exact, .* got 'magic'"),
     (lambda: layerwise(SMOOTH, X, 0.1), "net: ends in sigmoid, which is smooth; expected"),
+    (lambda: layerwise(POOLED, IMAGES, torch.tensor(0.1, requires_grad=True)), "net: max pooling has gradients with"),
     (lambda: layerwise(NET, X), "cov: expected the noise's variance"),
     (lambda: layerwise(NET, LAW, 0.1), "cov: expected None beside a Gaussian"),
     (lambda: layerwise(CONV, FLAT, input_shape=(1, 5, 5)), "input_shape: expected 36 entries"),
