@@ -98,7 +98,7 @@ def compare(name, count, refereed, n, rules, cuts, noise):
     rival = "cumulant propagation, K = 2", partial(cumulants, layers, x, noise)
     methods = {f"layerwise {rule}": (partial(layerwise, net, x, noise**2, rule), *rival) for rule in rules}
     for cut in cuts:
-        run = partial(two_stage.two_stage, *two_stage.splits(net)[cut], x, noise**2)
+        run = partial(two_stage.two_stage, net, x, noise**2, relu=cut)
         rival = "network_moments", partial(authors_moments, layers, cut, x, noise)
         methods[f"two-stage at ReLU {cut + 1}"] = run, *rival
 

@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 
 collect_ignore_glob = ["bench*.py"]
 
@@ -36,6 +37,12 @@ def quick_run(tmp_path_factory):
         return folder
 
     return folder_of
+
+
+@pytest.fixture(autouse=True)
+def _same_networks():
+    """torch's layers get the same weights in every order of the tests."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Moments of piecewise-linear activations, act(x) = x for x > 0 and slope x elsewhere, for a Gaussian x.
 
 act(x) = slope x + (1 - slope) relu(x), so all follow from `rpa.moments.relu`: a leaky ReLU, |x| (slope -1), and a value
-that passes (slope 1) beside activated ones. slope is 0, a number, or a tensor that broadcasts to the mean. `quick_mean`
-and `relu_moments` are quicker, to a few roundings of sigma.
+that passes (slope 1) beside activated ones. slope is 0, a number, or a tensor that broadcasts to the mean.
+`relu_moments` is quicker, to a few roundings of sigma.
 """
 
 from __future__ import annotations
@@ -78,21 +78,9 @@ def _plain(slope):
 
 def moments(mu: torch.Tensor, var: torch.Tensor, slope: Slope = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """(E[act(x)], Var[act(x)]), quickly where no gradients are wanted."""
-    if _plain(slope) and not _wants_gradients(mu, var):
+    if _plain(slope) and not (torch.is_grad_enabled() and (mu.requires_grad or var.requires_grad)):
         return relu_moments(mu, var)
     return mean(mu, var, slope), variance(mu, var, slope)
-
-
-def quick_mean(mu: torch.Tensor, var: torch.Tensor, slope: Slope = 0) -> torch.Tensor:
-    """E[act(x)], quickly where no gradients are wanted."""
-    if _wants_gradients(mu, var):
-        return mean(mu, var, slope)
-    positive = relu_moments(mu, var)[0]
-    return positive if _plain(slope) else slope * mu + (1 - slope) * positive
-
-
-def _wants_gradients(mu, var):
-    return torch.is_grad_enabled() and (mu.requires_grad or var.requires_grad)
 
 
 def excess(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, ...]:

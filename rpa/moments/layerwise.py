@@ -127,13 +127,7 @@ class _State:
 def _densified(state):
     if state.dense is not None:
         return state
-    return _State(state.mean, dense=_with_diagonal(state.factor.mT @ state.factor, state.diag))
-
-
-def _with_diagonal(cov, diag):
-    """cov (b, n, n), changed, with diag (b, n) added to its diagonal: large matrices are not copied."""
-    cov.diagonal(dim1=-2, dim2=-1).add_(diag)
-    return cov
+    return _State(state.mean, dense=state.factor.mT @ state.factor + torch.diag_embed(state.diag))
 
 
 def _through(part, state, rule):
@@ -187,6 +181,8 @@ def _activate(state, cut, rule):
 
 
 def _max_pool(state, cut, rule):
+    if torch.is_grad_enabled() and (state.mean.requires_grad or state.var.requires_grad):
+        raise ValueError("net: max pooling has gradients with rule='diagonal' only")
     index = windows(cut)
     # What is carried is a window of one member.
     carried = torch.arange(size(cut.shapes[:1]), size(cut.shapes))[:, None].expand(-1, index.shape[1])
@@ -210,7 +206,7 @@ def _max_pool(state, cut, rule):
     rest = (top.var - response.var).clamp(min=0)
     if response.dense is None:
         return replace(response, diag=rest)
-    return replace(response, dense=_with_diagonal(response.dense, rest))
+    return replace(response, dense=response.dense + torch.diag_embed(rest))
 
 
 def _along(members, index, weights):

@@ -80,18 +80,20 @@ def pushed(
 def jacobian_at(
     function: Callable, x: torch.Tensor, outputs: Sequence[int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(function(x) (1, k), rows (k, n) of its Jacobian at the single input x (1, ...)), by batched products."""
+    """(function(x) (b, k), rows (b, k, n) of its Jacobians at the inputs x (b, ...)), by batched products.
+
+    outputs: indices of the outputs wanted, k of them, default all.
+    """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        flat = function(x).flatten()
-        wanted = torch.arange(flat.numel()) if outputs is None else torch.as_tensor(outputs)
-        unit = torch.zeros(len(wanted), flat.numel(), dtype=flat.dtype)
-        unit[torch.arange(len(wanted)), wanted] = 1
+        values = function(x).reshape(len(x), -1)
+        values = values if outputs is None else values[:, outputs]
+        total = values.sum(0)
         rows = [
-            torch.autograd.grad(flat, x, part, retain_graph=True, is_grads_batched=True)[0].flatten(1)
-            for part in unit.split(PRODUCTS)
+            torch.autograd.grad(total, x, part, retain_graph=True, is_grads_batched=True)[0].flatten(2)
+            for part in torch.eye(len(total), dtype=total.dtype).split(max(1, PRODUCTS // len(x)))
         ]
-    return flat.detach()[None], torch.cat(rows)
+    return values.detach(), torch.cat(rows).transpose(0, 1)
 
 
 def inner_jacobian(stages: Stages) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -103,7 +105,7 @@ def inner_jacobian(stages: Stages) -> Callable[[torch.Tensor], torch.Tensor]:
     front: Any = stages.first[0]
     rest = stages.first[1:]
     if size(front.taken) > 2 * size(stages.cut.shapes) and rest:
-        return lambda x: jacobian_at(stages.before, x)[1]
+        return lambda x: jacobian_at(stages.before, x)[1][0]
     matrix = front.matrix()
     columns = matrix.T.split(COLUMNS)
 

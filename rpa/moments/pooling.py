@@ -89,11 +89,8 @@ def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
 def _alike(mean, cov, allowed):
     """(first, back): one of each group of windows that are alike, and the group of every window.
 
-    allowed: by how much, in units of the largest deviation. On a flat background most windows are alike. With gradients
-    every window stands for itself.
+    allowed: by how much, in units of the largest deviation. On a flat background most windows are alike.
     """
-    if mean.requires_grad or cov.requires_grad:
-        return (torch.arange(len(mean)),) * 2
     scale = cov.diagonal(dim1=-2, dim2=-1).max().sqrt().clamp(min=TINY)
     key = torch.cat([mean / scale, (cov / scale**2).flatten(1)], 1).div(allowed).round()
     groups, back = torch.unique(key, dim=0, return_inverse=True)

@@ -124,15 +124,26 @@ def covariance_series(mu: TensorLike, cov: TensorLike, terms: int = 4) -> torch.
     sigma = torch.where(var > 0, var, 1.0).sqrt()
     a = torch.where(var > 0, mu / sigma, mu.sign() * FAR).clamp(-FAR, FAR)
     rho = cov / (sigma[..., :, None] * sigma[..., None, :])
-    linear, density = sigma * ndtr(a), sigma * _pdf(a)
-    result = rho * linear[..., :, None] * linear[..., None, :]
-    before, hermite, power = torch.zeros_like(a), torch.ones_like(a), rho
-    for k in range(2, terms + 1):
-        power = power * rho / k
-        factor = hermite * density
+    result, power = torch.zeros_like(cov), 1.0
+    for n in range(1, terms + 1):
+        power, factor = power * rho, sigma * coefficient(n, a)
         result = result + power * factor[..., :, None] * factor[..., None, :]
-        before, hermite = hermite, a * hermite - (k - 2) * before
     return result + torch.diag_embed(variance(mu, var) - result.diagonal(dim1=-2, dim2=-1))
+
+
+def coefficient(n: int, a: torch.Tensor) -> torch.Tensor:
+    """c_n = E[relu(z + a) He_n(z)] / sqrt(n!), z standard normal, n >= 1, elementwise in a.
+
+    c_1 = Phi(a), and c_n = (-1)^n He_{n-2}(a) phi(a) / sqrt(n!) above.
+    """
+    if n == 1:
+        return ndtr(a)
+    before, hermite = torch.zeros_like(a), torch.ones_like(a)
+    for degree in range(n - 2):
+        before, hermite = hermite, a * hermite - degree * before
+    # The density first: far from the kink a may be 1e9, and its powers would overflow.
+    density = _pdf(a)
+    return torch.where(density > 0, (-1) ** n * hermite * density / math.sqrt(math.factorial(n)), 0.0)
 
 
 class _Mean(torch.autograd.Function):

@@ -30,6 +30,7 @@ from scipy.stats import chi
 from torch import nn
 
 from rpa import _check
+from rpa.moments import relu
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at
 from rpa.moments.prepared import on_images, traced
 from rpa.network import ReLUNetwork
@@ -103,7 +104,7 @@ def output_jacobian(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if not isinstance(x, torch.Tensor):
         raise ValueError(f"x: expected a tensor, got {type(x).__name__}")
     check_evaluable(module, x[None])
-    return jacobian_at(module, x[None])[1].unflatten(1, x.shape)
+    return jacobian_at(module, x[None])[1][0].unflatten(1, x.shape)
 
 
 def _module_and_image(net, x):
@@ -120,7 +121,7 @@ def _two_stage(module, x, levels, window, order, wanted):
     stages = Stages.of(traced(module, x[None], "x"), 0)
     u = stages.before(x[None])
     jacobian = inner_jacobian(stages)(x[None]).reshape(-1, *x.shape)
-    weight = jacobian_at(stages.after, stages.activated(u))[1]
+    weight = jacobian_at(stages.after, stages.activated(u))[1][0]
     slope = stages.cut.slope_vector()
     slope = None if slope is None else slope[:, None]
 
@@ -135,7 +136,7 @@ def _series(u, weight, scale, direction, order, slope):
     alpha = u / scale.where(scale > 0, 1.0)
     total = 0.0
     for n in range(1, order + 1):
-        coefficient = _coefficient(n, alpha)
+        coefficient = relu.coefficient(n, alpha)
         if slope is not None:  # act(x) = slope x + (1 - slope) relu(x)
             coefficient = (1 - slope) * coefficient + (slope if n == 1 else 0)
         coefficient = scale * coefficient
@@ -143,18 +144,6 @@ def _series(u, weight, scale, direction, order, slope):
             repeats = factorial(n) / prod(factorial(index.count(i)) for i in set(index))
             total = total + repeats * (weight @ (coefficient * prod(direction[i] for i in index))) ** 2
     return total
-
-
-def _coefficient(n, alpha):
-    """c_n of the module's formula: E[relu(z + alpha) He_n(z)] / sqrt(n!), z standard normal."""
-    if n == 1:
-        return torch.special.ndtr(alpha)
-    before, hermite = torch.zeros_like(alpha), torch.ones_like(alpha)
-    for degree in range(n - 2):
-        before, hermite = hermite, alpha * hermite - degree * before
-    # The density first: far from the kink alpha may be 1e9, and its powers would overflow.
-    density = torch.exp(-(alpha**2) / 2) / sqrt(2 * np.pi)
-    return torch.where(density > 0, (-1) ** n * hermite * density / sqrt(factorial(n)), 0.0)
 
 
 def _shifts(images, window):

@@ -4,7 +4,8 @@ Start here: `affine_relu_affine` is exact for one hidden layer; `two_stage` is P
 network cut at one ReLU, y = first(x), f(x) = second(relu(y)); `layerwise` carries the moments through every layer.
 Networks are `ReLUNetwork`s or torch modules in evaluation mode; inputs are a `Gaussian`, a `GaussianMixture`, or a
 batch of means (b, *shape) with noise: a variance, variances per pixel or a full covariance, see
-`rpa.moments.prepared.noise`. Everything is differentiable with respect to means and noise.
+`rpa.moments.prepared.noise`. Everything is differentiable with respect to means and noise, except the max pooling of
+`layerwise` with other rules than "diagonal".
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def mean_of_stages(
     Or for one mean and several noise levels: x (1, *shape) and var (b, *shape) share the noise-free pass.
     """
     mu, var = torch.broadcast_tensors(*_local_moments(stages, x, var, full))
-    expected = activation.quick_mean(mu, var, stages.cut.slope_vector())
+    expected = activation.mean(mu, var, stages.cut.slope_vector())
     if at == "mean":
         return stages.after(expected)
     point, shapes = stages.activated(mu[: len(x)]), stages.cut.shapes
@@ -216,13 +217,12 @@ def _moments(stages, law, points, rule, outputs):
         with torch.no_grad():
             y, inner = stages.before(point), jacobian(point)
         start = stages.activated(y)
-        value, outer = jacobian_at(stages.after, start, outputs)
+        behind = *jacobian_at(stages.after, start, outputs), start
         own = (var if len(var) == 1 else var[members]).flatten(1)
         mu = y + (x[members] - point).flatten(1) @ inner.T
         variances = (own @ (inner**2).T if full is None else ((inner @ full) * inner).sum(1)).expand_as(mu)
         hidden = None if rule in ADJOINT else _spread(inner, own, full).expand(len(mu), -1, -1)
         response = lambda rows: _spread(rows @ inner, own, full)
-        behind = (value[:, outputs], start, outer)
         parts.append(_combined(stages.cut.slope_vector(), mu, variances, *behind, rule, response, hidden))
         order.append(members)
     back = torch.cat(order).argsort()
@@ -237,23 +237,20 @@ def _adjoint(stages, x, var, rule, outputs, points, nearest):
     mu, variances = torch.broadcast_tensors(*_local_moments(stages, x, var, None))
     used, places = nearest.unique(return_inverse=True)
     with torch.no_grad():
-        start = stages.activated(stages.before(points[used])).requires_grad_()
-    with torch.enable_grad():
-        value = stages.after(start)[:, outputs]
-        outer = [torch.autograd.grad(column.sum(), start, retain_graph=True)[0] for column in value.T]
+        start = stages.activated(stages.before(points[used]))
+    behind = [each[places] for each in (*jacobian_at(stages.after, start, outputs), start)]
 
     def response(rows):
         rows = torch.stack([_pulled(stages.before, x, row) for row in rows.transpose(0, 1)], 1)
         return _spread(rows.flatten(2), var.flatten(1), None)
 
-    behind = (each.detach()[places] for each in (value, start, torch.stack(outer, 1)))
     return _combined(stages.cut.slope_vector(), mu, variances, *behind, rule, response)
 
 
-def _combined(slope, mu, var, value, start, outer, rule, response, hidden=None):
+def _combined(slope, mu, var, value, outer, start, rule, response, hidden=None):
     """Moments of value + outer (act(y) - start) for y ~ N(mu, hidden), of variances var.
 
-    outer (k, m) or one for each input. response: rows (b, k, m) of coefficients of y to their covariances (b, k, k).
+    outer (b or 1, k, m). response: rows (b, k, m) of coefficients of y to their covariances (b, k, k).
     """
     mean = value + (outer @ (activation.mean(mu, var, slope) - start)[..., None]).squeeze(-1)
     if hidden is not None:

@@ -8,7 +8,7 @@ from helpers import given, refusals
 from torch import nn
 
 from rpa import Gaussian, affine_relu_affine, layerwise, noise_attack, noise_map, two_stage
-from rpa.moments import meanfield, relu, sensitivity
+from rpa.moments import relu, sensitivity
 from rpa.moments.attacks import Noise, expected_output, margin
 from rpa.moments.two_stage import monte_carlo, splits, two_stage_mean
 
@@ -23,12 +23,12 @@ DROPPING = nn.Sequential(*LAYERS[:3], nn.Dropout(0.5), LAYERS[3]).double()
 NORMED = nn.Sequential(LAYERS[0], nn.BatchNorm2d(2), *LAYERS[1:]).double()
 NOISY = nn.Sequential(NET[0], nn.Dropout(0.5)).double()
 ONE = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.ReLU()).double()
+POOLED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2)).double()
 SMOOTH = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()).double()
 LAW, FLAT = Gaussian([0.0, 0.0], 1.0), Gaussian(np.zeros(36), 1.0)
 SKEWED, TOO_LARGE = [[1.0, 0.5], [0.2, 1.0]], [[1.0, 2.0], [2.0, 1.0]]
 NOISE = Noise(torch.zeros_like(IMAGES), torch.ones_like(IMAGES))
 NEGATIVE, INFINITE = Noise(NOISE.shift, -NOISE.variance), Noise(NOISE.shift * NAN, NOISE.variance)
-PREPARED = meanfield.prepare(CONV)
 SCORES, FIRST, FEW = torch.tensor([[1.0, 2.0]]), torch.tensor([0]), torch.zeros(3, dtype=torch.int64)
 
 
@@ -61,7 +61,8 @@ test_bad_values_are_refused_by_name = refusals({
         "rule": ["magic"],
         "input_shape": [{"net": CONV, "inputs": FLAT, "cov": None, "input_shape": (1, 5, 5)}],
         "inputs": [{"net": CONV, "inputs": FLAT, "cov": None}, X[0, 0], X[:0], X * NAN, [[0.0]]],
-        "net": [len, {"net": NORMED, "inputs": IMAGES}],
+        "net": [len, {"net": NORMED, "inputs": IMAGES}, {"net": SMOOTH},
+                {"net": POOLED, "inputs": IMAGES, "cov": torch.tensor(0.1, requires_grad=True)}],
     },
     splits: {"net": [len]},
     staged(two_stage_mean): {"net": [{"second": len}, {"first": TANH, "inputs": WIDE}], "at": ["edge"]},
@@ -120,12 +121,4 @@ test_bad_values_are_refused_by_name = refusals({
         "noise": [(0.0, 1.0)],
         "net": [DROPPING],
     },
-    meanfield.prepare: {"net": [len, NORMED]},
-    given(meanfield.moments, layers=PREPARED, x=IMAGES, scale=0.1): {
-        "layers": [CONV],
-        "net": [{"layers": meanfield.prepare(SMOOTH), "x": X}],
-        "scale": ["a", torch.ones(7), -1.0],
-        "x": [IMAGES * NAN, IMAGES.float()],
-    },
-    given(meanfield.two_stage_mean, layers=PREPARED, x=IMAGES, scales=[0.1]): {"relu": [{"cut": 0.5}], "scales": [0.1]},
 })  # fmt: skip

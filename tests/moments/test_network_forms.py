@@ -71,7 +71,6 @@ def test_every_function_is_exact_on_affine_networks(drawn, seed):
 
 
 def test_gradients_are_finite_where_a_variance_is_zero():
-    torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double()
     slope = lambda rule: torch.autograd.grad(rpa.two_stage(net, torch.ones(1, 3), var, rule=rule).var.sum(), var)[0]
     var = torch.tensor([0.0, 0.1, 0.2], dtype=F64, requires_grad=True)
@@ -83,7 +82,6 @@ def test_gradients_are_finite_where_a_variance_is_zero():
 
 
 def test_deep_networks_in_single_precision():
-    torch.manual_seed(0)
     net = nn.Sequential(*(part for _ in range(20) for part in (nn.Linear(20, 20), nn.ReLU())))
     x = torch.randn(1, 20)
     single, double = rpa.layerwise(net, x, 1e-6), rpa.layerwise(net.double(), x, 1e-6)
@@ -91,7 +89,6 @@ def test_deep_networks_in_single_precision():
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_parts():
-    torch.manual_seed(0)
     net = rpa.ReLUNetwork.from_torch(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)))
     rng = np.random.default_rng(0)
     parts = [rpa.Gaussian(rng.standard_normal(3), np.diag([0.1, 0.5, 1.0]) + 0.05) for _ in range(2)]
@@ -122,7 +119,6 @@ def test_modules_in_half_precision_are_computed_in_single_and_stay_as_they_are()
 
 
 def test_maps_see_every_layer_before_the_first_activation():
-    torch.manual_seed(0)
     norm = nn.BatchNorm1d(4)
     norm.running_var.uniform_(0.5, 2.0)
     layers = [nn.Flatten(), norm, nn.ReLU(), nn.Linear(4, 2)]
@@ -149,7 +145,6 @@ def test_the_call_that_a_message_gives_works():
 
 
 def test_slopes_keep_their_digits_before_the_activation_of_two_stages():
-    torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(0.1), nn.Linear(6, 5), nn.ReLU()).double().requires_grad_(False)
     net[2].bias += 100.0
     x = torch.rand(1, 4, dtype=F64)

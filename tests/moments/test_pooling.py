@@ -90,7 +90,6 @@ def test_windows_of_local_inputs_share_what_they_share():
 
 def test_max_pooling_keeps_what_neighbours_share():
     """Variance of a sum of 72 overlapping maxima: the second term closes most of the gap that the linear one leaves."""
-    torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, 1), nn.Flatten(), nn.Linear(72, 1))
     net = net.double().requires_grad_(False)
     net[3].weight.fill_(1.0)

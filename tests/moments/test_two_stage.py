@@ -1,6 +1,7 @@
 """Moments of networks: exact cases, agreement of every form of the same computation, sampling, and P1's exact law."""
 
 import sys
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -29,6 +30,11 @@ def convolutional(seed=0):
     return nn.Sequential(*layers).double().eval().requires_grad_(False)
 
 
+def without_pooling():
+    net = convolutional()
+    return nn.Sequential(*net[:2], *net[3:])
+
+
 def close(first, second, rtol=1e-10, atol=1e-12):
     torch.testing.assert_close(first.mean, second.mean, rtol=rtol, atol=atol)
     torch.testing.assert_close(first.cov, second.cov, rtol=rtol, atol=atol)
@@ -55,51 +61,49 @@ def test_every_form_is_exact_for_one_hidden_layer():
     net = perceptron([6, 15, 3], 1)
     x, cov = torch.tensor(gaussian.mean)[None], torch.tensor(gaussian.cov)
     exact = one_hidden_layer(net, gaussian)
-    stages = two_stage.splits(net)[0]
     close(layerwise(net, x, cov), exact)
-    close(two_stage.two_stage(*stages, x, cov, rule="exact"), exact)
-    torch.testing.assert_close(two_stage.two_stage_mean(*stages, x, cov), exact.mean)
+    close(two_stage.two_stage(net, x, cov, rule="exact"), exact)
+    torch.testing.assert_close(two_stage.two_stage_mean(net, x, cov), exact.mean)
 
 
 @pytest.mark.parametrize("rule", two_stage.RULES)
 def test_the_ways_to_say_the_same_noise_agree(rule):
     x = torch.randn(3, 6, dtype=F64, generator=torch.Generator().manual_seed(2))
-    stages = two_stage.splits(perceptron([6, 9, 7, 2], 3))[1]
-    scalar = two_stage.two_stage(*stages, x, 0.3, rule=rule)
-    lists = two_stage.two_stage(*stages, x.numpy(), [0.3] * 6, rule=rule)
+    found = partial(two_stage.two_stage, perceptron([6, 9, 7, 2], 3), relu=1, rule=rule)
+    scalar = found(x, 0.3)
+    lists = found(x.numpy(), [0.3] * 6)
     close(lists, scalar, 0, 0)
     for noise in (torch.full((3, 6), 0.3, dtype=F64), 0.3 * torch.eye(6, dtype=F64)):
-        close(two_stage.two_stage(*stages, x, noise, rule=rule), scalar)
+        close(found(x, noise), scalar)
     for points in (x, x.float()):  # in another precision: close to the same points
         tolerance = 1e-12 if points is x else 1e-5
-        close(two_stage.two_stage(*stages, x, 0.3, points, rule=rule), scalar, 1e-10, tolerance)
-    some = two_stage.two_stage(*stages, x, 0.3, rule=rule, outputs=[1])
+        close(found(x, 0.3, points=points), scalar, 1e-10, tolerance)
+    some = found(x, 0.3, outputs=[1])
     torch.testing.assert_close(some.cov[:, 0, 0], scalar.var[:, 1])
 
 
 def test_two_stage_without_jacobians_equals_two_stage_with_them():
-    stages = two_stage.splits(convolutional())[0]
+    net = convolutional()
     full = 0.05 * torch.eye(64, dtype=F64)
     for rule, points in product(two_stage.ADJOINT, (None, IMAGES.flip(3)[:2])):
-        close(*(two_stage.two_stage(*stages, IMAGES, cov, points, rule=rule) for cov in (0.05, full)))
-    mean = two_stage.two_stage_mean(*stages, IMAGES, 0.05)
-    torch.testing.assert_close(two_stage.two_stage(*stages, IMAGES, full).mean, mean)
+        close(*(two_stage.two_stage(net, IMAGES, cov, points=points, rule=rule) for cov in (0.05, full)))
+    mean = two_stage.two_stage_mean(net, IMAGES, 0.05)
+    torch.testing.assert_close(two_stage.two_stage(net, IMAGES, full).mean, mean)
 
 
 def test_points_serve_an_affine_stage_of_any_size():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 80, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(5120, 2)).double()
-    first, second = two_stage.splits(net.requires_grad_(False))[0]
-    close(*(two_stage.two_stage(first, second, IMAGES, 0.1, points) for points in (IMAGES, None)))
+    net = nn.Sequential(nn.Conv2d(1, 80, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(5120, 2))
+    net = net.double().requires_grad_(False)
+    close(*(two_stage.two_stage(net, IMAGES, 0.1, points=points) for points in (IMAGES, None)))
     with pytest.raises(ValueError, match="first: 5120 units; above 4096 only"):
-        two_stage.two_stage(nn.Sequential(first, nn.ReLU()), second, IMAGES, 0.1, IMAGES)
+        two_stage.two_stage(nn.Sequential(net[0], nn.ReLU(), *net[1:]), IMAGES, 0.1, points=IMAGES, relu=1)
 
 
 def test_noise_levels_of_one_input_share_its_jacobians():
-    stages = two_stage.splits(convolutional())[1]
+    found = partial(two_stage.two_stage, convolutional(), relu=1)
     var = torch.tensor([0.1, 0.4], dtype=F64).repeat_interleave(2)[:, None, None, None].expand(-1, 1, 8, 8)
-    together = two_stage.two_stage(*stages, IMAGES.repeat(2, 1, 1, 1), var)
-    alone = [two_stage.two_stage(*stages, IMAGES, level) for level in (0.1, 0.4)]
+    together = found(IMAGES.repeat(2, 1, 1, 1), var)
+    alone = [found(IMAGES, level) for level in (0.1, 0.4)]
     close(together, two_stage.Moments(*(torch.cat(parts) for parts in zip(*alone))))
 
 
@@ -149,16 +153,15 @@ def test_diagonal_rule_is_exact_for_independent_units():
 def test_gradients():
     net = convolutional()
     x, var = IMAGES.clone().requires_grad_(), torch.full((1, 8, 8), 0.05, dtype=F64).requires_grad_()
-    stages = two_stage.splits(net)[0]
     for function, arguments in (
-        (lambda a, b: two_stage.two_stage_mean(*stages, a, b), (x, var)),
-        (lambda b: two_stage.two_stage(*stages, IMAGES, b), (var,)),
+        (lambda a, b: two_stage.two_stage_mean(net, a, b), (x, var)),
+        (lambda b: two_stage.two_stage(net, IMAGES, b), (var,)),
         (lambda b: layerwise(net, IMAGES, b, "diagonal").mean, (var,)),
     ):
         assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
 
 
-@pytest.mark.parametrize("net", [perceptron([64, 30, 70, 2], 5), convolutional()])
+@pytest.mark.parametrize("net", [perceptron([64, 30, 70, 2], 5), without_pooling()])
 def test_layerwise_says_the_same_with_gradients_and_without(net):
     """With them all covariances are dense; without, the linear rule holds factors of some."""
     x = IMAGES[:1] if isinstance(net[0], nn.Conv2d) else IMAGES[:1].flatten(1)

@@ -245,7 +245,6 @@ def test_splitting_of_a_nearly_certain_failure_gives_the_error_of_its_complement
 
 
 def test_what_changes_from_call_to_call_or_with_the_batch_is_refused():
-    torch.manual_seed(0)
     inputs, plain = Gaussian(np.zeros(4), 1.0), nn.Sequential(nn.Linear(4, 2), nn.Tanh())
     batch = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.BatchNorm1d(1, track_running_stats=False), nn.Flatten())
     for layer in (Net(lambda x: nn.functional.dropout(x, 0.1)), batch):

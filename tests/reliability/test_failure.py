@@ -104,7 +104,6 @@ def test_a_module_and_its_network_agree_and_arguments_stay():
 
 
 def test_margins_and_gradients_do_not_depend_on_the_number_of_threads(monkeypatch):
-    torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)).eval()
     ((_, event),) = events(module, Gaussian(np.zeros(64), 1.0), input_shape=(1, 8, 8))
     z, which = np.random.default_rng(0).standard_normal((1000, 64)), np.arange(1000) % 2
@@ -152,7 +151,6 @@ def test_the_answer_depends_on_the_seed_alone_and_is_plain_values():
 
 def test_a_module_is_called_as_it_is_and_its_pieces_need_its_input_shape():
     """A convolution whose output is flattened by `view`, which does not take channels last."""
-    torch.manual_seed(0)
     same = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).double().eval()
     module = Net(lambda x, first, last: last(torch.relu(first(x)).view(len(x), -1)), same[0], same[3]).eval()
     inputs, shape = Gaussian(np.ones(16), 1.0), {"input_shape": (1, 4, 4)}
@@ -176,7 +174,6 @@ def test_outputs_that_do_not_depend_on_the_input_alone_are_refused(function):
 
 
 def test_outputs_that_are_images_are_read_as_rows():
-    torch.manual_seed(0)
     net, pixel = nn.Conv2d(1, 1, 3, padding=1).eval(), np.eye(16)[5]
     weight = net.weight.detach().numpy()
     law = Gaussian(np.zeros(16), 1.0)

@@ -46,7 +46,6 @@ def test_stored_accuracy_is_the_accuracy(name):
 
 @pytest.mark.parametrize("store, steps", [("int8", 127), ("int6", 31)])
 def test_few_bits_lose_half_a_step_at_most(store, steps):
-    torch.manual_seed(0)
     state = {"a.weight": torch.randn(5, 3, 2, 2), "a.bias": torch.randn(5)}
     packed = train._packed(state, store)
     back = train._unpacked(packed)
@@ -66,7 +65,6 @@ def test_lenets_are_caffes_and_that_of_the_released_code():
 
 @pytest.mark.parametrize("layers, shape", [("784-32-32-10", (3, 784)), ("lenet", (3, 1, 28, 28))])
 def test_folded_normalization_is_the_same_function(layers, shape):
-    torch.manual_seed(0)
     module = train.architecture(layers).double()
     x = torch.rand(shape, dtype=torch.float64)
     shift, scale = torch.tensor([0.13, 0.31], dtype=torch.float64)

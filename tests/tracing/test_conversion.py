@@ -86,7 +86,6 @@ IMAGES = {
 @pytest.mark.parametrize("name", [*FLAT, *IMAGES])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_network_equals_the_module(name):
-    torch.manual_seed(0)
     shape = (4,) if name in FLAT else (2, 6, 6)
     module = (FLAT | IMAGES)[name]().double().eval()
     net = ReLUNetwork.from_torch(module, shape)
@@ -112,7 +111,6 @@ def test_a_module_that_computes_in_single_precision_is_taken():
 
 def test_a_clamp_of_values_that_are_lost_beside_its_limit_is_taken():
     """6 - relu(6 - v) of v = 1e-10 has few digits, as in deep networks with random weights: no reason to refuse."""
-    torch.manual_seed(0)
     module = Seq(nn.Linear(4, 5, bias=False), nn.ReLU6(), nn.Linear(5, 3)).double().requires_grad_(False)
     module[0].weight.mul_(1e-10)
     x = torch.randn(20, 4, dtype=torch.float64)

@@ -366,7 +366,6 @@ def test_models_of_torchvision(name):
 @pytest.mark.parametrize("name", named(["mobilenet_v2", "alexnet", "resnet18", "squeezenet1_1"], ["mobilenet_v2"]))
 def test_networks_that_are_too_large_as_matrices_are_refused_by_size(name):
     """Before any matrix is made: the first affine parts of this MobileNetV2 are small enough, a later one is not."""
-    torch.manual_seed(0)
     options = {"width_mult": 0.25} if name == "mobilenet_v2" else {}
     net = getattr(import_torchvision().models, name)(weights=None, **options).eval()
     with patch.object(Affine, "matrix", side_effect=AssertionError("a matrix was made")):

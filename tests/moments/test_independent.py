@@ -1,6 +1,4 @@
-"""Moments at ImageNet scale: exact cases, `rpa.moments.relu`, torch's own Jacobian products."""
-
-import math
+"""Moments of independent units: exact cases, `rpa.moments.relu`, torch's own Jacobian products."""
 
 import pytest
 import torch
@@ -9,7 +7,10 @@ from torch import nn
 from torch.nn import functional
 
 from rpa import layerwise
-from rpa.moments import activation, meanfield, relu
+from rpa.moments import activation, relu
+from rpa.moments.linearized import Stages
+from rpa.moments.prepared import traced
+from rpa.moments.two_stage import mean_of_stages, two_stage_mean
 from rpa.tracing import parts
 
 
@@ -33,15 +34,12 @@ def test_quick_moments_are_those_of_rpa_relu(dtype, tolerance):
     assert torch.allclose(ours[0], torch.relu(mean), rtol=0, atol=1e-14) and torch.equal(ours[1], none)
 
 
-def test_without_noise_it_is_the_network():
-    net, x = small_net(), torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    mean, var = meanfield.moments(meanfield.prepare(net), x, 0.0)
-    assert torch.allclose(mean, net(x), rtol=1e-4, atol=1e-5) and var.abs().max() < 1e-9
-
-
 def test_two_stage_means_are_those_of_torchs_jacobian_product():
     net, x, scales = small_net(), torch.randn(3, 3, 9, 9, dtype=torch.float64), [0.2, 0.5]
-    ours = meanfield.two_stage_mean(meanfield.prepare(net, pool_first=False), x, scales, cut=1)
+    stages = Stages.of(traced(net, x), 1)
+    noise = torch.stack([torch.full(x.shape[1:], scale**2, dtype=x.dtype) for scale in scales])
+    ours = torch.stack([mean_of_stages(stages, image, noise) for image in x.split(1)], 1)
+    torch.testing.assert_close(ours[1], two_stage_mean(net, x, scales[1] ** 2, relu=1))
     for level, scale in enumerate(scales):
         mean, var = net[0](x), functional.conv2d(torch.full_like(x, scale**2), net[0].weight ** 2, padding=1)
         kept, index = functional.max_pool2d(torch.relu(mean), 3, 2, ceil_mode=True, return_indices=True)
@@ -52,19 +50,13 @@ def test_two_stage_means_are_those_of_torchs_jacobian_product():
         assert torch.allclose(ours[level], value + shift, rtol=1e-10, atol=1e-12)
 
 
-def test_one_hidden_layer_is_exact_and_the_diagonal_rule_that_of_layerwise():
+def test_one_hidden_layer_is_exact():
     net = small_net()
     x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
     shallow = nn.Sequential(*net[:2], nn.Flatten())
-    layers = meanfield.prepare(shallow)
-    mean, var = meanfield.moments(layers, x, 0.7)
-    exact = layerwise(shallow, x, 0.49)
-    assert torch.allclose(mean, exact.mean, rtol=1e-12) and torch.allclose(var, exact.var, rtol=1e-12)
-    assert torch.allclose(meanfield.two_stage_mean(layers, x, [0.1, 0.7])[1], mean, rtol=1e-12, atol=1e-14)
-    deep = nn.Sequential(*net[:2], nn.Flatten(), nn.Linear(8 * 25, 4).double())
-    mean, var = meanfield.moments(meanfield.prepare(deep), x, math.sqrt(0.3))
-    theirs = layerwise(deep, x, 0.3, rule="diagonal")
-    assert torch.allclose(mean, theirs.mean, rtol=1e-12) and torch.allclose(var, theirs.var, rtol=1e-12)
+    found, exact = (layerwise(shallow, x, 0.49, rule) for rule in ("diagonal", "exact"))
+    assert torch.allclose(found.mean, exact.mean, rtol=1e-12) and torch.allclose(found.var, exact.var, rtol=1e-12)
+    assert torch.allclose(two_stage_mean(shallow, x, 0.49), exact.mean, rtol=1e-12, atol=1e-14)
 
 
 def test_a_sum_of_a_value_with_itself_has_four_times_its_variance(monkeypatch):
@@ -80,5 +72,5 @@ def test_a_sum_of_a_value_with_itself_has_four_times_its_variance(monkeypatch):
 def test_results_carry_no_graph_of_the_weights():
     net, x = small_net(), torch.rand(1, 3, 9, 9, dtype=torch.float64)
     assert all(weight.requires_grad for weight in net.parameters())
-    assert not meanfield.moments(meanfield.prepare(net), x, 0.1)[0].requires_grad
+    assert not layerwise(net, x, 0.1, "diagonal").mean.requires_grad
     assert not layerwise(net, x, 0.1).cov.requires_grad
