@@ -69,7 +69,7 @@ class OutputMixture:
     def mean(self) -> Estimate:
         """E f(x), shape (k,)."""
         if self.exact:
-            mean, second, error = planar_law.two_moments(self.pmf.pieces, self.pmf.net.output_dim)
+            mean, second, error = planar_law.two_moments(self.pmf.pieces, np.zeros(self.pmf.net.output_dim))
             return Estimate(mean, error * np.sqrt(np.diag(second)))
         f, weights = self._regions
         sums, square = np.einsum("rp,rpk->rk", weights, f), np.einsum("rp,rpk->k", weights, f * f) / len(f)
@@ -80,9 +80,11 @@ class OutputMixture:
         """Covariance of f(x), shape (k, k)."""
         k, mean = self.pmf.net.output_dim, np.asarray(self.mean)
         if self.exact:
-            _, second, error = planar_law.two_moments(self.pmf.pieces, k)
-            deviation = np.sqrt(np.diag(second))
-            return Estimate(second - np.outer(mean, mean), 3 * error * np.outer(deviation, deviation))
+            _, cov, error = planar_law.two_moments(self.pmf.pieces, mean)
+            deviation = np.sqrt(np.diag(cov))
+            moved = deviation + 4 * np.finfo(float).eps * np.hypot(mean, deviation)  # by the rounding of outputs
+            square = np.outer(deviation, deviation)
+            return Estimate(cov, 3 * error * square + np.outer(moved, moved) - square)
         f, weights = self._regions
         centred, rest = f - mean, self._rest[0] - mean
         sums = np.einsum("rp,rpi,rpj->rij", weights, centred, centred, optimize=True).reshape(len(f), k * k)

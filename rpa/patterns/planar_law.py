@@ -121,10 +121,11 @@ def atoms(pieces: tuple[Pieces, ...], output: int) -> Any:
     return (unique, *(np.bincount(inverse, np.concatenate(part), len(unique)) for part in (masses, errors)))
 
 
-def two_moments(pieces: tuple[Pieces, ...], k: int) -> Any:
-    """Mean (k,) and second moment (k, k) of f(x): the sums over regions of p E[A z + b] and p E[(A z + b)(A z + b)^T],
-    and the sum of the errors of p.
+def two_moments(pieces: tuple[Pieces, ...], centre: np.ndarray) -> Any:
+    """Mean (k,) and second moment (k, k) of f(x) - centre, the sums over regions of p E[A z + b'] and
+    p E[(A z + b')(A z + b')^T] with b' = b - centre, and the sum of the errors of p.
     """
+    k = len(centre)
     mean, second, error = np.zeros(k), np.zeros((k, k)), 0.0
     for part in pieces:
         polygons: Any = part.polygons
@@ -132,6 +133,7 @@ def two_moments(pieces: tuple[Pieces, ...], k: int) -> Any:
         p = part.weight * np.exp(part.log_p)
         error += p @ part.rel_error
         for rows, _, _, A, b in part.blocks():
+            b = b - centre
             moved = (A @ first[rows, :, None])[..., 0]
             mean += p[rows] @ (moved + b)
             both = b[:, :, None] * moved[:, None, :]
