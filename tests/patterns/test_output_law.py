@@ -81,6 +81,23 @@ def test_exact_covariance_of_outputs_far_from_zero(offset):
     assert repr(law).endswith("± 0.6028; 2 patterns, exact")
 
 
+def test_beyond_all_points_nothing_is_certain():
+    """f = sum x ~ N(0, 4) in four dimensions, at thresholds and levels that no point reaches."""
+    from scipy.stats import norm
+
+    net = ReLUNetwork([np.r_[np.eye(4), -np.eye(4)], [[1.0] * 4 + [-1.0] * 4]], [np.zeros(8), [0.0]])
+    law = pattern_pmf(net, Gaussian(np.zeros(4), 1.0)).output()
+    y = np.array([-14.0, -11.0, 11.0, 14.0])
+    assert_within(law.cdf(y), norm.cdf(y / 2), 0.0)
+    assert (law.cdf(y).lower <= norm.cdf(y / 2)).all() and (norm.cdf(y / 2) <= law.cdf(y).upper).all()
+    assert (law.cdf(y).error < 1e-5).all()
+    q = np.array([1e-12, 1e-8, 1e-3, 1 - 1e-3, 1 - 1e-9])
+    assert_within(law.quantile(q), 2 * norm.ppf(q), 0.0)
+    np.testing.assert_array_equal(np.isfinite(law.quantile(q).error), [False, False, True, True, False])
+    net = ReLUNetwork([np.eye(4), np.ones((1, 4))], [np.zeros(4), [0.0]])  # an atom of 1/16 at the least value
+    assert repr(pattern_pmf(net, Gaussian(np.zeros(4), 1.0)).output().quantile(1e-12)) == "0 ± 0"
+
+
 def test_constant_input_gives_one_atom():
     net = random_network((2, 4, 1), 0)
     law = pattern_pmf(net, Gaussian([0.1, 0.2], 0.0)).output()
