@@ -81,6 +81,15 @@ def test_exact_covariance_of_outputs_far_from_zero(offset):
     assert repr(law).endswith("± 0.6028; 2 patterns, exact")
 
 
+@pytest.mark.parametrize("bias", [0.0, 1e-7, 0.1, 1 / 3])
+def test_density_where_it_jumps_is_finite(bias):
+    """f - bias is a sum of ReLUs, with a density above 0 and none below."""
+    net = ReLUNetwork([[[1.0, 0.3], [0.0, 1.0], [0.0, 0.7]], np.ones((1, 3))], [np.zeros(3), [bias]])
+    found = pattern_pmf(net, Gaussian([-1.0, -1.0], 1.0)).output().pdf([bias, bias + 1e-9])
+    assert (found[0], found[0].error) == (0, 0)
+    assert found[1] == pytest.approx(0.25153, abs=1e-4) and found[1].error < 1e-6
+
+
 def test_beyond_all_points_nothing_is_certain():
     """f = sum x ~ N(0, 4) in four dimensions, at thresholds and levels that no point reaches."""
     from scipy.stats import norm
