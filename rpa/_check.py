@@ -17,10 +17,17 @@ INDEFINITE = 1e-10  # tolerated size of a negative eigenvalue of the correlation
 
 def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
     """`value` as a finite float64 array of `shape`; a `None` in `shape` matches any length."""
-    detach = getattr(value, "detach", None)  # a tensor of torch may require gradients
+    detach = getattr(value, "detach", None)  # a tensor of torch may require gradients, or be bfloat16
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name}: expected numbers without a mask, got a masked array")
     try:
-        result = np.array(value if detach is None else detach().cpu().numpy(), dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(value if detach is None else detach().cpu().double().numpy())
+        if given.dtype.kind in "cmM":
+            raise ValueError(f"{name}: expected real numbers, got {given.dtype}")
+        result = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        if str(error).startswith(f"{name}:"):
+            raise
         raise ValueError(f"{name}: expected numbers of shape {_show(shape)}, got {type(value).__name__}") from error
     fits = result.ndim == len(shape) and all(s is None or s == n for s, n in zip(shape, result.shape))
     if not fits:
@@ -37,7 +44,10 @@ def covariance(name: str, value: ArrayLike, dim: int) -> Array:
     The eigenvalues of the correlations must not be negative, where ROUNDING times the largest variance is added to
     each, since small variances may be rounding errors.
     """
-    ndim = np.ndim(value)
+    try:
+        ndim = np.ndim(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected a scalar, ({dim},) or ({dim}, {dim}), got uneven rows") from error
     if ndim > 2:
         raise ValueError(f"{name}: expected a scalar, ({dim},) or ({dim}, {dim}), got shape {np.shape(value)}")
     cov = array(name, value, (dim,) * ndim)

@@ -231,8 +231,9 @@ def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:
     x = _check.array("x", x, (None, None))
     n_components = _check.integer("n_components", n_components, 1)
     seed = _check.integer("seed", seed)
-    if len(x) < n_components:
-        raise ValueError(f"x: expected at least n_components = {n_components} rows, got {len(x)}")
+    if len(x) < max(n_components, 2) or x.shape[1] == 0:
+        least = f"at least n_components = {n_components} rows, two and a column"
+        raise ValueError(f"x: expected {least}, got shape {x.shape}")
     centre, reach = x.mean(axis=0), np.ptp(x, axis=0)
     reach[reach == 0] = 1.0
     scale = reach * ((x - centre) / reach).std(axis=0)

@@ -15,6 +15,13 @@ def test_covariance_forms_agree(cov):
     np.testing.assert_array_equal(g.variances, np.diag(expected))
 
 
+def test_tensors_of_bfloat16_are_numbers():
+    import torch
+
+    values = torch.tensor([1.0, 2.0], dtype=torch.bfloat16)
+    np.testing.assert_array_equal(Gaussian(values, values).mean, [1.0, 2.0])
+
+
 def test_singular_covariance_keeps_its_rank():
     assert Gaussian(np.zeros(3), np.ones((3, 3))).times_factor(np.eye(3)).shape == (3, 1)
 

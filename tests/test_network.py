@@ -42,7 +42,9 @@ def test_a_network_does_not_change():
 def test_torch_round_trip(slope):
     net = random_network((4, 6, 5, 3), 2, slope)
     x = np.random.default_rng(1).standard_normal((20, 4))
+    state = torch.get_rng_state()
     module = net.to_torch()
+    assert torch.equal(state, torch.get_rng_state())  # no draws of torch's own generator
     np.testing.assert_allclose(module(torch.from_numpy(x)).numpy(force=True), net(x), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x), net(x), rtol=1e-13, atol=1e-14)
 

@@ -69,7 +69,7 @@ class OutputMixture:
     def mean(self) -> Estimate:
         """E f(x), shape (k,)."""
         if self.exact:
-            mean, second, error = planar_law.two_moments(self.pmf.pieces, self.pmf.net.output_dim)
+            mean, second, error = planar_law.two_moments(self.pmf.pieces, np.zeros(self.pmf.net.output_dim))
             return Estimate(mean, error * np.sqrt(np.diag(second)))
         f, weights = self._regions
         sums, square = np.einsum("rp,rpk->rk", weights, f), np.einsum("rp,rpk->k", weights, f * f) / len(f)
@@ -80,9 +80,11 @@ class OutputMixture:
         """Covariance of f(x), shape (k, k)."""
         k, mean = self.pmf.net.output_dim, np.asarray(self.mean)
         if self.exact:
-            _, second, error = planar_law.two_moments(self.pmf.pieces, k)
-            deviation = np.sqrt(np.diag(second))
-            return Estimate(second - np.outer(mean, mean), 3 * error * np.outer(deviation, deviation))
+            _, cov, error = planar_law.two_moments(self.pmf.pieces, mean)
+            deviation = np.sqrt(np.diag(cov))
+            moved = deviation + 4 * np.finfo(float).eps * np.hypot(mean, deviation)  # by the rounding of outputs
+            square = np.outer(deviation, deviation)
+            return Estimate(cov, 3 * error * square + np.outer(moved, moved) - square)
         f, weights = self._regions
         centred, rest = f - mean, self._rest[0] - mean
         sums = np.einsum("rp,rpi,rpj->rij", weights, centred, centred, optimize=True).reshape(len(f), k * k)
@@ -118,7 +120,8 @@ class OutputMixture:
     def quantile(self, q: ArrayLike, output: int = 0) -> Estimate:
         """The smallest y with P(f(x)[output] <= y) >= q, for q (m,) (or a scalar) in (0, 1), of the shape of q.
 
-        The error is half the distance between the quantiles of q less and plus the error of the distribution function.
+        The error is half the distance between the quantiles of q less and plus the error of the distribution function;
+        infinite where one of these is outside (0, 1), beyond all points.
         """
         levels, shape = self._grid(q, output, "q")
         if ((levels <= 0) | (levels >= 1)).any():
@@ -127,7 +130,12 @@ class OutputMixture:
         spread = np.maximum(self.cdf(value, output).error, 1e-15)
         around = np.concatenate([levels - spread, levels + spread]).clip(1e-16, 1 - 1e-16)
         low, high = np.split(self._inverse(around, output), 2)
-        return _reshaped(Estimate(value, (high - low) / 2), shape)
+        error = (high - low) / 2
+        if not self.exact:
+            below, above = self._ends(output)
+            beyond = (levels <= spread) & (below < 3 * spread) | (levels + spread >= 1) & (above < 3 * spread)
+            error[beyond] = np.inf
+        return _reshaped(Estimate(value, error), shape)
 
     def atoms(self, output: int = 0) -> tuple[np.ndarray, Estimate]:
         """(values (a,), p (a,)): outputs taken with positive probability, rising, and those probabilities."""
@@ -238,13 +246,17 @@ class OutputMixture:
         terms = sums - covered[:, None] * centre
         value = centre + terms.mean(axis=0)
         scatter = quadrature.SAFETY * terms.std(axis=0, ddof=1) / np.sqrt(len(terms))
+        if bounded:  # without a point in the event or outside it, one more might have shown it
+            alone = (sums.max(axis=0) == 0) | ((covered[:, None] - sums).max(axis=0) <= 1e-12)
+            one = self._regions[1].max(initial=0.0) / len(terms)
+            scatter = np.where(alone, np.maximum(scatter, one), scatter)
         unseen = 1.0 if bounded else np.abs(rest - centre).max(axis=0) if m else UNSEEN * np.asarray(typical)
         spread = np.sqrt((rest.var(axis=0) + unseen**2 / (m + 1)) / m) if m else unseen
         error = np.hypot(scatter, missing * spread)
         if not bounded:
             return Estimate(value, error)
         inside, slack = sums.mean(axis=0), 3 * quadrature.SAFETY * sums.std(axis=0, ddof=1) / np.sqrt(len(sums))
-        slack = 3 * scatter if missing == 0 else slack
+        slack = 3 * scatter if missing == 0 else np.where(alone, np.maximum(slack, 3 * one), slack)
         low, high = (value, value) if missing == 0 else (inside, inside + missing)
         lower, upper = np.clip(low - slack, 0.0, 1.0), np.clip(high + slack, 0.0, 1.0)
         return Estimate(np.clip(value, lower, upper), error, lower, upper)
@@ -265,6 +277,13 @@ class OutputMixture:
         mass = np.concatenate([weights.ravel() / len(weights), np.full(len(rest), missing) / len(rest)])
         order = np.argsort(values)
         return values[order], np.cumsum(mass[order])
+
+    def _ends(self, output):
+        """Probabilities of the least and of the greatest value of the points: great where it is an atom."""
+        values, total = self._sorted(output)
+        share = total / total[-1]
+        first, last = np.searchsorted(values, values[0], "right") - 1, np.searchsorted(values, values[-1], "left") - 1
+        return share[first], 1.0 - (share[last] if last >= 0 else 0.0)
 
     def _bisected(self, levels, output):
         blocks = ((part, rows, A, b) for part in self.pmf.pieces for rows, _, _, A, b in part.blocks())

@@ -17,6 +17,7 @@ from rpa.polytopes.polytope import probabilities
 
 CUTS_AT_ONCE = 20_000
 FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
+ENDS = 1e-15  # rounding of the ends of a region's outputs, relative to their size
 EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no row is left out as nearly certain
 
 
@@ -32,7 +33,7 @@ def cdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
 
 
 def pdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
-    """Density of f(x)[output] at y (m,), atoms left out, and its error (m,).
+    """Density of f(x)[output] at y (m,), atoms left out, and its error (m,); regions whose outputs end at y give none.
 
     On a region with output a z + b the scalar s = a z is N(0, |a|^2): its density at y - b, times the probability
     of the region given a z = y - b, an interval.
@@ -89,8 +90,10 @@ def _pdf_terms(part, block, grid, output):
     """Yields (index into grid, density, error) of each region that the level set f = y meets."""
     rows, H, h, A, b = block
     low, high = output_range(part, rows, A, b, output)
-    piece, at = np.nonzero((low[:, None] < grid) & (grid < high[:, None]))
     scale = np.linalg.norm(A[:, output], axis=1)
+    # At an end of a region's outputs, where the density may jump, rounding must not decide.
+    moved = ENDS * (np.abs(b[:, output]) + 10 * scale)
+    piece, at = np.nonzero(((low + moved)[:, None] < grid) & (grid < (high - moved)[:, None]))
     for k in _chunks(piece):
         i, j = piece[k], at[k]
         direction = A[i, output] / scale[i, None]
@@ -121,10 +124,11 @@ def atoms(pieces: tuple[Pieces, ...], output: int) -> Any:
     return (unique, *(np.bincount(inverse, np.concatenate(part), len(unique)) for part in (masses, errors)))
 
 
-def two_moments(pieces: tuple[Pieces, ...], k: int) -> Any:
-    """Mean (k,) and second moment (k, k) of f(x): the sums over regions of p E[A z + b] and p E[(A z + b)(A z + b)^T],
-    and the sum of the errors of p.
+def two_moments(pieces: tuple[Pieces, ...], centre: np.ndarray) -> Any:
+    """Mean (k,) and second moment (k, k) of f(x) - centre, the sums over regions of p E[A z + b'] and
+    p E[(A z + b')(A z + b')^T] with b' = b - centre, and the sum of the errors of p.
     """
+    k = len(centre)
     mean, second, error = np.zeros(k), np.zeros((k, k)), 0.0
     for part in pieces:
         polygons: Any = part.polygons
@@ -132,6 +136,7 @@ def two_moments(pieces: tuple[Pieces, ...], k: int) -> Any:
         p = part.weight * np.exp(part.log_p)
         error += p @ part.rel_error
         for rows, _, _, A, b in part.blocks():
+            b = b - centre
             moved = (A @ first[rows, :, None])[..., 0]
             mean += p[rows] @ (moved + b)
             both = b[:, :, None] * moved[:, None, :]

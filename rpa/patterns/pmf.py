@@ -117,6 +117,7 @@ class PatternPMF:
 
         n, seed: random inputs for the patterns that are missing here. Equal arguments return the same object.
         """
+        n, seed = _check.integer("n", n, 1), _check.integer("seed", seed)
         if (n, seed) not in self._laws:
             self._laws[n, seed] = OutputMixture(self, n, seed)
         return self._laws[n, seed]
@@ -183,6 +184,7 @@ def pattern_pmf(
     net = as_network(net)
     max_patterns = _check.integer("max_patterns", max_patterns, 1)
     mass, rtol = _check.fraction("mass", mass), _check.positive("rtol", rtol)
+    seed = _check.integer("seed", seed)
     if search not in SEARCHES:
         raise ValueError(f"search: expected one of {', '.join(SEARCHES)}, got {search!r}")
     components = components_of(inputs)

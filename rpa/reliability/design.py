@@ -29,7 +29,8 @@ FARTHEST = 1e3  # standard deviations; ignore design points farther than this
 SAME_COSINE = 0.98  # directions of a greater cosine and distances within SAME_DISTANCE are the same
 SAME_DISTANCE = 0.2
 LOG_CUTOFF = 12.0  # ignore points whose log Phi(-distance) is lower than that of the nearest by more than this
-MOST_DIRECTIONS = 12
+MOST_DIRECTIONS = 12  # of one search; more where more rivals are near, if the budget allows
+BUDGET_EACH = 20_000  # budget for each direction beyond these
 START_OFFSETS = np.arange(-5.0, 2.0)  # starts of half-spaces about a distance, in depths of the failure set
 
 
@@ -161,14 +162,22 @@ def tails(directions: Directions) -> TailMixture:
     return TailMixture.ladders(a[kept], ladders)
 
 
-def distinct(points: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Indices of the points that get a direction each: not much less likely than the nearest, and not alike."""
+def distinct(points: np.ndarray, which: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of the points that get a direction each: not much less likely than the nearest, and not alike.
+
+    Of too many for the budget, a draw with probabilities like Phi(-distance): searches that leave out different ones
+    show in `importance.WeightedDraws.covered_once` that failures are missing.
+    """
     kept: list[int] = []
     length = np.linalg.norm(points, axis=1)
     order = np.argsort(length)
     close = log_ndtr(-length) > log_ndtr(-length[order[0]]) - LOG_CUTOFF
     for i in order:
         cosines = [points[i] @ points[j] / (length[i] * length[j]) for j in kept if which[j] == which[i]]
-        if close[i] and len(kept) < MOST_DIRECTIONS and max(cosines, default=0.0) < SAME_COSINE:
+        if close[i] and max(cosines, default=0.0) < SAME_COSINE:
             kept.append(int(i))
+    most = max(MOST_DIRECTIONS, min(len(np.unique(which[kept])), budget // BUDGET_EACH))
+    if len(kept) > most:  # Gumbel's trick
+        keys = log_ndtr(-length[kept]) + rng.gumbel(size=len(kept))
+        kept = np.array(kept)[np.sort(np.argsort(-keys)[:most])].tolist()
     return np.array(kept)

@@ -61,7 +61,7 @@ def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
         beyond = _beyond(event, np.linalg.norm(points, axis=1).min(), rng)
         more = nearest(event, beyond, _leading(event, beyond))
         points, which = np.concatenate([points, more[0]]), np.append(which, more[1])
-    sharp = distinct(points, which)
+    sharp = distinct(points, which, event.budget, rng)
     distance = np.linalg.norm(points[sharp], axis=1)
     design = Directions(points[sharp] / distance[:, None], distance, np.zeros(len(sharp)))
     both = zip(design, typical(event, points[sharp], which[sharp], rng))

@@ -45,7 +45,8 @@ class FailureProbability:
         return float(np.exp(self.log_p))
 
     def __repr__(self) -> str:
-        digits = f"{np.exp(self.log_p):.4g}" if self.log_p > -690 else f"10^{self.log_p / np.log(10):.2f}"
+        beyond = -np.inf < self.log_p <= -690
+        digits = f"10^{self.log_p / np.log(10):.2f}" if beyond else f"{np.exp(self.log_p):.4g}"
         trust = "converged" if self.converged else "not converged"
         effort = f"{self.method}, {self.n:,} evaluations"
         return f"FailureProbability: {digits} ± {100 * self.rel_error:.2g} %, {effort}, {trust}"

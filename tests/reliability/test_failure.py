@@ -66,6 +66,34 @@ def test_sampling_agrees_with_the_exact_answer_in_the_plane(seed, monkeypatch):
     assert found.method != "exact" and abs(found.log_p - exact.log_p) < 3 * np.log1p(found.rel_error)
 
 
+def test_many_failures_of_one_distance_are_all_found_or_missed_aloud():
+    """39 rivals at 10 / sqrt(2); |x|_1 >= 16 in five dimensions has 32 nearest points, each rarer than the 12th."""
+    from scipy.integrate import quad
+    from scipy.stats import norm
+
+    eye = np.eye(40)
+    net = ReLUNetwork([np.r_[eye, -eye], np.c_[eye, -eye]], [np.zeros(80), np.zeros(40)])
+    missed = quad(lambda x: norm.pdf(x - 10) * -np.expm1(39 * log_ndtr(x)), -2, 14, points=[4, 5, 6], epsabs=0)[0]
+    found = failure_probability(net, Gaussian(10 * eye[0], 1.0))
+    assert found.converged and abs(found.p / missed - 1) < 3 * found.rel_error and len(found.design_points) == 39
+    few = failure_probability(net, Gaussian(10 * eye[0], 1.0), budget=100_000)
+    assert few.n < 120_000 and abs(few.p / missed - 1) < 3 * few.rel_error
+
+    eye = np.eye(5)
+    net = ReLUNetwork([np.r_[eye, -eye], np.ones((1, 10))], [np.zeros(10), [0.0]])
+    # By symmetry 32 P(x > 0, sum x >= 16), on a grid of the sum's density under the law tilted by exp(3.2 x).
+    step = 0.01
+    x = np.arange(0, 30, step)
+    tilted = norm.pdf(x - 3.2) * np.where(x == 0, 0.5, 1.0)
+    density = tilted
+    for _ in range(4):
+        density = np.convolve(density, tilted)[: len(x)] * step
+    tail = np.where(x > 16 - step / 2, density * np.exp(-3.2 * x + 5 * 3.2**2 / 2), 0.0)
+    tail[np.argmax(tail > 0)] /= 2
+    found = _fail(net, Gaussian(np.zeros(5), 1.0), 16.0)
+    assert abs(found.p / (32 * tail.sum() * step) - 1) < 3 * found.rel_error < 0.3
+
+
 def test_a_wrong_label_is_nearly_certain_to_fail():
     found = failure_probability(coordinate(4, 9.0), PLAIN, label=0)  # fails where x_1 > -9
     survival = log_ndtr(-9.0)

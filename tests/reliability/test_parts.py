@@ -177,7 +177,7 @@ def test_directions_that_are_alike_count_once():
         expected = [-np.inf, *(distance + depth * design.START_OFFSETS)]
         np.testing.assert_allclose(proposal.starts[proposal.owner == j], expected)
     points = np.array([[4.0, 0, 0], [3.0, 0, 0], [0, 5.0, 0], [3.5, 0.1, 0], [0, 0, 9.0]])
-    assert list(design.distinct(points, np.array([0, 0, 0, 1, 0]))) == [1, 3, 2]
+    assert list(design.distinct(points, np.array([0, 0, 0, 1, 0]), 10**6, np.random.default_rng(0))) == [1, 3, 2]
     found = [design.DesignPoint(None, d, r) for d, r in ((3.0, 1), (2.0, 0), (1.0, 1), (5.0, 0))]
     nearest = design.nearest_of_each(found)
     assert [(point.distance, point.rival) for point in nearest] == [(1.0, 1), (2.0, 0)]
