@@ -33,7 +33,8 @@ PILOT = 1000  # draws of the input at the beginning
 FREQUENT = 0.005  # share of failures from which plain sampling is tried
 CHEAP = 50_000  # draws that plain sampling may take: fewer than several searches
 CONTRADICTED = 1e-4  # no result is believed that gives the pilot's failures a lower probability
-SEARCH_ROUNDS = 3
+SEARCH_ROUNDS = 6
+MISSED = 0.01  # estimated share of the failures that all searches miss, in rtol, above which they are repeated
 WIDENINGS = 3  # how often the proposals are widened at most
 FIRST_DRAWS = 4000  # draws of importance sampling before its weights are judged
 PATIENCE = 0.02  # share of the budget after which importance sampling may be given up
@@ -117,6 +118,9 @@ def _component(event: Event) -> FailureProbability:
         searches, result = _rare(event, searches)
         believed = result.converged and stats.binom.sf(failures - 1, PILOT, result.p) > CONTRADICTED
         result = replace(result, converged=bool(believed))
+        if not believed and not result.rel_error < 1:  # no digit is known: the interval is that of the pilot
+            most = float(np.log(stats.beta.ppf(0.99, failures + 1, PILOT - failures)))
+            result = replace(result, lower=-np.inf, upper=max(result.upper, most))
     return replace(result, design_points=_design_points(event, searches), n=event.evaluations)
 
 
@@ -128,7 +132,7 @@ def _searched(event, count):
 
 
 def _rare(event, searches):
-    """(all searches, result): searches are repeated while only one of them covers some failures.
+    """(all searches, result): searches are repeated while one alone covers some failures, or each covers few of them.
 
     Proposals are widened while some failures lie outside all their half-spaces.
     """
@@ -139,7 +143,8 @@ def _rare(event, searches):
         proposals = [result.proposal for result in searches]
         draws = WeightedDraws(event, proposals)
         draws.draw(FIRST_DRAWS)
-        if draws.covered_once < event.rtol / 2 or event.evaluations > event.budget / 4:
+        covered = draws.covered_once < event.rtol / 2 and draws.missed < MISSED * event.rtol
+        if covered or event.evaluations > event.budget / 4:
             break
     for _ in range(WIDENINGS):
         if (result := _sampled(event, proposals)) is None:
@@ -164,7 +169,7 @@ def _sampled(event, proposals):
         draws.draw(wanted - len(draws.log_w))
         n, variance = len(draws.log_w), draws.variance
         noise = float(np.sqrt(variance / n))
-        error = float(np.hypot(noise, 0.0 if plain else draws.covered_once))
+        error = float(np.hypot(noise, 0.0 if plain else max(draws.covered_once, draws.missed)))
         enough, even = n > fewest * (1 + variance), draws.greatest < error / 2
         error = error if even else max(error, UNSEEN_WEIGHTS * draws.greatest)
         result = estimated(draws.log_p, error, enough and error <= event.rtol, method)

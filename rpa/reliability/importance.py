@@ -102,10 +102,11 @@ class WeightedDraws:
     """Draws from several proposals in turn, with the logs of their weights under the mixture, -inf for successes.
 
     log_w (n,): these logs; log_p: log of their mean; variance: of one weight, relative to the squared mean; greatest:
-    share of the greatest weight; covered_once: share of the failure probability that at most one proposal covers.
+    share of the greatest weight. Shares of the failure probability: covered_once, which at most one proposal covers;
+    missed, which none of S independent searches would cover if each covered no more than these do in the mean, m^S.
     """
 
-    log_p, variance, greatest, covered_once = -np.inf, np.inf, 1.0, 0.0  # without a failure
+    log_p, variance, greatest, covered_once, missed = -np.inf, np.inf, 1.0, 0.0, 0.0  # without a failure
 
     def __init__(self, event: Event, proposals: list[TailMixture]) -> None:
         self.event, self.proposals = event, proposals
@@ -124,7 +125,9 @@ class WeightedDraws:
         self.variance = max(float(n * np.exp(logsumexp(2 * self.log_w) - 2 * total)) - 1, 0.0)
         self.greatest = float(np.exp(self.log_w.max() - total))
         share = np.exp(self.log_w[np.isfinite(self.log_w)] - total)
-        self.covered_once = float(share[_coverage(self._each, self.log_p) <= 1].sum())
+        coverage = _coverage(self._each, self.log_p)
+        self.covered_once = float(share[coverage <= 1].sum())
+        self.missed = float(max(1 - share @ coverage / len(self.proposals), 0.0) ** len(self.proposals))
 
     def _add(self, z):
         fails = self.event(z) >= 0

@@ -19,7 +19,8 @@ class FailureProbability:
     """P(failure), in natural logs, since it may be far below 1e-300. All fields are plain values.
 
     log_p: its logarithm; rel_error: standard error of p relative to p; lower, upper: logarithms of an interval that
-    contains p in 99 of 100 cases, from p / (1 + rel_error)^3 to p (1 + rel_error)^3. design_points: the nearest failing
+    contains p in 99 of 100 cases, from p / (1 + rel_error)^3 to p (1 + rel_error)^3; without convergence and with
+    rel_error >= 1, from 0 to what plain draws allow. design_points: the nearest failing
     input of each rival that was found, nearest first. n: evaluations of the network. method: "exact", "sampling",
     "importance sampling", "splitting" or "bridge" (splitting that starts from the proposal), "complement of" these
     where failure is nearly certain, joined by " + " for a mixture.

@@ -94,6 +94,23 @@ def test_many_failures_of_one_distance_are_all_found_or_missed_aloud():
     assert abs(found.p / (32 * tail.sum() * step) - 1) < 3 * found.rel_error < 0.3
 
 
+def test_equal_failures_of_which_each_search_covers_some():
+    """P(max |x_i| >= 6) in five dimensions: ten failures, of which four searches of seed 20 met eight."""
+    eye = np.eye(5)
+    net = ReLUNetwork([np.r_[eye, -eye], np.ones((1, 10))], [np.full(10, -6.0), [0.0]])
+    for seed in (19, 20, 21):
+        found = _fail(net, Gaussian(np.zeros(5), 1.0), 1e-9, seed=seed)
+        exact = np.log(-np.expm1(5 * np.log1p(-2 * np.exp(log_ndtr(-6.0)))))
+        assert found.converged and abs(found.log_p - exact) < 3 * np.log1p(found.rel_error)
+
+
+def test_bounds_hold_where_no_digit_is_known():
+    """P(all x_i <= 0), where the margin of every other input is below 0 and its slope points past the failures."""
+    net = ReLUNetwork([np.eye(4), np.ones((1, 4))], [np.zeros(4), [0.0]])
+    found = failure_probability(net, Gaussian(np.full(4, 6.0), 1.0), direction=[-1.0], threshold=0.0)
+    assert not found.converged and found.lower <= 4 * log_ndtr(-6.0) <= found.upper < np.log(0.005)
+
+
 def test_a_wrong_label_is_nearly_certain_to_fail():
     found = failure_probability(coordinate(4, 9.0), PLAIN, label=0)  # fails where x_1 > -9
     survival = log_ndtr(-9.0)
