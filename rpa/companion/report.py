@@ -86,6 +86,11 @@ def _stem():
     return getattr(running_notebook(), "stem", "unnamed")
 
 
+def _code():
+    """The code version, from whoever runs the notebook if it is known there: half a second of parsing."""
+    return os.environ.get("RPA_CODE") or code_version(str(running_notebook() or _stem()))
+
+
 def _results(name):
     return output_folder() / "data" / "results" / name
 
@@ -148,7 +153,7 @@ def record(
     if any("stand-in" in name.lower() for name in entry.get("data", ())):
         entry["stand_in"] = True
     path = _results(f"{_stem()}.json")
-    code = code_version(str(running_notebook() or _stem()))
+    code = _code()
     header = {"stem": _stem(), "profile": _profile(), "code": code, "packages": package_versions()}
     if os.environ.get("RPA_PARAMETERS"):  # without: run by hand, with parameters that nobody knows
         header["parameters"] = json.loads(os.environ["RPA_PARAMETERS"])
@@ -185,8 +190,7 @@ def save_figure(fig: Figure) -> None:
         fig.text(0.99, -0.01, "STAND-IN DATA", ha="right", va="top", fontsize=8, color=MONTE_CARLO, weight="bold")
         frame = {"bbox_inches": "tight"}  # room below the figure for the words
     label = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
-    code = code_version(str(running_notebook() or _stem()))
-    source = f"rpa code {code}; profile {_profile()}; data: {label}"
+    source = f"rpa code {_code()}; profile {_profile()}; data: {label}"
     described: dict = {"png": {"Description": source}, "pdf": {"Subject": source, "CreationDate": None}}
     engine = fig.get_layout_engine()
     for kind, information in described.items():

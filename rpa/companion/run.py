@@ -109,6 +109,7 @@ def _execute(notebook, stage, label, workers):
     environment = os.environ | KEEP_PAGES | {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "RPA_CODE": label["code"],
         "RPA_NOTEBOOK": str(notebook),
         "RPA_OUT": str(stage),
         "RPA_PARAMETERS": json.dumps(defaults | label["parameters"]),

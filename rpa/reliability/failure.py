@@ -41,6 +41,7 @@ PATIENCE = 0.02  # share of the budget after which importance sampling may be gi
 UNEVEN = 100.0  # relative variance of the weights above which, if few weights dominate, a bridge is better
 MIN_EFFECTIVE = 400  # effective draws of importance sampling below which no error is believed
 MIN_FAILURES = 50  # the same for failures in plain sampling
+HEAVY = 12.0  # relative variance of the weights above which its estimate is too small, for lack of the rarest ones
 UNSEEN_WEIGHTS = 4  # if one weight carries half of the error, assume that four such weights exist
 LEAST_BUDGET = 20_000
 
@@ -168,7 +169,8 @@ def _sampled(event, proposals):
     while True:
         draws.draw(wanted - len(draws.log_w))
         n, variance = len(draws.log_w), draws.variance
-        noise = float(np.sqrt(variance / n))
+        square = variance if plain else variance * max(1.0, variance / HEAVY)
+        noise = float(np.sqrt(square / n))
         error = float(np.hypot(noise, 0.0 if plain else max(draws.covered_once, draws.missed)))
         enough, even = n > fewest * (1 + variance), draws.greatest < error / 2
         error = error if even else max(error, UNSEEN_WEIGHTS * draws.greatest)
@@ -176,7 +178,7 @@ def _sampled(event, proposals):
         # More draws cannot reduce the share that only one search covers.
         if result.converged or (enough and even and noise < event.rtol / 2):
             return result
-        total = max(1.2 * variance / event.rtol**2, fewest * (1 + variance))
+        total = max(1.2 * square / event.rtol**2, fewest * (1 + variance))
         wanted = int(np.clip(total, 1.5 * n, 4 * n))
         heavy = variance > UNEVEN and draws.greatest > noise / 3
         if wanted - n > event.left or (n > PATIENCE * event.budget and (heavy or total - n > event.left)):

@@ -214,6 +214,12 @@ def test_candidates_beyond_the_mass_cost_no_second_search(monkeypatch):
     assert len(found.cut(0.99)) == 2 and len(found.cut(0.6)) == 1 and found.cut(1.0) is found
 
 
+def _of_one_point(law):
+    """The probability of one point of a law: its error where all of them say the same."""
+    weights = law._regions[1]
+    return weights.max() / len(weights)
+
+
 def test_the_rest_by_hand():
     """f(x) = (x, -1/2) by relu(x) and relu(-x), x ~ N(1, 1), of which the region x > 0 alone is known."""
     net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, -1.0], [0.0, 0.0]]], [[0.0, 0.0], [0.0, -0.5]])
@@ -223,8 +229,10 @@ def test_the_rest_by_hand():
     m, share = len(rest), np.array([(law._rest[0][:, 0] >= -0.5).mean(), (law._rest[0][:, 0] < -0.5).mean()])
     assert pmf.covered == pytest.approx(p) and abs(m - 200 * (1 - p)) < 30 and (rest[:, 0] <= 0).all()
     np.testing.assert_allclose(won, [p + (1 - p) * share[0], (1 - p) * share[1]])
-    np.testing.assert_allclose(won.error, (1 - p) * np.sqrt((share * (1 - share) + 1 / (m + 1)) / m))
-    np.testing.assert_allclose([won.lower, won.upper], [[p, 0.0], [1.0, 1 - p]], atol=1e-12)
+    from_rest = (1 - p) * np.sqrt((share * (1 - share) + 1 / (m + 1)) / m)
+    one = _of_one_point(law)
+    np.testing.assert_allclose(won.error, np.hypot(from_rest, one))
+    np.testing.assert_allclose([won.lower, won.upper], [[p - 3 * one, 0.0], [1.0, 1 - p + 3 * one]], atol=1e-12)
     far, inside = np.abs(rest - rest.mean(axis=0)).max(axis=0)[0], np.exp(-0.5) / np.sqrt(2 * np.pi)  # phi(1)
     assert law.mean[0] == pytest.approx(p + inside + (1 - p) * rest[:, 0].mean(), rel=1e-3)
     known = 2 * p + inside - 2 * law.mean[0] * (p + inside) + law.mean[0] ** 2 * p  # E[(x - mean)^2; x > 0]
@@ -249,7 +257,9 @@ def test_a_rest_that_no_input_shows():
     bell = 1 / np.sqrt(2 * np.pi)  # every point's line is the whole region
     assert density == pytest.approx(bell / p) and density.error == pytest.approx((1 - p) * 10 * bell, rel=1e-6)
     won = law.class_probabilities()
-    np.testing.assert_allclose([won, won.error, won.lower, won.upper], [[0, 1], [1 - p] * 2, [0, p], [1 - p, 1]])
+    one = _of_one_point(law)
+    np.testing.assert_allclose([won, won.error], [[0, 1], [np.hypot(1 - p, one)] * 2])
+    np.testing.assert_allclose([won.lower, won.upper], [[0, p - 3 * one], [1 - p + 3 * one, 1]])
 
 
 def test_points_of_each_region():

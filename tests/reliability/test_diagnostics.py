@@ -64,6 +64,14 @@ def test_an_error_of_few_failures_is_not_believed(start, hits):
     np.testing.assert_allclose(found.rel_error, np.sqrt((1 / p - 1) / event.evaluations), rtol=0.1)
 
 
+def test_uneven_weights_vary_more_than_their_sample_says():
+    event, p = _event([2.2], rtol=0.5), ndtr(-2.2) / ndtr(0.0)
+    found = failure._sampled(event, [_half_spaces([0.0], [1.0])] * 2)
+    variance = 1 / p - 1
+    assert variance > 2 * failure.HEAVY and _gap(found, log_ndtr(-2.2)) < 4
+    np.testing.assert_allclose(found.rel_error, variance / np.sqrt(failure.HEAVY * event.evaluations), rtol=0.1)
+
+
 def test_what_one_search_covers_alone_is_part_of_the_error():
     """Half of the failures lie where only the second proposal goes: others may lie where none does."""
     first, second = _half_spaces([4.9], [1.0]), _half_spaces([4.9, 4.9], [0.5, 0.5])
