@@ -47,6 +47,7 @@ def test_code_version_follows_the_code_cells_but_not_prose_or_outputs(project):
     first = version(["import rpa.upper.a\n", "b"])
     assert version("import rpa.upper.a\nb", prose="more words", outputs=["seen"]) == first
     assert version("import rpa.upper.a\nc") != first
+    assert len({version("import rpa.upper.a", cell) for cell in "bc"} | {first}) == 3
     write("rpa/upper/a.py", "import numpy as np")
     assert version("import rpa.upper.a\nb") != first
     write("rpa/upper/a.py", "import numpy")
