@@ -45,7 +45,11 @@ def test_comparison_and_its_tables():
             assert abs(covered - rival).mean() <= differ + 1e-12
         ours = np.array([entries["search"].coverage for entries in images])
         assert cell.worst_image == pytest.approx((ours / rival).min())
-    assert all(entry.seconds > 0 for entry in results["a", 0.3][0].values())
+    entries = results["a", 0.3][0]
+    assert all(entry.seconds > 0 for entry in entries.values())
+    for name, method in (("search", best_first), ("pruned", entropy_pruned)):
+        expected = method(NET, Gaussian(ROWS[0], 0.3**2), max_patterns=30, mass=1.0)
+        np.testing.assert_array_equal(entries[name].support.patterns, expected.patterns)
     again = coverage.cell_table(coverage.experiment({"a": NET}, ROWS, [0, 2], [0.3, 1.0], **options), 20_000)
     assert again.equals(table)
 
