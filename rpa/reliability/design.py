@@ -165,8 +165,8 @@ def tails(directions: Directions) -> TailMixture:
 def distinct(points: np.ndarray, which: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
     """Indices of the points that get a direction each: not much less likely than the nearest, and not alike.
 
-    Of too many for the budget, a draw with probabilities like Phi(-distance): searches that leave out different ones
-    show in `importance.WeightedDraws.covered_once` that failures are missing.
+    Where the budget allows fewer, points are drawn with probabilities in proportion to Phi(-distance). Searches then
+    leave out different points, which `importance.WeightedDraws.covered_once` shows.
     """
     kept: list[int] = []
     length = np.linalg.norm(points, axis=1)

@@ -102,8 +102,8 @@ class WeightedDraws:
     """Draws from several proposals in turn, with the logs of their weights under the mixture, -inf for successes.
 
     log_w (n,): these logs; log_p: log of their mean; variance: of one weight, relative to the squared mean; greatest:
-    share of the greatest weight. Shares of the failure probability: covered_once, which at most one proposal covers;
-    missed, which none of S independent searches would cover if each covered no more than these do in the mean, m^S.
+    share of the greatest weight. covered_once: share of the failure probability that at most one proposal covers.
+    missed: estimated share that no proposal covers, m^S for S proposals that each miss the share m on average.
     """
 
     log_p, variance, greatest, covered_once, missed = -np.inf, np.inf, 1.0, 0.0, 0.0  # without a failure
