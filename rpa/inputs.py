@@ -76,7 +76,7 @@ class Gaussian:
         """Factor C (d, r) of the correlations, C C^T, of rank r; None where the coordinates are independent."""
         if self.cov_given.ndim < 2 or not (self.cov_given - np.diag(self.variances)).any():
             return None
-        values, vectors = np.linalg.eigh(self._correlations)
+        values, vectors = np.linalg.eigh(self.correlations)
         keep = values > values.max() * self.dim * np.finfo(float).eps
         factor = vectors[:, keep] * np.sqrt(values[keep])
         # Each coordinate keeps its variance.
@@ -92,14 +92,15 @@ class Gaussian:
 
     @cached_property
     def _truncated(self):
-        return self._correlations - self.root @ self.root.T
+        return self.correlations - self.root @ self.root.T
 
-    @property
-    def _correlations(self):
+    @cached_property
+    def correlations(self) -> Array:
+        """The correlations as a dense (d, d) matrix, with a diagonal of 0 where the variance is."""
         scale = np.where(self.scales > 0, self.scales, np.inf)
         result = self.cov_given / scale / scale[:, None]
         np.fill_diagonal(result, self.scales > 0)
-        return result
+        return _read_only(result)
 
     def times_factor(self, rows: Array) -> Array:
         """rows @ F for F with F F^T = cov, so that rows @ (x - mean) = (rows @ F) @ z with z standard normal.

@@ -169,7 +169,7 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
         log_budget[pending] = log_p[pending] + np.log(rtol * reduction.NEGLIGIBLE)
     if doubt is not None and not empty[0]:
         missed = np.exp(min(doubt.log_missed - log_p[0], 700.0)) if np.isfinite(log_p[0]) else 0.0
-        rel_error += missed + doubt.of_law(H[0], relevant[0], doubt.rows[places[0]], log_p[0])
+        rel_error += missed + doubt.of_law(H[0], h[0], relevant[0], doubt.rows[places[0]], log_p[0])
         if np.isfinite(doubt.log_ceiling):
             log_p, rel_error = np.minimum(log_p, doubt.log_ceiling), np.array([np.inf])
     return log_p, rel_error, used, deviation

@@ -20,6 +20,7 @@ EPS = np.finfo(float).eps
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 NOISE = 2.0  # a row whose variance is at most this many times its error has none
 REMOTE = 1e8  # a polytope proved empty within as many standard deviations is called empty
+FILLED = (40.0, 8.0)  # deviations of its bounds within which an empty and a thin polytope may be filled, or not
 ROWS_AT_ONCE = 1000  # in one linear program: few large problems and many small ones are slower
 TAIL = 1e-17  # above P(|z| > sqrt(r) + 9) in any dimension r
 
@@ -41,18 +42,29 @@ class Doubt:
     log_missed: float
     log_ceiling: float
 
-    def of_law(self, unit: np.ndarray, kept: np.ndarray, rows: np.ndarray, log_p: float) -> float:
+    def of_law(self, unit: np.ndarray, h: np.ndarray, kept: np.ndarray, rows: np.ndarray, log_p: float) -> float:
         """Relative error of P from the error E of the correlations.
 
-        unit (n, r): whitened rows of norm 1, of which `kept` count; rows (n, d): `self.rows` in their order. The law of
-        z in the rows' span is N(0, I + X), X = A E A^T, where A maps directions to combinations of coordinates. That
-        changes log P by E z'Xz - tr X over 2, and |E z|^2 <= -2 log P.
+        unit (n, r), h (n,): whitened rows of norm 1 and bounds, of which `kept` count; rows (n, d): `self.rows` in
+        their order. The law of z in the rows' span is N(0, I + X), X = A E A^T, where A maps directions to combinations
+        of coordinates. That changes log P by E z'Xz - tr X over 2, and |E z|^2 <= -2 log P. What `root` leaves out
+        moves the bounds by random amounts; infinite where they decide whether the polytope is empty.
         """
-        if self.gaussian.root is None or not kept.any() or not np.isfinite(log_p):
+        if self.gaussian.root is None or not kept.any():
             return 0.0
-        combinations = np.linalg.pinv(unit[kept], rcond=1e-14) @ rows[kept]
-        spread = np.linalg.norm(self.gaussian.lost(combinations), 2)
-        return float(spread * (np.linalg.matrix_rank(unit[kept]) - log_p))
+        unit, rows, rank = unit[kept], rows[kept], np.linalg.matrix_rank(unit[kept])
+        moved = 0.0
+        if len(rows) > rank:
+            # Weighted by y the slacks of the rows have the sum y h for every z, but under the law the deviation s.
+            y = _balanced(unit, inscribed_ball(unit[None], h[None, kept])[0])
+            width, s = y @ h[kept], max(y @ rows @ self.gaussian.correlations @ (y @ rows), 0.0) ** 0.5
+            if -FILLED[0] * s < width < FILLED[1] * s:
+                return np.inf
+            moved = len(y) * (s / width) ** 2 if s else 0.0
+        if not np.isfinite(log_p):
+            return 0.0
+        spread = np.linalg.norm(self.gaussian.lost(np.linalg.pinv(unit, rcond=1e-14) @ rows), 2)
+        return float(spread * (rank - log_p) + moved)
 
 
 def whiten(H: ArrayLike, h: ArrayLike, gaussian: Gaussian) -> tuple[np.ndarray, np.ndarray, Doubt]:
@@ -217,13 +229,18 @@ def is_empty(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _refuted(H, h, weights):
-    # The solver's weights are good to 1e-9; a correction within their support makes w H zero to rounding.
-    support, weights = weights > 0, weights.copy()
-    if not support.any():
+    if not weights.any():
         return False
-    weights[support] -= np.linalg.lstsq(H[support].T, weights @ H, rcond=None)[0]
+    weights = _balanced(H, weights)
     gap, size = -weights @ h, np.abs(weights) @ (1 + np.abs(h))
     return (weights >= 0).all() and gap > 64 * EPS * size and np.linalg.norm(weights @ H) * REMOTE < gap
+
+
+def _balanced(H, weights):
+    """The solver's weights, good to 1e-9, corrected within their support: weights @ H is zero to rounding."""
+    support, weights = weights > 0, weights.copy()
+    weights[support] -= np.linalg.lstsq(H[support].T, weights @ H, rcond=None)[0]
+    return weights
 
 
 def log_slab(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:

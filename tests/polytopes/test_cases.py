@@ -42,6 +42,19 @@ def test_difference_of_two_nearly_equal_coordinates(gap, scale):
     assert_right(answer, float(log_ndtr(-3)), 1e-13 / gap)
 
 
+@pytest.mark.parametrize("width", [-4e-8, 1e-9, 1e-7, 1e-3])
+def test_coordinates_that_only_rounding_tells_apart(width):
+    """x_1 <= width and x_2 >= 0, where x_1 - x_2 has the deviation s: (width + s z)^+ times the density at 0."""
+    cov = np.eye(100)
+    cov[0, 1] = cov[1, 0] = 1 - 2.2e-14
+    answer = probability(np.eye(100)[:2] * [[1.0], [-1.0]], [width, 0.0], Gaussian(np.zeros(100), cov))
+    s = math.sqrt(2 * (1 - cov[0, 1]))
+    t = width / s
+    p = norm.pdf(0) * s * (t * norm.cdf(t) + norm.pdf(t))
+    assert answer.rel_error == math.inf or abs(answer.p / p - 1) < 3 * answer.rel_error + width**2 / 6
+    assert answer.converged == (width > 1e-6)
+
+
 @pytest.mark.parametrize("d, size", [(1, 1.0), (1, 1e10), (1, 1e14), (2, 1e10), (3, 1e13)])
 def test_rounding_of_the_bounds_is_in_the_error(d, size):
     """A box [1, 1.5]^d far from the origin: each bound is known to a unit of rounding of its terms, not better."""
