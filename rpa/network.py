@@ -111,9 +111,10 @@ class ReLUNetwork:
         x = _check.array("x", x, (None, self.input_dim))
         active = [np.zeros((len(x), 0), dtype=bool)]
         for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
-            x = x @ weight.T + bias
+            x = x @ weight.T
+            x += bias
             active.append(x > 0)
-            x = np.where(active[-1], x, self.slope * x)
+            np.maximum(x, self.slope * x, out=x)
         return x @ self.weights[-1].T + self.biases[-1], active
 
     def whitened(self, gaussian: Gaussian) -> ReLUNetwork:
