@@ -7,7 +7,8 @@ import torch
 from sklearn.cluster import KMeans
 from torch import nn
 
-from rpa.moments import two_stage
+from rpa.moments.prepared import traced
+from rpa.moments.two_stage import two_stage
 
 
 class Clusters(NamedTuple):
@@ -43,21 +44,20 @@ def clusters(x: torch.Tensor, features: np.ndarray, count: int, seed: int) -> Cl
     return Clusters(fit.labels_, sums / sizes, x[last])
 
 
-def shared_moments(
-    stages: tuple[nn.Module, nn.Module], x: torch.Tensor, var: float, points: torch.Tensor, labels: np.ndarray
-) -> Shared:
+def shared_moments(net: nn.Module, x: torch.Tensor, var: float, points: torch.Tensor, labels: np.ndarray) -> Shared:
     """`Shared` of images x (b, *shape) under white noise of variance `var`, image i linearized at points[labels[i]].
 
-    stages: (first, second) of `rpa.moments.two_stage.splits`. The effect is the two-stage mean with noise less the one
-    without, so that f(x) + effect does not depend on how well f is extrapolated from the point.
+    The two stages meet at the first ReLU. The effect is the two-stage mean with noise less the one without, so that
+    f(x) + effect does not depend on how well f is extrapolated from the point.
     """
+    prepared = traced(net, x)
     of_image = torch.from_numpy(labels).long()
     parts, order = [], []
     for label in of_image.unique():
         members = (of_image == label).nonzero().squeeze(1)
         noise = torch.tensor([var, 0.0]).repeat_interleave(len(members)).reshape(-1, *[1] * (x.ndim - 1))
         both = x[members].repeat(2, *[1] * (x.ndim - 1))
-        found = two_stage.two_stage(*stages, both, noise.expand(both.shape), points[label : label + 1])
+        found = two_stage(prepared, both, noise.expand(both.shape), points=points[label : label + 1])
         (noisy, still), (spread, _) = found.mean.chunk(2), found.var.chunk(2)
         parts.append((noisy - still, spread, noisy))
         order.append(members)

@@ -34,7 +34,7 @@ from rpa.moments import relu
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at
 from rpa.moments.prepared import on_images, traced
 from rpa.network import ReLUNetwork
-from rpa.tracing.graph import check_evaluable
+from rpa.tracing.graph import channels_last, check_evaluable
 
 METHODS = ("linear", "two-stage", "lines")
 
@@ -172,6 +172,7 @@ def _lines(module, x, sigma, window, nodes, seed, wanted):
     # The middle node is x itself: outputs are taken relative to it, and it needs no pass of its own.
     outer = np.delete(np.arange(nodes), nodes // 2)
     steps = torch.as_tensor(sigma * frame[:, None] * t[outer][:, None], dtype=x.dtype).reshape(-1, dim)
+    module = channels_last(module, x[None])
     centre, variances = module(x[None])[0], []
     for part in pixels.split(max(1, _BATCH // len(steps))):
         points = x.flatten().repeat(len(part), len(steps), 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from rpa import _check
 from rpa.inputs import RandomInput, components_of
 from rpa.network import ReLUNetwork
 from rpa.parallel import tmap
-from rpa.tracing.graph import check_evaluable, head_of
+from rpa.tracing.graph import channels_last, check_evaluable, head_of
 
 CPU_ROWS = {torch.float64: 4096, torch.float32: 64}  # inputs in a batch: small networks, convolutions
 ACCELERATOR_ROWS = 2048  # inputs in a batch on an accelerator, which needs large batches
@@ -255,11 +255,7 @@ class _Rows(nn.Module):
         dtype = next((p.dtype for p in net.parameters()), torch.float64)
         self.like = torch.zeros(0, dtype=dtype, device=device)
         check_evaluable(self, self.like.new_zeros(1, dim), "inputs")
-        if any(isinstance(layer, nn.Conv2d) for layer in net.modules()):
-            fast = copy.deepcopy(self.inner).to(memory_format=torch.channels_last)
-            with suppress(RuntimeError):  # a module that calls x.view does not take it
-                fast(self.like.new_zeros(1, *self.shape))
-                self.inner = fast
+        self.inner = channels_last(self.inner, self.like.new_zeros(1, *self.shape))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return self.inner(rows.reshape(-1, *self.shape))

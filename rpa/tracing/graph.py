@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -65,6 +67,19 @@ def unwrapped(net: nn.Module) -> nn.Module:
     """The module inside torch.compile's or DataParallel's."""
     while hasattr(net, "_orig_mod") or isinstance(net, nn.DataParallel):
         net = net._orig_mod if hasattr(net, "_orig_mod") else net.module
+    return net
+
+
+def channels_last(net: nn.Module, x: torch.Tensor) -> nn.Module:
+    """A copy of a network of 2d convolutions with channels last, in which they take half the time; else net itself.
+
+    x (1, *shape): an input, which a module that calls x.view does not take then.
+    """
+    if any(isinstance(layer, nn.Conv2d) for layer in net.modules()):
+        with suppress(RuntimeError):  # weights that a hook computes cannot be copied
+            fast = copy.deepcopy(net).to(memory_format=torch.channels_last)
+            fast(x)
+            return fast
     return net
 
 

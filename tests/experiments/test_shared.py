@@ -11,11 +11,11 @@ from rpa.moments.two_stage import two_stage
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 
 
-def stages(bend):
-    """An affine layer, and one behind the ReLU that is affine or has a ReLU of its own."""
+def network(bend):
+    """One ReLU, or one with another behind it."""
     torch.manual_seed(1)
     rest = [nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)] if bend else [nn.Linear(8, 3)]
-    return [nn.Sequential(*part).requires_grad_(False) for part in ([nn.Linear(6, 8)], rest)]
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), *rest).requires_grad_(False)
 
 
 def test_clusters_are_means_and_farthest_members():
@@ -41,17 +41,16 @@ def test_of_two_images_of_a_cluster_the_second_is_farthest():
 
 @pytest.mark.parametrize("bend", [False, True])
 def test_an_image_of_its_own_is_the_two_stage_analysis(bend):
-    found = shared.shared_moments(stages(bend), X, 0.3, X, np.arange(40))
-    exact = two_stage(*stages(bend), X, 0.3)
-    plain = nn.Sequential(stages(bend)[0], nn.ReLU(), stages(bend)[1])(X)
+    found = shared.shared_moments(network(bend), X, 0.3, X, np.arange(40))
+    exact, plain = two_stage(network(bend), X, 0.3), network(bend)(X)
     assert np.allclose(found.effect, exact.mean - plain, atol=1e-5)
     assert np.allclose(found.extrapolated, exact.mean, atol=1e-5) and np.allclose(found.var, exact.var, rtol=1e-4)
 
 
 def test_behind_an_affine_second_stage_every_point_serves():
-    each = shared.shared_moments(stages(False), X, 0.3, X, np.arange(40))
-    one = shared.shared_moments(stages(False), X, 0.3, X[:1] + 5, np.zeros(40, int))
+    each = shared.shared_moments(network(False), X, 0.3, X, np.arange(40))
+    one = shared.shared_moments(network(False), X, 0.3, X[:1] + 5, np.zeros(40, int))
     for a, b in zip(each, one):
         assert np.allclose(a, b, atol=1e-4)
-    bent = [shared.shared_moments(stages(True), X, 0.3, X[:1] + s, np.zeros(40, int)).effect for s in (0, 5)]
+    bent = [shared.shared_moments(network(True), X, 0.3, X[:1] + s, np.zeros(40, int)).effect for s in (0, 5)]
     assert not np.allclose(*bent, atol=1e-2)
