@@ -79,7 +79,7 @@ def output_folder() -> Path:
         return Path(os.environ["RPA_OUT"])
     place = (running_notebook() or Path.cwd() / "x").resolve().parent
     checkout = next((above for above in (place, *place.parents) if (above / "data" / "targets.toml").exists()), place)
-    return Path(os.environ.get("RPA_BUILD") or checkout / "build") / "lab"
+    return checkout / (os.environ.get("RPA_BUILD") or "build") / "lab"
 
 
 def _stem():

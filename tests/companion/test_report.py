@@ -55,6 +55,9 @@ def test_files_are_named_after_the_notebook_and_go_to_its_own_checkout(tmp_path,
     assert report.output_folder() == tmp_path / "build" / "lab"
     (tmp_path / "data" / "targets.toml").unlink()  # no checkout at all: the working directory
     assert report.output_folder() == tmp_path / "data" / "build" / "lab"
+    monkeypatch.setenv("RPA_BUILD", "out")  # seen from the checkout, not from where a kernel works
+    assert report.output_folder() == tmp_path / "data" / "out" / "lab"
+    assert _files.build("full") == _files.ROOT / "out" / "full"
 
 
 def test_a_record_keeps_exact_numbers_and_their_circumstances(out):
