@@ -81,7 +81,7 @@ def checked(stem: str, values: dict[str, Any], profile: str = "full") -> dict[st
 
 def _replaced_by_profile(path):
     """The names in the second argument of each call `report.shrink(profile, full, quick)` of a notebook."""
-    nodes = [node for cell in provenance.code_cells(path) for node in ast.walk(ast.parse(cell))]
+    nodes = [node for cell in provenance.code_cells(path) for node in ast.walk(provenance.parsed(cell))]
     calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "report.shrink"]
     return {node.id for call in calls for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)}
 
