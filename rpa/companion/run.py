@@ -162,8 +162,11 @@ def _publish(stem, stage, folder, label):
 
 
 def files_of(stem: str, folder: Path) -> list[Path]:
-    """Figures, tables and records of a stem in a folder: <stem>.* and <stem>_<part>.*"""
-    return [p for name in FOLDERS for pattern in (f"{stem}.*", f"{stem}_*.*") for p in (folder / name).glob(pattern)]
+    """Figures, tables and records of a stem in a folder: <stem>.* and <stem>_<part>.*, but for those of longer stems."""
+    longer = [other for other in provenance.notebooks() if other.startswith(f"{stem}_")]
+    others = tuple(f"{other}{end}" for other in longer for end in "._")
+    paths = [p for name in FOLDERS for end in (".*", "_*.*") for p in (folder / name).glob(f"{stem}{end}")]
+    return [path for path in paths if not path.name.startswith(others)]
 
 
 def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = None) -> list[str]:

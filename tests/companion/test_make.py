@@ -140,6 +140,13 @@ def test_only_what_changed_runs_again(project):
     assert _make(project, "accept")[0] == 0 and _make(project, "verify")[0] == 0
 
 
+def test_a_renamed_copy_keeps_its_results(project):
+    for name, a in (("01_a_mine", 1), ("01_a", 2)):
+        write_notebook(project / "notebooks" / f"{name}.ipynb", f"a = {a}", RECORD)
+        assert _ran(_make(project, "figures")[1]) == [name]
+    assert _ran(_make(project, "figures")[1]) == []
+
+
 def test_quick_results_go_elsewhere_and_are_not_accepted(project):
     shutil.rmtree(project / "build")
     status, output = _make(project, "quick")
