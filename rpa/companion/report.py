@@ -230,13 +230,15 @@ def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict
 def read_results(folder: str | Path | None = None) -> dict[str, dict]:
     """{stem: content} of the *.json in a results folder (default: the repository's data/results).
 
-    Raises OSError naming the file for one that is no record file.
+    Raises OSError naming the file for one that is no record file, or that has the name of another notebook.
     """
     contents = {}
     for path in sorted(Path(folder or ROOT / "data" / "results").glob("*.json")):
         try:
             content = json.loads(path.read_text())
-            contents[content["stem"]] = {"profile": content["profile"], "code": content["code"], **content}
+            if content["stem"] != path.stem:
+                raise ValueError(f"a copy of {content['stem']}.json")
+            contents[path.stem] = {key: content[key] for key in ("profile", "code", "packages", "records")} | content
         except (ValueError, KeyError, TypeError) as error:
             raise OSError(f"{path}: no record file ({error!r}); delete it and run its notebook again") from error
     return contents
