@@ -135,14 +135,19 @@ def record(
         read (a name with "stand-in" marks the record as not made from the real data)
 
     Records made by other code, another profile or other parameters are dropped from the file first. Raises ValueError
-    naming the id for NaN, infinity or anything else that is no plain number, for another `varies`, and where a
-    statistical or retrained record has neither error nor tolerance.
+    naming the id for no number, NaN, infinity or anything else that is no plain number, for an error of another form
+    or below 0, for another `varies`, and where a statistical or retrained record has neither error nor tolerance.
     """
     entry = {"value": _plain(id, value, numbers_only=True)}
     for key, numbers in (("error", error), ("null", null), ("ours", ours), ("tolerance", tolerance)):
         if numbers is not None:
             entry[key] = _plain(id, numbers, numbers_only=True)
     entry["varies"] = varies or ("deterministic" if error is None else "statistical")
+    for key in {"error", "tolerance"} & set(entry):
+        found, places = (dict(flatten(entry[name])) for name in (key, "value"))
+        if found.keys() not in ({""}, places.keys()) or min(found.values()) < 0:
+            reason = f"expected numbers >= 0, one or in the form of value, got {entry[key]}"
+            raise ValueError(f"record {id!r}: {key}: {reason}")
     if entry["varies"] not in VARIES:
         raise ValueError(f"record {id!r}: varies: expected one of {', '.join(VARIES)}, got {varies!r}")
     if tolerance is None and error is None and entry["varies"] not in TOLERANCES:
@@ -273,7 +278,8 @@ def _plain(id, value, numbers_only=False):
         plain = json.loads(json.dumps(value, default=lambda array: array.tolist(), allow_nan=False))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"record {id!r}: expected plain values and finite numbers, got {value!r}") from error
-    if numbers_only and not all(isinstance(number, (int, float)) for _, number in flatten(plain)):
+    numbers = [isinstance(number, (int, float)) for _, number in flatten(plain)]
+    if numbers_only and not (numbers and all(numbers)):
         raise ValueError(f"record {id!r}: expected numbers, got {value!r}")
     return plain
 
