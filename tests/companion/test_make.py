@@ -166,6 +166,9 @@ def test_a_failing_notebook_is_named_and_the_last_good_results_stay(project):
     assert _bytes(project / "build" / "full") == good and "02_b.json" in good
     status, output = _make(project, "accept")
     assert status != 0 and "02_b: no results of the present code" in output
+    write_notebook(project / "notebooks" / "02_b.ipynb", "import os", "os._exit(1)")
+    (project / "build" / "full" / "02_b.ipynb").write_text("{}")
+    assert "FAILED 02_b.ipynb: its kernel died" in _make(project, "figures")[1]
     write_notebook(project / "notebooks" / "02_b.ipynb", "b = 1", RECORD)
     assert _make(project, "figures")[0] == 0 and _make(project, "accept")[0] == 0
 
@@ -270,6 +273,9 @@ def test_runs_are_listed_and_deleted(project):
     elsewhere = f"RPA_BUILD={project / 'elsewhere'}"
     assert _make(project, "run", "NB=01", "P=", elsewhere)[0] == 0
     assert "01_a-" in _make(project, "runs", elsewhere)[1] and not (project / "build" / "runs").exists()
+    (project / "grid.yaml").write_text("a: [")
+    status, output = _make(project, "sweep", "NB=01", "GRID=grid.yaml")
+    assert status != 0 and "FAILED while parsing" in output and "Traceback" not in output
     output = _make(project, "runs", "CLEAN=1", elsewhere)[1]
     assert "01_a-" not in output and not (project / "elsewhere" / "runs").exists()
 
