@@ -18,8 +18,8 @@ def in_checkout(name):
 
 
 def build(name=""):
-    """build/<name> of the checkout, where runs write; the environment variable RPA_BUILD replaces build/."""
-    return Path(os.environ.get("RPA_BUILD") or ROOT / "build") / name
+    """build/<name> of the checkout, where runs write; the environment's RPA_BUILD, seen from there, replaces build/."""
+    return ROOT / (os.environ.get("RPA_BUILD") or "build") / name
 
 
 def replace(path, write):

@@ -136,6 +136,6 @@ if __name__ == "__main__":
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, yaml.YAMLError) as error:
         hint = "; RPA_BUILD names another folder than build/" if getattr(error, "errno", None) else ""
         sys.exit(f"FAILED {error}{hint}")

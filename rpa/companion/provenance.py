@@ -8,6 +8,7 @@ notebooks that import it, directly or through others.
 import ast
 import json
 import sys
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib import metadata
@@ -47,7 +48,7 @@ def code_version(notebook: str | Path) -> str:
 @cache
 def _essence(source):
     """What Python runs of a source, as text that is the same in every version of Python."""
-    return _written(ast.parse(source))
+    return _written(parsed(source))
 
 
 def _written(node):
@@ -105,6 +106,20 @@ def code_cells(notebook: Path) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
+def parsed(source: str) -> ast.Module:
+    """The syntax tree of a module or cell; magics as IPython reads them, what is no Python as a text."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        with suppress(SyntaxError):
+            # Most magics of a whole cell take Python.
+            body = source.partition("\n")[2] if source.startswith("%%") else source
+            return ast.parse(TransformerManager().transform_cell(body))
+    return ast.parse(f"cell = {source!r}")
+
+
 def _modules():
     """{"moments.relu": path, ...}: every module of rpa but the rooms' openings, which only point at the others."""
     package = ROOT / "rpa" if (ROOT / "rpa").is_dir() else _files.PACKAGE
@@ -133,7 +148,7 @@ def _reached(sources, modules):
 def _used(source):
     """The names of rpa that a source imports or looks up, the longest of each: {"moments.relu.mean", "two_stage"}."""
     dotted = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.ImportFrom):
             dotted += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):

@@ -79,7 +79,7 @@ def output_folder() -> Path:
         return Path(os.environ["RPA_OUT"])
     place = (running_notebook() or Path.cwd() / "x").resolve().parent
     checkout = next((above for above in (place, *place.parents) if (above / "data" / "targets.toml").exists()), place)
-    return Path(os.environ.get("RPA_BUILD") or checkout / "build") / "lab"
+    return checkout / (os.environ.get("RPA_BUILD") or "build") / "lab"
 
 
 def _stem():
@@ -135,14 +135,19 @@ def record(
         read (a name with "stand-in" marks the record as not made from the real data)
 
     Records made by other code, another profile or other parameters are dropped from the file first. Raises ValueError
-    naming the id for NaN, infinity or anything else that is no plain number, for another `varies`, and where a
-    statistical or retrained record has neither error nor tolerance.
+    naming the id for no number, NaN, infinity or anything else that is no plain number, for an error of another form
+    or below 0, for another `varies`, and where a statistical or retrained record has neither error nor tolerance.
     """
     entry = {"value": _plain(id, value, numbers_only=True)}
     for key, numbers in (("error", error), ("null", null), ("ours", ours), ("tolerance", tolerance)):
         if numbers is not None:
             entry[key] = _plain(id, numbers, numbers_only=True)
     entry["varies"] = varies or ("deterministic" if error is None else "statistical")
+    for key in {"error", "tolerance"} & set(entry):
+        found, places = (dict(flatten(entry[name])) for name in (key, "value"))
+        if found.keys() not in ({""}, places.keys()) or min(found.values()) < 0:
+            reason = f"expected numbers >= 0, one or in the form of value, got {entry[key]}"
+            raise ValueError(f"record {id!r}: {key}: {reason}")
     if entry["varies"] not in VARIES:
         raise ValueError(f"record {id!r}: varies: expected one of {', '.join(VARIES)}, got {varies!r}")
     if tolerance is None and error is None and entry["varies"] not in TOLERANCES:
@@ -230,13 +235,15 @@ def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict
 def read_results(folder: str | Path | None = None) -> dict[str, dict]:
     """{stem: content} of the *.json in a results folder (default: the repository's data/results).
 
-    Raises OSError naming the file for one that is no record file.
+    Raises OSError naming the file for one that is no record file, or that has the name of another notebook.
     """
     contents = {}
     for path in sorted(Path(folder or ROOT / "data" / "results").glob("*.json")):
         try:
             content = json.loads(path.read_text())
-            contents[content["stem"]] = {"profile": content["profile"], "code": content["code"], **content}
+            if content["stem"] != path.stem:
+                raise ValueError(f"a copy of {content['stem']}.json")
+            contents[path.stem] = {key: content[key] for key in ("profile", "code", "packages", "records")} | content
         except (ValueError, KeyError, TypeError) as error:
             raise OSError(f"{path}: no record file ({error!r}); delete it and run its notebook again") from error
     return contents
@@ -271,7 +278,8 @@ def _plain(id, value, numbers_only=False):
         plain = json.loads(json.dumps(value, default=lambda array: array.tolist(), allow_nan=False))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"record {id!r}: expected plain values and finite numbers, got {value!r}") from error
-    if numbers_only and not all(isinstance(number, (int, float)) for _, number in flatten(plain)):
+    numbers = [isinstance(number, (int, float)) for _, number in flatten(plain)]
+    if numbers_only and not (numbers and all(numbers)):
         raise ValueError(f"record {id!r}: expected numbers, got {value!r}")
     return plain
 

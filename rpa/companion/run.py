@@ -50,7 +50,7 @@ def is_current(stem: str, profile: str, folder: Path | None = None, parameters: 
     folder = folder or _files.build(profile)
     try:
         label = json.loads((folder / f"{stem}.ipynb").read_text())["metadata"].get("rpa", {})
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or cut off
         return False
     whole = all((folder / name).exists() for name in label.pop("files", []))
     return whole and label == label_of(stem, profile, parameters)
@@ -103,7 +103,7 @@ def run(
 def _execute(notebook, stage, label, workers):
     """Run the cells of a notebook in a kernel of their own, and write the copy, so far as it came, into `stage`."""
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     started, defaults = time.perf_counter(), {name: p[0] for name, p in provenance.parameters(notebook).items()}
     environment = os.environ | KEEP_PAGES | {
@@ -134,6 +134,8 @@ def _execute(notebook, stage, label, workers):
         first_line = next(filter(str.strip, content.cells[index].source.splitlines()))
         reason = f"{notebook.name}, cell {index} ({first_line}): {error.ename}: {error.evalue}"
         raise RuntimeError(reason) from None
+    except DeadKernelError:
+        raise RuntimeError(f"{notebook.name}: its kernel died, as where memory runs out") from None
     except CellTimeoutError:
         reason = f"a cell took more than {client.timeout} s (PATIENCE of {__file__})"
         raise RuntimeError(f"{notebook.name}: {reason}") from None
@@ -162,8 +164,11 @@ def _publish(stem, stage, folder, label):
 
 
 def files_of(stem: str, folder: Path) -> list[Path]:
-    """Figures, tables and records of a stem in a folder: <stem>.* and <stem>_<part>.*"""
-    return [p for name in FOLDERS for pattern in (f"{stem}.*", f"{stem}_*.*") for p in (folder / name).glob(pattern)]
+    """Figures, tables, records of a stem in a folder: <stem>.* and <stem>_<part>.*, without those of longer stems."""
+    longer = [other for other in provenance.notebooks() if other.startswith(f"{stem}_")]
+    others = tuple(f"{other}{end}" for other in longer for end in "._")
+    paths = [p for name in FOLDERS for end in (".*", "_*.*") for p in (folder / name).glob(f"{stem}{end}")]
+    return [path for path in paths if not path.name.startswith(others)]
 
 
 def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = None) -> list[str]:

@@ -43,13 +43,13 @@ from rpa.parallel import pmap
 def parse(text: str) -> dict[str, Any]:
     """{name: value} of "sigma=0.1 hidden=[8, 8] network=moons": Python values or words, which may hold spaces.
 
-    Raises ValueError for a part without name or '='.
+    Raises ValueError for a part without name or '=', or a name given twice.
     """
     values: dict[str, Any] = {}
     for part in re.split(r"\s+(?=[A-Za-z_]\w*=)", text.strip()) if text.strip() else []:
         name, equals, value = part.partition("=")
-        if not (equals and name.isidentifier() and value):
-            raise ValueError(f"P: expected name=value name=value ..., got {part!r}")
+        if not (equals and name.isidentifier() and value) or name in values:
+            raise ValueError(f"P: expected name=value name=value ..., each name once, got {part!r}")
         try:
             values[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -80,25 +80,26 @@ def checked(stem: str, values: dict[str, Any], profile: str = "full") -> dict[st
 
 
 def _replaced_by_profile(path):
-    """The names in the second argument of each call `report.shrink(profile, full, quick)` of a notebook."""
-    nodes = [node for cell in provenance.code_cells(path) for node in ast.walk(ast.parse(cell))]
+    """The names in the argument `full` of each call `report.shrink(profile, full, quick)` of a notebook."""
+    nodes = [node for cell in provenance.code_cells(path) for node in ast.walk(provenance.parsed(cell))]
     calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "report.shrink"]
-    return {node.id for call in calls for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)}
+    full = [part for call in calls for part in (*call.args[1:2], *(k.value for k in call.keywords if k.arg == "full"))]
+    return {node.id for part in full for node in ast.walk(part) if isinstance(node, ast.Name)}
 
 
 def _as_default(name, value, default):
     """The value in the type of `default`; TypeError with what was expected."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(default, float) and number:
+    if isinstance(default, float) and number and abs(value) < np.inf:
         return value
-    if type(default) is int and number and float(value).is_integer():
+    if type(default) is int and number and (isinstance(value, int) or value.is_integer()):
         return int(value)
     if isinstance(default, list) and isinstance(value, (list, tuple)) and value:
         pattern = next((item for item in default if isinstance(item, float)), default[0] if default else value[0])
         return [_as_default(name, item, pattern) for item in value]
-    if type(value) is type(default) and not isinstance(default, list):
+    if type(value) is type(default) and not isinstance(default, (list, float)):
         return value
-    expected = {float: "a number", int: "an integer"}.get(type(default), f"a {type(default).__name__}")
+    expected = {float: "a finite number", int: "an integer"}.get(type(default), f"a {type(default).__name__}")
     raise TypeError(f"{name}: expected {expected}, like {default!r}, got {value!r}")
 
 
@@ -149,11 +150,15 @@ def cells_of(stem: str, grid: dict[str, Any], profile: str = "full") -> list[dic
 def _values(name, given):
     if isinstance(given, list) and given:
         return given
-    if not isinstance(given, dict) or set(given) - {"log"} != {"from", "to", "count"}:
-        raise ValueError(f"grid, {name}: expected a list or {{from: a, to: b, count: n}}, got {given!r}")
-    spaced = np.geomspace if given.get("log") else np.linspace
-    # `checked` makes them integers where the default is one.
-    return spaced(given["from"], given["to"], given["count"]).tolist()
+    spaced = np.geomspace if isinstance(given, dict) and given.get("log") else np.linspace
+    try:
+        if set(given) - {"log"} != {"from", "to", "count"} or given["count"] < 1:
+            raise ValueError("not a range")
+        # `checked` makes them integers where the default is one.
+        return spaced(given["from"], given["to"], given["count"]).tolist()
+    except (TypeError, ValueError) as error:
+        reason = f"expected a list or {{from: a, to: b, count: n}} of numbers, got {given!r} ({error})"
+        raise ValueError(f"grid, {name}: {reason}") from error
 
 
 def sweep(stem: str, grid: dict, profile: str = "full", runs: Path | None = None, scheduler: str | None = None) -> Path:

@@ -77,7 +77,8 @@ def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.nda
         towards = aim(*event.gradient(before, which[moving]), before)
         for size in POLISH_STEPS:
             closer = 1.01 * (z[moving] + size * (towards - z[moving]))
-            accepted = np.linalg.norm(closer, axis=1) < np.linalg.norm(z[moving], axis=1)
+            length = np.linalg.norm(closer, axis=1)
+            accepted = (length > 0) & (length < np.linalg.norm(z[moving], axis=1))  # the origin itself has no direction
             accepted[accepted] = event(closer[accepted]) >= 0
             z[moving[accepted]] = closer[accepted]
         moving = moving[(z[moving] != before).any(axis=1)]

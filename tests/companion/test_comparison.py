@@ -99,6 +99,13 @@ def test_a_file_that_is_no_record_is_named(judged):
     path.write_text("{")
     with pytest.raises(OSError, match=r"broken.json.*run its notebook again"):
         judged(RECORDS)
+    path.rename(path.with_name("other.json")).write_text(json.dumps(_content(RECORDS)))
+    with pytest.raises(OSError, match=r"other.json.*a copy of 01_moons_noise.json"):  # whose numbers nobody made
+        judged(RECORDS)
+    path.with_name("other.json").write_text(json.dumps({"stem": "other", "profile": "full", "code": ""}))
+    with pytest.raises(OSError, match=r"other.json.*'packages'"):
+        judged(RECORDS)
+    path.with_name("other.json").unlink()
     with pytest.raises(FileNotFoundError, match="make figures"):
         comparison.compare(judged.folder / "nowhere")
 

@@ -140,6 +140,13 @@ def test_only_what_changed_runs_again(project):
     assert _make(project, "accept")[0] == 0 and _make(project, "verify")[0] == 0
 
 
+def test_a_renamed_copy_keeps_its_results(project):
+    for name, a in (("01_a_mine", 1), ("01_a", 2)):
+        write_notebook(project / "notebooks" / f"{name}.ipynb", f"a = {a}", RECORD)
+        assert _ran(_make(project, "figures")[1]) == [name]
+    assert _ran(_make(project, "figures")[1]) == []
+
+
 def test_quick_results_go_elsewhere_and_are_not_accepted(project):
     shutil.rmtree(project / "build")
     status, output = _make(project, "quick")
@@ -159,6 +166,9 @@ def test_a_failing_notebook_is_named_and_the_last_good_results_stay(project):
     assert _bytes(project / "build" / "full") == good and "02_b.json" in good
     status, output = _make(project, "accept")
     assert status != 0 and "02_b: no results of the present code" in output
+    write_notebook(project / "notebooks" / "02_b.ipynb", "import os", "os._exit(1)")
+    (project / "build" / "full" / "02_b.ipynb").write_text("{}")
+    assert "FAILED 02_b.ipynb: its kernel died" in _make(project, "figures")[1]
     write_notebook(project / "notebooks" / "02_b.ipynb", "b = 1", RECORD)
     assert _make(project, "figures")[0] == 0 and _make(project, "accept")[0] == 0
 
@@ -263,6 +273,9 @@ def test_runs_are_listed_and_deleted(project):
     elsewhere = f"RPA_BUILD={project / 'elsewhere'}"
     assert _make(project, "run", "NB=01", "P=", elsewhere)[0] == 0
     assert "01_a-" in _make(project, "runs", elsewhere)[1] and not (project / "build" / "runs").exists()
+    (project / "grid.yaml").write_text("a: [")
+    status, output = _make(project, "sweep", "NB=01", "GRID=grid.yaml")
+    assert status != 0 and "FAILED while parsing" in output and "Traceback" not in output
     output = _make(project, "runs", "CLEAN=1", elsewhere)[1]
     assert "01_a-" not in output and not (project / "elsewhere" / "runs").exists()
 

@@ -53,6 +53,7 @@ def test_code_version_follows_the_code_cells_but_not_prose_or_outputs(project):
     write("rpa/upper/a.py", "import numpy")
     write("rpa/lower/c.py", "x = 2")
     assert version("import rpa.upper.a\nb") == first
+    assert len({version(cell) for cell in ("%time a = 1", "%time a = 2", "a = (1", "a = (2")}) == 4
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,9 @@ def test_code_version_follows_the_code_cells_but_not_prose_or_outputs(project):
         ("import rpa\nrpa.lower.d.f(rpa.upper.a)", {"lower.d", "upper.a"}),
         ("from rpa import lower", {"lower.c", "lower.d"}),
         ("import rpa_other, numpy", set()),
+        ("%matplotlib inline\nimport rpa.upper.a\n!ls", {"upper.a"}),
+        ("%%time\nimport rpa.upper.a", {"upper.a"}),
+        ("%%bash\nimport rpa.upper.a; ls /", set()),
     ],
 )
 def test_what_cells_reach(project, source, expected):

@@ -55,6 +55,9 @@ def test_files_are_named_after_the_notebook_and_go_to_its_own_checkout(tmp_path,
     assert report.output_folder() == tmp_path / "build" / "lab"
     (tmp_path / "data" / "targets.toml").unlink()  # no checkout at all: the working directory
     assert report.output_folder() == tmp_path / "data" / "build" / "lab"
+    monkeypatch.setenv("RPA_BUILD", "out")  # seen from the checkout, not from where a kernel works
+    assert report.output_folder() == tmp_path / "data" / "out" / "lab"
+    assert _files.build("full") == _files.ROOT / "out" / "full"
 
 
 def test_a_record_keeps_exact_numbers_and_their_circumstances(out):
@@ -91,6 +94,10 @@ def test_a_record_says_how_it_may_vary(out):
         (None, {}, "expected numbers"),
         (1.0, {"error": np.nan}, "finite"),
         (1.0, {"null": "nothing"}, "expected numbers"),
+        ([], {}, "expected numbers"),
+        (1.0, {"error": -0.1}, "error: expected numbers >= 0"),
+        ([1.0, 2.0], {"error": [0.1]}, "error: .*in the form of value"),
+        (1.0, {"tolerance": {"a": 0.1}}, "tolerance: .*in the form of value"),
         (1.0, {"parameters": {"net": object()}}, "plain values"),
         (1.0, {"varies": "often"}, "varies.*exact, deterministic.*'often'"),
         (1.0, {"varies": "statistical"}, "statistical.*error or a tolerance"),

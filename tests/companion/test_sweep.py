@@ -8,9 +8,11 @@ import sys
 import time
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers import write_notebook
 
 from rpa._files import ROOT
 from rpa.companion import provenance, sweep
@@ -24,7 +26,7 @@ def test_requests_are_read_as_python_values():
     text = "noise=[0.1, 0.3] n=1e5 network=moons_2-16-16-1 words=a b off=true quoted='a b' odd=[1"
     expected = {"noise": [0.1, 0.3], "n": 1e5, "network": "moons_2-16-16-1", "words": "a b", "off": "true"}
     assert sweep.parse(text) == expected | {"quoted": "a b", "odd": "[1"}
-    for bad in ("noise", "3=4", "a=", "=1"):
+    for bad in ("noise", "3=4", "a=", "=1", "a=1 a=2"):
         with pytest.raises(ValueError, match="expected name=value"):
             sweep.parse(bad)
 
@@ -40,7 +42,8 @@ PARAMETERS = provenance.parameters(provenance.notebooks()["01_moons_noise"])
         ({"seed": True}, "seed: expected an integer, like 0, got True"),
         ({"noise_levels": 0.1}, r"noise_levels: expected a list, like \[0.1"),
         ({"noise_levels": []}, "noise_levels: expected a list"),
-        ({"noise_levels": [0.1, "a"]}, "noise_levels: expected a number, like 0.1, got 'a'"),
+        ({"noise_levels": [0.1, "a"]}, "noise_levels: expected a finite number, like 0.1, got 'a'"),
+        ({"noise_levels": [np.inf]}, "noise_levels: expected a finite number, like 0.1, got inf"),
         ({"network": 3}, "network: expected a str"),
     ],
 )
@@ -55,8 +58,16 @@ def test_numbers_may_be_whole_lists_longer_and_the_profile_has_its_say():
     assert sweep.checked(STEM, longer) == longer
     values = sweep.checked(STEM, {"n_samples": 1e5, "hidden": [8.0, 8]})
     assert values == {"n_samples": 100000, "hidden": [8.0, 8]} and type(values["n_samples"]) is int
+    assert sweep.checked(STEM, {"seed": 10**400}) == {"seed": 10**400}
     with pytest.raises(ValueError, match=r"n_samples: the quick profile of 01_moons_noise replaces it.*PROFILE=full"):
         sweep.checked(STEM, {"n_samples": 2000}, "quick")
+
+
+def test_what_a_profile_replaces_is_known_by_place_and_by_name(tmp_path):
+    path = write_notebook(
+        tmp_path / "01_x.ipynb", "report.shrink(profile, 2 * a, 1)\nreport.shrink(profile, quick=c, full=b)"
+    )
+    assert sweep._replaced_by_profile(path) == {"a", "b"}
 
 
 def test_notebooks_are_known_by_number_and_name():
@@ -104,6 +115,9 @@ def test_lists_and_ranges_become_cells():
         ({"seed": 3}, "grid, seed: expected a list or {from"),
         ({"seed": {"from": 0, "to": 2}}, "grid, seed"),
         ({"seed": []}, "grid, seed"),
+        ({"seed": {"from": 0, "to": 1, "count": 0}}, "grid, seed"),
+        ({"seed": {"from": 0, "to": "b", "count": 2}}, "grid, seed"),
+        ({"seed": {"from": 0, "to": 1, "count": 2, "log": True}}, "grid, seed.*zero"),
         ({"speed": [1]}, "has no parameter 'speed'"),
         ({"seed": {"from": 0, "to": 1, "count": 3}}, "seed: expected an integer"),
     ],

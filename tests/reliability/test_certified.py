@@ -110,3 +110,11 @@ def test_nothing_found_is_an_empty_bound():
     net = ReLUNetwork([np.eye(3), np.zeros((2, 3))], [np.zeros(3), [1.0, 0.0]])
     found = failing_patterns(net, Gaussian(np.zeros(3), 1.0), label=0)
     assert len(found) == 0 and found.log_total == -np.inf and not found.exact
+
+
+def test_failures_are_found_where_the_mean_is_on_their_boundary():
+    """x_1 >= |x_2| + |x_3| without biases: 4 pieces of a cone from the origin, of the solid angle P = 0.10817."""
+    last = [[1.0, -1, -1, -1, -1, -1]]
+    net = ReLUNetwork([np.vstack([np.eye(3), -np.eye(3)]), last], [np.zeros(6), np.zeros(1)])
+    pieces = failing_patterns(net, Gaussian(np.zeros(3), 1.0), direction=[1.0], threshold=0.0)
+    assert len(pieces) == 4 and np.exp(pieces.log_total) == pytest.approx(0.10817, rel=0.01)
