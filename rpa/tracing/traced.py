@@ -95,7 +95,7 @@ class Traced:
         if called(node) in (*UNITS, *COPIES) and not weighted:
             return self.linear(node, env)
         if called(node) in SUMS and len({*node.args}) == 2:
-            return sum(given.values())
+            return sum(given.values()).expand(-1, *self.shapes[node][1:])
         if node not in self._squares:
             with torch.no_grad():
                 self._squares[node] = self.fixed(node.args[1], 1) ** 2 if weighted else self._plane_square(node)

@@ -69,6 +69,16 @@ def test_a_sum_of_a_value_with_itself_has_four_times_its_variance(monkeypatch):
     assert torch.allclose(twice, 4 * once, rtol=1e-12)
 
 
+def test_a_value_spread_over_a_constant_keeps_its_variance(monkeypatch):
+    monkeypatch.setattr(parts, "DENSE", 0)
+    conv, grid = nn.Conv2d(1, 2, 4).double(), torch.rand(3, 5, dtype=torch.float64)
+    x = torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    once, spread = (
+        layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ([], [Net(lambda y: y - grid)])
+    )
+    assert torch.allclose(spread, once.repeat_interleave(15, 1), rtol=1e-12)
+
+
 def test_results_carry_no_graph_of_the_weights():
     net, x = small_net(), torch.rand(1, 3, 9, 9, dtype=torch.float64)
     assert all(weight.requires_grad for weight in net.parameters())
