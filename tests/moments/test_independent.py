@@ -34,6 +34,19 @@ def test_quick_moments_are_those_of_rpa_relu(dtype, tolerance):
     assert torch.allclose(ours[0], torch.relu(mean), rtol=0, atol=1e-14) and torch.equal(ours[1], none)
 
 
+def test_units_of_any_size():
+    """A network without biases scales with its input: noise of 1e-19, as of charges in coulombs, is not zero."""
+    net, x = small_net().requires_grad_(False), torch.randn(1, 3, 9, 9, dtype=torch.float64)
+    for layer in net[0], net[3], net[7]:
+        layer.bias.zero_()
+    for rule in ("diagonal", "series"):
+        expected = layerwise(net, x, 0.04, rule)
+        for scale in (1e-19, 1e-100, 1e100):
+            found = layerwise(net, scale * x, 0.04 * scale**2, rule)
+            torch.testing.assert_close(found.mean / scale, expected.mean, rtol=0, atol=1e-7)
+            torch.testing.assert_close(found.cov / scale**2, expected.cov, rtol=0, atol=1e-7)
+
+
 def test_two_stage_means_are_those_of_torchs_jacobian_product():
     net, x, scales = small_net(), torch.randn(3, 3, 9, 9, dtype=torch.float64), [0.2, 0.5]
     stages = Stages.of(traced(net, x), 1)
