@@ -208,3 +208,11 @@ def test_monte_carlo_errors_are_honest():
         assert 0.7 < gap.std() < 1.4 and np.abs(gap).max() < 6
     again = two_stage.monte_carlo(lambda x: x * scale + 1e3, inputs, 4000, 0, chunk=700)
     np.testing.assert_array_equal(again.mean, runs[0].mean)
+    for unit in (1e-120, 1e120):
+        found = two_stage.monte_carlo(lambda x: (x * scale + 1e3) * unit, inputs, 4000, 0, chunk=700)
+        np.testing.assert_allclose(found.var_stderr / unit / unit, again.var_stderr, rtol=1e-6)
+
+
+def test_monte_carlo_of_a_module_whose_weights_are_buffers():
+    net = nn.BatchNorm1d(3, affine=False).eval()
+    assert (two_stage.monte_carlo(net, Gaussian(np.ones(3), 0.0), 2, 0).mean == net(torch.ones(1, 3)).numpy()).all()
