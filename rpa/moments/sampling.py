@@ -83,10 +83,7 @@ def _evaluate(f, x):
             raise
     else:
         y = f(x)
-    y = y.double().numpy(force=True) if isinstance(y, torch.Tensor) else np.asarray(y, dtype=float)
+    y = _check.array("f", y, (None,) * np.ndim(y))
     if y.ndim == 0 or len(y) != len(x):
         raise ValueError(f"f: expected one row per input, ({len(x)}, k) or ({len(x)},), got shape {y.shape}")
-    y = y.reshape(len(x), -1)
-    if not np.isfinite(y).all():
-        raise ValueError("f: returned NaN or infinite values")
-    return y
+    return y.reshape(len(x), -1)
