@@ -92,6 +92,13 @@ def test_a_value_spread_over_a_constant_keeps_its_variance(monkeypatch):
     assert torch.allclose(spread, once.repeat_interleave(15, 1), rtol=1e-12)
 
 
+def test_a_layer_that_mixes_channels_is_refused_where_it_is_too_large(monkeypatch):
+    monkeypatch.setattr(parts, "DENSE", 500)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ChannelShuffle(4)).eval()
+    with pytest.raises(ValueError, match=r"ChannelShuffle\) is too large for independent units"):
+        layerwise(net, torch.rand(1, 1, 6, 6), 0.3, "diagonal")
+
+
 def test_results_carry_no_graph_of_the_weights():
     net, x = small_net(), torch.rand(1, 3, 9, 9, dtype=torch.float64)
     assert all(weight.requires_grad for weight in net.parameters())
