@@ -21,7 +21,8 @@ def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
     if np.ma.is_masked(value):
         raise ValueError(f"{name}: expected numbers without a mask, got a masked array")
     try:
-        given = np.asarray(value if detach is None else detach().cpu().double().numpy())
+        plain: Any = detach().cpu() if detach else value
+        given = np.asarray(plain if detach is None or plain.is_complex() else plain.double())
         if given.dtype.kind in "cmM":
             raise ValueError(f"{name}: expected real numbers, got {given.dtype}")
         result = np.array(given, dtype=np.float64)

@@ -5,14 +5,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from rpa import _check
+
 
 def tensor(name: str, value: Any) -> torch.Tensor:
     """A tensor as it is; numbers, lists and arrays as a float64 tensor."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and not value.is_complex():
         return value
     try:
-        return torch.as_tensor(np.array(value, dtype=np.float64))
-    except (TypeError, ValueError) as error:
+        return torch.as_tensor(_check.array(name, value, (None,) * np.ndim(value)))
+    except ValueError as error:
         raise ValueError(f"{name}: expected a tensor, or numbers to make one of, got {value!r}") from error
 
 

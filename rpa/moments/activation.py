@@ -15,7 +15,6 @@ import torch
 from rpa.moments import relu
 
 Slope = Any
-TINY = 1e-30  # a variance that is zero in single precision, yet has a square root to divide by
 
 
 def mean(mu: torch.Tensor, var: torch.Tensor, slope: Slope = 0) -> torch.Tensor:
@@ -89,7 +88,7 @@ def excess(mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
     Elementwise, in the type given; the absolute errors of e and P are a few roundings.
     """
-    sigma = (var + TINY).sqrt_()
+    sigma = (var + torch.finfo(var.dtype).tiny).sqrt_()  # a variance of 0 has a root to divide by
     # Beyond 8 sigma e is lost beside 1, and its denormal numbers would cost most of the time.
     t = (mean / sigma).abs_().clamp_(max=8.0)
     tail = torch.erfc(t * math.sqrt(0.5)).mul_(0.5)

@@ -154,12 +154,24 @@ def _affine(state, part, rule):
         return _State(mean, dense=through(half.mT.contiguous()))
     rows = state.factor
     if state.dense is not None:
-        values, vectors = torch.linalg.eigh(state.dense)
+        values, vectors = torch.linalg.eigh(state.dense.detach())
         rows = (vectors * values.clamp(min=0).sqrt()[:, None]).mT
+        if state.dense.requires_grad:
+            # Roots have no derivative where eigenvalues are equal or 0; (e + d / 2e)^2 = d + ... has that of d = 0.
+            change, e = state.dense - state.dense.detach(), _next_to_nothing(values).sqrt()
+            rows = torch.cat([rows, e * torch.eye(n).to(rows) + change / (2 * e)], 1)
+    elif state.diag.requires_grad:
+        rows = torch.cat([rows, torch.diag_embed((state.diag + _next_to_nothing(state.diag)).sqrt())], 1)
     elif state.diag.any():
         rows = torch.cat([rows, torch.diag_embed(_without_denormals(state.diag.sqrt()))], 1)
     rows = through(rows)
     return _State(mean, rows, rows.new_zeros(len(rows), m))
+
+
+def _next_to_nothing(variances):
+    """A variance that is lost beside these, but not 0."""
+    largest = variances.detach().max()
+    return (RELATIVE_ZERO**2 * largest).where(largest > 0, torch.finfo(variances.dtype).tiny ** 0.5)
 
 
 def _without_denormals(part):

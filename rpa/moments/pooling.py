@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional
 
 from rpa.moments import activation, relu
-from rpa.moments.activation import TINY
 from rpa.tracing.conversion import pool_tables
 
 if TYPE_CHECKING:
@@ -91,8 +90,9 @@ def _alike(mean, cov, allowed):
 
     allowed: by how much, in units of the largest deviation. On a flat background most windows are alike.
     """
-    scale = cov.diagonal(dim1=-2, dim2=-1).max().sqrt().clamp(min=TINY)
-    key = torch.cat([mean / scale, (cov / scale**2).flatten(1)], 1).div(allowed).round()
+    scale = cov.diagonal(dim1=-2, dim2=-1).max().sqrt()
+    scale = scale.where(scale > 0, 1.0)
+    key = torch.cat([mean / scale, (cov / scale / scale).flatten(1)], 1).div(allowed).round()
     groups, back = torch.unique(key, dim=0, return_inverse=True)
     first = torch.zeros(len(groups), dtype=back.dtype)
     return first.scatter_reduce(0, back, torch.arange(len(back)), "amin", include_self=False), back

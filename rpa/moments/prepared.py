@@ -13,6 +13,7 @@ from torch import nn
 from rpa.inputs import Gaussian, GaussianMixture, components_of
 from rpa.moments import _checks
 from rpa.network import ReLUNetwork
+from rpa.tracing.conversion import checked_shape
 from rpa.tracing.graph import check_evaluable, unwrapped
 from rpa.tracing.traced import Traced
 
@@ -107,7 +108,7 @@ def _laws(inputs, cov, input_shape, dtype):
         return [Law(1.0, means, *noise(cov, means))]
     if cov is not None:
         raise ValueError("cov: expected None beside a Gaussian or GaussianMixture, which has its own")
-    shape = (inputs.dim,) if input_shape is None else tuple(input_shape)
+    shape = (inputs.dim,) if input_shape is None else checked_shape(input_shape)
     if torch.Size(shape).numel() != inputs.dim:
         raise ValueError(f"input_shape: expected {inputs.dim} entries in all, as inputs have, got {shape}")
     parts = []

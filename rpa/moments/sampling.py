@@ -14,6 +14,7 @@ from torch import nn
 
 from rpa import _check
 from rpa.inputs import components_of
+from rpa.moments.prepared import dtype_of
 from rpa.tracing.graph import check_evaluable
 
 if TYPE_CHECKING:
@@ -54,23 +55,26 @@ def monte_carlo(
         rng = np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
         raise ValueError(f"seed: expected integers >= 0, got {seed!r}") from error
-    centre, sums = None, np.zeros(())
+    centre, scale, sums = None, np.ones(()), np.zeros(())
     for start in range(0, n, chunk):
         y = _evaluate(f, inputs.sample(min(chunk, n - start), rng))
-        centre = y.mean(0) if centre is None else centre
-        y = y - centre
+        if centre is None:
+            centre = y.mean(0)
+            scale = np.ldexp(1.0, np.frexp(abs(y - centre).max(0))[1] - 1)  # fourth powers stay in range
+        y = (y - centre) / scale
         sums = sums + np.stack([(y**power).sum(0) for power in (1, 2, 3, 4)])
     # Sums about a point close to the mean lose nothing when moved to the mean.
     m1, m2, m3, m4 = sums / n
     var = m2 - m1**2
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
     var_stderr = np.sqrt(np.maximum(fourth - var**2, 0) / n)
-    return Estimate(centre + m1, var * n / (n - 1), np.sqrt(var / n), var_stderr, n)
+    square = scale**2
+    return Estimate(centre + m1 * scale, var * n / (n - 1) * square, np.sqrt(var / n) * scale, var_stderr * square, n)
 
 
 def _evaluate(f, x):
     if isinstance(f, nn.Module):
-        rows = torch.as_tensor(x, dtype=next((p.dtype for p in f.parameters()), torch.float64))
+        rows = torch.as_tensor(x, dtype=dtype_of(f))
         try:
             with torch.no_grad():
                 y = f(rows)
@@ -79,10 +83,7 @@ def _evaluate(f, x):
             raise
     else:
         y = f(x)
-    y = y.double().numpy(force=True) if isinstance(y, torch.Tensor) else np.asarray(y, dtype=float)
+    y = _check.array("f", y, (None,) * np.ndim(y))
     if y.ndim == 0 or len(y) != len(x):
         raise ValueError(f"f: expected one row per input, ({len(x)}, k) or ({len(x)},), got shape {y.shape}")
-    y = y.reshape(len(x), -1)
-    if not np.isfinite(y).all():
-        raise ValueError("f: returned NaN or infinite values")
-    return y
+    return y.reshape(len(x), -1)

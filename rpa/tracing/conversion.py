@@ -12,6 +12,8 @@ import copy
 import math
 import operator
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,12 +50,17 @@ def _double(module):
     return copy.deepcopy(module, {id(t): t.detach().clone() for t in computed}).double().requires_grad_(False)
 
 
+def checked_shape(given: Any) -> tuple[int, ...]:
+    """The shape of one input, given as numbers or as one; ValueError naming input_shape for anything else."""
+    shape = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"input_shape: expected whole numbers > 0, got {given!r}")
+    return shape
+
+
 def _input_shape(module, given):
     if given is not None:
-        shape = (given,) if isinstance(given, int) else tuple(given)
-        if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise ValueError(f"input_shape: expected whole numbers > 0, got {given!r}")
-        return shape
+        return checked_shape(given)
     graph, root, _ = record(module, "module")
     example = (1, 28, 28)
     for node in graph.nodes:

@@ -156,11 +156,17 @@ class _Tracer(fx.Tracer):
             kwargs = {**kwargs, "inplace": False} if kwargs.get("inplace") else kwargs
             if name in WEIGHTED:
                 args, kwargs = _in_order(*args, **kwargs)
+            if name in SUMS:
+                args, kwargs = _terms(*args, **kwargs), {}
         return super().create_proxy(kind, target, args, kwargs, *more, **options)
 
 
 def _in_order(input, weight, bias=None, *options, **named):
     return (input, weight, bias, *options), named
+
+
+def _terms(input, other, *, alpha=1):
+    return input, other if alpha == 1 else alpha * other
 
 
 def _cut_head(graph):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import operator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class Traced:
         if called(node) in (*UNITS, *COPIES) and not weighted:
             return self.linear(node, env)
         if called(node) in SUMS and len({*node.args}) == 2:
-            return sum(given.values())
+            return sum(given.values()).expand(-1, *self.shapes[node][1:])
         if node not in self._squares:
             with torch.no_grad():
                 self._squares[node] = self.fixed(node.args[1], 1) ** 2 if weighted else self._plane_square(node)
@@ -143,8 +144,9 @@ class Traced:
         small = len(arguments) == 1 and given.ndim > 2 and n * math.prod(out[2:]) <= 4 * DENSE
         if small and out[:2] == given.shape[:2]:
             expected, folded = of(given), given.flatten(0, 1).unsqueeze(1)
-            if self._offsets.get(node) is None and self._close(of(folded).reshape(out), expected):
-                return of(torch.eye(n).to(given).reshape(n, 1, *given.shape[2:])).reshape(n, -1) ** 2
+            with suppress(RuntimeError):  # what wants all channels takes no planes
+                if self._offsets.get(node) is None and self._close(of(folded).reshape(out), expected):
+                    return of(torch.eye(n).to(given).reshape(n, 1, *given.shape[2:])).reshape(n, -1) ** 2
         raise ValueError(f"{self.name}: {self._label(node)} is too large for independent units; use another rule")
 
     def _close(self, value, expected):

@@ -34,6 +34,19 @@ def test_quick_moments_are_those_of_rpa_relu(dtype, tolerance):
     assert torch.allclose(ours[0], torch.relu(mean), rtol=0, atol=1e-14) and torch.equal(ours[1], none)
 
 
+def test_units_of_any_size():
+    """A network without biases scales with its input: noise of 1e-19, as of charges in coulombs, is not zero."""
+    net, x = small_net().requires_grad_(False), torch.randn(1, 3, 9, 9, dtype=torch.float64)
+    for layer in net[0], net[3], net[7]:
+        layer.bias.zero_()
+    for rule in ("diagonal", "series"):
+        expected = layerwise(net, x, 0.04, rule)
+        for scale in (1e-19, 1e-100, 1e100):
+            found = layerwise(net, scale * x, 0.04 * scale**2, rule)
+            torch.testing.assert_close(found.mean / scale, expected.mean, rtol=0, atol=1e-7)
+            torch.testing.assert_close(found.cov / scale**2, expected.cov, rtol=0, atol=1e-7)
+
+
 def test_two_stage_means_are_those_of_torchs_jacobian_product():
     net, x, scales = small_net(), torch.randn(3, 3, 9, 9, dtype=torch.float64), [0.2, 0.5]
     stages = Stages.of(traced(net, x), 1)
@@ -67,6 +80,23 @@ def test_a_sum_of_a_value_with_itself_has_four_times_its_variance(monkeypatch):
         layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ([], [Net(lambda y: y + y)])
     )
     assert torch.allclose(twice, 4 * once, rtol=1e-12)
+
+
+def test_a_value_spread_over_a_constant_keeps_its_variance(monkeypatch):
+    monkeypatch.setattr(parts, "DENSE", 0)
+    conv, grid = nn.Conv2d(1, 2, 4).double(), torch.rand(3, 5, dtype=torch.float64)
+    x = torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    once, spread = (
+        layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ([], [Net(lambda y: y - grid)])
+    )
+    assert torch.allclose(spread, once.repeat_interleave(15, 1), rtol=1e-12)
+
+
+def test_a_layer_that_mixes_channels_is_refused_where_it_is_too_large(monkeypatch):
+    monkeypatch.setattr(parts, "DENSE", 500)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ChannelShuffle(4)).eval()
+    with pytest.raises(ValueError, match=r"ChannelShuffle\) is too large for independent units"):
+        layerwise(net, torch.rand(1, 1, 6, 6), 0.3, "diagonal")
 
 
 def test_results_carry_no_graph_of_the_weights():

@@ -124,6 +124,17 @@ def test_layerwise_keeps_the_linear_term_in_layers_too_large(monkeypatch):
     assert layerwise(net, IMAGES, 0.0, "exact").cov.abs().max() < 1e-20
 
 
+@pytest.mark.parametrize("noise", [torch.eye(3), torch.zeros(3), torch.tensor([0.3, 0.0, 0.5])])
+def test_gradients_pass_layers_too_large(noise, monkeypatch):
+    """Through roots of covariances without noise or with equal eigenvalues, as without any roots."""
+    net, x = random_network((3, 6, 5, 2), 0).to_torch(), torch.full((1, 3), 0.4, dtype=F64)
+    noise = noise.to(F64).requires_grad_()
+    gradient = lambda: torch.autograd.grad(layerwise(net, x, noise, "linear").cov.sum(), noise)[0]
+    expected = gradient()
+    monkeypatch.setattr(sys.modules[layerwise.__module__], "MAX_DENSE", 1)
+    torch.testing.assert_close(gradient(), expected, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_noise_free_input_is_the_network_itself(rule):
     net = convolutional()
@@ -208,3 +219,11 @@ def test_monte_carlo_errors_are_honest():
         assert 0.7 < gap.std() < 1.4 and np.abs(gap).max() < 6
     again = two_stage.monte_carlo(lambda x: x * scale + 1e3, inputs, 4000, 0, chunk=700)
     np.testing.assert_array_equal(again.mean, runs[0].mean)
+    for unit in (1e-120, 1e120):
+        found = two_stage.monte_carlo(lambda x: (x * scale + 1e3) * unit, inputs, 4000, 0, chunk=700)
+        np.testing.assert_allclose(found.var_stderr / unit / unit, again.var_stderr, rtol=1e-6)
+
+
+def test_monte_carlo_of_a_module_whose_weights_are_buffers():
+    net = nn.BatchNorm1d(3, affine=False).eval()
+    assert (two_stage.monte_carlo(net, Gaussian(np.ones(3), 0.0), 2, 0).mean == net(torch.ones(1, 3)).numpy()).all()

@@ -198,6 +198,9 @@ MODELS = {
     "volume": lambda: Seq(nn.Unflatten(2, (2, 4)), nn.Conv3d(1, 3, 2), nn.BatchNorm3d(3), ReLU(), Flat(), Lin(63, 3)),
     # Other idioms.
     "one number": lambda: Net(lambda x, inner: inner(x).squeeze(-1), Seq(Flat(), Lin(64, 8), ReLU(), Lin(8, 1))),
+    "sums by name": lambda: Net(lambda x, m, a, b: b(torch.sub(torch.add(input=a(x.flatten(1)).relu(), other=m.a),
+                                other=m.b, alpha=2).add(x[:, 0, 0], alpha=3)), Parameters((8,), (8,)), Lin(64, 8),
+                                Lin(8, 3)),
     "data parallel": lambda: nn.DataParallel(Seq(Conv(1, 3, 3), ReLU(), head(3))),
     "indexed": lambda: Net(lambda x, a, b: b(operator.getitem(F.relu(a(x)), (slice(None), [2, 0], 1))).flatten(1),
                            Conv(1, 3, 3), Lin(6, 2)),
