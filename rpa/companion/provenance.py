@@ -8,7 +8,6 @@ notebooks that import it, directly or through others.
 import ast
 import json
 import sys
-from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib import metadata
@@ -113,11 +112,12 @@ def parsed(source: str) -> ast.Module:
     except SyntaxError:
         from IPython.core.inputtransformer2 import TransformerManager
 
-        with suppress(SyntaxError):
-            # Most magics of a whole cell take Python.
-            body = source.partition("\n")[2] if source.startswith("%%") else source
-            return ast.parse(TransformerManager().transform_cell(body))
-    return ast.parse(f"cell = {source!r}")
+        # Most magics of a whole cell take Python.
+        body = source.partition("\n")[2] if source.startswith("%%") else source
+    try:
+        return ast.parse(TransformerManager().transform_cell(body))
+    except SyntaxError:
+        return ast.parse(f"cell = {source!r}")
 
 
 def _modules():

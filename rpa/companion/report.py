@@ -144,10 +144,9 @@ def record(
             entry[key] = _plain(id, numbers, numbers_only=True)
     entry["varies"] = varies or ("deterministic" if error is None else "statistical")
     for key in {"error", "tolerance"} & set(entry):
-        found, places = (dict(flatten(entry[name])) for name in (key, "value"))
-        if found.keys() not in ({""}, places.keys()) or min(found.values()) < 0:
-            reason = f"expected numbers >= 0, one or in the form of value, got {entry[key]}"
-            raise ValueError(f"record {id!r}: {key}: {reason}")
+        numbers, places = (dict(flatten(entry[name])) for name in (key, "value"))
+        if numbers.keys() not in ({""}, places.keys()) or min(numbers.values()) < 0:
+            raise ValueError(f"record {id!r}: {key}: expected numbers >= 0, one or as in value, got {entry[key]}")
     if entry["varies"] not in VARIES:
         raise ValueError(f"record {id!r}: varies: expected one of {', '.join(VARIES)}, got {varies!r}")
     if tolerance is None and error is None and entry["varies"] not in TOLERANCES:

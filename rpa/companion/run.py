@@ -132,13 +132,11 @@ def _execute(notebook, stage, label, workers):
         # The cell of the injected parameters takes the place that the count from 0 leaves free.
         index = max(i for i, cell in enumerate(content.cells) if cell.get("execution_count"))
         first_line = next(filter(str.strip, content.cells[index].source.splitlines()))
-        reason = f"{notebook.name}, cell {index} ({first_line}): {error.ename}: {error.evalue}"
-        raise RuntimeError(reason) from None
+        raise RuntimeError(f"{notebook.name}, cell {index} ({first_line}): {error.ename}: {error.evalue}") from None
     except DeadKernelError:
         raise RuntimeError(f"{notebook.name}: its kernel died, as where memory runs out") from None
     except CellTimeoutError:
-        reason = f"a cell took more than {client.timeout} s (PATIENCE of {__file__})"
-        raise RuntimeError(f"{notebook.name}: {reason}") from None
+        raise RuntimeError(f"{notebook.name}: a cell took over {client.timeout} s (PATIENCE in {__file__})") from None
     finally:
         (stage / notebook.name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     timings = stage / "data" / "results" / "timings" / f"{notebook.stem}.json"

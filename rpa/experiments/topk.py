@@ -31,8 +31,8 @@ def wilson(successes: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
 def perfect_at_most(agreed: ArrayLike) -> np.ndarray:
     """Upper bound on how often the exact mean would order classes as a sampled referee does, elementwise.
 
-    agreed: the share of images on which two equal, independent referees agree. A referee that takes the wrong one of
-    two orders with probability e agrees with another in 1 - 2 e (1 - e) of all cases, and with the exact mean in 1 - e.
-    That lies between `agreed` and (1 + sqrt(2 agreed - 1)) / 2, also where e differs from image to image (Jensen).
+    agreed: the share of images on which two equal, independent referees agree. If a referee gives order o of an image
+    with probability q_o, two agree with probability sum_o q_o^2, and one with the exact mean with max_o q_o, which is
+    at most the root of that sum; the mean over images is at most the root of `agreed` (Jensen).
     """
-    return (1 + np.sqrt(np.maximum(2 * np.asarray(agreed) - 1, 0))) / 2
+    return np.sqrt(agreed)

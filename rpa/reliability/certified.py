@@ -85,14 +85,16 @@ def failing_patterns(
     net = as_network(net, input_shape)
     max_patterns = _check.integer("max_patterns", max_patterns, 1)
     rtol = _check.fraction("rtol", rtol)
-    parts = events(net, inputs, seed=seed, **event)
+    parts, components = events(net, inputs, seed=seed, **event), components_of(inputs)
     criterion = parts[0][1].criterion
-    if net.input_dim <= 2 or max(part.dim for _, part in parts) <= 2:
-        return all_pieces(net, inputs, criterion)
+    planar = [net.input_dim <= 2 or part.dim <= 2 for _, part in parts]
+    if all(planar):
+        return all_pieces(net, components, criterion)
+    pieces = _all(net, [component for component, flat in zip(components, planar) if flat], criterion)
+    parts = [part for part, flat in zip(parts, planar) if not flat]
     drawn = [_drawn(part, np.log(weight)) for weight, part in parts]
     weights = np.sort(np.concatenate([log_weight for _, _, log_weight in drawn]))
     least = weights[-max_patterns] if len(weights) > max_patterns else -np.inf
-    pieces = [(np.zeros((0, net.n_hidden), dtype=bool), 0, np.zeros(0), np.zeros(0))]
     for (weight, part), (patterns, which, log_weight) in zip(parts, drawn):
         kept = log_weight >= least
         for i in np.unique(which[kept]):
@@ -104,15 +106,19 @@ def failing_patterns(
     return _merged(pieces, exact=False)
 
 
-def all_pieces(net: ReLUNetwork, inputs: RandomInput, criterion: Criterion) -> FailingPatterns:
-    """All failing pieces for an input of rank at most two."""
-    pieces = []
-    for piece in exact_pieces(net, components_of(inputs))[1]:
+def all_pieces(net: ReLUNetwork, components: list, criterion: Criterion) -> FailingPatterns:
+    """All failing pieces for input components of rank at most two."""
+    return _merged(_all(net, components, criterion), exact=True)
+
+
+def _all(net, components, criterion):
+    pieces = [(np.zeros((0, net.n_hidden), dtype=bool), 0, np.zeros(0), np.zeros(0))]
+    for piece in exact_pieces(net, components)[1] if components else ():
         for rows, H, h, A, b in piece.blocks():
             for i, rival in enumerate(criterion.rivals):
                 log_p, rel_error = probabilities(*_failing(H, h, criterion, A, b, i), rtol=EXACT)
                 pieces.append((piece.patterns[rows], rival, np.log(piece.weight) + log_p, rel_error))
-    return _merged(pieces, exact=True)
+    return pieces
 
 
 def _drawn(event, log_share):

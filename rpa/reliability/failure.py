@@ -16,7 +16,7 @@ from scipy.special import log_ndtr
 from torch import nn
 
 from rpa import _check
-from rpa.inputs import RandomInput
+from rpa.inputs import RandomInput, components_of
 from rpa.network import ReLUNetwork, as_network
 from rpa.parallel import one_thread
 from rpa.reliability.certified import all_pieces
@@ -97,7 +97,7 @@ def failure_probability(
 
 def _planar(net: ReLUNetwork, inputs: RandomInput, parts: list[Event]) -> FailureProbability:
     """The exact answer from all affine pieces; where none has any probability, a bound by PLANAR_REACH."""
-    pieces = all_pieces(net, inputs, parts[0].criterion)
+    pieces = all_pieces(net, components_of(inputs), parts[0].criterion)
     result = estimated(min(pieces.log_total, 0.0), pieces.total_error, True, "exact")
     if pieces.log_total == -np.inf and not all(impossible(event) for event in parts):
         result = unseen(-np.inf, float(log_ndtr(-PLANAR_REACH)), "exact")

@@ -4,7 +4,7 @@ import pytest
 from helpers import assert_binomial, random_gaussian, random_mixture, random_network
 from scipy.optimize import brentq
 
-from rpa.inputs import Gaussian
+from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability.certified import failing_patterns
 from rpa.reliability.failure import failure_probability
@@ -97,6 +97,10 @@ def test_an_input_that_does_not_vary_fails_or_does_not():
     still = Gaussian(np.ones(4), 0.0)
     assert failing_patterns(net, still, label=winner).log_total == -np.inf
     assert failing_patterns(net, still, label=(winner + 1) % 3).log_total == pytest.approx(0.0, abs=1e-12)
+    wide = Gaussian(np.zeros(4), 1.0)
+    both = failing_patterns(net, GaussianMixture([0.25, 0.75], [still, wide]), label=(winner + 1) % 3)
+    part = failing_patterns(net, wide, label=(winner + 1) % 3)
+    assert np.exp(both.log_total) == pytest.approx(0.25 + 0.75 * np.exp(part.log_total), rel=0.1)
 
 
 def test_equal_outputs_belong_to_the_first_class():

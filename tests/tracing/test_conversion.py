@@ -184,6 +184,15 @@ def test_what_cannot_be_converted_is_named(number):
         ReLUNetwork.from_torch(module if "training" in message or not isinstance(module, nn.Module) else module.eval())
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_bends_that_two_probes_miss_are_seen(seed):
+    torch.manual_seed(seed)
+    one = Net(lambda x, a, b: torch.fmax(a(x), b(x)), nn.Linear(2, 1), nn.Linear(2, 1))
+    for module in (one, Seq(nn.Linear(2, 1), nn.Hardshrink(0.1))):
+        with pytest.raises(ValueError, match="is not affine; expected affine operations"):
+            ReLUNetwork.from_torch(module.eval())
+
+
 def test_other_refusals():
     with pytest.raises(ValueError, match=r"input_shape: the network does not take inputs .* \(2, 5, 5\)"):
         ReLUNetwork.from_torch(Seq(nn.Conv2d(1, 1, 3)), (2, 5, 5))
