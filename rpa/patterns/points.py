@@ -104,7 +104,7 @@ def line(draws: Draws, output: int) -> Line:
     every expectation and gives a density without a bandwidth.
     """
     a, b = draws.A[:, output], draws.b[:, output]
-    size = np.linalg.norm(a, axis=1)
+    size = np.hypot.reduce(a, axis=1)
     count, r, *others = draws.z.shape
     z = draws.z.reshape(count, r, prod(others))
     s = (a / size[:, None])[:, None] @ z
