@@ -54,6 +54,10 @@ def test_exact_pmf_against_samples(net, inputs, n, seed):
 
 
 def test_constant_input_and_linear_network():
+    spatial = pattern_pmf(random_network((3, 2), 0), Gaussian(np.zeros(3), 1.0))
+    assert spatial.p == pytest.approx([1.0]) and spatial.complete
+    with np.errstate(invalid="raise"):  # lines without an end
+        assert spatial.output().pdf(spatial.net.biases[0][0]).p > 0
     constant = pattern_pmf(random_network((2, 4, 1), 0), Gaussian([0.3, -0.2], 0.0))
     np.testing.assert_array_equal(constant.patterns, constant.net.patterns([[0.3, -0.2]]))
     np.testing.assert_allclose(constant.p, 1.0, atol=1e-15)
