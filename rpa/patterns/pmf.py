@@ -282,7 +282,7 @@ class _Table:
     def covered_error(self):
         """Standard error of `covered`: the scatter of the replicates, and what each pattern's error has beyond it."""
         scatter = lambda deviation: quadrature.SAFETY * deviation.std(axis=-1, ddof=1) / np.sqrt(quadrature.REPLICATES)
-        errors = self._terms * np.where(np.isfinite(self.rel_error), self.rel_error, 0.0)
+        errors = self._terms * np.where(np.isfinite(self.rel_error), self.rel_error, 1.0)
         beyond = np.maximum(errors**2 - (self._terms * scatter(self.deviation)) ** 2, 0.0)
         return np.hypot(scatter(np.einsum("ck,ckr->r", self._terms, self.deviation)), np.sqrt(beyond.sum()))
 

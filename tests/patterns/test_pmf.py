@@ -7,6 +7,7 @@ from helpers import assert_binomial, given, random_gaussian, random_mixture, ran
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
+from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label
 
@@ -63,6 +64,15 @@ def test_constant_input_and_linear_network():
     np.testing.assert_allclose(constant.p, 1.0, atol=1e-15)
     linear = pattern_pmf(random_network((2, 3), 0), random_gaussian(2, 0))
     assert linear.patterns.shape == (1, 0) and linear.labels == [0]
+
+
+def test_slivers_between_repeated_units_leave_the_error_of_the_mass_finite():
+    """Rounding leaves 1e-17 between copies of a unit; of such a pattern no digit is known, but it has no more mass."""
+    net = random_network((4, 3, 2), 2)
+    copies = ReLUNetwork([np.repeat(net.weights[0], 3, axis=0), np.ones((1, 9))], [np.repeat(net.biases[0], 3), [0.0]])
+    pmf = pattern_pmf(copies, Gaussian(np.zeros(4), 1.0), search="best_first")
+    assert pmf.stopped == "mass" and pmf.covered_error < 0.01 and abs(pmf.covered - 1) < 3 * pmf.covered_error
+    assert (pmf.rel_error[pmf.p < 1e-15] == np.inf).all() and (pmf.p < 1e-15).any()
 
 
 def test_searched_pmf_agrees_with_the_exact_one():
