@@ -6,7 +6,7 @@ import pytest
 from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals, small_network
 
 from rpa.experiments.montecarlo import pattern_counts
-from rpa.inputs import Gaussian
+from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label
@@ -73,6 +73,14 @@ def test_slivers_between_repeated_units_leave_the_error_of_the_mass_finite():
     pmf = pattern_pmf(copies, Gaussian(np.zeros(4), 1.0), search="best_first")
     assert pmf.stopped == "mass" and pmf.covered_error < 0.01 and abs(pmf.covered - 1) < 3 * pmf.covered_error
     assert (pmf.rel_error[pmf.p < 1e-15] == np.inf).all() and (pmf.p < 1e-15).any()
+
+
+def test_an_exact_component_stays_exact_beside_a_sampled_one():
+    """Half the mass at one point, half in rank three: each component's regions add up to one by themselves."""
+    net = random_network((3, 5, 1), 0)
+    pmf = pattern_pmf(net, GaussianMixture([0.5, 0.5], [Gaussian(np.ones(3), 0.0), Gaussian(np.zeros(3), 1.0)]))
+    assert pmf.complete and len(pmf) > 9
+    np.testing.assert_allclose([np.exp(part.log_p).sum() for part in pmf.pieces], 1.0, rtol=1e-14)
 
 
 def test_searched_pmf_agrees_with_the_exact_one():
