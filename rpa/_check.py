@@ -25,6 +25,8 @@ def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
         given = np.asarray(plain if detach is None or plain.is_complex() else plain.double())
         if given.dtype.kind in "cmM":
             raise ValueError(f"{name}: expected real numbers, got {given.dtype}")
+        if given.dtype.kind in "SU":
+            raise TypeError("text")
         result = np.array(given, dtype=np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         if str(error).startswith(f"{name}:"):
@@ -37,6 +39,14 @@ def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
         count = np.count_nonzero(~np.isfinite(result))
         raise ValueError(f"{name}: expected finite numbers, got {count} NaN or infinite")
     return result
+
+
+def several(name: str, value: Any) -> tuple:
+    """The items of a sequence, or of another iterable."""
+    try:
+        return tuple(value)
+    except TypeError as error:
+        raise ValueError(f"{name}: expected a sequence, got {type(value).__name__}") from error
 
 
 def covariance(name: str, value: ArrayLike, dim: int) -> Array:
@@ -93,9 +103,11 @@ def fraction(name: str, value: object) -> float:
 
 
 def integer(name: str, value: object, low: int = 0) -> int:
-    """An int >= `low`."""
+    """An int >= `low` that fits in 64 bits."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < low:
         raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
+    if value >= 2**63:
+        raise ValueError(f"{name}: expected an integer below 2^63, got {value}")
     return int(value)
 
 

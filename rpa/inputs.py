@@ -158,7 +158,7 @@ class GaussianMixture:
     components: tuple
 
     def __init__(self, weights: ArrayLike, components: Iterable[Gaussian]) -> None:
-        components = tuple(components)
+        components = _check.several("components", components)
         if not components:
             raise ValueError("components: expected at least one Gaussian, got none")
         for component in components:
@@ -231,7 +231,7 @@ def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:
 
     x = _check.array("x", x, (None, None))
     n_components = _check.integer("n_components", n_components, 1)
-    seed = _check.integer("seed", seed)
+    seed = _check.index("seed", seed, 2**32)
     if len(x) < max(n_components, 2) or x.shape[1] == 0:
         least = f"at least n_components = {n_components} rows, two and a column"
         raise ValueError(f"x: expected {least}, got shape {x.shape}")

@@ -48,11 +48,11 @@ class ReLUNetwork:
     note: str = ""
 
     def __post_init__(self):
-        if len(self.weights) == 0 or len(self.weights) != len(self.biases):
-            number = f"{len(self.weights)} and {len(self.biases)}"
-            raise ValueError(f"weights, biases: expected as many of each, got {number}")
+        given = _check.several("weights", self.weights), _check.several("biases", self.biases)
+        if len(given[0]) == 0 or len(given[0]) != len(given[1]):
+            raise ValueError(f"weights, biases: expected as many of each, got {len(given[0])} and {len(given[1])}")
         weights, biases, width = [], [], None
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+        for layer, (weight, bias) in enumerate(zip(*given)):
             weight = _check.array(f"weights[{layer}]", weight, (None, width))
             width = len(weight)
             weights.append(weight)
@@ -123,6 +123,8 @@ class ReLUNetwork:
         r = rank(W_1 cov W_1^T) <= min(d, m_1). With W_1 F = U S V^T (F F^T = cov), the first layer becomes
         U S z + (W_1 mean + b_1); the others stay.
         """
+        if not hasattr(gaussian, "cov_given"):
+            raise ValueError(f"gaussian: expected Gaussian, got {type(gaussian).__name__}")
         if gaussian.dim != self.input_dim:
             raise ValueError(f"gaussian: expected dimension {self.input_dim}, the network's, got {gaussian.dim}")
         if gaussian.cov_given.ndim == 0 and gaussian.cov_given > 0:

@@ -36,7 +36,7 @@ def enumerate_regions(net: ReLUNetwork, limit: int) -> np.ndarray | None:
     """
     r = net.input_dim
     # Planes in general position cut space into so many regions; most of the box's meet fewer planes only by symmetry.
-    if sum(comb(net.hidden_sizes[0], i) for i in range(r + 1)) > 2 * limit:
+    if net.n_hidden and sum(comb(net.hidden_sizes[0], i) for i in range(r + 1)) > 2 * limit:
         return None
     corners = np.array(list(product([-RADIUS, RADIUS], repeat=r)))
     sides = np.concatenate([corners < 0, corners > 0], axis=1)

@@ -19,7 +19,8 @@ from rpa.parallel import one_thread
 from rpa.patterns import planar_law, plots, points
 from rpa.patterns.estimate import Estimate
 from rpa.patterns.packing import among
-from rpa.patterns.regions import affine_pieces, halfspaces
+from rpa.patterns.pieces import exact_constants
+from rpa.patterns.regions import halfspaces
 from rpa.patterns.winners import winner
 from rpa.polytopes import quadrature
 from rpa.polytopes.trapezoid import take
@@ -226,7 +227,7 @@ class OutputMixture:
             for start in range(0, len(z), 256):
                 some = z[start : start + 256]
                 patterns = part.net.patterns(some)
-                G, g, A, b = affine_pieces(part.net, patterns)
+                G, g, A, b = exact_constants(part.net, patterns)
                 H, h = halfspaces(patterns, G, g)
                 alone = points.Draws(some[:, :, None, None], np.ones((len(some), 1, 1)), H, h, A, b)
                 rest.append(_each_density(alone, grid, output))
@@ -306,15 +307,13 @@ class OutputMixture:
 def _outputs(draws):
     """f (R, K M, k) at the points of `Draws`; a constant output is the same number at all points of a region."""
     f = np.einsum("kod,kdrm->rkmo", draws.A, draws.z, optimize=True)
-    for output in range(draws.A.shape[1]):
-        f[:, planar_law.constant(draws.A, output), :, output] = 0.0
     f += draws.b[:, None]
     return f.reshape(len(f), -1, draws.A.shape[1])
 
 
 def _line_density(draws, grid, output):
     """Densities (R, m) of the points of each replicate at rising y (m,)."""
-    moving = np.flatnonzero(~planar_law.constant(draws.A, output))
+    moving = np.flatnonzero(draws.A[:, output].any(axis=1))
     count, (_, _, replicates, size) = len(moving), draws.z.shape
     line = points.line(take(draws, moving), output)
     owner = (np.arange(count)[:, None] * replicates + np.repeat(np.arange(replicates), size)) * (len(grid) + 1)
@@ -328,7 +327,7 @@ def _line_density(draws, grid, output):
 
 def _each_density(draws, grid, output):
     """Densities (K, m) of single points at y (m,); 0 in regions where the output is constant."""
-    moving = ~planar_law.constant(draws.A, output)
+    moving = draws.A[:, output].any(axis=1)
     result = np.zeros((len(moving), len(grid)))
     line = points.line(take(draws, np.flatnonzero(moving)), output)
     inside = (line.low < grid) & (grid <= line.high)

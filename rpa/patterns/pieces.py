@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from rpa.polytopes import planar
 from rpa.polytopes.polytope import replicates
 
 BLOCK_BYTES = 2e8
+FLAT = 1e-14  # slopes of an output below this, relative to the terms of which they are sums, are rounding
 REGIONS_AT_ONCE = 512  # regions at once: enough for array operations, few enough for a progress bar to move
 
 
@@ -53,7 +55,7 @@ class Pieces:
     def blocks(self) -> Iterator:
         """Yields (rows, H, h, A, b): slices of the pieces with {H z <= h} and output A z + b on it."""
         for rows in _slices(self.net, len(self)):
-            G, g, A, b = affine_pieces(self.net, self.patterns[rows])
+            G, g, A, b = exact_constants(self.net, self.patterns[rows])
             H, h = halfspaces(self.patterns[rows], G, g) if self.polygons is None else self._edges(rows)
             yield rows, H, h, A, b
 
@@ -66,6 +68,13 @@ class Pieces:
 def _slices(net, count):
     step = int(np.clip(BLOCK_BYTES / (24 * net.n_hidden * net.input_dim + 1), 1, REGIONS_AT_ONCE))
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def exact_constants(net: ReLUNetwork, patterns: np.ndarray) -> Any:
+    """`affine_pieces` in which rows of A that are nothing but rounding are 0: there an output is constant, an atom."""
+    G, g, A, b = affine_pieces(net, patterns)
+    terms = reduce(np.matmul, map(np.abs, reversed(net.weights))).max(axis=1, initial=0.0)
+    return G, g, np.where((np.abs(A).max(axis=2, initial=0.0) <= FLAT * terms)[..., None], 0.0, A), b
 
 
 def exact_pieces(net: ReLUNetwork, components: list) -> Any:

@@ -16,15 +16,9 @@ from rpa.polytopes import planar
 from rpa.polytopes.polytope import probabilities
 
 CUTS_AT_ONCE = 20_000
-FLAT = 1e-13  # rows of A below this, relative to the largest, are a constant output: an atom
+FLAT = 1e-13  # a row whose part along a level line is shorter than this, relative to the row, is across it
 ENDS = 1e-15  # rounding of the ends of a region's outputs, relative to their size
 EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no row is left out as nearly certain
-
-
-def constant(A: np.ndarray, output: int) -> np.ndarray:
-    """On which of the regions with maps A (K, k, r) an output is constant, bool (K,)."""
-    norms = np.linalg.norm(A, axis=2)
-    return norms[:, output] <= FLAT * norms.max(initial=0.0)
 
 
 def cdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
@@ -54,8 +48,7 @@ def _summed(pieces, y, output, terms):
 def output_range(part: Pieces, rows: slice, A: np.ndarray, b: np.ndarray, output: int) -> Any:
     """Bounds (low, high), each (K,), of an output on each polygon; equal where it is constant."""
     polygons: Any = part.polygons
-    a = np.where(constant(A, output)[:, None], 0.0, A[:, output])
-    values = (polygons.vertices[rows] @ a[..., None])[..., 0] + b[:, output, None]
+    values = (polygons.vertices[rows] @ A[:, output, :, None])[..., 0] + b[:, output, None]
     used = polygons.used[rows]
     return np.where(used, values, np.inf).min(axis=1), np.where(used, values, -np.inf).max(axis=1)
 
@@ -76,7 +69,7 @@ def _cdf_terms(part, block, grid, output):
 
 def _cut_mass(polygons, rows, limits):
     """Probability (P,) and its error of the part of each polygon on which rows (P, m, 2) z <= limits (P, m)."""
-    norm = np.linalg.norm(rows, axis=2)
+    norm = np.hypot.reduce(rows, axis=2)  # neither under- nor overflows
     dead = norm == 0
     norm[dead] = 1.0
     limits = np.where(dead & (limits >= 0), 1.0, limits / norm)
@@ -90,7 +83,7 @@ def _pdf_terms(part, block, grid, output):
     """Yields (index into grid, density, error) of each region that the level set f = y meets."""
     rows, H, h, A, b = block
     low, high = output_range(part, rows, A, b, output)
-    scale = np.linalg.norm(A[:, output], axis=1)
+    scale = np.hypot.reduce(A[:, output], axis=1)
     # At an end of a region's outputs, where the density may jump, rounding must not decide.
     moved = ENDS * (np.abs(b[:, output]) + 10 * scale)
     piece, at = np.nonzero(((low + moved)[:, None] < grid) & (grid < (high - moved)[:, None]))
@@ -116,7 +109,7 @@ def atoms(pieces: tuple[Pieces, ...], output: int) -> Any:
     values, masses, errors = [], [], []
     for part in pieces:
         for rows, _, _, A, b in part.blocks():
-            flat = constant(A, output) & np.isfinite(part.log_p[rows])
+            flat = ~A[:, output].any(axis=1) & np.isfinite(part.log_p[rows])
             values.append(b[flat, output])
             masses.append(part.weight * np.exp(part.log_p[rows][flat]))
             errors.append(masses[-1] * part.rel_error[rows][flat])

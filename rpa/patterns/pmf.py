@@ -282,7 +282,7 @@ class _Table:
     def covered_error(self):
         """Standard error of `covered`: the scatter of the replicates, and what each pattern's error has beyond it."""
         scatter = lambda deviation: quadrature.SAFETY * deviation.std(axis=-1, ddof=1) / np.sqrt(quadrature.REPLICATES)
-        errors = self._terms * np.where(np.isfinite(self.rel_error), self.rel_error, 0.0)
+        errors = self._terms * np.where(np.isfinite(self.rel_error), self.rel_error, 1.0)
         beyond = np.maximum(errors**2 - (self._terms * scatter(self.deviation)) ** 2, 0.0)
         return np.hypot(scatter(np.einsum("ck,ckr->r", self._terms, self.deviation)), np.sqrt(beyond.sum()))
 
@@ -291,14 +291,14 @@ class _Table:
         return int(np.isfinite(self.log_p).any(axis=0).sum())
 
     def finished(self, inputs, stopped, max_patterns):
-        """The PMF of the `max_patterns` most probable patterns. All regions together have the probability one."""
+        """The PMF of the `max_patterns` most probable patterns. All regions of a component have the probability one."""
         keep = np.argsort(-self._terms.sum(axis=0), kind="stable")[:max_patterns]
         self.patterns = self.patterns[keep]
         for name in ("log_p", "rel_error", "deviation"):
             setattr(self, name, getattr(self, name)[:, keep])
         error = self.covered_error
         if stopped == "complete":
-            self.log_p -= np.log(self.covered)
+            self.log_p -= np.log(np.exp(self.log_p).sum(axis=1, keepdims=True))
             error = 4e-17 * max(small.input_dim for _, small in self.parts)
         else:  # a component that hardly ever shows a pattern needs no points of its own there
             self.log_p[self._terms < MINOR * self._terms.sum(axis=0)] = -np.inf

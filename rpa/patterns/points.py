@@ -104,7 +104,7 @@ def line(draws: Draws, output: int) -> Line:
     every expectation and gives a density without a bandwidth.
     """
     a, b = draws.A[:, output], draws.b[:, output]
-    size = np.linalg.norm(a, axis=1)
+    size = np.hypot.reduce(a, axis=1)
     count, r, *others = draws.z.shape
     z = draws.z.reshape(count, r, prod(others))
     s = (a / size[:, None])[:, None] @ z
@@ -114,7 +114,7 @@ def line(draws: Draws, output: int) -> Line:
     reach = np.divide(slack, along, out=np.zeros_like(slack), where=~flat)
     high = s[:, 0] + np.where(~flat & (along > 0), reach, np.inf).min(axis=1, initial=np.inf)
     low = s[:, 0] + np.where(~flat & (along < 0), reach, -np.inf).max(axis=1, initial=-np.inf)
-    inside = np.where(low + high > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
+    inside = np.where(low > -high, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
     weights = draws.weights.reshape(count, prod(others))
     density = np.divide(weights, inside, out=np.zeros_like(weights), where=inside > 0)
     scale, offset = size[:, None], b[:, None]

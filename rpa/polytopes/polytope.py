@@ -225,8 +225,8 @@ def _sampled(p, shift, method, effort, shifts):
         )
         unseen = np.isneginf(log_p[steep]) & (rel_error[steep] > 0)
         log_p[steep] = np.where(unseen, outer, log_p[steep])
-        with np.errstate(invalid="ignore"):
-            moved[steep] = np.where(np.isfinite(inner), np.expm1(np.minimum(middle - inner, 700.0)), np.inf)
+        with np.errstate(invalid="ignore", over="ignore"):  # where inner is less than a third no digit is known
+            moved[steep] = np.where(middle - inner < 1.0, np.expm1(middle - inner), np.inf)
     return log_p, np.where(np.isfinite(log_p), rel_error + moved, rel_error), deviation
 
 

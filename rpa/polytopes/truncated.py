@@ -48,10 +48,10 @@ def moments(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, *, rtol: float = 1e-
             cov = np.eye(len(mean)) - axes.T @ axes if len(axes) < len(mean) else np.zeros((len(mean), len(mean)))
             cov = cov + axes.T @ y_cov[: len(axes), : len(axes)] @ axes
         # What was dropped must be small against p; where the guess of p was too high, all rows are kept.
-        if np.isneginf(log_p) or log_dropped[0] <= log_p + np.log(rtol / 10):
+        if not np.isfinite(log_p) or log_dropped[0] <= log_p + np.log(rtol / 10):
             break
         log_bound[:] = -np.inf
-    if np.isneginf(log_p):
+    if not np.isfinite(log_p):
         raise ValueError("H, h: expected a polytope of positive probability, found no point in it")
     factor = gaussian.times_factor(np.eye(gaussian.dim))
     return float(log_p), gaussian.mean + factor @ mean, factor @ cov @ factor.T

@@ -227,3 +227,28 @@ test_bad_values_are_refused_by_name = refusals(
         LAW.pmf.class_probabilities: {"n": [0], "seed": [-1]},
     }
 )
+
+
+@pytest.mark.parametrize("inputs", [2, 4])
+def test_an_output_may_have_any_unit(inputs):
+    """One output of two is 1e-13, 1e-40 or 1e-120 times as large as the same output of another network."""
+    net, law = random_network((inputs, 6, 2), 0), Gaussian(np.zeros(inputs), 1.0)
+    y = np.array([-1.0, 0.0, 1.0])
+    expected = pattern_pmf(net, law).output()
+    for unit in (1e-13, 1e-40, 1e-120):
+        scale = np.array([unit, 1.0])
+        scaled = ReLUNetwork([net.weights[0], net.weights[1] * scale[:, None]], [net.biases[0], net.biases[1] * scale])
+        found = pattern_pmf(scaled, law).output()
+        np.testing.assert_allclose(found.cdf(y * unit), expected.cdf(y), rtol=1e-9)
+        np.testing.assert_allclose(found.pdf(y * unit) * unit, expected.pdf(y), rtol=1e-9)
+        np.testing.assert_allclose(found.atoms()[1].sum(), expected.atoms()[1].sum(), rtol=1e-9, atol=1e-15)
+
+
+def test_what_rounding_leaves_of_a_slope_is_an_atom():
+    """0.1 + 0.2 - 0.3 is 6e-17: the output is constant but for rounding."""
+    for inputs in (2, 4):
+        first = np.tile(np.eye(1, inputs), (3, 1))
+        net = ReLUNetwork([first, [[0.1, 0.2, -0.3]]], [[9.0, 9.0, 9.0], [0.5]])
+        values, p = pattern_pmf(net, Gaussian(np.zeros(inputs), 1.0)).output().atoms()
+        np.testing.assert_allclose(values, 0.5, rtol=1e-15)
+        assert p.sum() == pytest.approx(1.0, rel=1e-12)

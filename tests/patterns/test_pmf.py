@@ -6,7 +6,8 @@ import pytest
 from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals, small_network
 
 from rpa.experiments.montecarlo import pattern_counts
-from rpa.inputs import Gaussian
+from rpa.inputs import Gaussian, GaussianMixture
+from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label
 
@@ -54,11 +55,32 @@ def test_exact_pmf_against_samples(net, inputs, n, seed):
 
 
 def test_constant_input_and_linear_network():
+    spatial = pattern_pmf(random_network((3, 2), 0), Gaussian(np.zeros(3), 1.0))
+    assert spatial.p == pytest.approx([1.0]) and spatial.complete
+    with np.errstate(invalid="raise"):  # lines without an end
+        assert spatial.output().pdf(spatial.net.biases[0][0]).p > 0
     constant = pattern_pmf(random_network((2, 4, 1), 0), Gaussian([0.3, -0.2], 0.0))
     np.testing.assert_array_equal(constant.patterns, constant.net.patterns([[0.3, -0.2]]))
     np.testing.assert_allclose(constant.p, 1.0, atol=1e-15)
     linear = pattern_pmf(random_network((2, 3), 0), random_gaussian(2, 0))
     assert linear.patterns.shape == (1, 0) and linear.labels == [0]
+
+
+def test_slivers_between_repeated_units_leave_the_error_of_the_mass_finite():
+    """Rounding leaves 1e-17 between copies of a unit; of such a pattern no digit is known, but it has no more mass."""
+    net = random_network((4, 3, 2), 2)
+    copies = ReLUNetwork([np.repeat(net.weights[0], 3, axis=0), np.ones((1, 9))], [np.repeat(net.biases[0], 3), [0.0]])
+    pmf = pattern_pmf(copies, Gaussian(np.zeros(4), 1.0), search="best_first")
+    assert pmf.stopped == "mass" and pmf.covered_error < 0.01 and abs(pmf.covered - 1) < 3 * pmf.covered_error
+    assert (pmf.rel_error[pmf.p < 1e-15] == np.inf).all() and (pmf.p < 1e-15).any()
+
+
+def test_an_exact_component_stays_exact_beside_a_sampled_one():
+    """Half the mass at one point, half in rank three: each component's regions add up to one by themselves."""
+    net = random_network((3, 5, 1), 0)
+    pmf = pattern_pmf(net, GaussianMixture([0.5, 0.5], [Gaussian(np.ones(3), 0.0), Gaussian(np.zeros(3), 1.0)]))
+    assert pmf.complete and len(pmf) > 9
+    np.testing.assert_allclose([np.exp(part.log_p).sum() for part in pmf.pieces], 1.0, rtol=1e-14)
 
 
 def test_searched_pmf_agrees_with_the_exact_one():

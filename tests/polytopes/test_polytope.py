@@ -269,7 +269,7 @@ def test_moments_where_a_row_matters_only_conditionally():
     assert mean[2] == pytest.approx(-math.sqrt(2 / math.pi), abs=0.03) and 12 < mean[0] < 12.2 and 0 < mean[1] < 1
 
 
-EMPTY = [{"H": [[1.0], [-1.0]], "h": [-1.0, -1.0]}, {"H": [[0.0]], "h": [-1.0]}]
+EMPTY = [{"H": H, "h": h} for H, h in (([[1], [-1]], [-1, -1]), ([[0]], [-1]), ([[1]], [-1e160]))]
 test_empty_polytopes_have_no_moments = refusals(
     {
         given(function, gaussian=standard(1), **more): {"H, h: expected a polytope of positive probability": EMPTY}
