@@ -299,6 +299,10 @@ class _Table:
         error = self.covered_error
         if stopped == "complete":
             self.log_p -= np.log(np.exp(self.log_p).sum(axis=1, keepdims=True))
+            # The error of p_k over the sum of all, each with an error of its own.
+            p, known = np.exp(self.log_p), np.minimum(self.rel_error, 1.0)
+            square = known**2 * (1 - 2 * p) + ((p * known) ** 2).sum(axis=1, keepdims=True)
+            self.rel_error = np.where(self.rel_error < 1, np.sqrt(np.maximum(square, 0.0)), self.rel_error)
             error = 4e-17 * max(small.input_dim for _, small in self.parts)
         else:  # a component that hardly ever shows a pattern needs no points of its own there
             self.log_p[self._terms < MINOR * self._terms.sum(axis=0)] = -np.inf
