@@ -57,6 +57,8 @@ class ReLUNetwork:
             width = len(weight)
             weights.append(weight)
             biases.append(_check.array(f"biases[{layer}]", bias, (width,)))
+        if not width:
+            raise ValueError("weights: expected at least one output, got none")
         slope = float(_check.array("slope", self.slope, ()))
         if not 0 <= slope < 1:
             raise ValueError(f"slope: expected a number in [0, 1), got {slope:g}")

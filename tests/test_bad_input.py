@@ -7,6 +7,7 @@ from torch import nn
 
 import rpa
 from rpa.moments import relu
+from rpa.reliability.certified import failing_patterns
 
 PLANE = rpa.Gaussian([0.5, 0.0], 0.1)
 NET = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)).double().eval()
@@ -36,6 +37,8 @@ CALLS = {
     "one Gaussian": (lambda: rpa.GaussianMixture([1.0], PLANE), "components: expected a sequence, got Gaussian"),
     "weights 1": (lambda: rpa.ReLUNetwork(1, [[0.0]]), "weights: expected a sequence, got int"),
     "biases None": (lambda: rpa.ReLUNetwork([[[1.0]]], None), "biases: expected a sequence, got NoneType"),
+    "no output": (lambda: rpa.ReLUNetwork([np.zeros((0, 2))], [[]]), "weights: expected at least one output"),
+    "budget -3": (lambda: failing_patterns(NET, PLANE, budget=-3), "budget: expected an integer >= 1, got -3"),
     "white noise": (lambda: rpa.ReLUNetwork.from_torch(NET).whitened(0.1), "gaussian: expected Gaussian, got float"),
     "empty mean": (lambda: rpa.Gaussian([], 1.0), "mean: expected at least one coordinate"),
     "weights of sum 2": (lambda: rpa.GaussianMixture([1.0, 1.0], [PLANE, PLANE]), "weights: expected a sum of 1"),

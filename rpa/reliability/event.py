@@ -160,6 +160,7 @@ def events(
     Arguments as in `rpa.reliability.failure.failure_probability`.
     """
     rtol, seed, device = _check.positive("rtol", rtol), _check.integer("seed", seed), _check.device("device", device)
+    budget = _check.integer("budget", budget, 1)
     components, chain = components_of(inputs), _as_chain(net, input_shape)
     if chain is None:
         module = _Rows(net, inputs.dim, input_shape, device)

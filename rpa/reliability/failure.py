@@ -66,7 +66,8 @@ def failure_probability(
     inputs: a Gaussian or a GaussianMixture of dimension d, of any covariance. label: the right class, by default that
     of the mean; the first of equal outputs wins, and one output is a logit (class 0 is f <= 0). direction (k,) and
     threshold come together, instead of a label. rtol: requested standard error relative to p. budget: evaluations of
-    the network that may be spent; a gradient counts as three. device: where the network is evaluated.
+    the network that may be spent; a gradient counts as three, and a component of a mixture takes some thousands at
+    least. device: where the network is evaluated.
 
     Design points (Hasofer & Lind 1974; Rackwitz & Fiessler 1978) guide importance sampling; where its weights are too
     uneven, splitting (Au & Beck 2001) bridges from its proposal to the failure set. The answer depends on the seed and
