@@ -11,16 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rpa import _check
-
-if TYPE_CHECKING:
-    from rpa._check import Array
-
+from rpa._check import Array
 
 FLOOR = 1e-9  # least variance of a fitted component, relative to that of the data
 

@@ -10,7 +10,7 @@ noise follow Alfadly et al., Network Moments: Extensions and Sparse-Smooth Attac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -22,9 +22,7 @@ from rpa.moments.layerwise import layerwise
 from rpa.moments.linearized import Stages
 from rpa.moments.prepared import on_images, traced
 from rpa.moments.two_stage import two_stage_mean
-
-if TYPE_CHECKING:
-    from rpa.network import ReLUNetwork
+from rpa.network import ReLUNetwork
 
 GRADIENTS = ("two-stage", "layerwise", "sampled", "plain", "plain squared")
 

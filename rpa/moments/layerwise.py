@@ -11,19 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from rpa.inputs import RandomInput
 from rpa.moments import activation, pooling
 from rpa.moments.prepared import Moments, mixed, prepared
+from rpa.network import ReLUNetwork
 from rpa.tracing.conversion import windows
 from rpa.tracing.parts import Affine, Cut, as_rows, as_values, size
-
-if TYPE_CHECKING:
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
 
 MAX_ROWS = 16384  # a layer's independent noise enters the next affine part as one row per unit
 MAX_DENSE = 4096  # units of which a full covariance is held

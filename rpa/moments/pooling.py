@@ -7,7 +7,7 @@ relu(a - b), in closed form, for all windows of a large layer of independent uni
 from __future__ import annotations
 
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,7 @@ from torch.nn import functional
 
 from rpa.moments import activation, relu
 from rpa.tracing.conversion import pool_tables
-
-if TYPE_CHECKING:
-    from rpa.tracing.parts import Cut
+from rpa.tracing.parts import Cut
 
 FAR = 1e30  # minus this is the mean of what lies outside the plane
 ALIKE = 100  # roundings of the largest deviation by which the moments of windows that are computed once may differ

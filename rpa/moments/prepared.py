@@ -5,20 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from rpa.inputs import Gaussian, GaussianMixture, components_of
+from rpa.inputs import Gaussian, GaussianMixture, RandomInput, components_of
 from rpa.moments import _checks
 from rpa.network import ReLUNetwork
 from rpa.tracing.conversion import checked_shape
 from rpa.tracing.graph import check_evaluable, unwrapped
 from rpa.tracing.traced import Traced
-
-if TYPE_CHECKING:
-    from rpa.inputs import RandomInput
 
 
 class Moments(NamedTuple):

@@ -6,19 +6,16 @@ This is the referee of the closed forms: `monte_carlo` evaluates the function it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from rpa import _check
-from rpa.inputs import components_of
+from rpa.inputs import Gaussian, GaussianMixture, components_of
 from rpa.moments.prepared import dtype_of
 from rpa.tracing.graph import check_evaluable
-
-if TYPE_CHECKING:
-    from rpa.inputs import Gaussian, GaussianMixture
 
 
 class Estimate(NamedTuple):

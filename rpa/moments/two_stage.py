@@ -13,24 +13,22 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
 
+from rpa.inputs import RandomInput
 from rpa.moments import _checks, activation, relu
 from rpa.moments.layerwise import MAX_DENSE, RULES
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
 from rpa.moments.prepared import Moments, as_module, each, mixed, noise, prepared, traced
 from rpa.moments.sampling import Estimate as Estimate
 from rpa.moments.sampling import monte_carlo as monte_carlo
+from rpa.network import ReLUNetwork
 from rpa.tracing.graph import record
 from rpa.tracing.nonlinear import act
 from rpa.tracing.parts import Cut, as_rows, as_values, size
-
-if TYPE_CHECKING:
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
 
 ADJOINT = ("linear", "diagonal")  # rules that need no covariance of the units
 

@@ -16,15 +16,16 @@ from scipy.special import logsumexp
 from tqdm import tqdm
 
 from rpa import _check
-from rpa.inputs import components_of
-from rpa.network import as_network
+from rpa.inputs import RandomInput, components_of
+from rpa.network import ReLUNetwork, as_network
 from rpa.parallel import one_thread
 from rpa.patterns import plots, support
 from rpa.patterns.arrangement import enumerate_regions
+from rpa.patterns.estimate import Estimate
 from rpa.patterns.output_law import OutputMixture
 from rpa.patterns.packing import among
 from rpa.patterns.pieces import Pieces, exact_pieces, region_probabilities
-from rpa.patterns.regions import label, region_of, singular_values
+from rpa.patterns.regions import Region, label, region_of, singular_values
 from rpa.polytopes import quadrature
 
 if TYPE_CHECKING:
@@ -32,11 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
     from torch import nn
-
-    from rpa.inputs import RandomInput
-    from rpa.network import ReLUNetwork
-    from rpa.patterns.estimate import Estimate
-    from rpa.patterns.regions import Region
 
 
 SEARCHES = ("auto", "exhaustive", "best_first", "entropy", "monte_carlo")
