@@ -125,7 +125,7 @@ def mean_of_stages(
     Or for one mean and several noise levels: x (1, *shape) and var (b, *shape) share the noise-free pass.
     """
     mu, var = torch.broadcast_tensors(*_local_moments(stages, x, var, full))
-    expected = activation.mean(mu, var, stages.cut.slope_vector())
+    expected = _activated(mu, var, stages.cut.slope_vector())[0]
     if at == "mean":
         return stages.after(expected)
     point, shapes = stages.activated(mu[: len(x)]), stages.cut.shapes
@@ -250,15 +250,22 @@ def _combined(slope, mu, var, value, outer, start, rule, response, hidden=None):
 
     outer (b or 1, k, m). response: rows (b, k, m) of coefficients of y to their covariances (b, k, k).
     """
-    mean = value + (outer @ (activation.mean(mu, var, slope) - start)[..., None]).squeeze(-1)
+    expected, rest = _activated(mu, var, slope)
+    mean = value + (outer @ (expected - start)[..., None]).squeeze(-1)
     if hidden is not None:
         return Moments(mean, outer @ activation.covariance(mu, hidden, slope, rule) @ outer.mT)
-    rest = activation.variance(mu, var, slope)
     if rule == "diagonal":
         return Moments(mean, (outer * rest[:, None]) @ outer.mT)
     gain = activation.gain(mu, var, slope)
     rest = rest - gain**2 * var
     return Moments(mean, response(outer * gain[:, None]) + (outer * rest[:, None]) @ outer.mT)
+
+
+def _activated(mu, var, slope):
+    """(E[act(y)], Var[act(y)]); in double precision with full relative accuracy, as all units may be in their tails."""
+    if mu.dtype == torch.float32:
+        return activation.moments(mu, var, slope)
+    return activation.mean(mu, var, slope), activation.variance(mu, var, slope)
 
 
 def _local_moments(stages, x, var, full):
