@@ -59,14 +59,15 @@ def monte_carlo(
             centre = y.mean(0)
             scale = np.ldexp(1.0, np.frexp(abs(y - centre).max(0))[1] - 1)  # fourth powers stay in range
         y = (y - centre) / scale
-        sums = sums + np.stack([(y**power).sum(0) for power in (1, 2, 3, 4)])
+        square = y * y  # y**3 and y**4 would take ten times as long
+        sums = sums + np.stack([part.sum(0) for part in (y, square, square * y, square * square)])
     # Sums about a point close to the mean lose nothing when moved to the mean.
     m1, m2, m3, m4 = sums / n
     var = m2 - m1**2
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
     var_stderr = np.sqrt(np.maximum(fourth - var**2, 0) / n)
-    square = scale**2
-    return Estimate(centre + m1 * scale, var * n / (n - 1) * square, np.sqrt(var / n) * scale, var_stderr * square, n)
+    mean, unbiased = centre + m1 * scale, var * n / (n - 1) * scale**2
+    return Estimate(mean, unbiased, np.sqrt(var / n) * scale, var_stderr * scale**2, n)
 
 
 def _evaluate(f, x):
