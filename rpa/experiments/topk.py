@@ -28,6 +28,17 @@ def wilson(successes: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
     return low, np.where(successes == n, 1.0, (middle + half) / (1 + z**2 / n))
 
 
+def percent(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, standard error) over images, in percent, of agreements or of their differences, both (b, k).
+
+    The variance is that of one image that differs at least: agreement on all images is no proof.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        raise ValueError(f"values: expected at least 2 images, got {len(values)}")
+    return 100 * values.mean(0), 100 * np.sqrt(np.maximum(values.var(0), 1 / len(values)) / (len(values) - 1))
+
+
 def perfect_at_most(agreed: ArrayLike) -> np.ndarray:
     """Upper bound on how often the exact mean would order classes as a sampled referee does, elementwise.
 
