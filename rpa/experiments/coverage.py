@@ -172,8 +172,8 @@ def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
         for name in ("pruned", "search"):
             differ = np.array([entries[name].disagreement for entries in images])
             cell[f"{name}_ratio"], cell[f"{name}_error"] = _ratio(covered[name], rival, differ, n_fresh)
-        worst = seen[[(covered["search"][seen] / rival[seen]).argmin()]]
-        cell["worst_image"], cell["worst_error"] = _ratio(covered["search"][worst], rival[worst], differ[worst], n_fresh)
+        worst, ours = seen[[(covered["search"][seen] / rival[seen]).argmin()]], covered["search"]
+        cell["worst_image"], cell["worst_error"] = _ratio(ours[worst], rival[worst], differ[worst], n_fresh)
         rows.append(cell)
     return pd.DataFrame(rows)
 
