@@ -21,6 +21,8 @@ def wilson(successes: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
     successes: means over repetitions need not be whole numbers.
     """
     successes = np.asarray(successes, dtype=float)
+    if n < 1 or not ((successes >= 0) & (successes <= n)).all():
+        raise ValueError(f"successes: expected 0 to n of n >= 1 trials, got {successes} of {n}")
     z, p = ndtri(0.975), successes / n
     middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # At no or only successes the interval ends exactly at 0 or 1, which the difference misses by a rounding.

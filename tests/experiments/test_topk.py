@@ -18,6 +18,12 @@ def test_wilson_is_scipys(successes, n):
     assert low == pytest.approx(expected.low, abs=1e-12) and high == pytest.approx(expected.high, abs=1e-12)
 
 
+@pytest.mark.parametrize("successes, n", [(0, 0), ([1, 11], 10), (-1, 10), (np.nan, 10)])
+def test_no_interval_without_trials_or_of_more_successes(successes, n):
+    with pytest.raises(ValueError, match="successes: expected 0 to n"):
+        topk.wilson(successes, n)
+
+
 def test_errors_over_images_are_never_zero():
     rng = np.random.default_rng(0)
     means, errors = topk.percent(rng.random((100, 2)) < [0.8, 1.0])
