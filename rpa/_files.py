@@ -2,7 +2,10 @@
 
 import os
 import uuid
+import zlib
+from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 PACKAGE = Path(__file__).resolve().parent
 # The checkout; without one the working directory, so that nothing is written into the installed package.
@@ -32,6 +35,18 @@ def replace(path, write):
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def reading(path):
+    """The open .npz `path`; OSError naming it where it is no such file or lacks what is read from it."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            yield stored
+    except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        raise OSError(f"{path}: truncated, altered or of another version ({error}); restore or delete it") from error
 
 
 def save_arrays(path, **arrays):

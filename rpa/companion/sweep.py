@@ -185,7 +185,8 @@ def _rows(values, folder):
     for (_, record), entry in load_records(folder / "data" / "results").items():
         errors = dict(flatten(entry.get("error", {})))
         for place, number in flatten(entry["value"]):
-            yield {**chosen, "record": record, "entry": place, "value": number, "error": errors.get(place)}
+            error = errors.get(place, errors.get(""))
+            yield {**chosen, "record": record, "entry": place, "value": number, "error": error}
 
 
 def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:

@@ -183,7 +183,8 @@ def _with_error(number, error):
     """Both to the error's first digit, or its second where the first is 1."""
     decimals = -math.floor(math.log10(error)) + (f"{error:e}"[0] == "1")
     if not 0 <= decimals <= 8:
-        return f"{number:.4g} ± {error:.1g}"
+        digits = decimals + math.ceil(math.log10(abs(number) or 1.0))
+        return f"{number:.{min(max(digits, 4), 17)}g} ± {error:.1g}"
     return f"{number:.{decimals}f} ± {error:.{decimals}f}"
 
 

@@ -158,6 +158,7 @@ def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
     pruned_ratio, search_ratio: mean coverage of P1's pruning and of our search over that of the last counted method;
     pruned_error, search_error: their standard errors, from the samples that only one of the two covers. worst_image:
     the smallest search_ratio of one image, among those of which the counted method covers a sample; its worst_error.
+    Raises ValueError for a cell of which the counted method covers no sample.
     """
     rows = []
     for (network, sigma), images in results.items():
@@ -165,16 +166,25 @@ def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
         rival = covered[list(images[0])[-1]]
         cell = {"network": network, "sigma": sigma, "images": len(images)}
         cell |= {name: float(each.mean()) for name, each in covered.items()}
+        seen = np.flatnonzero(rival)
+        if len(seen) == 0:
+            raise ValueError(f"results: counting covers no fresh sample of {network} at sigma {sigma:g}, so no ratio")
         for name in ("pruned", "search"):
             differ = np.array([entries[name].disagreement for entries in images])
-            cell[f"{name}_ratio"] = covered[name].sum() / rival.sum()
-            cell[f"{name}_error"] = np.sqrt(differ.sum() / n_fresh) / rival.sum()
-        seen = np.flatnonzero(rival)
-        worst = seen[(covered["search"][seen] / rival[seen]).argmin()]
-        cell["worst_image"] = covered["search"][worst] / rival[worst]
-        cell["worst_error"] = np.sqrt(max(differ[worst], 1 / n_fresh) / n_fresh) / rival[worst]
+            cell[f"{name}_ratio"], cell[f"{name}_error"] = _ratio(covered[name], rival, differ, n_fresh)
+        worst, ours = seen[[(covered["search"][seen] / rival[seen]).argmin()]], covered["search"]
+        cell["worst_image"], cell["worst_error"] = _ratio(ours[worst], rival[worst], differ[worst], n_fresh)
         rows.append(cell)
     return pd.DataFrame(rows)
+
+
+def _ratio(covered, rival, differ, n):
+    """(ratio r of two coverages over images, its standard error), where one method alone covers `differ` of n samples.
+
+    The variance of 1_covered - r 1_rival is r P(one alone) where r is the ratio of the means; at least one sample's.
+    """
+    ratio = covered.sum() / rival.sum()
+    return ratio, np.sqrt(max(ratio * differ.sum(), 1 / n) / n) / rival.sum()
 
 
 def curve_panel(ax: Axes, results: dict, network: str, max_patterns: int) -> None:

@@ -32,6 +32,8 @@ class Fresh:
 
     def __init__(self, packed: np.ndarray) -> None:
         self.n = len(packed)
+        if self.n == 0:
+            raise ValueError("packed: expected at least one sample, got none")
         self._keys, self._counts = np.unique(pattern_keys(packed), return_counts=True)
 
     def counts(self, patterns: np.ndarray) -> np.ndarray:
@@ -41,8 +43,9 @@ class Fresh:
         return np.where(self._keys[at] == keys, self._counts[at], 0)
 
     def coverage(self, patterns: np.ndarray) -> float:
-        """Share of the samples that meet one of the patterns."""
-        return float(self.counts(patterns).sum() / self.n)
+        """Share of the samples that meet one of the patterns, each of which counts once."""
+        _, first = np.unique(pattern_keys(np.packbits(patterns, axis=1)), return_index=True)
+        return float(self.counts(patterns[first]).sum() / self.n)
 
 
 def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:
@@ -65,6 +68,8 @@ def law_gap(values: np.ndarray, p: np.ndarray, errors: np.ndarray, counts: np.nd
     so atoms that are missing in both make no difference.
     """
     n, total = counts.sum(), p.sum()
+    if not min(n, total) > 0:
+        raise ValueError(f"counts, p: expected samples and probability on the atoms, got {n} and {total:g}")
     order = np.argsort(values, axis=0, kind="stable")
     computed, sampled = (np.cumsum(part[order] / part.sum(), axis=0) for part in (p, counts))
     square = np.cumsum((errors[order] / total) ** 2, axis=0)

@@ -32,6 +32,9 @@ class Shared(NamedTuple):
 def clusters(x: torch.Tensor, features: np.ndarray, count: int, seed: int) -> Clusters:
     """`Clusters` of the images x (n, *shape) by k-means on their features (n, f), from a random start."""
     features = np.asarray(features, dtype=float)
+    different = len(np.unique(features, axis=0))
+    if not 1 <= count <= different:
+        raise ValueError(f"count: expected 1 to {different}, the number of different images, got {count}")
     fit = KMeans(count, init="random", n_init=1, random_state=seed).fit(features)
     labels = torch.from_numpy(fit.labels_).long()
     sums = torch.zeros(count, *x.shape[1:]).index_add_(0, labels, x)

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.special import ndtri, stdtrit
+
+from rpa import _check
 
 if TYPE_CHECKING:
     from rpa.subjects.imagenet import Subject
@@ -20,15 +23,23 @@ RESAMPLES = 2000
 
 
 def resampled(b: int, seed: int) -> np.ndarray:
-    """Weights (2001, b) of b images: all 1, then 2000 bootstrap samples of the images."""
+    """Weights (2001, b) of b >= 2 images: all 1, then 2000 bootstrap samples of the images."""
+    b = _check.integer("b", b, 2)
     drawn = np.random.default_rng(seed).multinomial(b, np.full(b, 1 / b), RESAMPLES)
     return np.vstack([np.ones(b), drawn])
 
 
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """(estimate, half width of its 95 % interval) of a statistic of the rows of `resampled`."""
-    low, high = np.nanquantile(draws[1:], [0.025, 0.975])
-    return float(draws[0]), float((high - low) / 2)
+def interval(draws: np.ndarray, b: int) -> tuple[float, float]:
+    """(estimate, half width of its 95 % interval) of a statistic of the rows of `resampled`, of b images.
+
+    Resampling alone is too narrow for few images, as a normal interval is: by sqrt((b - 1) / b), and by the ratio of
+    the normal law's quantile to that of Student's t. Raises ValueError for a statistic that is not finite.
+    """
+    low, high = np.nanquantile(draws[1:], [0.025, 0.975]) if np.isfinite(draws[0]) else (np.nan, np.nan)
+    if not np.isfinite(high - low):
+        raise ValueError(f"draws: expected a finite statistic, got {draws[0]}: do all images have the same scores?")
+    factor = np.sqrt(b / (b - 1)) * stdtrit(b - 1, 0.975) / ndtri(0.975)
+    return float(draws[0]), float(factor * (high - low) / 2)
 
 
 def slopes(truth: ArrayLike, found: ArrayLike, weights: np.ndarray) -> np.ndarray:
@@ -46,8 +57,8 @@ def correlations(truth: ArrayLike, found: ArrayLike, weights: np.ndarray) -> np.
 
 
 def _sums(x, y, weights):
-    """Weighted sums of 1, x, y, x^2, y^2 and x y over images and scores."""
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    """Weighted sums of 1, x, y, x^2, y^2 and x y over images and scores, x and y less their means."""
+    x, y = (each - each.mean() for each in (np.asarray(x, dtype=float), np.asarray(y, dtype=float)))
     return np.stack([part.sum(1) for part in (np.ones_like(x), x, y, x * x, y * y, x * y)]) @ weights.T
 
 
@@ -67,6 +78,8 @@ def mean_quality(truth: ArrayLike, var: ArrayLike, found: ArrayLike, plain: Arra
     the root mean square of (found - truth) / standard deviation.
     """
     truth, var, found, plain = map(np.asarray, (truth, var, found, plain))
+    if not (var > 0).all():
+        raise ValueError(f"var: expected variances > 0, got {var.min():g}")
     weights = resampled(len(truth), seed)
     missed, effect = (found - truth) ** 2 / var, (plain - truth) ** 2 / var
     parts = {
@@ -74,7 +87,7 @@ def mean_quality(truth: ArrayLike, var: ArrayLike, found: ArrayLike, plain: Arra
         "shift": slopes(truth - plain, found - plain, weights),
         "explained": 1 - shares(missed, effect, weights),
     }
-    return _named(parts) | {"error": float(np.sqrt(missed.mean()))}
+    return _named(parts, len(truth)) | {"error": float(np.sqrt(missed.mean()))}
 
 
 def variance_quality(truth: ArrayLike, found: ArrayLike, seed: int) -> dict:
@@ -84,14 +97,16 @@ def variance_quality(truth: ArrayLike, found: ArrayLike, seed: int) -> dict:
     var_error, the root mean square of found / truth - 1.
     """
     truth, found = np.asarray(truth), np.asarray(found)
+    if not (truth > 0).all():
+        raise ValueError(f"truth: expected variances > 0, got {truth.min():g}")
     weights = resampled(len(truth), seed)
     parts = {"var_slope": slopes(truth, found, weights), "var_ratio": shares(found, truth, weights)}
-    return _named(parts) | {"var_error": float(np.sqrt(np.mean((found / truth - 1) ** 2)))}
+    return _named(parts, len(truth)) | {"var_error": float(np.sqrt(np.mean((found / truth - 1) ** 2)))}
 
 
-def _named(parts):
-    """{name: estimate, name_95: half width} of several statistics."""
-    intervals = {name: interval(draws) for name, draws in parts.items()}
+def _named(parts, b):
+    """{name: estimate, name_95: half width} of several statistics of b images."""
+    intervals = {name: interval(draws, b) for name, draws in parts.items()}
     return {f"{name}{end}": each[i] for name, each in intervals.items() for i, end in enumerate(("", "_95"))}
 
 
@@ -110,12 +125,12 @@ def reach(sigmas: Sequence[float], margins: np.ndarray) -> tuple[float, float, f
 
 def _crossing(log, margin):
     """exp of the place where a margin over `log` first falls below 0."""
-    below = np.flatnonzero(margin < 0)
+    below = np.flatnonzero(~(margin >= 0))
     if len(below) == 0:
         return np.inf
     if (i := below[0]) == 0:
         return 0.0
-    share = margin[i - 1] / (margin[i - 1] - margin[i])
+    share = margin[i - 1] / (margin[i - 1] - margin[i]) if np.isfinite(margin[i]) else 0.0
     return np.exp(log[i - 1] + share * (log[i] - log[i - 1]))
 
 
@@ -138,4 +153,5 @@ def same_class(
         z = torch.randn(n, subject.x[0].numel(), generator=torch.Generator().manual_seed(seed + int(i)))
         noisy = subject.x[[i]] + (z @ subject.scale(sigma)(i).T).unflatten(1, subject.x.shape[1:])
         share.append(np.mean(subject.net(noisy).argmax(1).numpy() == scores.argmax()))
-    return float(np.mean(share)), float(np.std(share) / np.sqrt(len(share) - 1))
+    # Samples that all agree are no proof: one of an image's n at least may differ.
+    return float(np.mean(share)), float(max(np.std(share), 1 / n) / np.sqrt(len(share) - 1))

@@ -21,11 +21,24 @@ def wilson(successes: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
     successes: means over repetitions need not be whole numbers.
     """
     successes = np.asarray(successes, dtype=float)
+    if n < 1 or not ((successes >= 0) & (successes <= n)).all():
+        raise ValueError(f"successes: expected 0 to n of n >= 1 trials, got {successes} of {n}")
     z, p = ndtri(0.975), successes / n
     middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # At no or only successes the interval ends exactly at 0 or 1, which the difference misses by a rounding.
     low = np.where(successes == 0, 0.0, (middle - half) / (1 + z**2 / n))
     return low, np.where(successes == n, 1.0, (middle + half) / (1 + z**2 / n))
+
+
+def percent(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, standard error) over images, in percent, of agreements or of their differences, both (b, k).
+
+    The variance is that of one image that differs at least: agreement on all images is no proof.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        raise ValueError(f"values: expected at least 2 images, got {len(values)}")
+    return 100 * values.mean(0), 100 * np.sqrt(np.maximum(values.var(0), 1 / len(values)) / (len(values) - 1))
 
 
 def perfect_at_most(agreed: ArrayLike) -> np.ndarray:

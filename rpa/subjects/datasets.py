@@ -12,11 +12,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import socket
 import sys
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +37,7 @@ CLASSES = {
     "MNIST": tuple("0123456789"),
     "FashionMNIST": ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
 }
+TIMEOUT = 30.0  # seconds without an answer
 SPLITS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}  # first part of the files' names, number of images
 
 
@@ -107,8 +113,8 @@ def _images(name, split):
     paths = [find(file) for file in files]
     if None in paths and os.environ.get("RPA_OFFLINE", "0") in ("", "0"):
         try:
-            getattr(import_torchvision().datasets, name)(str(roots()[0]), download=True)
-        except (OSError, EOFError, RuntimeError) as error:
+            _download(name, roots()[0])
+        except (OSError, EOFError, RuntimeError, HTTPException, zlib.error) as error:
             print(f"{name}: not downloaded ({error})", file=sys.stderr)
         paths = [find(file) for file in files]
     stand_in = None in paths
@@ -122,6 +128,29 @@ def _images(name, split):
         digest = _checksums()[files[0]]
     x = (pixels / np.float32(255)).reshape(-1, 1, 28, 28)
     return Dataset(name, split, x, labels.astype(np.int64), CLASSES[name], digest, stand_in)
+
+
+@contextmanager
+def answers_in_time() -> Iterator[None]:
+    """Let a server that does not answer fail after TIMEOUT, where torch and torchvision would wait forever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _download(name, root):
+    """Let torchvision download a data set; a file appears in the root when it is complete, whoever else downloads."""
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=root) as folder:
+        with answers_in_time():
+            getattr(import_torchvision().datasets, name)(folder, download=True)
+        for path in Path(folder).rglob("*-ubyte"):
+            target = root / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
 
 
 def _digits(split):
@@ -202,8 +231,15 @@ def imagenet_sample() -> ImageNetSample:
     for root in roots():
         if (table := root / "imagenet" / "classes.csv").is_file():
             with table.open(newline="") as stream:
-                rows = [tuple(row)[:3] for row in csv.reader(stream)][1:]
-            shown = [(int(index), name, table.parent / "images" / f"{wnid}.jpg") for index, wnid, name in rows]
+                rows = [tuple(row)[:3] for row in csv.reader(stream) if row][1:]
+            try:
+                shown = [(int(index), name, table.parent / "images" / f"{wnid}.jpg") for index, wnid, name in rows]
+            except ValueError as error:
+                raise OSError(f"{table}: expected the columns index, wnid, name ({error})") from error
+            missing = [str(path) for *_, path in shown if not path.is_file()]
+            if missing or not shown:
+                reason = f"lists {len(shown)} photographs, of which {len(missing)} are missing {missing[:1]}"
+                raise OSError(f"{table}: {reason}; make data DATA=imagenet fetches them")
             sample, known = _sample(shown), _checksums()
             # Another table of classes describes other photographs; records contain their digest.
             ours = _sha256(table).hexdigest() == known["imagenet/classes.csv"]
@@ -212,9 +248,14 @@ def imagenet_sample() -> ImageNetSample:
             return sample
     for folder in (root / "imagenet" / kind for root in roots() for kind in ("images", "val")):
         classes = sorted(path for path in folder.glob("*") if path.is_dir())
-        if shown := [(i, path.name, each) for i, path in enumerate(classes) for each in sorted(path.iterdir())]:
+        if shown := [(i, path.name, each) for i, path in enumerate(classes) for each in _visible(path)]:
             return _sample(shown)
     raise FileNotFoundError(f"imagenet/classes.csv: not in {_joined(roots())}; see data/README.md")
+
+
+def _visible(folder):
+    """The files of a folder, sorted, without hidden ones such as .DS_Store."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def _sample(shown):

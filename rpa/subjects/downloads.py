@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -25,7 +26,6 @@ REPOSITORY, COMMIT = "EliSchwartz/imagenet-sample-images", "22d0a5c9c5c76d13532d
 TREE = f"https://api.github.com/repos/{REPOSITORY}/git/trees/{COMMIT}"
 RAW = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/"
 WEIGHTS = "https://download.pytorch.org/models/"
-TIMEOUT = 30.0  # seconds without an answer
 
 
 def photographs(folder: Path) -> None:
@@ -33,7 +33,7 @@ def photographs(folder: Path) -> None:
 
     Classes are numbered as torchvision does, in the order of their names. Raises OSError for a missing or wrong file.
     """
-    with urlopen(TREE, timeout=TIMEOUT) as answer:
+    with urlopen(TREE, timeout=datasets.TIMEOUT) as answer:
         entries = {e["path"]: e["sha"] for e in json.load(answer)["tree"] if e["path"].endswith(".JPEG")}
     pooch.get_logger().setLevel("ERROR")
     items = sorted(entries.items())
@@ -49,7 +49,7 @@ def _photograph(folder, item):
     url, path = RAW + quote(item[0]), folder / "images" / f"{item[0][:9]}.jpg"
     if not (path.exists() and _git_hash(path) == item[1]):
         path.unlink(missing_ok=True)
-        pooch.retrieve(url, None, path.name, path.parent, downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
+        pooch.retrieve(url, None, path.name, path.parent, downloader=pooch.HTTPDownloader(timeout=datasets.TIMEOUT))
         if _git_hash(path) != item[1]:
             path.unlink()
             raise OSError(f"{url}: its content is not what its hash says")
@@ -72,8 +72,9 @@ def main() -> int:
     for name, step in steps.items():
         print(f"{name} ...", flush=True)
         try:
-            step()
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            with datasets.answers_in_time():
+                step()
+        except (OSError, RuntimeError, ValueError, KeyError, HTTPException) as error:
             print(f"{name}: {error}; run it again, or put the files into {folder} yourself", file=sys.stderr)
             failed = 1
     return failed

@@ -122,6 +122,7 @@ def fashion_alexnet(n: int = 100) -> Subject:
     n, name = _check.integer("n", n, 1), "alexnet_fashion"
     test, made = datasets.fashion_mnist("test"), train.load_metadata(name)
     net = train.load_module(name)
+    n = min(n, len(test))
     key = {"network": name, "weights": references.fingerprint(net), "images": test.sha256, "which": list(range(n))}
     accuracy = 100 * made["test accuracy"]
     title = f"AlexNet trained on {test.title} at 64 x 64 ({accuracy:.0f} % right), {n} test images"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rpa import _files
+from rpa import _check, _files
 from rpa._files import ROOT
 
 FOLDER = ROOT / "data" / "references"
@@ -62,7 +62,8 @@ def estimate(
     from each other or from the sixth, get twice the samples, again and again, up to this number (default: n, the same
     for all). Input i has its own random stream (seed, i).
     """
-    most, rows = most or n, []
+    n, keep, rows = _check.integer("n", n, 2), _check.integer("keep", keep, 1), []
+    most = n if most is None else _check.integer("most", most, n)
     with torch.inference_mode():
         for i in range(len(x)):
             stream = int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
@@ -128,7 +129,7 @@ def load(key: dict, path: Path) -> Reference | None:
     name = f"{entry_of(key)}/"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as stored:
+    with _files.reading(path) as stored:
         if f"{name}key" not in stored.files or json.loads(str(stored[f"{name}key"])) != json.loads(json.dumps(key)):
             return None
         top, mean, var, stderr, n = (stored[f"{name}{part}"] for part in PARTS)
@@ -139,9 +140,9 @@ def save(references: list[tuple[dict, Reference]], path: Path) -> None:
     """Add references with their keys to the file `path`."""
     arrays = {}
     if path.is_file():
-        with np.load(path, allow_pickle=False) as stored:
+        with _files.reading(path) as stored:
             arrays = dict(stored)
     for key, reference in references:
-        parts = vars(reference) | {"top": reference.top.astype(np.int16), "key": np.array(json.dumps(key))}
+        parts = vars(reference) | {"top": reference.top.astype(np.int32), "key": np.array(json.dumps(key))}
         arrays |= {f"{entry_of(key)}/{name}": value for name, value in parts.items()}
     _files.save_arrays(path, **dict(sorted(arrays.items())))

@@ -97,7 +97,7 @@ def load_module(name: str) -> nn.Sequential:
     """The network as an `nn.Sequential` in evaluation mode, float32, without gradients.
 
     LeNets take (n, 1, 28, 28), AlexNet (n, 3, 64, 64), the others rows. Raises ValueError for an unknown
-    name, OSError for a missing file.
+    name, OSError for a missing or altered file.
     """
     arrays, _ = _read(name)
     return _module(NETWORKS[name].layers, arrays)
@@ -137,9 +137,12 @@ def _read(name):
     if not path.is_file():
         clone = "" if (ROOT / "notebooks").is_dir() else "data/weights is part of the repository: use a git clone, or "
         raise FileNotFoundError(f"{path}: not there; {clone}`python -m rpa.subjects.train {name}` trains it")
-    with np.load(path, allow_pickle=False) as stored:
+    with _files.reading(path) as stored:
         arrays = dict(stored)
-    return arrays, json.loads(str(arrays.pop("metadata")))
+        metadata = json.loads(str(arrays.pop("metadata")))
+        if metadata["layers"] != NETWORKS[name].layers:
+            raise ValueError(f"expected the layers {NETWORKS[name].layers}, got {metadata['layers']}")
+    return arrays, metadata
 
 
 def train(name: str) -> Any:

@@ -127,6 +127,14 @@ def test_what_is_no_grid_is_refused(grid, reason):
         sweep.cells_of(STEM, grid)
 
 
+def test_one_error_of_several_numbers_is_that_of_each(tmp_path):
+    entry = {"value": [1.0, 2.0], "error": 0.5}
+    content = {"stem": "a", "profile": "full", "code": "", "packages": {}, "records": {"r": entry}}
+    (tmp_path / "data" / "results").mkdir(parents=True)
+    (tmp_path / "data" / "results" / "a.json").write_text(json.dumps(content))
+    assert [row["error"] for row in sweep._rows({}, tmp_path)] == [0.5, 0.5]
+
+
 def test_a_figure_of_any_record_against_any_parameter():
     pairs = [(1, 3), (1, 4), (2, 3), (2, 4)]
     rows = [{"a": a, "b": b, "record": "r", "entry": None, "value": a + b, "error": 0.1} for a, b in pairs]

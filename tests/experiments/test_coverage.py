@@ -40,8 +40,9 @@ def test_comparison_and_its_tables():
         for name in ("search", "pruned"):
             covered = np.array([entries[name].coverage for entries in images])
             differ = np.mean([entries[name].disagreement for entries in images])
-            assert getattr(cell, f"{name}_ratio") == pytest.approx(covered.sum() / rival.sum())
-            assert getattr(cell, f"{name}_error") == pytest.approx(np.sqrt(differ / 2 / 20_000) / rival.mean())
+            ratio = covered.sum() / rival.sum()
+            assert getattr(cell, f"{name}_ratio") == pytest.approx(ratio)
+            assert getattr(cell, f"{name}_error") == pytest.approx(np.sqrt(ratio * differ / 2 / 20_000) / rival.mean())
             assert abs(covered - rival).mean() <= differ + 1e-12
         ours = np.array([entries["search"].coverage for entries in images])
         assert cell.worst_image == pytest.approx((ours / rival).min())
@@ -54,13 +55,32 @@ def test_comparison_and_its_tables():
     assert again.equals(table)
 
 
-def test_an_image_without_a_covered_sample_is_no_worst_image():
-    def entry(coverage_):
-        return coverage.Entry(None, np.array([coverage_]), 1.0, 0.1)
+def table_of(pairs, disagreement, n):
+    """The row of images with these coverages (of search and pruning, of counting)."""
+    entry = lambda share, alone: coverage.Entry(None, np.array([share]), 1.0, alone)
+    images = [{"search": entry(s, d), "pruned": entry(s, d), "counted_9": entry(c, 0.0)}
+              for (s, c), d in zip(pairs, disagreement)]  # fmt: skip
+    (row,) = coverage.cell_table({("a", 0.1): images}, n).itertuples()
+    return row
 
-    images = [{"search": entry(s), "pruned": entry(s), "counted_9": entry(c)} for s, c in ((0.0, 0.0), (0.4, 0.5))]
-    (row,) = coverage.cell_table({("a", 0.1): images}, 1000).itertuples()
+
+def test_an_image_without_a_covered_sample_is_no_worst_image():
+    row = table_of([(0.0, 0.0), (0.4, 0.5)], [0.1, 0.1], 1000)
     assert row.worst_image == pytest.approx(0.8) and row.search_ratio == pytest.approx(0.8)
+    with pytest.raises(ValueError, match="results: counting covers no fresh sample of a at sigma 0.1"):
+        table_of([(0.1, 0.0)], [0.1], 1000)
+
+
+@pytest.mark.parametrize("both, ours, theirs", [(0.1, 0.1, 0.01), (1e-3, 0.05, 2e-4), (0.02, 0.0, 0.3)])
+def test_the_error_of_a_ratio_is_its_spread(both, ours, theirs):
+    n, rng = 100_000, np.random.default_rng(0)
+    rows = []
+    for draw in rng.multinomial(n, [both, ours, theirs, 1 - both - ours - theirs], (400, 3)) / n:
+        covered = zip(draw[:, :2].sum(1), draw[:, [0, 2]].sum(1))
+        rows.append(table_of(covered, draw[:, 1:3].sum(1), n))
+    spread, stated = np.std([row.search_ratio for row in rows]), np.median([row.search_error for row in rows])
+    assert stated == pytest.approx(spread, rel=6 / np.sqrt(800))
+    assert table_of([(0.3, 0.3)], [0.0], n).search_error == pytest.approx(1 / n / 0.3)  # no sample tells them apart
 
 
 def test_computed_mass_of_pruned_patterns_is_their_coverage():

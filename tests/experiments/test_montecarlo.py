@@ -3,7 +3,7 @@ import pytest
 from helpers import random_gaussian, random_network
 from scipy.stats import norm
 
-from rpa.experiments.montecarlo import binomial_sigmas, law_gap, pattern_counts
+from rpa.experiments.montecarlo import Fresh, binomial_sigmas, law_gap, pattern_counts
 
 
 def test_sigmas_of_large_counts_are_the_normal_ones():
@@ -27,6 +27,15 @@ def test_counts_do_not_depend_on_how_patterns_are_listed():
     again, rest = pattern_counts(net, inputs, patterns[:-1][::-1], 30_000, 2, chunk=10_000)
     np.testing.assert_array_equal(again, counts[:-1][::-1])
     assert counts.sum() + other == 30_000 and rest == other + counts[-1]
+
+
+def test_a_pattern_that_is_listed_twice_is_covered_once_and_no_sample_covers_nothing():
+    fresh = Fresh(np.packbits(np.array([[0], [0], [1]], bool), axis=1))
+    assert fresh.coverage(np.array([[0], [0]], bool)) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="packed: expected at least one sample"):
+        Fresh(np.zeros((0, 1), np.uint8))
+    with pytest.raises(ValueError, match="counts, p: expected samples and probability"):
+        law_gap(np.zeros((2, 1)), np.array([0.5, 0.5]), np.zeros(2), np.zeros(2, int))
 
 
 def test_the_gap_of_two_laws_is_that_of_their_distribution_functions():

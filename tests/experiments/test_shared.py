@@ -39,6 +39,14 @@ def test_of_two_images_of_a_cluster_the_second_is_farthest():
     assert (np.bincount(found.labels) == 2).sum() > 5
 
 
+@pytest.mark.parametrize("count", [0, 4, 41])
+def test_no_cluster_is_empty(count):
+    features = np.repeat(np.eye(3), [10, 10, 20], axis=0)
+    assert torch.isfinite(shared.clusters(X, features, 3, 0).centres).all()
+    with pytest.raises(ValueError, match="count: expected 1 to 3, the number of different images"):
+        shared.clusters(X, features, count, 0)
+
+
 @pytest.mark.parametrize("bend", [False, True])
 def test_an_image_of_its_own_is_the_two_stage_analysis(bend):
     found = shared.shared_moments(network(bend), X, 0.3, X, np.arange(40))

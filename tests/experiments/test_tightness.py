@@ -11,7 +11,7 @@ from rpa.subjects.imagenet import Subject
 
 
 def slope_by_images(truth, found):
-    return tightness.interval(tightness.slopes(truth, found, tightness.resampled(len(truth), 1)))
+    return tightness.interval(tightness.slopes(truth, found, tightness.resampled(len(truth), 1)), len(truth))
 
 
 def test_slopes_and_their_intervals_resample_whole_images():
@@ -24,8 +24,39 @@ def test_slopes_and_their_intervals_resample_whole_images():
     assert half == pytest.approx(textbook, rel=0.3)
     # Errors that an image's scores share count once per image: an interval over scores would be far too short.
     tilt = rng.normal(1.1, 0.2, (60, 1))
-    assert slope_by_images(truth, tilt * truth)[1] == pytest.approx(1.96 * 0.2 / np.sqrt(60), rel=0.4)
+    assert slope_by_images(truth, tilt * truth)[1] == pytest.approx(1.96 * 0.2 / np.sqrt(60), rel=0.5)
     assert slope_by_images(truth, truth) == pytest.approx((1.0, 0.0), abs=1e-12)
+
+
+@pytest.mark.parametrize("b", [2, 4, 10])
+def test_intervals_of_few_images_hold_the_truth(b):
+    """Of 95 % intervals for the mean slope of normal ones, as many as they say."""
+    rng, held = np.random.default_rng(0), 0
+    for seed in range(500):
+        truth, tilt = rng.standard_normal((b, 10)), rng.normal(1.1, 0.2, (b, 1))
+        draws = tightness.slopes(truth, tilt * truth, tightness.resampled(b, seed)[:600])
+        slope, half = tightness.interval(draws, b)
+        held += abs(slope - 1.1) <= half
+    assert held / 500 > 0.95 - 5 * np.sqrt(0.95 * 0.05 / 500)
+
+
+def test_no_interval_without_two_images_or_a_statistic():
+    with pytest.raises(ValueError, match="b: expected an integer >= 2"):
+        tightness.resampled(1, 0)
+    ones = np.ones((4, 3))
+    with pytest.raises(ValueError, match="draws: expected a finite statistic, got nan"):
+        slope_by_images(ones, ones)
+    with pytest.raises(ValueError, match="var: expected variances > 0, got 0"):
+        tightness.mean_quality(ones, 0 * ones, ones, ones, 0)
+    with pytest.raises(ValueError, match="truth: expected variances > 0, got 0"):
+        tightness.variance_quality(0 * ones, ones, 0)
+
+
+def test_slopes_do_not_depend_on_where_zero_is():
+    rng, weights = np.random.default_rng(4), tightness.resampled(9, 0)
+    x, y = rng.standard_normal((2, 9, 5))
+    for f in (tightness.slopes, tightness.correlations):
+        np.testing.assert_allclose(f(x + 1e8, y - 1e7, weights), f(x, y, weights), atol=1e-6)
 
 
 def test_each_row_of_weights_is_a_sample_of_images():
@@ -68,6 +99,9 @@ def test_the_noise_that_is_reached_is_interpolated_in_its_logarithm():
     assert np.isclose(sigma, 10**-0.5) and 0.1 < low < sigma < high < 1
     assert tightness.reach(levels, margins(hits * 0)) == (0, 0, 0)
     assert tightness.reach(levels, margins(hits * 0 + 1)) == (np.inf,) * 3
+    unknown = np.full((3, 2001), np.nan)
+    assert tightness.reach(levels, unknown) == (0, 0, 0)
+    assert tightness.reach(levels, np.vstack([margins(hits)[:1], unknown[1:]])) == pytest.approx((0.01,) * 3)
     assert tightness.reach_text(levels, (np.inf,) * 3) == "noise above 1"
     assert tightness.reach_text(levels, (0.2, 0.0, np.inf)) == "noise 0.2 (below 0.01 to above 1)"
 
@@ -82,3 +116,5 @@ def test_samples_that_agree_with_the_class_of_the_mean():
     share, _ = tightness.same_class(subject, [0, 1], np.array([[1.0, 0.0]] * 2), 0.1, 20_000, 0)
     exact = norm.cdf(np.array([0.2, 0.6]) / (0.1 / 0.5 * 5)).mean()
     assert abs(share - exact) < 6 * np.sqrt(exact * (1 - exact) / 40_000)
+    share, error = tightness.same_class(subject, [0, 1], np.array([[1.0, 0.0]] * 2), 1e-4, 50, 0)
+    assert share == 1 and error == 1 / 50

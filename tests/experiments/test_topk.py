@@ -18,6 +18,22 @@ def test_wilson_is_scipys(successes, n):
     assert low == pytest.approx(expected.low, abs=1e-12) and high == pytest.approx(expected.high, abs=1e-12)
 
 
+@pytest.mark.parametrize("successes, n", [(0, 0), ([1, 11], 10), (-1, 10), (np.nan, 10)])
+def test_no_interval_without_trials_or_of_more_successes(successes, n):
+    with pytest.raises(ValueError, match="successes: expected 0 to n"):
+        topk.wilson(successes, n)
+
+
+def test_errors_over_images_are_never_zero():
+    rng = np.random.default_rng(0)
+    means, errors = topk.percent(rng.random((100, 2)) < [0.8, 1.0])
+    assert means[1] == 100 and errors[1] == pytest.approx(1, rel=0.01)
+    assert errors[0] == pytest.approx(np.sqrt(means[0] * (100 - means[0]) / 99))
+    assert topk.percent(np.zeros((100, 1)))[1] == pytest.approx(1, rel=0.01)
+    with pytest.raises(ValueError, match="values: expected at least 2 images, got 1"):
+        topk.percent([[1.0]])
+
+
 @pytest.mark.parametrize("orders", [1, 2, 5])
 def test_the_exact_mean_agrees_more_often_than_two_referees_and_within_the_bound(orders):
     """Referees that give each order of an image with its own probability; or one order in 70, four in 7.5 % each."""

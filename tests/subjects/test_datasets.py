@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import socket
 import struct
 import urllib.error
+import zlib
+from http.client import BadStatusLine
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +47,17 @@ class Downloads:
             path = Path(root) / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        self.seen = [path for path in FILES if datasets.find(path)]
+        assert socket.getdefaulttimeout() == datasets.TIMEOUT
+
+
+@pytest.mark.parametrize("error", [BadStatusLine("no http"), zlib.error("invalid block"), TimeoutError()])
+def test_what_a_server_does_wrong_ends_in_the_stand_in(data_root, monkeypatch, error):
+    monkeypatch.delenv("RPA_OFFLINE")
+    monkeypatch.setattr(datasets, "import_torchvision", lambda: Downloads(error))
+    with pytest.warns(UserWarning, match="STAND-IN"):
+        assert datasets.mnist("test").stand_in
+    assert socket.getdefaulttimeout() is None and not list(data_root.iterdir())
 
 
 def test_what_is_missing_is_downloaded_once_and_checked(data_root, monkeypatch):
@@ -56,6 +70,7 @@ def test_what_is_missing_is_downloaded_once_and_checked(data_root, monkeypatch):
     for _ in range(2):
         data = datasets.mnist("test")
         assert not data.stand_in and np.array_equal(data.x.ravel()[:256] * 255, np.arange(256)) and library.calls == 2
+    assert library.seen == []  # another process finds no file that is still being written
     (data_root / FILES[0]).unlink()
     library.contents.append(b"<html>")
     with pytest.raises(OSError, match="delete it, then run `make data`"):
@@ -112,6 +127,19 @@ def test_photographs_of_the_readers_own(data_root):
         datasets.imagenet_sample()
     (data_root / "imagenet/images/n0.jpg").write_bytes(b"other")
     assert datasets.imagenet_sample().sha256 != before
+
+
+def test_a_table_of_other_form_and_a_missing_photograph_are_no_missing_data(data_root):
+    _photographs(data_root)
+    table = data_root / "imagenet/classes.csv"
+    table.write_text(table.read_text() + "\n")
+    assert len(datasets.imagenet_sample()) == 2
+    (data_root / "imagenet/images/n1.jpg").unlink()
+    for text in (table.read_text(), "", "index,wnid,name\n0,n0\n", "index,wnid,name\nx,n0,a\n"):
+        table.write_text(text)
+        with pytest.raises(OSError, match="classes.csv: (lists . photographs|expected the columns)") as caught:
+            datasets.imagenet_sample()
+        assert not isinstance(caught.value, FileNotFoundError)  # which would count as no photographs at all
 
 
 def test_missing_photographs_and_altered_weights_are_named(data_root):

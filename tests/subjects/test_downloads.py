@@ -123,6 +123,12 @@ def test_a_missing_server_is_named(server, content, tmp_path, capsys):
     assert content[1][0] in error and "put the files into" in error and "photographs: HTTP Error 404" in error
 
 
+def test_a_server_that_speaks_no_http_is_named(server, content, monkeypatch, capsys):
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.wfile.write(b"busy\r\n\r\n"))
+    assert downloads.main() == 1
+    assert f"{content[1][0]}: busy" in (error := capsys.readouterr().err) and "photographs: busy" in error
+
+
 def test_weights_of_another_hash_are_refused_and_not_kept(server, content, tmp_path, capsys):
     server.files[f"/weights/{content[1][0]}"] += b"more"
     assert downloads.main() == 1 and "invalid hash value" in capsys.readouterr().err

@@ -32,6 +32,8 @@ def _weights(path):
 
 
 def test_folders_of_images(desk):
+    (desk / "imagenet/images/n00000000/.DS_Store").write_bytes(b"of a Mac")
+    (desk / "imagenet/images/n00000001/more").mkdir()
     sample = datasets.imagenet_sample()
     assert len(sample) == 6 and sample.indices.tolist() == [0, 0, 0, 1, 1, 1] and sample.names[3] == "n00000001"
     assert sample.batch([0, 5]).shape == (2, 3, 224, 224)
@@ -78,3 +80,5 @@ def test_fashion_alexnet_is_named_with_its_data():
     assert subject.x.shape == (2, 3, 64, 64)
     assert "AlexNet trained on Fashion" in subject.title
     assert subject.key["which"] == [0, 1] and len(subject.data) == 2
+    subject = imagenet.fashion_alexnet(10_001)
+    assert len(subject.x) == len(subject.key["which"]) == 10_000 and "10000 test images" in subject.title

@@ -85,6 +85,32 @@ def test_kept_references_are_found_by_their_whole_key(net, tmp_path):
     assert references.load(key | {"weights": "b"}, path) is None and references.load(key | {"seed": 2}, path) is None
 
 
+def test_a_file_that_is_none_is_named(net, tmp_path):
+    path, key = tmp_path / "small.npz", {"sigma": 1.0, "n": 8, "seed": 0}
+    made = references.estimate(net, torch.zeros(1, 3, 2, 2), 1.0, 8, 0)
+    references.save([(key, made)], path)
+    whole = path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], whole[:-50], b"<html>"):
+        path.write_bytes(content)
+        for use in (lambda: references.load(key, path), lambda: references.save([(key, made)], path)):
+            with pytest.raises(OSError, match="small.npz: truncated, altered"):
+                use()
+
+
+def test_outputs_of_any_number_are_kept(tmp_path):
+    key, net = {"sigma": 1.0, "n": 8, "seed": 0}, Net(lambda x: torch.arange(70_000.0) + 0 * x[:, :1])
+    made = references.estimate(net, torch.zeros(1, 3), 0.1, 8, 0)
+    references.save([(key, made)], tmp_path / "wide.npz")
+    assert references.load(key, tmp_path / "wide.npz").top[0, 0] == made.top[0, 0] == 69_999
+
+
+@pytest.mark.parametrize("sizes, name", [((1, None), "n"), ((8.5, None), "n"), ((8, 4), "most"), ((8, 0), "most")])
+def test_sizes_that_give_no_moments_are_refused(net, sizes, name):
+    n, most = sizes
+    with pytest.raises(ValueError, match=f"{name}: expected an integer >= "):
+        references.estimate(net, torch.zeros(1, 3, 2, 2), 1.0, n, 0, most=most)
+
+
 def test_fingerprint_sees_weights_and_architecture(net):
     before = references.fingerprint(net)
     assert references.fingerprint(nn.Sequential(*net, nn.Identity())) != before

@@ -85,6 +85,18 @@ def test_errors_name_the_network_and_the_way_out(tmp_path, monkeypatch):
         train.load_module("lenet_mnist")
 
 
+def test_a_file_of_another_version_or_no_file_of_weights_is_named(tmp_path, monkeypatch):
+    stored = (train.FOLDER / f"{MOONS[0]}.npz").read_bytes()
+    monkeypatch.setattr(train, "FOLDER", tmp_path)
+    for content in (b"", stored[:-100], b"version https://git-lfs"):
+        (tmp_path / f"{MOONS[0]}.npz").write_bytes(content)
+        with pytest.raises(OSError, match=f"{MOONS[0]}.npz: truncated, altered"):
+            train.load_network(MOONS[0])
+    (tmp_path / f"{MOONS[1]}.npz").write_bytes(stored)
+    with pytest.raises(OSError, match=f"{MOONS[1]}.npz: .*expected the layers 2-16-16-1, got 2-8-8-1"):
+        train.load_network(MOONS[1])
+
+
 def test_nothing_is_trained_on_a_stand_in(data_root):
     with pytest.warns(UserWarning, match="STAND-IN"), pytest.raises(OSError, match="stand-in"):
         train.train("mnist_784-32-32-10")
