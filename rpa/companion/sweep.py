@@ -157,8 +157,7 @@ def _values(name, given):
         # `checked` makes them integers where the default is one.
         return spaced(given["from"], given["to"], given["count"]).tolist()
     except (TypeError, ValueError) as error:
-        reason = f"expected a list or {{from: a, to: b, count: n}} of numbers, got {given!r} ({error})"
-        raise ValueError(f"grid, {name}: {reason}") from error
+        raise ValueError(f"grid, {name}: expected a list or {{from: a, to: b, count: n}}, got {given!r}") from error
 
 
 def sweep(stem: str, grid: dict, profile: str = "full", runs: Path | None = None, scheduler: str | None = None) -> Path:
@@ -185,8 +184,7 @@ def _rows(values, folder):
     for (_, record), entry in load_records(folder / "data" / "results").items():
         errors = dict(flatten(entry.get("error", {})))
         for place, number in flatten(entry["value"]):
-            error = errors.get(place, errors.get(""))
-            yield {**chosen, "record": record, "entry": place, "value": number, "error": error}
+            yield {**chosen, "record": record, "entry": place, "value": number, "error": errors.get(place, errors.get(""))}
 
 
 def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:
