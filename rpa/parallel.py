@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from copy import deepcopy
 from functools import cache
 from multiprocessing import current_process
 from typing import Any
@@ -43,12 +44,13 @@ def pmap(
     """
     items = list(items)
     n_jobs = _workers() if n_jobs is None else n_jobs
+    n_jobs = min(n_jobs, max(2, len(items)))  # joblib starts as many workers as it may, also without work for them
     tasks = (delayed(_guarded)(f, i, item, n_jobs != 1) for i, item in enumerate(items))
     values = [None] * len(items)
     with tqdm(desc=progress, total=len(items), disable=progress is None) as bar:
-        for i, value, error in Parallel(n_jobs, return_as="generator_unordered")(tasks):
-            if error is not None:
-                item, reason = repr(items[i]), f"{type(error).__name__}: {error}"
+        for i, value, reason, error in Parallel(n_jobs, return_as="generator_unordered")(tasks):
+            if reason is not None:
+                item = repr(items[i])
                 shown = item if len(item) <= 80 else item[:77] + "..."
                 raise RuntimeError(f"pmap: item {i} ({shown}) raised {reason}") from error
             values[i] = value
@@ -102,18 +104,27 @@ def _blas():
 
 
 def _workers():
-    return int(os.environ.get("RPA_WORKERS") or -1)
+    given = os.environ.get("RPA_WORKERS") or "-1"
+    if not given.strip().lstrip("-").isdecimal() or int(given) == 0:
+        raise ValueError(f"RPA_WORKERS: expected a number of workers, or -1 for one per core, got {given!r}")
+    return int(given)
 
 
 def _guarded(f, i, item, shared):
-    """(i, value, None), or (i, None, exception): every backend returns exceptions in the same way."""
+    """(i, value, None, None), or (i, None, reason, exception): every backend returns exceptions in the same way.
+
+    The exception is None where its class cannot be unpickled.
+    """
     if current_process().name.startswith("Loky"):
         end_with_parent()
     before = SHARED.set(shared)
     try:
-        return i, f(item), None
+        return i, f(item), None, None
     except Exception as error:
-        return i, None, error
+        reason = f"{type(error).__name__}: {error}"
+        with suppress(Exception):
+            return i, None, reason, deepcopy(error) if shared else error  # what cannot be copied is not unpickled
+        return i, None, reason, None
     finally:
         SHARED.reset(before)
 

@@ -48,6 +48,25 @@ def test_results_in_order_and_a_failure_that_names_the_item(n_jobs, capsys):
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+class _TwoArguments(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def _refuse(_):
+    raise _TwoArguments(1, 2)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_an_exception_that_cannot_be_unpickled_names_the_item(n_jobs):
+    with pytest.raises(RuntimeError, match=r"item 0 \(7\) raised _TwoArguments: 1 and 2"):
+        pmap(_refuse, [7], n_jobs=n_jobs)
+
+
+def test_no_more_workers_than_items():
+    assert pmap(_square, range(3), n_jobs=100_000) == [0, 1, 4]
+
+
 def test_a_worker_that_dies_ends_the_call():
     with pytest.raises(RuntimeError, match="terminated"):
         pmap(_die, range(2), n_jobs=2)
@@ -78,6 +97,14 @@ def test_the_environment_may_say_how_many_workers(monkeypatch):
     monkeypatch.setenv("RPA_WORKERS", "1")
     assert pmap(lambda x: os.getpid(), [1, 2]) == [os.getpid()] * 2
     assert os.getpid() not in pmap(lambda x: os.getpid(), [1, 2], n_jobs=2)
+
+
+@pytest.mark.parametrize("workers", ["0", "many", "1.5"])
+@pytest.mark.parametrize("mapped", [pmap, tmap])
+def test_a_number_of_workers_that_is_none_is_refused(mapped, workers, monkeypatch):
+    monkeypatch.setenv("RPA_WORKERS", workers)
+    with pytest.raises(ValueError, match=f"RPA_WORKERS: expected a number of workers.*got '{workers}'"):
+        mapped(_square, range(3))
 
 
 def test_threads_as_many_as_workers_and_one_within_each(monkeypatch):

@@ -46,6 +46,8 @@ def covariance(mu: torch.Tensor, cov: torch.Tensor, slope: torch.Tensor | None, 
     if slope is None:
         return _relu_covariance(mu, cov, rule)
     bent = (slope != 1).nonzero().squeeze(1)
+    if not len(bent):
+        return cov
     response = gain(mu, cov.diagonal(dim1=-2, dim2=-1), slope)
     inner, some = cov[:, bent][:, :, bent], mu[:, bent]
     positive = relu.gain(some, inner.diagonal(dim1=-2, dim2=-1))

@@ -164,7 +164,9 @@ def _ascend(net, x, label, target, budget, share, gradient, steps, blur, seed, k
             # Mirror ascent on the simplex: variances stay positive and keep their sum.
             density = _normalized(density * torch.exp(RATE * shrink * ascent / largest))
     if gradient == "plain squared":
-        density = _gradients(expected, x, shift, spread(density), label, target)[0] ** 2 * kept
+        slope = _gradients(expected, x, shift, spread(density), label, target)[0].abs() * kept
+        largest = slope.amax((1, 2, 3), keepdim=True)
+        density = torch.where(largest > 0, (slope / largest) ** 2, kept)  # uniform where the network is constant
     return Noise(shift, spread(density))
 
 
@@ -202,7 +204,7 @@ def _norm(images):
 def _blur(width):
     """Convolution of every channel with a Gaussian of standard deviation `width` pixels."""
     reach = int(3 * width + 1)
-    kernel = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * width**2))
+    kernel = torch.exp(-((torch.arange(-reach, reach + 1, dtype=torch.float64) / width) ** 2) / 2)
     kernel = kernel / kernel.sum()
 
     def blur(images):

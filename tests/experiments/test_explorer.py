@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rpa.companion.report import ROOT
-from rpa.experiments.explorer import Stage, sticky_limits
+from rpa.experiments.explorer import Stage, _cumulated, _fresh, sticky_limits
+from rpa.inputs import Gaussian
+from rpa.patterns.pmf import pattern_pmf
 
 NOTEBOOK = ROOT / "notebooks" / "99_explore.ipynb"
 # What JupyterLab says by itself in an empty folder.
@@ -208,3 +210,10 @@ def test_a_saved_figure_holds_the_moving_artists_and_keeps_no_pixels(stage, tmp_
 @pytest.mark.parametrize("low, high, expected", [(1, 9, (0, 10)), (2, 5, (1.4, 5.6)), (1, 11, (-1, 13))])
 def test_limits_stand_until_they_are_too_narrow_or_too_wide(low, high, expected):
     assert sticky_limits((0, 10), low, high, 0.2, 0.2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 18])
+def test_the_distribution_is_right_where_the_density_has_narrow_peaks(seed):
+    law = pattern_pmf(_fresh([4, 4], seed), Gaussian([0.9, 0.45], 0.0625)).output()
+    grid = law.mean[0] + np.sqrt(law.cov[0, 0]) * np.linspace(-9, 4.5, 150)
+    np.testing.assert_allclose(_cumulated(law, grid, law.pdf(grid)), law.cdf(grid), rtol=0, atol=0.02)

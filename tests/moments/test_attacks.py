@@ -82,6 +82,14 @@ def test_the_budget_is_kept(convolutional, gradient, share, sparse, smooth):
         assert (((noise.shift != 0) | (noise.variance > 0)).sum((1, 2, 3)) <= sparse).all()
 
 
+@pytest.mark.parametrize("unit", [0.0, 1e-20, 1.0])
+def test_the_random_share_is_kept_where_gradients_vanish(convolutional, unit):
+    net, x, label = convolutional
+    net[-1].weight.mul_(unit)
+    noise = noise_attack(net, x, label, budget=1.5, share=0.4, gradient="plain squared", steps=2, smooth=1e-200)
+    assert torch.allclose(noise.variance.sum((1, 2, 3)), torch.tensor(0.9, dtype=torch.float64))
+
+
 def _roughness(images):
     return ((images.diff(dim=2) ** 2).sum() + (images.diff(dim=3) ** 2).sum()) / (images**2).sum()
 

@@ -82,6 +82,15 @@ def test_the_ways_to_say_the_same_noise_agree(rule):
     torch.testing.assert_close(some.cov[:, 0, 0], scalar.var[:, 1])
 
 
+@pytest.mark.parametrize("rule", ["exact", "series", "linear"])
+def test_activations_without_a_kink_pass_the_noise(rule):
+    first, second = nn.Linear(3, 1, dtype=F64), nn.Linear(1, 2, dtype=F64)
+    x, expected = torch.ones(1, 3, dtype=F64), 0.2 * (second.weight @ first.weight @ first.weight.T @ second.weight.T)
+    for moments in (two_stage.two_stage, layerwise):
+        found = moments(nn.Sequential(first, nn.LeakyReLU(1.0), second).eval(), x, 0.2, rule=rule)
+        torch.testing.assert_close(found.cov[0], expected)
+
+
 def test_two_stage_without_jacobians_equals_two_stage_with_them():
     net = convolutional()
     full = 0.05 * torch.eye(64, dtype=F64)
