@@ -215,7 +215,9 @@ class OutputMixture:
                 outputs.append(f[new])
                 inputs.append(z[new])
             kept.append(np.concatenate([np.zeros((0, part.net.input_dim)), *inputs]))
-        return np.concatenate(outputs), [z[: 1 + int(LINES * share / self.n)] for z, share in zip(kept, shares)]
+        ends = np.cumsum([len(z) for z in kept])  # of each component as large a part as of all
+        counts = np.diff(1 + ends * LINES // max(ends[-1], LINES), prepend=0)
+        return np.concatenate(outputs), [z[:count] for z, count in zip(kept, counts)]
 
     def _densities(self, grid, output):
         """Densities at rising y (m,): of each replicate's points (R, m), and of random inputs (n, m)."""

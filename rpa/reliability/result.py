@@ -101,13 +101,13 @@ def mixed(weights: Sequence[float], results: Sequence[FailureProbability], rtol:
     method = " + ".join(dict.fromkeys(result.method for result in results))
     log_uppers = np.log(weights) + [result.upper for result in results]
     upper = min(float(logsumexp(log_uppers)), 0.0)
-    known = np.isfinite([result.rel_error for result in results])
-    if known.any():
-        share = np.exp(log_terms - log_p)
-        # The error of a component without a failure is its upper bound.
-        parts = zip(share, results, known, log_uppers)
-        errors = [s * r.rel_error if ok else np.exp(upper - log_p) for s, r, ok, upper in parts]
-        doubt = share[[not result.converged for result in results]].sum()
+    if np.isfinite([result.rel_error for result in results]).any():
+        with np.errstate(over="ignore"):
+            share, most = np.exp(log_terms - log_p), np.exp(log_uppers - log_p)
+        # The error of a component of which no digit is known is its upper bound.
+        parts = zip(share, most, results)
+        errors = [s * r.rel_error if np.isfinite(r.lower) else bound for s, bound, r in parts]
+        doubt = most[[not result.converged for result in results]].sum()
         error = float(np.linalg.norm(errors))
         lower = float(logsumexp(np.log(weights) + [result.lower for result in results]))
         whole = estimated(log_p, error, error <= rtol and doubt <= rtol, method)

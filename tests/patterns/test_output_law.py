@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals
+from scipy import stats
 
-from rpa.inputs import Gaussian
+from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.patterns import points
 from rpa.patterns.pmf import pattern_pmf
@@ -177,6 +178,17 @@ def test_density_in_general_dimension_against_samples(general):
     free = ~((atoms[:, None] >= edges[:-1]) & (atoms[:, None] <= edges[1:])).any(axis=0)
     slack = 5 * np.hypot(width * nodes[1].error, np.sqrt(mass / len(f))) + kinks
     assert (np.abs(simpson - mass) < slack)[free].all() and (simpson[free].sum() > 0.9 * mass[free].sum())
+
+
+def test_density_where_components_miss_different_shares():
+    """f = x_1 in eight octants, of which the narrow component shows one and the wide one all."""
+    net = ReLUNetwork([np.vstack([np.eye(3), -np.eye(3)]), [[1, 0, 0, -1, 0, 0]]], [np.zeros(6), [0.0]])
+    inputs = GaussianMixture([0.5, 0.5], [Gaussian([1.0, 1.0, 1.0], 0.16), Gaussian(np.zeros(3), 1.0)])
+    law = pattern_pmf(net, inputs, max_patterns=1, search="best_first").output()
+    y = np.array([-1.5, -0.5, 0.5, 1.0, 2.0])
+    density = law.pdf(y)
+    truth = 0.5 * stats.norm.pdf(y, 1.0, 0.4) + 0.5 * stats.norm.pdf(y)
+    assert law.uncovered > 0.1 and (np.abs(density.p - truth) < 4 * density.error).all()
 
 
 def test_points_and_inputs_of_the_rest_agree_with_the_exact_law_of_the_plane(monkeypatch):

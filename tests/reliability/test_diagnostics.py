@@ -175,6 +175,12 @@ def test_a_mixture_is_believed_as_far_as_its_parts_are():
     assert found.rel_error == pytest.approx(np.hypot(0.01, 0.1)) and not found.converged
     assert found.lower == pytest.approx(np.log(0.5) + sure.lower)
     assert np.exp(found.upper) == pytest.approx(0.5 * np.exp(sure.upper) + 5e-4)
+    loose = replace(estimated(-50.0, 1.5, False, "c"), lower=-np.inf, upper=np.log(1e-3))  # as `_component` leaves it
+    found = mixed([0.5, 0.5], [sure, loose], 0.1)
+    assert found.rel_error == pytest.approx(np.hypot(0.01, 0.1)) and not found.converged
+    far = estimated(-10.0, 5.0, False, "c")  # 0.5 % of the other's probability, but up to 100 % of it
+    assert not mixed([0.5, 0.5], [sure, far], 0.05).converged
+    assert mixed([0.5, 0.5], [estimated(-900.0, 0.1, True, "a"), unseen(-999.0, -7.0, "c")], 0.1).rel_error == np.inf
     found = mixed([0.25, 0.75], [never, unseen(-40.0, np.log(1e-2), "c")], 0.1)
     assert np.exp(found.upper) == pytest.approx(0.25 * 1e-3 + 0.75 * 1e-2) and not found.converged
     assert (found.rel_error, found.lower) == (np.inf, -np.inf) and found.log_p == pytest.approx(np.log(0.75) - 40)
