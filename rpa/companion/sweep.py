@@ -153,8 +153,7 @@ def _values(name, given):
     spaced = np.geomspace if isinstance(given, dict) and given.get("log") else np.linspace
     try:
         if set(given) - {"log"} != {"from", "to", "count"} or given["count"] < 1:
-            raise ValueError("not a range")
-        # `checked` makes them integers where the default is one.
+            raise ValueError
         return spaced(given["from"], given["to"], given["count"]).tolist()
     except (TypeError, ValueError) as error:
         raise ValueError(f"grid, {name}: expected a list or {{from: a, to: b, count: n}}, got {given!r}") from error
@@ -184,7 +183,8 @@ def _rows(values, folder):
     for (_, record), entry in load_records(folder / "data" / "results").items():
         errors = dict(flatten(entry.get("error", {})))
         for place, number in flatten(entry["value"]):
-            yield {**chosen, "record": record, "entry": place, "value": number, "error": errors.get(place, errors.get(""))}
+            known = {"value": number, "error": errors.get(place, errors.get(""))}
+            yield {**chosen, "record": record, "entry": place, **known}
 
 
 def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:

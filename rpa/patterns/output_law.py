@@ -83,15 +83,14 @@ class OutputMixture:
         if self.exact:
             _, cov, error = planar_law.two_moments(self.pmf.pieces, mean)
             deviation = np.sqrt(np.diag(cov))
-            moved = deviation + 4 * np.finfo(float).eps * np.hypot(mean, deviation)  # by the rounding of outputs
-            square = np.outer(deviation, deviation)
-            return Estimate(cov, 3 * error * square + np.outer(moved, moved) - square)
+            return Estimate(cov, 3 * error * np.outer(deviation, deviation) + _of_rounding(mean, deviation, 4))
         f, weights = self._regions
         centred, rest = f - mean, self._rest[0] - mean
         sums = np.einsum("rp,rpi,rpj->rij", weights, centred, centred, optimize=True).reshape(len(f), k * k)
         deviation = np.sqrt(np.diag(sums.mean(axis=0).reshape(k, k)))
         products = (rest[:, :, None] * rest[:, None]).reshape(len(rest), k * k)
-        return _reshaped(self._combined(sums, products, np.outer(deviation, deviation).ravel()), (k, k))
+        cov = _reshaped(self._combined(sums, products, np.outer(deviation, deviation).ravel()), (k, k))
+        return Estimate(cov, cov.error + _of_rounding(mean, np.sqrt(np.diag(cov)), 4 * points.TOTAL**0.5))
 
     def cdf(self, y: ArrayLike, output: int = 0) -> Estimate:
         """P(f(x)[output] <= y) at thresholds y (m,) (or a scalar), of the shape of y; bounds: within `uncovered`."""
@@ -116,7 +115,8 @@ class OutputMixture:
             return _reshaped(Estimate(*planar_law.pdf(self.pmf.pieces, grid, output)), shape)
         order = np.argsort(grid, kind="stable")
         sums, rest = self._densities(grid[order], output)
-        return _reshaped(self._combined(sums, rest, sums.max(axis=0))[np.argsort(order)], shape)
+        densities = self._combined(sums, rest, sums.max(axis=0), least=rest.max(initial=0.0))
+        return _reshaped(densities[np.argsort(order)], shape)
 
     def quantile(self, q: ArrayLike, output: int = 0) -> Estimate:
         """The smallest y with P(f(x)[output] <= y) >= q, for q (m,) (or a scalar) in (0, 1), of the shape of q.
@@ -235,13 +235,14 @@ class OutputMixture:
                 rest.append(_each_density(alone, grid, output))
         return sums, np.concatenate(rest)
 
-    def _combined(self, sums, rest, typical, bounded=False):
+    def _combined(self, sums, rest, typical, bounded=False, least=0.0):
         """The `Estimate` (q,): sums (R, q) over each replicate's points, values (m, q) at the random inputs of the
         rest.
         """
         # With the mean g of the rest the estimate is g + mean_r (sum_r - covered_r g): what a replicate covers too much
-        # the rest has too little. The largest deviation from g widens the error, as if one more input had shown it;
-        # where no input shows the rest it is UNSEEN times `typical`. A probability (bounded) deviates by 1 at most.
+        # the rest has too little. The largest deviation from g, `least` at least, widens the error, as if one more
+        # input had shown it; where no input shows the rest it is UNSEEN times `typical`. A probability (bounded)
+        # deviates by 1 at most.
         covered = self._regions[1].sum(axis=1)
         missing = 0.0 if self.pmf.complete else max(1.0 - covered.mean(), 0.0)
         m = len(rest) if missing > 0 else 0
@@ -253,7 +254,8 @@ class OutputMixture:
             alone = (sums.max(axis=0) == 0) | ((covered[:, None] - sums).max(axis=0) <= 1e-12)
             one = self._regions[1].max(initial=0.0) / len(terms)
             scatter = np.where(alone, np.maximum(scatter, one), scatter)
-        unseen = 1.0 if bounded else np.abs(rest - centre).max(axis=0) if m else UNSEEN * np.asarray(typical)
+        shown = np.abs(rest - centre).max(axis=0, initial=least) if m else UNSEEN * np.asarray(typical)
+        unseen = 1.0 if bounded else shown
         spread = np.sqrt((rest.var(axis=0) + unseen**2 / (m + 1)) / m) if m else unseen
         error = np.hypot(scatter, missing * spread)
         if not bounded:
@@ -304,6 +306,12 @@ class OutputMixture:
         _check.index("output", output, self.pmf.net.output_dim)
         y = _check.array(name, y, (None,) * min(np.ndim(y), 1))
         return np.atleast_1d(y), y.shape
+
+
+def _of_rounding(mean, deviation, roundings):
+    """Error (k, k) of a covariance from so many roundings of the outputs, of this mean and deviation, both (k,)."""
+    moved = deviation + roundings * np.finfo(float).eps * np.hypot(mean, deviation)
+    return np.outer(moved, moved) - np.outer(deviation, deviation)
 
 
 def _outputs(draws):

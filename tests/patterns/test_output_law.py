@@ -264,3 +264,19 @@ def test_what_rounding_leaves_of_a_slope_is_an_atom():
         values, p = pattern_pmf(net, Gaussian(np.zeros(inputs), 1.0)).output().atoms()
         np.testing.assert_allclose(values, 0.5, rtol=1e-15)
         assert p.sum() == pytest.approx(1.0, rel=1e-12)
+
+
+def test_missing_patterns_are_in_the_error_of_a_density_that_no_input_shows():
+    """f = x_1 on two of eight octants; 300 inputs show few of the others' lines."""
+    net = ReLUNetwork([np.vstack([np.eye(3), -np.eye(3)]), [[1.0, 0, 0, -1, 0, 0]]], [np.zeros(6), [0.0]])
+    pmf = pattern_pmf(net, Gaussian(np.zeros(3), 1.0), search="best_first", max_patterns=2, mass=1.0)
+    y = np.linspace(-3.5, 3.5, 30)
+    for seed in range(10):
+        density = pmf.output(n=300, seed=seed).pdf(y)
+        assert (np.abs(density.p - stats.norm.pdf(y)) <= 3 * density.error).all()
+
+
+def test_the_rounding_of_a_constant_output_is_in_the_error_of_its_variance():
+    net = ReLUNetwork([np.eye(3), [[1e-20, 0, 0]]], [np.zeros(3), [5.0]])
+    cov = pattern_pmf(net, Gaussian(np.zeros(3), 1.0)).output().cov[0, 0]
+    assert float(cov) < 3 * cov.error < 1e-20
