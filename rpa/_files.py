@@ -21,7 +21,7 @@ def in_checkout(name):
 
 
 def build(name=""):
-    """build/<name> of the checkout, where runs write; the environment's RPA_BUILD, seen from there, replaces build/."""
+    """build/<name> of the checkout, where runs write. RPA_BUILD names another folder, relative to the checkout."""
     return ROOT / (os.environ.get("RPA_BUILD") or "build") / name
 
 

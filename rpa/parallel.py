@@ -44,7 +44,7 @@ def pmap(
     """
     items = list(items)
     n_jobs = _workers() if n_jobs is None else n_jobs
-    n_jobs = min(n_jobs, max(2, len(items)))  # joblib starts as many workers as it may, also without work for them
+    n_jobs = min(n_jobs, max(2, len(items)))  # joblib would start all of them, even without work
     tasks = (delayed(_guarded)(f, i, item, n_jobs != 1) for i, item in enumerate(items))
     values = [None] * len(items)
     with tqdm(desc=progress, total=len(items), disable=progress is None) as bar:

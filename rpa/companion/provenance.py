@@ -106,7 +106,7 @@ def code_cells(notebook: Path) -> list[str]:
 
 
 def parsed(source: str) -> ast.Module:
-    """The syntax tree of a module or cell; magics as IPython reads them, what is no Python as a text."""
+    """The syntax tree of a module or cell. IPython translates magics; a cell that is no Python counts as a string."""
     try:
         return ast.parse(source)
     except SyntaxError:

@@ -162,7 +162,7 @@ def _publish(stem, stage, folder, label):
 
 
 def files_of(stem: str, folder: Path) -> list[Path]:
-    """Figures, tables, records of a stem in a folder: <stem>.* and <stem>_<part>.*, without those of longer stems."""
+    """Figures, tables and records of a stem: <stem>.* and <stem>_<part>.*, but not those of another, longer stem."""
     longer = [other for other in provenance.notebooks() if other.startswith(f"{stem}_")]
     others = tuple(f"{other}{end}" for other in longer for end in "._")
     paths = [p for name in FOLDERS for end in (".*", "_*.*") for p in (folder / name).glob(f"{stem}{end}")]

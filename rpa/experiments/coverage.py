@@ -179,9 +179,10 @@ def cell_table(results: dict, n_fresh: int) -> pd.DataFrame:
 
 
 def _ratio(covered, rival, differ, n):
-    """(ratio r of two coverages over images, its standard error), where one method alone covers `differ` of n samples.
+    """(ratio r of two coverages over images, its standard error); differ: shares of n samples that only one covers.
 
-    The variance of 1_covered - r 1_rival is r P(one alone) where r is the ratio of the means; at least one sample's.
+    With r the ratio of the means, 1_covered - r 1_rival has the variance r P(only one covers). At least one sample
+    counts as different.
     """
     ratio = covered.sum() / rival.sum()
     return ratio, np.sqrt(max(ratio * differ.sum(), 1 / n) / n) / rival.sum()

@@ -153,5 +153,5 @@ def same_class(
         z = torch.randn(n, subject.x[0].numel(), generator=torch.Generator().manual_seed(seed + int(i)))
         noisy = subject.x[[i]] + (z @ subject.scale(sigma)(i).T).unflatten(1, subject.x.shape[1:])
         share.append(np.mean(subject.net(noisy).argmax(1).numpy() == scores.argmax()))
-    # Samples that all agree are no proof: one of an image's n at least may differ.
+    # Where all samples agree, one of an image's n may still differ.
     return float(np.mean(share)), float(max(np.std(share), 1 / n) / np.sqrt(len(share) - 1))

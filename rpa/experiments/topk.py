@@ -33,7 +33,7 @@ def wilson(successes: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
 def percent(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard error) over images, in percent, of agreements or of their differences, both (b, k).
 
-    The variance is that of one image that differs at least: agreement on all images is no proof.
+    At least one image counts as different: agreement on all of them is no proof.
     """
     values = np.asarray(values, dtype=float)
     if len(values) < 2:

@@ -166,7 +166,7 @@ def _affine(state, part, rule):
 
 
 def _next_to_nothing(variances):
-    """A variance that is lost beside these, but not 0."""
+    """A positive variance that is too small to change any of these."""
     largest = variances.detach().max()
     return (RELATIVE_ZERO**2 * largest).where(largest > 0, torch.finfo(variances.dtype).tiny ** 0.5)
 

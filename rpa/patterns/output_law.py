@@ -215,7 +215,7 @@ class OutputMixture:
                 outputs.append(f[new])
                 inputs.append(z[new])
             kept.append(np.concatenate([np.zeros((0, part.net.input_dim)), *inputs]))
-        ends = np.cumsum([len(z) for z in kept])  # of each component as large a part as of all
+        ends = np.cumsum([len(z) for z in kept])  # each component keeps the same share
         counts = np.diff(1 + ends * LINES // max(ends[-1], LINES), prepend=0)
         return np.concatenate(outputs), [z[:count] for z, count in zip(kept, counts)]
 

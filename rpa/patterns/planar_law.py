@@ -16,7 +16,7 @@ from rpa.polytopes import planar
 from rpa.polytopes.polytope import probabilities
 
 CUTS_AT_ONCE = 20_000
-FLAT = 1e-13  # a row whose part along a level line is shorter than this, relative to the row, is across it
+FLAT = 1e-13  # relative length of a row's part along a level line, below which the row is perpendicular to it
 ENDS = 1e-15  # rounding of the ends of a region's outputs, relative to their size
 EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no row is left out as nearly certain
 

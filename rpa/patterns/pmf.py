@@ -295,7 +295,7 @@ class _Table:
         error = self.covered_error
         if stopped == "complete":
             self.log_p -= np.log(np.exp(self.log_p).sum(axis=1, keepdims=True))
-            # The error of p_k over the sum of all, each with an error of its own.
+            # The error of p_k / sum_j p_j, where all p_j have independent errors.
             p, known = np.exp(self.log_p), np.minimum(self.rel_error, 1.0)
             square = known**2 * (1 - 2 * p) + ((p * known) ** 2).sum(axis=1, keepdims=True)
             self.rel_error = np.where(self.rel_error < 1, np.sqrt(np.maximum(square, 0.0)), self.rel_error)

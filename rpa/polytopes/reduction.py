@@ -20,7 +20,7 @@ EPS = np.finfo(float).eps
 NEGLIGIBLE = 1e-3  # union bound of the dropped rows relative to rtol times the probability
 NOISE = 2.0  # a row whose variance is at most this many times its error has none
 REMOTE = 1e8  # a polytope proved empty within as many standard deviations is called empty
-FILLED = (40.0, 8.0)  # deviations of its bounds within which an empty and a thin polytope may be filled, or not
+FILLED = (40.0, 8.0)  # deviations of the bounds beyond which an empty polytope is empty, and a thin one is not
 ROWS_AT_ONCE = 1000  # in one linear program: few large problems and many small ones are slower
 TAIL = 1e-17  # above P(|z| > sqrt(r) + 9) in any dimension r
 
@@ -55,7 +55,7 @@ class Doubt:
         unit, rows, rank = unit[kept], rows[kept], np.linalg.matrix_rank(unit[kept])
         moved = 0.0
         if len(rows) > rank:
-            # Weighted by y the slacks of the rows have the sum y h for every z, but under the law the deviation s.
+            # The slacks of the rows, weighted by y, add up to y h; under the given law this sum has the deviation s.
             y = _balanced(unit, inscribed_ball(unit[None], h[None, kept])[0])
             width, s = y @ h[kept], max(y @ rows @ self.gaussian.correlations @ (y @ rows), 0.0) ** 0.5
             if -FILLED[0] * s < width < FILLED[1] * s:

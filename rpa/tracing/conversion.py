@@ -51,7 +51,7 @@ def _double(module):
 
 
 def checked_shape(given: Any) -> tuple[int, ...]:
-    """The shape of one input, given as numbers or as one; ValueError naming input_shape for anything else."""
+    """The shape of one input, given as one number or several; ValueError naming input_shape for anything else."""
     shape = tuple(given) if isinstance(given, Iterable) else (given,)
     if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(f"input_shape: expected whole numbers > 0, got {given!r}")
