@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import norm, t
 from torch import nn
 
 from rpa.experiments import tightness
@@ -24,7 +24,10 @@ def test_slopes_and_their_intervals_resample_whole_images():
     assert half == pytest.approx(textbook, rel=0.3)
     # Errors that an image's scores share count once per image: an interval over scores would be far too short.
     tilt = rng.normal(1.1, 0.2, (60, 1))
-    assert slope_by_images(truth, tilt * truth)[1] == pytest.approx(1.96 * 0.2 / np.sqrt(60), rel=0.5)
+    slope, half = slope_by_images(truth, tilt * truth)
+    x, y = truth - truth.mean(), tilt * truth - (tilt * truth).mean()
+    clustered = np.sqrt((((y - slope * x) * x).sum(1) ** 2).sum()) / (x**2).sum()  # White's, one cluster an image
+    assert half == pytest.approx(t.ppf(0.975, 59) * clustered, rel=0.1)
     assert slope_by_images(truth, truth) == pytest.approx((1.0, 0.0), abs=1e-12)
 
 

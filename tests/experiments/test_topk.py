@@ -36,7 +36,7 @@ def test_errors_over_images_are_never_zero():
 
 @pytest.mark.parametrize("orders", [1, 2, 5])
 def test_the_exact_mean_agrees_more_often_than_two_referees_and_within_the_bound(orders):
-    """Referees that give each order of an image with its own probability; or one order in 70, four in 7.5 % each."""
+    """Referees that give each order of an image with its own probability; or one order in 70 %, four in 7.5 % each."""
     mixed = np.random.default_rng(0).dirichlet(np.full(orders, 0.3), 1000)
     for q in (mixed, np.array([[0.7, 0.075, 0.075, 0.075, 0.075]])):
         agreed, perfect = (q**2).sum(1).mean(), q.max(1).mean()
