@@ -4,10 +4,9 @@ Packages of R, where they are installed: mvtnorm (Genz & Bretz 2009) and Truncat
 minimax tilting (Botev 2017).
 """
 
-import shutil
 import subprocess
 import warnings
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,31 +26,20 @@ OF_R = {
 }
 
 
-def run_r(code, numbers=""):
-    return subprocess.run(["Rscript", "-e", code], input=numbers, capture_output=True, text=True)
-
-
-@cache
-def packages():
-    """Those of R that are installed; prints the others."""
-    found = run_r("cat(rownames(installed.packages()))").stdout.split() if shutil.which("Rscript") else []
-    print(*(f"R's {name}: missing\n" for name in OF_R if name not in found), sep="", end="")
-    return [name for name in OF_R if name in found]
-
-
 def by_r(h, cov, points, seeds=SEEDS):
     """{package of R: (processor seconds of a seed, log P(z <= h) of each)}, z ~ N(0, cov), without those that fail."""
     answers = {}
-    for package in packages():
+    for package, call in OF_R.items():
         code = f"""options(digits = 17); library({package}); x <- scan(file("stdin"), quiet = TRUE)
             m <- {len(h)}; n <- {points}; h <- x[1:m]; S <- matrix(x[-(1:m)], m)
             for (seed in c({", ".join(map(str, seeds))})) {{
                 set.seed(seed)
-                spent <- system.time(p <- {OF_R[package]})
+                spent <- system.time(p <- {call})
                 cat(sum(spent[1:2]), log(p), "\\n") }}"""
-        run = run_r(code, "\n".join(map(str, np.append(h, cov).tolist())))
+        numbers = "\n".join(map(str, np.append(h, cov).tolist()))
+        run = subprocess.run(["env", "Rscript", "-e", code], input=numbers, capture_output=True, text=True)
         if run.returncode:
-            print(f"R's {package}, {len(h)} rows: {run.stderr.strip()}")
+            warnings.warn(f"R's {package}: {run.stderr.strip()}", stacklevel=2)
         else:
             seconds, logs = np.array(run.stdout.split(), dtype=float).reshape(-1, 2).T
             answers[f"R, {package}"] = seconds.mean(), logs
@@ -67,9 +55,7 @@ def by_scipy(h, cov, points, seeds=SEEDS, **options):
 
 def by_botorch(H, h):
     bounds = torch.stack([torch.full((len(h),), -torch.inf, dtype=torch.float64), torch.as_tensor(h)], dim=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(MVNXPB(torch.as_tensor(H @ H.T), bounds).solve())
+    return float(MVNXPB(torch.as_tensor(H @ H.T), bounds).solve())
 
 
 def as_accurate(task, size, ours, log_p, rivals):
