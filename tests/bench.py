@@ -60,25 +60,18 @@ def regions(layers, count):
     return halfspaces(patterns, G, g)
 
 
-def rows_of(topic):
-    """The rows of a topic, one `beside` each."""
-    return getattr(importlib.import_module(f"bench_{MODULES.get(topic, topic)}"), topic)()
-
-
-def _text(cell):
-    return "" if cell is None else cell if isinstance(cell, str) else f"{cell:.3g}"
-
-
 def main(topics):
     """Run the topics; rows of other topics stay in the table as they are."""
     torch.set_num_threads(1)
     table = pd.read_csv(BENCH, dtype=str, keep_default_na=False) if BENCH.exists() else pd.DataFrame(columns=COLUMNS)
     for topic in (bar := tqdm(topics or TOPICS)):
         bar.set_description(topic)
-        rows = pd.DataFrame(list(rows_of(topic)), columns=COLUMNS, dtype=object)
+        module = importlib.import_module(f"bench_{MODULES.get(topic, topic)}")
+        rows = pd.DataFrame(list(getattr(module, topic)()), columns=COLUMNS, dtype=object)
         if rows.empty:
             continue
-        rows = rows.assign(topic=topic, machine=f"{processor()}, {platform.system()}").map(_text)
+        rows = rows.assign(topic=topic, machine=f"{processor()}, {platform.system()}")
+        rows = rows.map(lambda cell: "" if cell is None else cell if isinstance(cell, str) else f"{cell:.3g}")
         table = pd.concat([table[table.topic != topic], rows]).sort_values("topic", kind="stable")
         table.to_csv(BENCH, index=False)
         bar.write(rows.drop(columns=["topic", "machine"]).to_string(index=False))

@@ -1,9 +1,8 @@
 """Analytic moments and sensitivity maps of MNIST networks against sampling at equal error, and published formulas.
 
 Errors are root mean squares over images and scores, the mean's in standard deviations and the variance's relative, with
-the referee's own noise taken off. Sampling is charged for as many samples as reach the analytic error. The formulas of
-P2's authors meet two-stage linearization, cumulant propagation meets the layerwise rules; they have no accuracy to
-choose.
+the referee's own noise taken off. The formulas of P2's authors meet two-stage linearization, cumulant propagation meets
+the layerwise rules; they have no accuracy to choose.
 """
 
 import math
@@ -17,9 +16,9 @@ from torch import nn
 
 from rpa.experiments.coverage import processor_seconds
 from rpa.inputs import Gaussian
-from rpa.moments import sensitivity as maps
-from rpa.moments import two_stage
 from rpa.moments.layerwise import layerwise
+from rpa.moments.sensitivity import noise_map
+from rpa.moments.two_stage import monte_carlo, two_stage
 from rpa.subjects import datasets, train
 
 # Network, images analysed, images refereed, referee's samples, layerwise rules and cuts of two stages timed.
@@ -66,8 +65,8 @@ def authors_moments(layers, cut, x, noise):
 def cumulants(layers, x, noise):
     """Mean (b, k) and covariance (b, k, k) by cumulant propagation, K = 2 (Wu et al. 2026, 2605.05179).
 
-    Basic algorithm, equations 13 and 14. A unit's mean and variance are those of a Gaussian before
-    its ReLU; a pair's covariance is the first term of its Hermite series.
+    Equations 13 and 14: a unit's mean and variance are those of a Gaussian before its ReLU, a pair's
+    covariance is the first term of its Hermite series.
     """
     mean, cov = layers[0](x), (noise**2 * layers[0].weight @ layers[0].weight.T)[None]
     for layer in layers[1:]:
@@ -95,8 +94,7 @@ def subject(name):
 def sampled(net, shape, laws, n, seeds):
     """(processor seconds of a law, means (laws, k), variances, their relative error) by n samples of each law."""
     flat = nn.Sequential(nn.Unflatten(1, shape), net)
-    draw = lambda: [two_stage.monte_carlo(flat, law, n, seed) for law, seed in zip(laws, seeds)]
-    seconds, found = processor_seconds(draw)
+    seconds, found = processor_seconds(lambda: [monte_carlo(flat, law, n, seed) for law, seed in zip(laws, seeds)])
     mean, var, stderr = (np.stack([getattr(each, field) for each in found]) for field in ("mean", "var", "var_stderr"))
     return seconds / len(laws), mean, var, rms(stderr / var)
 
@@ -112,7 +110,7 @@ def moments():
         methods = {f"layerwise {rule}": (partial(layerwise, net, x, noise**2, rule), *peer) for rule in rules}
         for cut in cuts:
             peer = "network_moments", partial(authors_moments, layers, cut, x, noise)
-            methods[f"two-stage at ReLU {cut + 1}"] = partial(two_stage.two_stage, net, x, noise**2, relu=cut), *peer
+            methods[f"two-stage at ReLU {cut + 1}"] = partial(two_stage, net, x, noise**2, relu=cut), *peer
 
         def errors(m, cov):
             m, v = (part[:refereed].double().numpy() for part in (m, cov.diagonal(dim1=-2, dim2=-1)))
@@ -120,13 +118,12 @@ def moments():
 
         for method, (run, peer, formula) in methods.items():
             (seconds, found), *others = interleaved(run, *[formula] * (len(shape) == 1))  # for connected networks
-            rows = [("sampling", spent, (n**-0.5, relative))]
-            rows += [(peer, cost / count, errors(*other)) for cost, other in others]
-            for name_of_peer, cost, theirs in rows:
+            size, rows = f"{name}, noise {noise}, {method}", [("sampling", spent, (n**-0.5, relative), True)]
+            rows += [(peer, cost / count, errors(*other), False) for cost, other in others]
+            for other, cost, theirs, scales in rows:
                 for task, mine, error in zip(("mean", "variance"), errors(*found), theirs):
-                    ours, size = (seconds / count, mine), f"{name}, noise {noise}, {method}"
-                    scales = name_of_peer == "sampling"
-                    yield beside(f"{task} of scores", size, ours, name_of_peer, (cost, error), scales=scales)
+                    ours = seconds / count, mine
+                    yield beside(f"{task} of scores", size, ours, other, (cost, error), scales=scales)
 
 
 def sensitivity():
@@ -137,7 +134,7 @@ def sensitivity():
     for label, stored, method in cases:
         net, shape = subject(stored)
         spent, _, var, own = sampled(net, shape, laws, N, [0] * len(laws))
-        ((seconds, found),) = interleaved(lambda: maps.noise_map(net, data.x[0], NOISE, method=method))
+        ((seconds, found),) = interleaved(lambda: noise_map(net, data.x[0], NOISE, method=method))
         error = beyond(rms(found.flatten(1).numpy()[:, PIXELS].T / var - 1), own)
         task, size = "variances for noise in each pixel", f"{label}, {method}"
         yield beside(task, size, (seconds, error), "sampling", (spent * 784, own))
