@@ -1,34 +1,35 @@
-"""Analytic moments against Monte Carlo at equal error, on MNIST networks.
+"""Analytic moments and sensitivity maps of MNIST networks against sampling at equal error, and published formulas.
 
 Errors are root mean squares over images and scores, the mean's in standard deviations and the variance's relative, with
-the referee's own noise taken off. Monte Carlo needs 1 / e^2 samples for the one and about 2 / e^2 for the other, and is
-charged for the larger number. Seconds are processor seconds, which neighbours on the machine disturb less.
-
-Two rivals by published formulas, without an accuracy to choose, meet the connected network's images:
-those of P2's authors beside two-stage linearization, cumulant propagation beside the layerwise rules.
+the referee's own noise taken off. The formulas of P2's authors meet two-stage linearization, cumulant propagation meets
+the layerwise rules; they have no accuracy to choose.
 """
 
 import math
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
 from bench import beside, interleaved
 from torch import nn
 
+from rpa.experiments.coverage import processor_seconds
 from rpa.inputs import Gaussian
-from rpa.moments import two_stage
 from rpa.moments.layerwise import layerwise
+from rpa.moments.sensitivity import noise_map
+from rpa.moments.two_stage import monte_carlo, two_stage
 from rpa.subjects import datasets, train
 
-# Network, images analysed, images refereed, referee's samples, splits and rules timed.
+# Network, images analysed, images refereed, referee's samples, layerwise rules and cuts of two stages timed.
 CASES = (
     ("mnist_784-128-64-10", 100, 6, 100_000, ("exact", "linear", "diagonal"), (0, 1)),
     ("lenet_mnist", 2, 2, 40_000, ("linear",), (0,)),
 )
+N, PIXELS, NOISE = 20_000, (350, 378, 406, 434), 0.05  # of the maps' referee
 
 
-def rectified(mean: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def rectified(mean, sigma):
     """E[relu(y)], Var[relu(y)], P(y > 0) for y ~ N(mean, sigma^2) (Bibi et al. 2018, theorem 1)."""
     share = torch.special.ndtr(mean / sigma)
     peak = sigma * torch.exp(-((mean / sigma) ** 2) / 2) / math.sqrt(2 * math.pi)
@@ -36,7 +37,7 @@ def rectified(mean: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, to
     return first, (mean**2 + sigma**2) * share + mean * peak - first**2, share
 
 
-def linearized(layers: list[nn.Linear], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def linearized(layers, x):
     """(values (b, k), Jacobians (b, k, n), or (k, n) of one layer) at rows x, ReLUs between layers."""
     y, jacobian = layers[0](x), layers[0].weight
     for layer in layers[1:]:
@@ -45,9 +46,7 @@ def linearized(layers: list[nn.Linear], x: torch.Tensor) -> tuple[torch.Tensor, 
     return y, jacobian
 
 
-def authors_moments(
-    layers: list[nn.Linear], cut: int, x: torch.Tensor, noise: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def authors_moments(layers, cut, x, noise):
     """Mean (b, k) and covariance (b, k, k) by the formulas of network_moments (Bibi et al. 2018).
 
     Two stages, cut at a ReLU: theorem 1's mean, theorem 2's covariance, for units of mean zero.
@@ -63,11 +62,11 @@ def authors_moments(
     return value + (outer @ change[..., None]).squeeze(-1), outer @ inner @ outer.mT
 
 
-def cumulants(layers: list[nn.Linear], x: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+def cumulants(layers, x, noise):
     """Mean (b, k) and covariance (b, k, k) by cumulant propagation, K = 2 (Wu et al. 2026, 2605.05179).
 
-    Basic algorithm, equations 13 and 14. A unit's mean and variance are those of a Gaussian before
-    its ReLU; a pair's covariance is the first term of its Hermite series.
+    Equations 13 and 14: a unit's mean and variance are those of a Gaussian before its ReLU, a pair's
+    covariance is the first term of its Hermite series.
     """
     mean, cov = layers[0](x), (noise**2 * layers[0].weight @ layers[0].weight.T)[None]
     for layer in layers[1:]:
@@ -78,47 +77,64 @@ def cumulants(layers: list[nn.Linear], x: torch.Tensor, noise: float) -> tuple[t
     return mean, cov
 
 
-def main():
-    for case in CASES:
-        for noise in (0.02, 0.1):
-            yield from compare(*case, noise)
-
-
-def compare(name, count, refereed, n, rules, cuts, noise):
-    net = train.load_module(name)
-    x = torch.as_tensor(datasets.mnist("test").x[:count])
-    x = x if name.startswith("lenet") else x.flatten(1)
-    flat = nn.Sequential(nn.Unflatten(1, x.shape[1:]), net)
-    inputs = [Gaussian(image.flatten().numpy(), noise**2) for image in x[:refereed]]
-    sample = lambda: [two_stage.monte_carlo(flat, each, n, i) for i, each in enumerate(inputs)]
-    ((sampled, referee),) = interleaved(sample, repeat=1)
-    mean, var, var_stderr = (np.stack([getattr(r, f) for r in referee]) for f in ("mean", "var", "var_stderr"))
-    relative = np.sqrt(np.mean((var_stderr / var) ** 2))
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
-    rival = "cumulant propagation, K = 2", partial(cumulants, layers, x, noise)
-    methods = {f"layerwise {rule}": (partial(layerwise, net, x, noise**2, rule), *rival) for rule in rules}
-    for cut in cuts:
-        run = partial(two_stage.two_stage, net, x, noise**2, relu=cut)
-        rival = "network_moments", partial(authors_moments, layers, cut, x, noise)
-        methods[f"two-stage at ReLU {cut + 1}"] = run, *rival
-
-    def errors(m, cov):
-        m, v = (part[:refereed].double().numpy() for part in (m, cov.diagonal(dim1=-2, dim2=-1)))
-        mean_error = beyond(np.sqrt(np.mean((m - mean) ** 2 / var)), n**-0.5)
-        return mean_error, beyond(np.sqrt(np.mean((v / var - 1) ** 2)), relative)
-
-    for method, (run, peer, formula) in methods.items():
-        connected = x.ndim == 2
-        (seconds, found), *theirs = interleaved(run, *[formula] * connected)
-        size = f"{name}, noise {noise}, {method}"
-        rows = [("sampling", sampled / refereed, (n**-0.5, relative), True)]
-        rows += [(peer, spent / count, errors(*other), False) for spent, other in theirs]
-        for other, cost, other_errors, scales in rows:
-            for task, mine, error in zip(("mean", "variance"), errors(found.mean, found.cov), other_errors):
-                ours = seconds / count, mine
-                yield beside(f"{task} of scores", size, "seconds", ours, other, (cost, error), scales)
+def rms(x):
+    return np.sqrt(np.mean(x**2))
 
 
 def beyond(error, noise):
     """An error measured against a noisy referee, without that noise; never below what the referee can resolve."""
     return max(np.sqrt(max(error**2 - noise**2, 0)), noise / 3)
+
+
+def subject(name):
+    """A network and the shape of an image as it takes it."""
+    return train.load_module(name), (1, 28, 28) if name.startswith("lenet") else (784,)
+
+
+def sampled(net, shape, laws, n, seeds):
+    """(processor seconds of a law, means (laws, k), variances, their relative error) by n samples of each law."""
+    flat = nn.Sequential(nn.Unflatten(1, shape), net)
+    seconds, found = processor_seconds(lambda: [monte_carlo(flat, law, n, seed) for law, seed in zip(laws, seeds)])
+    mean, var, stderr = (np.stack([getattr(each, field) for each in found]) for field in ("mean", "var", "var_stderr"))
+    return seconds / len(laws), mean, var, rms(stderr / var)
+
+
+def moments():
+    for (name, count, refereed, n, rules, cuts), noise in product(CASES, (0.02, 0.1)):
+        net, shape = subject(name)
+        x = torch.as_tensor(datasets.mnist("test").x[:count]).reshape(count, *shape)
+        laws = [Gaussian(image.flatten().numpy(), noise**2) for image in x[:refereed]]
+        spent, mean, var, relative = sampled(net, shape, laws, n, range(refereed))
+        layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+        peer = "cumulant propagation, K = 2", partial(cumulants, layers, x, noise)
+        methods = {f"layerwise {rule}": (partial(layerwise, net, x, noise**2, rule), *peer) for rule in rules}
+        for cut in cuts:
+            peer = "network_moments", partial(authors_moments, layers, cut, x, noise)
+            methods[f"two-stage at ReLU {cut + 1}"] = partial(two_stage, net, x, noise**2, relu=cut), *peer
+
+        def errors(m, cov):
+            m, v = (part[:refereed].double().numpy() for part in (m, cov.diagonal(dim1=-2, dim2=-1)))
+            return beyond(rms((m - mean) / np.sqrt(var)), n**-0.5), beyond(rms(v / var - 1), relative)
+
+        for method, (run, peer, formula) in methods.items():
+            (seconds, found), *others = interleaved(run, *[formula] * (len(shape) == 1))  # for connected networks
+            size, rows = f"{name}, noise {noise}, {method}", [("sampling", spent, (n**-0.5, relative), True)]
+            rows += [(peer, cost / count, errors(*other), False) for cost, other in others]
+            for other, cost, theirs, scales in rows:
+                for task, mine, error in zip(("mean", "variance"), errors(*found), theirs):
+                    ours = seconds / count, mine
+                    yield beside(f"{task} of scores", size, ours, other, (cost, error), scales=scales)
+
+
+def sensitivity():
+    """Variances for noise in each of the 784 pixels; a sampled variance has the relative error sqrt(2 / n)."""
+    data = datasets.mnist("test")
+    laws = [Gaussian(data.rows[0], np.eye(784)[p] * NOISE**2) for p in PIXELS]
+    cases = ("784-128-64-10", "mnist_784-128-64-10", "two-stage"), ("LeNet", "lenet_mnist", "lines")
+    for label, stored, method in cases:
+        net, shape = subject(stored)
+        spent, _, var, own = sampled(net, shape, laws, N, [0] * len(laws))
+        ((seconds, found),) = interleaved(lambda: noise_map(net, data.x[0], NOISE, method=method))
+        error = beyond(rms(found.flatten(1).numpy()[:, PIXELS].T / var - 1), own)
+        task, size = "variances for noise in each pixel", f"{label}, {method}"
+        yield beside(task, size, (seconds, error), "sampling", (spent * 784, own))
