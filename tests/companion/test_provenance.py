@@ -12,6 +12,7 @@ from rpa.companion.provenance import notebooks
 def project(tmp_path, monkeypatch):
     """A package of four modules in two rooms; returns write(name, text) and the folder."""
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "rpa")
     sources = {
         "rpa/__init__.pyi": "from .upper.b import g as g",
         "rpa/upper/__init__.py": "import lazy_loader",
