@@ -144,7 +144,7 @@ def test_a_claim_is_answered_by_its_own_notebook_only(out, monkeypatch):
         ({"paper": "P3"}, "paper: expected one of"),
         ({"status": "finished"}, "status: expected one of"),
         ({"target_by": "them"}, "target_by: expected one of"),
-        ({"stem": None}, "expected the keys"),
+        ({"stem": None}, "expected the key stem too"),
         ({"at_least": 1}, "expected one of value, at_most, at_least"),
         ({"at_most": None}, "expected one of value, at_most, at_least"),
         ({"rival": "sampling"}, "P1 has no rival"),
