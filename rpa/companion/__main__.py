@@ -122,7 +122,7 @@ def sweep(nb: str, grid: Path, profile: str, scheduler: str | None) -> None:
 @main.command()
 def robustness() -> None:
     """The quick profile with five seeds: which verdicts depend on the seed?"""
-    frame = companion.robustness.table(_files.build("robustness"))
+    frame = companion.sweep.seeds(_files.build("robustness"))
     frame.to_csv(companion.results.ROBUSTNESS, index=False, float_format="%.6g")
     print(frame.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
 

@@ -244,6 +244,12 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
+def numbers(entry: dict, key: str = "value") -> list[tuple[str, float, float | None]]:
+    """[(place, number, its standard error or None)] of the numbers under `key` of a record, [] where it has none."""
+    errors = dict(flatten(entry["error"])) if key == "value" and "error" in entry else {}
+    return [(place, number, errors.get(place, errors.get(""))) for place, number in flatten(entry.get(key, []))]
+
+
 def processor() -> str:
     """The machine's name of its processor."""
     path = Path("/proc/cpuinfo")

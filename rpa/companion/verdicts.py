@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from rpa._files import in_checkout
 from rpa.companion.provenance import code_version, notebooks, parameters
-from rpa.companion.report import flatten, load_records
+from rpa.companion.report import flatten, load_records, numbers
 
 BEYOND = "beyond the papers"  # the `paper` of our own claims
 KEYS = ("id", "paper", "where", "statement", "kind", "stem", "status")  # which every claim has
@@ -86,7 +86,6 @@ def judge(claim: dict, records: dict[tuple[str, str], dict]) -> dict:
     if claim.get("target_by") == "us" and entry:
         number = worst(claim, entry["value"])
         flip = f"± {abs(number - claim['value']):.2g}" if "value" in claim else f"{number:.3g}"
-    null = [number for number, _ in _numbers(entry, "null")]
     row = {key: claim[key] for key in ("id", "paper", "where", "statement", "stem")}
     row |= {key: claim.get(key, "") for key in ("method", "explanation")}
     row["null_name"] = next((claim[key] for key in ("null", "rival", "no_null") if key in claim), "")
@@ -94,7 +93,7 @@ def judge(claim: dict, records: dict[tuple[str, str], dict]) -> dict:
     row |= {key: _show(claim, entry, key) for key in ("null", "ours")}
     row |= {key: entry.get(key, "") for key in ("on", "reached")}
     row["note"] = f"needs {claim['needs']}" if not entry and "needs" in claim else ""
-    row["null_meets"] = bool(null) and all(low <= number <= high for number in null)
+    row["null_meets"] = "null" in entry and all(low <= number <= high for _, number in flatten(entry["null"]))
     return row | {"verdict": _verdict(claim, entry)}
 
 
@@ -122,8 +121,8 @@ def _verdict(claim, entry):
     if entry.get("stale"):
         return entry["stale"]
     (low, high), verdicts = _range(claim), []
-    for number, error in _numbers(entry, "value"):
-        near = min(abs(number - low), abs(number - high)) < STRADDLES * error
+    for _, number, error in numbers(entry):
+        near = min(abs(number - low), abs(number - high)) < STRADDLES * (error or 0)
         verdicts.append("undecided" if near else "holds" if low <= number <= high else "fails")
     verdict = next(v for v in ("fails", "undecided", "holds") if v in verdicts)
     caveats = ["quick profile"] * (entry["profile"] != "full") + ["stand-in data"] * entry.get("stand_in", False)
@@ -140,12 +139,6 @@ def _range(claim):
     return claim.get("at_least", -math.inf), claim.get("at_most", math.inf)
 
 
-def _numbers(entry, key):
-    """[(number, its standard error or 0)] of the numbers under `key` of a record, [] without."""
-    errors = dict(flatten(entry.get("error", 0) if key == "value" else 0))
-    return [(number, errors.get(place, errors.get("", 0))) for place, number in flatten(entry.get(key, []))]
-
-
 def worst(claim: dict, value: Any) -> float:
     """The number of a record's value that is farthest from meeting the claim, on the wrong side."""
     low, high = _range(claim)
@@ -154,10 +147,10 @@ def worst(claim: dict, value: Any) -> float:
 
 def _show(claim, entry, key):
     """The numbers under `key` of a record: one, with its error, or the range of several; "" without."""
-    numbers = _numbers(entry, key)
-    if not numbers:
+    if key not in entry:
         return ""
-    (low, _), (high, error) = min(numbers), max(numbers)
+    shown = sorted((number, error) for _, number, error in numbers(entry, key))
+    (low, _), (high, error) = shown[0], shown[-1]
     if low != high:
         return f"{_format(low, _range(claim))} … {_format(high, _range(claim))}"
     if not error:

@@ -15,8 +15,7 @@ import yaml
 from helpers import write_notebook
 
 from rpa._files import ROOT
-from rpa.companion import provenance, sweep
-from rpa.companion.run import stem_of
+from rpa.companion import provenance, run, sweep
 
 GRID = {"noise_levels": [[0.1], [0.2]], "seed": {"from": 0, "to": 1, "count": 2}, "n_thresholds": [50]}
 STEM = "01_moons_noise"
@@ -71,9 +70,14 @@ def test_what_a_profile_replaces_is_known_by_place_and_by_name(tmp_path):
 
 
 def test_notebooks_are_known_by_number_and_name():
-    assert {stem_of(name) for name in ("01", STEM, "notebooks/01_moons_noise.ipynb")} == {"01_moons_noise"}
+    assert {run.stem_of(name) for name in ("01", STEM, "notebooks/01_moons_noise.ipynb")} == {"01_moons_noise"}
     with pytest.raises(ValueError, match="expected one of 00_tour.*got '77'"):
-        stem_of("77")
+        run.stem_of("77")
+
+
+def test_a_run_with_its_own_parameters_never_goes_over_the_papers_figures():
+    with pytest.raises(ValueError, match="folder: expected one"):
+        run.run(STEM, "quick", parameters={"seed": 3})
 
 
 def test_a_run_is_made_once_apart_from_the_papers_results(tmp_path):
@@ -127,12 +131,33 @@ def test_what_is_no_grid_is_refused(grid, reason):
         sweep.cells_of(STEM, grid)
 
 
-def test_one_error_of_several_numbers_is_that_of_each(tmp_path):
-    entry = {"value": [1.0, 2.0], "error": 0.5}
-    content = {"stem": "a", "profile": "full", "code": "", "packages": {}, "records": {"r": entry}}
-    (tmp_path / "data" / "results").mkdir(parents=True)
-    (tmp_path / "data" / "results" / "a.json").write_text(json.dumps(content))
-    assert [row["error"] for row in sweep._rows({}, tmp_path)] == [0.5, 0.5]
+CLAIMS = [
+    {"id": "p.low", "stem": STEM, "at_most": 6.0},
+    {"id": "p.near", "stem": STEM, "value": 1.0, "tolerance": 0.1},
+    {"id": "p.few", "stem": STEM, "at_most": 1.25},
+    {"id": "p.none", "stem": "02_y", "at_least": 3.0},
+]
+CLAIMS = [claim | dict(paper="P1", where="w", statement="s", kind="trend", status="done") for claim in CLAIMS]
+
+
+def test_the_spread_of_a_claim_over_seeds_and_whether_it_flips(tmp_path, monkeypatch):
+    def run_variant(stem, profile, values, folder):
+        seed, results = values["seed"], folder / str(values["seed"]) / "data" / "results"
+        records = {"p.low": {"value": [1.0 + seed, 0.5]}, "p.near": {"value": 1.0 + 0.04 * seed}}
+        records["p.few"] = {"value": 0.5 + 0.3 * seed, "error": 0.3 + 0.1 * seed}
+        results.mkdir(parents=True)
+        content = {"stem": stem, "profile": profile, "code": "0" * 12, "packages": {}, "records": records}
+        (results / f"{stem}.json").write_text(json.dumps(content))
+        return folder / str(seed)
+
+    monkeypatch.setenv("RPA_WORKERS", "1")
+    monkeypatch.setattr(sweep, "run_variant", run_variant)
+    monkeypatch.setattr(sweep, "load_claims", lambda: CLAIMS)
+    low, near, few = sweep.seeds(tmp_path).itertuples(index=False)
+    shown = (low.claim, low.target, low.lowest, low.highest, low.runs, low.met, low.flips)
+    assert shown == ("p.low", "≤ 6", 1, 5, 5, 5, False) and low.spread == pytest.approx(2.5**0.5)
+    assert near.flips and near.met == 3 and near.highest == pytest.approx(1.16)
+    assert not few.flips and few.met == 1 and few.highest == pytest.approx(1.7)  # the others are undecided
 
 
 def test_a_figure_of_any_record_against_any_parameter():
