@@ -35,7 +35,11 @@ def compare(rerun: Path, results: Path | None = None) -> tuple[str, str, bool]:
     if not new:
         raise FileNotFoundError(f"{rerun}: no records there; run make figures first")
     numbers = compare_numbers(committed, new)
-    lines = _changed_verdicts(results, rerun / "data" / "results") + _circumstances(committed, new)
+    before, after = load_records(results), load_records(rerun / "data" / "results")
+    rows = [(judge(claim, before), judge(claim, after)) for claim in load_claims()]
+    lines = [f"{now['id']}: {then['verdict']} ({then['measured']}), now {now['verdict']} ({now['measured']})"
+             for then, now in rows if then["verdict"] != now["verdict"]]  # fmt: skip
+    lines += _circumstances(committed, new)
     absent = sorted(set(committed) - set(new))
     here = numbers[~numbers.stem.isin(absent)]
     bad = here[here.judgement.isin(["off", "missing"])]
@@ -116,13 +120,6 @@ def _circumstances(committed, rerun):
 def _header(content):
     data = {name: digest for entry in content["records"].values() for name, digest in entry.get("data", {}).items()}
     return {"profile": content["profile"], "code": content["code"]} | content["packages"] | data
-
-
-def _changed_verdicts(results, rerun):
-    committed, new = load_records(results), load_records(rerun)
-    rows = [(judge(claim, committed), judge(claim, new)) for claim in load_claims()]
-    return [f"{now['id']}: {then['verdict']} ({then['measured']}), now {now['verdict']} ({now['measured']})"
-            for then, now in rows if then["verdict"] != now["verdict"]]  # fmt: skip
 
 
 STYLE = """body {font: 14px sans-serif; margin: 2em} table {border-collapse: collapse} img {width: 48%}
