@@ -18,8 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rpa.companion.report import ROOT
-from rpa.experiments.explorer import Stage, _cumulated, _fresh, sticky_limits
+from rpa._files import ROOT
+from rpa.companion import report
+from rpa.experiments.explorer import Explorer, Stage, _cumulated, _fresh
 from rpa.inputs import Gaussian
 from rpa.patterns.pmf import pattern_pmf
 
@@ -33,9 +34,6 @@ def explorer():
     """An `Explorer` of this process with its cell's parameters: where its handles are drawn, the page's are."""
     backend = matplotlib.get_backend()
     matplotlib.use("module://ipympl.backend_nbagg")
-    from rpa.companion import report
-    from rpa.experiments.explorer import Explorer
-
     with matplotlib.rc_context():
         report.use_style()
         made = Explorer(["moons_2-16-16-1", "moons_2-8-8-1"], [0.9, 0.45], 0.25, 2000, 0, (-2, 3, -1.6, 2.5))
@@ -208,8 +206,12 @@ def test_a_saved_figure_holds_the_moving_artists_and_keeps_no_pixels(stage, tmp_
 
 
 @pytest.mark.parametrize("low, high, expected", [(1, 9, (0, 10)), (2, 5, (1.4, 5.6)), (1, 11, (-1, 13))])
-def test_limits_stand_until_they_are_too_narrow_or_too_wide(low, high, expected):
-    assert sticky_limits((0, 10), low, high, 0.2, 0.2) == pytest.approx(expected)
+def test_limits_stand_until_they_are_too_narrow_or_too_wide(stage, low, high, expected):
+    axes = stage.figure.axes[0]
+    axes.set_xlim(0, 10)
+    stage.draw()
+    assert stage.view(axes, "xlim", low, high, 0.2, 0.2) == axes.get_xlim() == pytest.approx(expected)
+    assert (stage.kept is None) == (expected != (0, 10))
 
 
 @pytest.mark.parametrize("seed", [0, 7, 18])
