@@ -24,7 +24,6 @@ from rpa.experiments.explorer import Explorer, Stage, _cumulated, _fresh
 from rpa.inputs import Gaussian
 from rpa.patterns.pmf import pattern_pmf
 
-NOTEBOOK = ROOT / "notebooks" / "99_explore.ipynb"
 # What JupyterLab says by itself in an empty folder.
 USUAL = ("Failed to load resource", "WebSocket", "GPU", "WebGL")
 
@@ -36,8 +35,7 @@ def explorer():
     matplotlib.use("module://ipympl.backend_nbagg")
     with matplotlib.rc_context():
         report.use_style()
-        made = Explorer(["moons_2-16-16-1", "moons_2-8-8-1"], [0.9, 0.45], 0.25, 2000, 0, (-2, 3, -1.6, 2.5))
-        yield made
+        yield Explorer(["moons_2-16-16-1", "moons_2-8-8-1"], [0.9, 0.45], 0.25, 2000, 0, (-2, 3, -1.6, 2.5))
     matplotlib.use(backend)
 
 
@@ -47,11 +45,11 @@ def served(command, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shutil.copy(NOTEBOOK, folder)
+    shutil.copy(ROOT / "notebooks" / "99_explore.ipynb", folder)
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(folder / "config")}
     command = [sys.executable, "-m", *(part.format(port=port) for part in command)]
-    log = (folder / "server.log").open("w")
-    process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT)
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=log)
 
     def listens():  # without asking for a page: each that Voilà serves starts a kernel
         assert process.poll() is None, (folder / "server.log").read_text()
@@ -64,7 +62,6 @@ def served(command, folder):
     finally:
         process.terminate()
         process.wait()
-        log.close()
 
 
 LAB = ["jupyterlab", "--no-browser", "--allow-root", "--port={port}", "--IdentityProvider.token=", "--LabApp.news_url="]
@@ -96,30 +93,29 @@ def test_every_control_changes_the_picture(command, place, explorer, tmp_path):
 def _drag(page, canvas, explorer):
     height = explorer.figure.get_figheight() * explorer.figure.dpi
 
-    def at(point):
+    def move(point):
         x, y = explorer.axes[0].transData.transform(point)
         box = canvas.bounding_box()
         ratio = box["height"] / height
-        return box["x"] + x * ratio, box["y"] + (height - y) * ratio
+        page.mouse.move(box["x"] + x * ratio, box["y"] + (height - y) * ratio)
 
-    def told():
+    def mean():
         found = re.search(r"mean \((-?[\d.]+), (-?[\d.]+)\); \d+ ms", page.inner_text("body"))
-        return [float(part) for part in found.groups()]
+        return np.array([float(part) for part in found.groups()])
 
     def drag(start, end):
-        page.mouse.move(*at(start))
+        move(start)
         page.mouse.down()
-        for share in np.linspace(0.2, 1, 5):
-            page.mouse.move(*at((1 - share) * np.array(start) + share * np.array(end)))
+        for point in np.linspace(start, end, 6)[1:]:
+            move(point)
             page.wait_for_timeout(50)
         page.mouse.up()
 
-    assert told() == [0.9, 0.45]
+    assert mean().tolist() == [0.9, 0.45]
     _changes(page, canvas, lambda: drag((0.9, 0.45), (0.2, 0.9)))
-    wait_for(lambda: told() == pytest.approx([0.2, 0.9], abs=0.03))
-    x, y = told()
-    _changes(page, canvas, lambda: drag((x + 0.5, y), (x + 0.9, y + 0.3)))
-    page.mouse.move(*at((0.2, 0.9)))
+    wait_for(lambda: mean() == pytest.approx([0.2, 0.9], abs=0.03))
+    _changes(page, canvas, lambda: drag(mean() + [0.5, 0], mean() + [0.9, 0.3]))
+    move((0.2, 0.9))
     page.wait_for_function("document.body.innerText.includes('probability')")
 
 
@@ -149,22 +145,18 @@ def _use_every_control(page, canvas):
 
 def _changes(page, canvas, action):
     """Act on a picture at rest, and wait until more of it is another than a blink would make."""
-
-    def picture():
-        return np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"), dtype=int)
-
-    def differs(one, other):
-        return (abs(one - other) > 60).sum()
+    picture = lambda: np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"), dtype=int)
+    differ = lambda one, other: (abs(one - other) > 60).sum()
+    seen = [picture()]
 
     def rests():
         page.wait_for_timeout(300)
         seen.append(picture())
-        return differs(*seen[-2:]) == 0
+        return not differ(*seen[-2:])
 
-    seen = [picture()]
     wait_for(rests)
     action()
-    wait_for(lambda: differs(picture(), seen[-1]) > 20)
+    wait_for(lambda: differ(picture(), seen[-1]) > 20)
 
 
 @pytest.fixture
