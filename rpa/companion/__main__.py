@@ -28,12 +28,11 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("stems", nargs=-1)
 @PROFILE
 @click.option("--jobs", type=click.IntRange(1), envvar="JOBS", help="notebooks at a time (cores, at most 4)")
-def figures(stems: tuple[str, ...], profile: str, jobs: int | None) -> None:
-    """Run the notebooks (default: all) whose results are out of date, into build/<profile>; verdicts and agreement."""
-    failures = run_all(profile, [stem_of(name) for name in stems], jobs)
+def figures(profile: str, jobs: int | None) -> None:
+    """Run the notebooks whose results are out of date, into build/<profile>; verdicts and agreement."""
+    failures = run_all(profile, jobs)
     folder, shown = _files.build(profile), os.path.relpath(_files.build(profile))
     if failures:
         sys.exit(f"{len(failures)} notebooks failed; the results of the others are in {shown}")

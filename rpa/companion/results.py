@@ -19,7 +19,7 @@ from jinja2 import StrictUndefined, Template
 from rpa import _files
 from rpa._files import ROOT, in_checkout
 from rpa.companion import provenance
-from rpa.companion.run import FOLDERS, files_of, is_current
+from rpa.companion.run import FOLDERS, is_current, label_in
 from rpa.companion.verdicts import current_records, judge, load_claims, one_line, papers_and_ours
 
 ROBUSTNESS = ROOT / "data" / "results" / "robustness.csv"
@@ -41,7 +41,8 @@ def accept() -> list[Path]:
     reasons += [f"{stem}: no results of the present code, inputs and parameters; run make figures" for stem in missing]
     if reasons:
         raise ValueError("nothing is replaced:\n" + "\n".join(reasons))
-    new = {ROOT / path.relative_to(folder): path.read_bytes() for stem in known for path in files_of(stem, folder)}
+    names = [name for stem in known for name in label_in(stem, folder)["files"]]
+    new = {ROOT / name: (folder / name).read_bytes() for name in names}
     made = [path for name in FOLDERS for path in (ROOT / name).glob("[0-9][0-9]_*") if path.is_file()]
     stale = [path for path in made if path not in new]
     rows = [judge(claim, records) for claim in load_claims()]

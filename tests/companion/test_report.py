@@ -65,23 +65,17 @@ def test_a_record_keeps_exact_numbers_and_their_circumstances(out):
     columns = {"null": 0.5, "ours": [1.01], "on": "100 images", "reached": "0.02 (0.01 to 0.05)"}
     record("b", np.float64(0.1) + 0.2, error=np.float32(0.5), samples=1000, **columns)
     record("a", {"mean": np.arange(2), "ok": True}, seed=4, null=None)
+    report.record("c", [1.0, 2.0], varies="retrained", tolerance=0.1)
     stored = _stored(out)
     shared = {"parameters": {"sigma": [0.1, 0.2]}, "data": {"MNIST": "ab12"}}
     expected = {"value": 0.1 + 0.2, "error": 0.5, "varies": "statistical", "seed": 3, "samples": 1000}
-    assert list(stored["records"]) == ["a", "b"] and stored["records"]["b"] == expected | columns | shared
+    assert list(stored["records"]) == ["a", "b", "c"] and stored["records"]["b"] == expected | columns | shared
     expected = {"value": {"mean": [0, 1], "ok": True}, "varies": "deterministic", "seed": 4}
     assert stored["records"]["a"] == expected | shared
+    assert stored["records"]["c"] == {"value": [1.0, 2.0], "tolerance": 0.1, "varies": "retrained"}
     assert stored["profile"] == "full" and stored["code"] == code_version("01_x")
     assert set(stored["packages"]) > {"python", "numpy", "scipy", "torch"}
     assert not any("+" in version for version in stored["packages"].values())
-
-
-def test_a_record_says_how_it_may_vary(out):
-    report.record("plain", 1.0)
-    report.record("counted", 3, varies="exact")
-    report.record("fitted", [1.0, 2.0], varies="retrained", tolerance=0.1)
-    varies = {id: (entry["varies"], entry.get("tolerance")) for id, entry in _stored(out)["records"].items()}
-    assert varies == {"plain": ("deterministic", None), "counted": ("exact", None), "fitted": ("retrained", 0.1)}
 
 
 @pytest.mark.parametrize(
