@@ -19,7 +19,6 @@ from rpa.companion.run import run as run_notebook
 
 PROFILE = click.option("--profile", type=click.Choice(PROFILES), default="full", envvar="PROFILE", show_default=True)
 NB = click.option("--nb", required=True, envvar="NB", help="the notebook: its stem or number")
-STOPPED = 130  # exit status after Ctrl-C
 
 
 @click.group(help=__doc__.splitlines()[0])
@@ -131,7 +130,7 @@ if __name__ == "__main__":
         main(prog_name="python -m rpa.companion", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
         print("stopped; the same command goes on from here", file=sys.stderr)
-        os._exit(STOPPED)  # at once; the kernels end with this process
+        os._exit(130)  # the status after Ctrl-C, at once: the kernels end with this process
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

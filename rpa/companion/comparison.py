@@ -1,8 +1,7 @@
 """New results beside the committed records, number by number: the end of `make figures`, `make compare`, `make claim`.
 
 Each number may differ as its record says (`rpa.companion.report.VARIES`): by its tolerance, or by six standard errors
-where it is estimated. The judgement goes to comparison.csv and comparison.html of the new results, with both figures
-side by side.
+where it is estimated.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ COLUMNS = ["stem", "id", "key", "committed", "yours", "varies", "distance", "lim
 def compare(rerun: Path, results: Path | None = None) -> tuple[str, str, bool]:
     """The results in the folder `rerun` beside the committed ones (`results`, by default the repository's).
 
-    Returns (one line, the verdicts that changed with the numbers that are off and the circumstances, whether no number
-    is off or missing). Writes comparison.csv and comparison.html into `rerun`. Raises FileNotFoundError where it holds
-    no records.
+    Returns (one line, the numbers that are off with the verdicts that changed and the circumstances, whether no number
+    is off or missing). Writes comparison.csv and, with both figures side by side, comparison.html into `rerun`. Raises
+    FileNotFoundError where it holds no records.
     """
     committed, new = read_results(results), read_results(rerun / "data" / "results")
     if not new:

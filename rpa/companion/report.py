@@ -1,10 +1,9 @@
 """What a notebook leaves behind: numbers, figures and tables.
 
 A notebook calls `use_style`, a `Recorder`, `save_figure` and `save_table`; `rpa.companion.verdicts` then judges the
-claims of `data/targets.toml` by the records. Files are named after the running notebook. `rpa.companion.run` says where
-they go; a notebook run by hand writes to build/lab of the checkout it lies in. Every file is written in full or not at
-all, holds no time stamp, and names the code, the profile and the data it came from, so that two runs of the same code
-give the same bytes. What varies from run to run goes through `record_timing` only.
+claims of `data/targets.toml` by the records. Files are named after the running notebook. Every file is written in full
+or not at all, holds no time stamp, and names the code, the profile and the data it came from, so that two runs of the
+same code give the same bytes. What varies from run to run goes through `record_timing` only.
 """
 
 from __future__ import annotations
@@ -210,10 +209,9 @@ def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict
     Each record also holds the profile and code of its file, and the notebook's parameters under `notebook_parameters`.
     """
     records: dict[tuple[str, str], dict] = {}
-    for stem, content in read_results(folder).items():
-        circumstances = {key: content[key] for key in ("profile", "code")}
-        circumstances["notebook_parameters"] = content.get("parameters")
-        records |= {(stem, id): entry | circumstances for id, entry in content["records"].items()}
+    for stem, file in read_results(folder).items():
+        shared = {"profile": file["profile"], "code": file["code"], "notebook_parameters": file.get("parameters")}
+        records |= {(stem, id): entry | shared for id, entry in file["records"].items()}
     return records
 
 

@@ -136,8 +136,7 @@ def listed(runs: Path | None = None) -> list[str]:
         stem, profile, values = request["notebook"], request["profile"], request["parameters"]
         state = "failed" if (path.parent / "failed").exists() else "unfinished"
         if (path.parent / f"{stem}.ipynb").exists():
-            current = stem in provenance.notebooks() and is_current(stem, profile, path.parent, values)
-            state = "done" if current else "older code"
+            state = "done" if is_current(stem, profile, path.parent, values) else "older code"
         shown = " ".join(f"{name}={value!r}" for name, value in values.items())
         lines.append(f"{path.parent.name:36s} {profile:6s} {state:10s} {shown}".rstrip())
     return lines
@@ -150,21 +149,18 @@ def cells_of(stem: str, grid: dict[str, Any], profile: str = "full") -> list[dic
     """
     if not isinstance(grid, dict) or not grid:
         raise ValueError(f"grid: expected a list or a range for at least one parameter, got {grid!r}")
-    values = {name: _values(name, given) for name, given in grid.items()}
+    values = dict(grid)
+    for name, given in grid.items():
+        try:
+            if isinstance(given, dict) and set(given) | {"log"} == {"from", "to", "count", "log"}:
+                spaced = np.geomspace if given.get("log") else np.linspace
+                values[name] = spaced(given["from"], given["to"], given["count"]).tolist()
+            if not (isinstance(values[name], list) and values[name]):
+                raise ValueError
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"grid, {name}: expected a list or {{from: a, to: b, count: n}}, got {given!r}") from error
     combinations = itertools.product(*values.values())
     return [checked(stem, dict(zip(values, combination)), profile) for combination in combinations]
-
-
-def _values(name, given):
-    if isinstance(given, list) and given:
-        return given
-    spaced = np.geomspace if isinstance(given, dict) and given.get("log") else np.linspace
-    try:
-        if set(given) - {"log"} != {"from", "to", "count"} or given["count"] < 1:
-            raise ValueError
-        return spaced(given["from"], given["to"], given["count"]).tolist()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"grid, {name}: expected a list or {{from: a, to: b, count: n}}, got {given!r}") from error
 
 
 def sweep(stem: str, grid: dict, profile: str = "full", runs: Path | None = None, scheduler: str | None = None) -> Path:
