@@ -47,10 +47,9 @@ def shrink(profile: str, full: Any, quick: Any) -> Any:
     The only way a notebook tells the profiles apart. Raises ValueError for any other profile, or for one that
     contradicts the profile the notebook is run with (RPA_PROFILE).
     """
-    if profile not in ("full", "quick"):
-        raise ValueError(f"profile: expected 'full' or 'quick', got {profile!r}")
-    if os.environ.get("RPA_PROFILE", profile) != profile:
-        raise ValueError(f"profile: expected {os.environ['RPA_PROFILE']!r} as in RPA_PROFILE, got {profile!r}")
+    expected = [os.environ["RPA_PROFILE"]] if "RPA_PROFILE" in os.environ else ["full", "quick"]
+    if profile not in expected:
+        raise ValueError(f"profile: expected {' or '.join(expected)}, as RPA_PROFILE may demand, got {profile!r}")
     _seen["profile"] = profile
     return quick if profile == "quick" else full
 

@@ -102,15 +102,14 @@ def current_records(folder: Path | None = None) -> dict[tuple[str, str], dict]:
 
     That is "older code", or "other parameters" than those of the notebook's first cell.
     """
-    return {key: entry | {"stale": _stale(key[0], entry)} for key, entry in load_records(folder).items()}
-
-
-def _stale(stem, entry):
-    if entry["code"] != code_version(stem):
-        return "older code"
-    path = notebooks().get(stem)
-    defaults = {name: default for name, (default, _) in parameters(path).items()} if path else {}
-    return "" if json.dumps(entry["notebook_parameters"]) == json.dumps(defaults) else "other parameters"
+    records = load_records(folder)
+    for (stem, _), entry in records.items():
+        path = notebooks().get(stem)
+        defaults = {name: default for name, (default, _) in parameters(path).items()} if path else {}
+        entry["stale"] = "" if json.dumps(entry["notebook_parameters"]) == json.dumps(defaults) else "other parameters"
+        if entry["code"] != code_version(stem):
+            entry["stale"] = "older code"
+    return records
 
 
 def _verdict(claim, entry):

@@ -1,21 +1,25 @@
-"""Runs with other parameters and grids of them: what is refused, what costs once, and that a killed sweep resumes."""
+"""Runs with other parameters and grids of them: what is refused, what costs once, what a kill may cost."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from distributed import Client, LocalCluster
 from helpers import write_notebook
 
 from rpa._files import ROOT
 from rpa.companion import provenance, run, sweep
+from rpa.parallel import pmap
 
 GRID = {"noise_levels": [[0.1], [0.2]], "seed": {"from": 0, "to": 1, "count": 2}, "n_thresholds": [50]}
 STEM = "01_moons_noise"
@@ -210,3 +214,29 @@ def _sweep(grid, runs, workers, **options):
     request = {"NB": "01", "GRID": str(grid), "PROFILE": "quick", "RPA_BUILD": str(runs), "RPA_WORKERS": str(workers)}
     command = [sys.executable, "-m", "rpa.companion", "sweep"]
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | request, **options)
+
+
+def test_a_killed_worker_changes_no_result(tmp_path):
+    """Of a cluster (notebook 22): the work that it was at is done again."""
+
+    def square(k):
+        (tmp_path / f"{k}-{os.getpid()}").touch()
+        time.sleep(0.5)
+        return k * k
+
+    def kill_one():
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.05)
+        os.kill(int(next(tmp_path.iterdir()).name.split("-")[1]), signal.SIGKILL)
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        watcher = threading.Thread(target=kill_one)
+        watcher.start()
+        with joblib.parallel_config(backend="dask"):
+            assert pmap(square, range(8)) == [k * k for k in range(8)]
+            with pytest.raises(RuntimeError, match="item 1"):
+                pmap(lambda x: 1 / x, [1, 0])
+        watcher.join()
+    assert str(os.getpid()) not in {path.name.split("-")[1] for path in tmp_path.iterdir()}
+    tasks = [path.name.split("-")[0] for path in tmp_path.iterdir()]
+    assert len(tasks) > len(set(tasks)) == 8, "the worker that was killed was at no task"
