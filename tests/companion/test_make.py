@@ -114,8 +114,8 @@ def test_figures_end_with_verdicts_and_agreement_and_touch_nothing_committed(mad
 
 def test_only_what_changed_runs_again(project):
     """A notebook's code, a file that is gone, a module; prose and modules that no notebook reaches are other tests'."""
-    _edit(project, "02_b", "b = 2", RECORD)
-    assert _ran(_make(project, "figures")) == ["02_b"]
+    _edit(project, "02_b", "b = 2", RECORD.partition("\nfig")[0])
+    assert _ran(_make(project, "figures")) == ["02_b"] and "02_b.png" not in _bytes(project / "build" / "full")
     (project / "build" / "full" / "figures" / "01_a.png").unlink()
     assert _ran(_make(project, "figures")) == ["01_a"]
     for module, line in (("report", "# why"), ("verdicts", "x = 1"), ("report", "x = 1")):
@@ -125,6 +125,7 @@ def test_only_what_changed_runs_again(project):
             assert _ran(_make(project, "figures")) == (STEMS[:2] if module == "report" else [])
     assert "made by other code than the present: x; run make figures" in _make(project, "verify", fails=True)
     _make(project, "accept", "verify")
+    assert {"01_a.png", "02_b.json"} <= set(_bytes(project)) and "02_b.png" not in _bytes(project)
 
 
 def test_a_renamed_copy_keeps_its_results(project):
