@@ -2,9 +2,11 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from rpa import _files
 from rpa.companion import report
@@ -18,8 +20,6 @@ def out(notebook_folder, monkeypatch):
 
 
 def _figure():
-    import matplotlib.pyplot as plt
-
     report.use_style()
     fig, ax = plt.subplots()
     ax.plot([0, 1], [0, 1], color=report.ANALYTIC)
@@ -151,9 +151,7 @@ def test_a_write_that_fails_leaves_the_old_file(out):
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
-def test_figures_name_their_source_and_keep_their_layout_engine(out):
-    from PIL import Image
-
+def test_figures_name_their_source_and_stand_ins_and_keep_their_layout_engine(out):
     report.record("a", 1, data={"MNIST": "0123456789abcdef"})
     fig = _figure()
     fig.set_layout_engine("constrained")
@@ -165,12 +163,8 @@ def test_figures_name_their_source_and_keep_their_layout_engine(out):
     assert text == f"rpa code {code_version('01_x')}; profile full; data: MNIST 0123456789ab"
     pdf = (out / "figures" / "01_x.pdf").read_bytes()
     assert f"rpa code {code_version('01_x')}".encode() in pdf and b"CreationDate" not in pdf
-
-
-def test_stand_in_data_mark_record_and_figure(out):
-    report.record("a", 1, data={"MNIST STAND-IN": "00"})
-    assert _stored(out)["records"]["a"]["stand_in"] is True
-    fig = _figure()
+    report.record("b", 1, data={"MNIST STAND-IN": "00"})
+    assert _stored(out)["records"]["b"]["stand_in"] is True and "stand_in" not in _stored(out)["records"]["a"]
     report.save_figure(fig)
     assert [t.get_text() for t in fig.texts] == ["STAND-IN DATA"]
 
