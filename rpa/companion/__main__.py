@@ -19,7 +19,6 @@ from rpa.companion.run import run as run_notebook
 
 PROFILE = click.option("--profile", type=click.Choice(PROFILES), default="full", envvar="PROFILE", show_default=True)
 NB = click.option("--nb", required=True, envvar="NB", help="the notebook: its stem or number")
-STOPPED = 130  # exit status after Ctrl-C
 
 
 @click.group(help=__doc__.splitlines()[0])
@@ -28,12 +27,11 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("stems", nargs=-1)
 @PROFILE
 @click.option("--jobs", type=click.IntRange(1), envvar="JOBS", help="notebooks at a time (cores, at most 4)")
-def figures(stems: tuple[str, ...], profile: str, jobs: int | None) -> None:
-    """Run the notebooks (default: all) whose results are out of date, into build/<profile>; verdicts and agreement."""
-    failures = run_all(profile, [stem_of(name) for name in stems], jobs)
+def figures(profile: str, jobs: int | None) -> None:
+    """Run the notebooks whose results are out of date, into build/<profile>; verdicts and agreement."""
+    failures = run_all(profile, jobs)
     folder, shown = _files.build(profile), os.path.relpath(_files.build(profile))
     if failures:
         sys.exit(f"{len(failures)} notebooks failed; the results of the others are in {shown}")
@@ -122,7 +120,7 @@ def sweep(nb: str, grid: Path, profile: str, scheduler: str | None) -> None:
 @main.command()
 def robustness() -> None:
     """The quick profile with five seeds: which verdicts depend on the seed?"""
-    frame = companion.robustness.table(_files.build("robustness"))
+    frame = companion.sweep.seeds(_files.build("robustness"))
     frame.to_csv(companion.results.ROBUSTNESS, index=False, float_format="%.6g")
     print(frame.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
 
@@ -132,7 +130,7 @@ if __name__ == "__main__":
         main(prog_name="python -m rpa.companion", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
         print("stopped; the same command goes on from here", file=sys.stderr)
-        os._exit(STOPPED)  # at once; the kernels end with this process
+        os._exit(130)  # the status after Ctrl-C, at once: the kernels end with this process
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

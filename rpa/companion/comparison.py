@@ -1,8 +1,7 @@
 """New results beside the committed records, number by number: the end of `make figures`, `make compare`, `make claim`.
 
 Each number may differ as its record says (`rpa.companion.report.VARIES`): by its tolerance, or by six standard errors
-where it is estimated. The judgement goes to comparison.csv and comparison.html of the new results, with both figures
-side by side.
+where it is estimated.
 """
 
 from __future__ import annotations
@@ -27,15 +26,19 @@ COLUMNS = ["stem", "id", "key", "committed", "yours", "varies", "distance", "lim
 def compare(rerun: Path, results: Path | None = None) -> tuple[str, str, bool]:
     """The results in the folder `rerun` beside the committed ones (`results`, by default the repository's).
 
-    Returns (one line, the verdicts that changed with the numbers that are off and the circumstances, whether no number
-    is off or missing). Writes comparison.csv and comparison.html into `rerun`. Raises FileNotFoundError where it holds
-    no records.
+    Returns (one line, the numbers that are off with the verdicts that changed and the circumstances, whether no number
+    is off or missing). Writes comparison.csv and, with both figures side by side, comparison.html into `rerun`. Raises
+    FileNotFoundError where it holds no records.
     """
     committed, new = read_results(results), read_results(rerun / "data" / "results")
     if not new:
         raise FileNotFoundError(f"{rerun}: no records there; run make figures first")
     numbers = compare_numbers(committed, new)
-    lines = _changed_verdicts(results, rerun / "data" / "results") + _circumstances(committed, new)
+    before, after = load_records(results), load_records(rerun / "data" / "results")
+    rows = [(judge(claim, before), judge(claim, after)) for claim in load_claims()]
+    lines = [f"{now['id']}: {then['verdict']} ({then['measured']}), now {now['verdict']} ({now['measured']})"
+             for then, now in rows if then["verdict"] != now["verdict"]]  # fmt: skip
+    lines += _circumstances(committed, new)
     absent = sorted(set(committed) - set(new))
     here = numbers[~numbers.stem.isin(absent)]
     bad = here[here.judgement.isin(["off", "missing"])]
@@ -116,13 +119,6 @@ def _circumstances(committed, rerun):
 def _header(content):
     data = {name: digest for entry in content["records"].values() for name, digest in entry.get("data", {}).items()}
     return {"profile": content["profile"], "code": content["code"]} | content["packages"] | data
-
-
-def _changed_verdicts(results, rerun):
-    committed, new = load_records(results), load_records(rerun)
-    rows = [(judge(claim, committed), judge(claim, new)) for claim in load_claims()]
-    return [f"{now['id']}: {then['verdict']} ({then['measured']}), now {now['verdict']} ({now['measured']})"
-            for then, now in rows if then["verdict"] != now["verdict"]]  # fmt: skip
 
 
 STYLE = """body {font: 14px sans-serif; margin: 2em} table {border-collapse: collapse} img {width: 48%}

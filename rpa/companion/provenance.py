@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rpa import _files
-from rpa._files import ROOT
+from rpa._files import PACKAGE, ROOT
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib")
 
@@ -33,15 +33,14 @@ def code_version(notebook: str | Path) -> str:
     docstrings and layout do not count.
     """
     path = Path(notebook) if str(notebook).endswith(".ipynb") else ROOT / "notebooks" / f"{notebook}.ipynb"
-    modules = _modules()
-    cells = code_cells(path) if path.exists() else []
-    names = _reached(cells, modules) if cells else modules
-    digest = sha256()
-    for name in sorted(names):
-        digest.update(f"{name}\0{_essence(modules[name].read_text())}\0".encode())
-    for cell in cells:
-        digest.update(_essence(cell).encode() + b"\0")
-    return digest.hexdigest()[:12]
+    cells, modules = code_cells(path) if path.exists() else [], _modules()
+    names = sorted(_reached(cells, modules) if cells else modules)
+    parts = [f"{name}\0{_essence(modules[name].read_text())}" for name in names]
+    return _digest("\0".join([*parts, *map(_essence, cells)]).encode())
+
+
+def _digest(content):
+    return sha256(content).hexdigest()[:12]
 
 
 @cache
@@ -51,17 +50,15 @@ def _essence(source):
 
 
 def _written(node):
-    if isinstance(node, list):
-        return f"[{','.join(map(_written, (item for item in node if not _is_prose(item))))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = (f"{name}={_written(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
-    return f"{type(node).__name__}({','.join(fields)})"
-
-
-def _is_prose(node):
-    """A docstring, or any other string that nobody uses."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    match node:
+        case ast.Expr(value=ast.Constant(value=str())):  # a docstring, or any other string that nobody uses
+            return ""
+        case list():
+            return f"[{','.join(filter(None, map(_written, node)))}]"
+        case ast.AST():
+            fields = (f"{name}={_written(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+            return f"{type(node).__name__}({','.join(fields)})"
+    return repr(node)
 
 
 @cache
@@ -71,10 +68,8 @@ def input_version() -> str:
     The data sets count by the list of what `make data` found, build/data.txt.
     """
     files = [path for name in ("weights", "references") for path in sorted((ROOT / "data" / name).glob("*"))]
-    digest = sha256()
-    for path in [*files, ROOT / "figures" / "rpa.mplstyle", _files.build("data.txt")]:
-        digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b"") + b"\0")
-    return digest.hexdigest()[:12]
+    files += [ROOT / "figures" / "rpa.mplstyle", _files.build("data.txt")]
+    return _digest(b"\0".join(path.name.encode() + (path.read_bytes() if path.is_file() else b"") for path in files))
 
 
 @cache
@@ -122,23 +117,23 @@ def parsed(source: str) -> ast.Module:
 
 def _modules():
     """{"moments.relu": path, ...}: every module of rpa but the rooms' openings, which only point at the others."""
-    package = ROOT / "rpa" if (ROOT / "rpa").is_dir() else _files.PACKAGE
-    paths = sorted(p for p in package.rglob("*.py") if p.name != "__init__.py")
-    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in paths}
-
-
-def _front_door():
-    """{"two_stage": "moments.two_stage", ...}: the module behind each name that `rpa` itself offers."""
-    stub = ROOT / "rpa" / "__init__.pyi"
-    imports = ast.parse(stub.read_text() if stub.exists() else "").body
-    return {alias.name: node.module for node in imports if getattr(node, "module", None) for alias in node.names}
+    paths = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
 
 
 def _reached(sources, modules):
-    """Names of the rpa modules that Python sources use, directly or through each other; modules: name -> path."""
-    reached, pending, front_door = set(), list(sources), _front_door()
+    """Names of the rpa modules that Python sources use, directly or through each other; modules: name -> path.
+
+    A name leads to the module that it lies in: "moments.relu.mean", or "two_stage", which `rpa` itself offers. A room
+    taken whole ("moments") leads to all of its modules.
+    """
+    imports = ast.parse((PACKAGE / "__init__.pyi").read_text()).body
+    offered = {alias.name: node.module for node in imports if getattr(node, "module", None) for alias in node.names}
+    reached, pending = set(), list(sources)
     while pending:
-        fresh = {module for name in _used(pending.pop()) for module in _resolve(name, modules, front_door)} - reached
+        names = [f"{offered.get(name.partition('.')[0], name)}." for name in _used(pending.pop())]
+        leads_to = lambda module: any(f"{module}.".startswith(name) or name.startswith(f"{module}.") for name in names)
+        fresh = set(filter(leads_to, modules)) - reached
         reached |= fresh
         pending += [modules[name].read_text() for name in fresh]
     return reached
@@ -157,14 +152,3 @@ def _used(source):
             dotted.append(ast.unparse(node))
     named = {name.removeprefix("rpa.") for name in dotted if name.startswith("rpa.")}
     return {name for name in named if not any(other.startswith(f"{name}.") for other in named)}
-
-
-def _resolve(name, modules, front_door):
-    """The modules that "moments.relu.mean", "two_stage" or "moments" (a room taken whole) lead to."""
-    parts = name.split(".")
-    for k in range(len(parts), 0, -1):
-        if ".".join(parts[:k]) in modules:
-            return [".".join(parts[:k])]
-    if parts[0] in front_door:
-        return [front_door[parts[0]]]
-    return [module for module in modules if len(parts) == 1 and module.startswith(f"{name}.")]

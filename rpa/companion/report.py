@@ -1,10 +1,9 @@
 """What a notebook leaves behind: numbers, figures and tables.
 
 A notebook calls `use_style`, a `Recorder`, `save_figure` and `save_table`; `rpa.companion.verdicts` then judges the
-claims of `data/targets.toml` by the records. Files are named after the running notebook. `rpa.companion.run` says where
-they go; a notebook run by hand writes to build/lab of the checkout it lies in. Every file is written in full or not at
-all, holds no time stamp, and names the code, the profile and the data it came from, so that two runs of the same code
-give the same bytes. What varies from run to run goes through `record_timing` only.
+claims of `data/targets.toml` by the records. Files are named after the running notebook. Every file is written in full
+or not at all, holds no time stamp, and names the code, the profile and the data it came from, so that two runs of the
+same code give the same bytes. What varies from run to run goes through `record_timing` only.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ VARIES = {
 }
 TOLERANCES = {"exact": 1e-9, "deterministic": 1e-5, "gap": 0.5}
 
-_seen: dict[str, str | None] = {"profile": None}
+_seen = {"profile": "full"}  # as last given to `shrink`
 
 
 def shrink(profile: str, full: Any, quick: Any) -> Any:
@@ -48,17 +47,11 @@ def shrink(profile: str, full: Any, quick: Any) -> Any:
     The only way a notebook tells the profiles apart. Raises ValueError for any other profile, or for one that
     contradicts the profile the notebook is run with (RPA_PROFILE).
     """
-    if profile not in ("full", "quick"):
-        raise ValueError(f"profile: expected 'full' or 'quick', got {profile!r}")
-    if os.environ.get("RPA_PROFILE", profile) != profile:
-        raise ValueError(f"profile: expected {os.environ['RPA_PROFILE']!r} as in RPA_PROFILE, got {profile!r}")
+    expected = [os.environ["RPA_PROFILE"]] if "RPA_PROFILE" in os.environ else ["full", "quick"]
+    if profile not in expected:
+        raise ValueError(f"profile: expected {' or '.join(expected)}, as RPA_PROFILE may demand, got {profile!r}")
     _seen["profile"] = profile
     return quick if profile == "quick" else full
-
-
-def _profile():
-    """'full' or 'quick': RPA_PROFILE, else the profile last given to `shrink`, else 'full'."""
-    return os.environ.get("RPA_PROFILE") or _seen["profile"] or "full"
 
 
 def running_notebook() -> Path | None:
@@ -86,13 +79,10 @@ def _stem():
     return getattr(running_notebook(), "stem", "unnamed")
 
 
-def _code():
-    """The code version, from whoever runs the notebook if it is known there: half a second of parsing."""
-    return os.environ.get("RPA_CODE") or code_version(str(running_notebook() or _stem()))
-
-
-def _results(name):
-    return output_folder() / "data" / "results" / name
+def _header():
+    """Stem, profile and code version of what runs; without RPA_CODE the latter takes half a second of parsing."""
+    code = os.environ.get("RPA_CODE") or code_version(str(running_notebook() or _stem()))
+    return {"stem": _stem(), "profile": os.environ.get("RPA_PROFILE") or _seen["profile"], "code": code}
 
 
 def use_style() -> None:
@@ -156,14 +146,13 @@ def record(
     entry |= {key: _plain(id, item) for key, item in meta.items() if item is not None}
     if any("stand-in" in name.lower() for name in entry.get("data", ())):
         entry["stand_in"] = True
-    path = _results(f"{_stem()}.json")
-    code = _code()
-    header = {"stem": _stem(), "profile": _profile(), "code": code, "packages": package_versions()}
+    header = _header() | {"packages": package_versions()}
     if os.environ.get("RPA_PARAMETERS"):  # without: run by hand, with parameters that nobody knows
         header["parameters"] = json.loads(os.environ["RPA_PARAMETERS"])
-    previous = json.loads(path.read_text()) if path.exists() else {}
+    path = output_folder() / "data" / "results" / f"{_stem()}.json"
+    previous = _read(path)
     kept = previous.get("records", {}) if {k: previous.get(k) for k in header} == header else {}
-    _write_json(path, header | {"records": dict(sorted((kept | {id: entry}).items()))})
+    _write(path, header | {"records": dict(sorted((kept | {id: entry}).items()))})
 
 
 def Recorder(**shared: Any) -> Callable[..., None]:
@@ -173,11 +162,10 @@ def Recorder(**shared: Any) -> Callable[..., None]:
 
 def record_timing(id: str, seconds: Any, path: Path | None = None) -> None:
     """Add seconds (a number, list or dict of numbers) to <out>/data/results/timings/<stem>.json, or to `path`."""
-    path = path or _results("timings") / f"{_stem()}.json"
-    timings = json.loads(path.read_text()) if path.exists() else {}
-    timings["machine"] = {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()}
-    timings[id] = _plain(id, seconds, numbers_only=True)
-    _write_json(path, dict(sorted(timings.items())))
+    path = path or output_folder() / "data" / "results" / "timings" / f"{_stem()}.json"
+    machine = {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()}
+    timings = _read(path) | {"machine": machine, id: _plain(id, seconds, numbers_only=True)}
+    _write(path, dict(sorted(timings.items())))
 
 
 def save_figure(fig: Figure) -> None:
@@ -186,23 +174,19 @@ def save_figure(fig: Figure) -> None:
     Call it after the records: the data that they name go into the metadata, and if any of them is a stand-in the figure
     itself says STAND-IN.
     """
-    path = _results(f"{_stem()}.json")
-    records = json.loads(path.read_text())["records"].values() if path.exists() else ()
+    folder, header = output_folder(), _header()
+    records = _read(folder / "data" / "results" / f"{_stem()}.json").get("records", {}).values()
     data = {name: digest for r in records for name, digest in r.get("data", {}).items()}
-    frame: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if any(r.get("stand_in") for r in records):
         fig.text(0.99, -0.01, "STAND-IN DATA", ha="right", va="top", fontsize=8, color=MONTE_CARLO, weight="bold")
-        frame = {"bbox_inches": "tight"}  # room below the figure for the words
-    label = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
-    source = f"rpa code {_code()}; profile {_profile()}; data: {label}"
-    described: dict = {"png": {"Description": source}, "pdf": {"Subject": source, "CreationDate": None}}
+        options["bbox_inches"] = "tight"  # room below the figure for the words
+    named = ", ".join(f"{name} {str(digest)[:12]}" for name, digest in sorted(data.items())) or "none"
+    source = f"rpa code {header['code']}; profile {header['profile']}; data: {named}"
     engine = fig.get_layout_engine()
-    for kind, information in described.items():
-        target = output_folder() / "figures" / f"{_stem()}.{kind}"
-        _files.replace(
-            target,
-            lambda temporary: fig.savefig(temporary, format=kind, metadata={"Title": _stem()} | information, **frame),
-        )
+    for kind, described in (("png", {"Description": source}), ("pdf", {"Subject": source, "CreationDate": None})):
+        options |= {"format": kind, "metadata": {"Title": _stem()} | described}
+        _files.replace(folder / "figures" / f"{_stem()}.{kind}", partial(fig.savefig, **options))
         fig.set_layout_engine("none")  # the places computed for one file serve the other
     fig.set_layout_engine(engine)
 
@@ -224,10 +208,9 @@ def load_records(folder: str | Path | None = None) -> dict[tuple[str, str], dict
     Each record also holds the profile and code of its file, and the notebook's parameters under `notebook_parameters`.
     """
     records: dict[tuple[str, str], dict] = {}
-    for stem, content in read_results(folder).items():
-        circumstances = {key: content[key] for key in ("profile", "code")}
-        circumstances["notebook_parameters"] = content.get("parameters")
-        records |= {(stem, id): entry | circumstances for id, entry in content["records"].items()}
+    for stem, file in read_results(folder).items():
+        shared = {"profile": file["profile"], "code": file["code"], "notebook_parameters": file.get("parameters")}
+        records |= {(stem, id): entry | shared for id, entry in file["records"].items()}
     return records
 
 
@@ -258,6 +241,12 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
+def numbers(entry: dict, key: str = "value") -> list[tuple[str, float, float | None]]:
+    """[(place, number, its standard error or None)] of the numbers under `key` of a record, [] where it has none."""
+    errors = dict(flatten(entry["error"])) if key == "value" and "error" in entry else {}
+    return [(place, number, errors.get(place, errors.get(""))) for place, number in flatten(entry.get(key, []))]
+
+
 def processor() -> str:
     """The machine's name of its processor."""
     path = Path("/proc/cpuinfo")
@@ -283,6 +272,10 @@ def _plain(id, value, numbers_only=False):
     return plain
 
 
-def _write_json(path, content):
+def _read(path):
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write(path, content):
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     _files.replace(path, lambda temporary: temporary.write_text(text))

@@ -5,7 +5,6 @@ With them go RESULTS.md, from the template docs/results.md, and the two lines of
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -13,13 +12,14 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from jinja2 import StrictUndefined, Template
 
 from rpa import _files
 from rpa._files import ROOT, in_checkout
 from rpa.companion import provenance
-from rpa.companion.run import FOLDERS, files_of, is_current
+from rpa.companion.run import FOLDERS, is_current, label_in
 from rpa.companion.verdicts import current_records, judge, load_claims, one_line, papers_and_ours
 
 ROBUSTNESS = ROOT / "data" / "results" / "robustness.csv"
@@ -41,7 +41,8 @@ def accept() -> list[Path]:
     reasons += [f"{stem}: no results of the present code, inputs and parameters; run make figures" for stem in missing]
     if reasons:
         raise ValueError("nothing is replaced:\n" + "\n".join(reasons))
-    new = {ROOT / path.relative_to(folder): path.read_bytes() for stem in known for path in files_of(stem, folder)}
+    names = [name for stem in known for name in label_in(stem, folder)["files"]]
+    new = {ROOT / name: (folder / name).read_bytes() for name in names}
     made = [path for name in FOLDERS for path in (ROOT / name).glob("[0-9][0-9]_*") if path.is_file()]
     stale = [path for path in made if path not in new]
     rows = [judge(claim, records) for claim in load_claims()]
@@ -49,25 +50,16 @@ def accept() -> list[Path]:
     new[ROOT / "RESULTS.md"] = page(rows).encode()
     new[ROOT / "README.md"] = readme((ROOT / "README.md").read_text(), rows, taken).encode()
     changed = {path: content for path, content in new.items() if not path.exists() or path.read_bytes() != content}
-    _replace_together(changed, stale)
-    return sorted([*changed, *stale])
-
-
-def _replace_together(changed, stale):
-    """Write all files beside their places, then rename all; what fails before the first renaming changes nothing.
-
-    What is interrupted while renaming, the next `make accept` finishes.
-    """
-    waiting = {path: path.with_name(f".{path.name}.accepted") for path in changed}
-    with contextlib.ExitStack() as stack:
-        for path, temporary in waiting.items():
-            stack.callback(temporary.unlink, missing_ok=True)
+    # What fails before the first renaming changes nothing; what is stopped while renaming, the next accept finishes.
+    with TemporaryDirectory(prefix=".accept-", dir=ROOT) as waiting:
+        for i, (path, content) in enumerate(changed.items()):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(changed[path])
-        for path, temporary in waiting.items():
-            os.replace(temporary, path)
+            Path(waiting, str(i)).write_bytes(content)
+        for i, path in enumerate(changed):
+            os.replace(Path(waiting, str(i)), path)
         for path in stale:
             path.unlink()
+    return sorted([*changed, *stale])
 
 
 def page(rows: list[dict], link: Callable[[dict, str], str] | None = None) -> str:

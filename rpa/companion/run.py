@@ -45,13 +45,18 @@ def label_of(stem: str, profile: str, parameters: dict | None = None) -> dict:
     return {"profile": profile, **versions, "parameters": parameters or {}}
 
 
+def label_in(stem: str, folder: Path) -> dict:
+    """The label of the results in `folder`, with the names of their `files`; {} where a notebook has none there."""
+    try:
+        return json.loads((folder / f"{stem}.ipynb").read_text())["metadata"].get("rpa", {})
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or cut off
+        return {}
+
+
 def is_current(stem: str, profile: str, folder: Path | None = None, parameters: dict | None = None) -> bool:
     """Whether `folder` (default: build/<profile>) holds the results of the present code, inputs and parameters."""
     folder = folder or _files.build(profile)
-    try:
-        label = json.loads((folder / f"{stem}.ipynb").read_text())["metadata"].get("rpa", {})
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or cut off
-        return False
+    label = label_in(stem, folder)
     whole = all((folder / name).exists() for name in label.pop("files", []))
     return whole and label == label_of(stem, profile, parameters)
 
@@ -89,8 +94,7 @@ def run(
             shutil.rmtree(old, ignore_errors=True)
         stage, label = stages / f"{stem}-{os.getpid()}", label_of(stem, profile, parameters)
         try:
-            _execute(notebook, stage, label, workers)
-            _publish(stem, stage, folder, label)
+            _publish(_execute(notebook, stage, label, workers), stage / notebook.name, folder, label)
             failed.unlink(missing_ok=True)
         except RuntimeError as error:
             failed.parent.mkdir(exist_ok=True)
@@ -101,7 +105,7 @@ def run(
 
 
 def _execute(notebook, stage, label, workers):
-    """Run the cells of a notebook in a kernel of their own, and write the copy, so far as it came, into `stage`."""
+    """The notebook after its cells ran in a kernel of their own; the copy, so far as it came, goes to `stage`."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -141,42 +145,35 @@ def _execute(notebook, stage, label, workers):
         (stage / notebook.name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     timings = stage / "data" / "results" / "timings" / f"{notebook.stem}.json"
     report.record_timing("notebook", round(time.perf_counter() - started, 1), timings)
+    return content
 
 
-def _publish(stem, stage, folder, label):
+def _publish(content, copy, folder, label):
     """Move what a finished run wrote to its place and delete what only an earlier run wrote.
 
     The executed copy is deleted first and written last: a run that is stopped in between counts as not done.
     """
-    copy, written = stage / f"{stem}.ipynb", files_of(stem, stage)
-    content = json.loads(copy.read_text())
-    content["metadata"]["rpa"] = label | {"files": [path.relative_to(stage).as_posix() for path in written]}
+    stage, earlier = copy.parent, label_in(copy.stem, folder).get("files", [])
+    written = [path for path in sorted(stage.rglob("*")) if path.is_file() and path != copy]
+    content.metadata["rpa"] = label | {"files": [path.relative_to(stage).as_posix() for path in written]}
     copy.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     (folder / copy.name).unlink(missing_ok=True)
-    for path in files_of(stem, folder):
-        path.unlink()
+    for name in earlier:
+        (folder / name).unlink(missing_ok=True)
     for path in [*written, copy]:
         place = folder / path.relative_to(stage)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, place)
 
 
-def files_of(stem: str, folder: Path) -> list[Path]:
-    """Figures, tables and records of a stem: <stem>.* and <stem>_<part>.*, but not those of another, longer stem."""
-    longer = [other for other in provenance.notebooks() if other.startswith(f"{stem}_")]
-    others = tuple(f"{other}{end}" for other in longer for end in "._")
-    paths = [p for name in FOLDERS for end in (".*", "_*.*") for p in (folder / name).glob(f"{stem}{end}")]
-    return [path for path in paths if not path.name.startswith(others)]
-
-
-def run_all(profile: str, stems: list[str] | None = None, jobs: int | None = None) -> list[str]:
-    """Run the notebooks (default: all) whose results in build/<profile> are out of date; the reasons of failures.
+def run_all(profile: str, jobs: int | None = None) -> list[str]:
+    """Run all notebooks whose results in build/<profile> are out of date; the reasons of failures.
 
     jobs: notebooks at a time, by default one per core up to four (each takes up to 2 GB); they share the remaining
     cores. Those that took longest come first.
     """
     jobs = jobs or min(4, cpu_count())
-    pending = [stem for stem in stems or provenance.notebooks() if not is_current(stem, profile)]
+    pending = [stem for stem in provenance.notebooks() if not is_current(stem, profile)]
     timings = {path.stem: json.loads(path.read_text()) for path in (ROOT / FOLDERS[2]).glob("*.json")}
     pending.sort(key=lambda stem: timings[stem]["notebook"] if stem in timings else 0.0, reverse=True)
     workers = max(1, cpu_count() // max(1, min(jobs, len(pending))))

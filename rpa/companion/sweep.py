@@ -10,8 +10,9 @@ A grid is a YAML file, a list or a range for each parameter; every combination i
     seed: {from: 0, to: 4, count: 5}          # evenly spaced; "log: true" for equal ratios
 
 A sweep that was stopped goes on where it was, and two sweeps share what they have in common. It ends in
-build/runs/<stem>-sweep-<hash>/: grid.yaml and sweep.csv, with a row for each number of each record of each run, which
-`draw` shows. A dask cluster whose workers see the same folder can share the runs; no number depends on it.
+build/runs/<stem>-sweep-<hash>/: grid.yaml and sweep.csv, which `draw` shows. A row is a number of a record of a run;
+its `entry` is the place in a list or dict. A dask cluster whose workers see the same folder can share the runs; no
+number depends on it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from contextlib import nullcontext
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import joblib
@@ -35,9 +37,12 @@ from matplotlib.figure import Figure
 
 from rpa import _files
 from rpa.companion import provenance
-from rpa.companion.report import flatten, load_records
+from rpa.companion.report import load_records, numbers
 from rpa.companion.run import is_current, run
+from rpa.companion.verdicts import judge, load_claims, worst
 from rpa.parallel import pmap
+
+SEEDS = range(5)  # of `seeds`
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -108,16 +113,19 @@ def run_variant(stem: str, profile: str, values: dict, runs: Path | None = None,
 
     runs: a folder (default: build/runs). Raises what `checked` and `rpa.companion.run.run` raise.
     """
-    values = checked(stem, values, profile)
+    values = dict(sorted(checked(stem, values, profile).items()))
     request = {"notebook": stem, "profile": profile, "parameters": values}
-    folder = (runs or _files.build("runs")) / f"{stem}-{_digest(request)}"
-    _files.replace(folder / "parameters.yaml", lambda temporary: temporary.write_text(yaml.safe_dump(request)))
+    folder = _folder(runs, stem, "parameters.yaml", request)
     run(stem, profile, folder, values, workers)
     return folder
 
 
-def _digest(request):
-    return sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
+def _folder(runs, name, file, request):
+    """The folder of a request, named by its hash, with the request in `file`."""
+    folder = (runs or _files.build("runs")) / f"{name}-{sha256(json.dumps(request).encode()).hexdigest()[:8]}"
+    text = yaml.safe_dump(request, sort_keys=False)
+    _files.replace(folder / file, lambda temporary: temporary.write_text(text))
+    return folder
 
 
 def listed(runs: Path | None = None) -> list[str]:
@@ -128,8 +136,7 @@ def listed(runs: Path | None = None) -> list[str]:
         stem, profile, values = request["notebook"], request["profile"], request["parameters"]
         state = "failed" if (path.parent / "failed").exists() else "unfinished"
         if (path.parent / f"{stem}.ipynb").exists():
-            current = stem in provenance.notebooks() and is_current(stem, profile, path.parent, values)
-            state = "done" if current else "older code"
+            state = "done" if is_current(stem, profile, path.parent, values) else "older code"
         shown = " ".join(f"{name}={value!r}" for name, value in values.items())
         lines.append(f"{path.parent.name:36s} {profile:6s} {state:10s} {shown}".rstrip())
     return lines
@@ -142,21 +149,18 @@ def cells_of(stem: str, grid: dict[str, Any], profile: str = "full") -> list[dic
     """
     if not isinstance(grid, dict) or not grid:
         raise ValueError(f"grid: expected a list or a range for at least one parameter, got {grid!r}")
-    values = {name: _values(name, given) for name, given in grid.items()}
+    values = dict(grid)
+    for name, given in grid.items():
+        try:
+            if isinstance(given, dict) and set(given) | {"log"} == {"from", "to", "count", "log"}:
+                spaced = np.geomspace if given.get("log") else np.linspace
+                values[name] = spaced(given["from"], given["to"], given["count"]).tolist()
+            if not (isinstance(values[name], list) and values[name]):
+                raise ValueError
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"grid, {name}: expected a list or {{from: a, to: b, count: n}}, got {given!r}") from error
     combinations = itertools.product(*values.values())
     return [checked(stem, dict(zip(values, combination)), profile) for combination in combinations]
-
-
-def _values(name, given):
-    if isinstance(given, list) and given:
-        return given
-    spaced = np.geomspace if isinstance(given, dict) and given.get("log") else np.linspace
-    try:
-        if set(given) - {"log"} != {"from", "to", "count"} or given["count"] < 1:
-            raise ValueError
-        return spaced(given["from"], given["to"], given["count"]).tolist()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"grid, {name}: expected a list or {{from: a, to: b, count: n}}, got {given!r}") from error
 
 
 def sweep(stem: str, grid: dict, profile: str = "full", runs: Path | None = None, scheduler: str | None = None) -> Path:
@@ -165,26 +169,18 @@ def sweep(stem: str, grid: dict, profile: str = "full", runs: Path | None = None
     scheduler: address of a dask.distributed cluster, whose workers share this folder; None: processes of this machine.
     Raises RuntimeError naming a cell that failed; the finished ones are kept.
     """
-    cells, runs = cells_of(stem, grid, profile), runs or _files.build("runs")
+    cells = cells_of(stem, grid, profile)
     with joblib.parallel_config("dask", scheduler_host=scheduler) if scheduler else nullcontext():
         folders = pmap(partial(run_variant, stem, profile, runs=runs), cells, progress=f"{stem}, cells")
-    frame = pd.DataFrame([row for values, folder in zip(cells, folders) for row in _rows(values, folder)])
-    request = {"notebook": stem, "profile": profile, "grid": grid}
-    folder = runs / f"{stem}-sweep-{_digest(request)}"
-    text = yaml.safe_dump(request, sort_keys=False)
-    _files.replace(folder / "grid.yaml", lambda temporary: temporary.write_text(text))
+    rows = []
+    for values, folder in zip(cells, folders):
+        chosen = {name: value if np.isscalar(value) else json.dumps(value) for name, value in values.items()}
+        for (_, record), entry in load_records(folder / "data" / "results").items():
+            rows += [[*chosen.values(), record, *number] for number in numbers(entry)]
+    frame = pd.DataFrame(rows, columns=[*grid, "record", "entry", "value", "error"])
+    folder = _folder(runs, f"{stem}-sweep", "grid.yaml", {"notebook": stem, "profile": profile, "grid": grid})
     _files.replace(folder / "sweep.csv", lambda temporary: frame.to_csv(temporary, index=False))
     return folder
-
-
-def _rows(values, folder):
-    """A row for each number of a cell: its parameters, record, entry (place in a list or dict), value, error."""
-    chosen = {name: value if np.isscalar(value) else json.dumps(value) for name, value in values.items()}
-    for (_, record), entry in load_records(folder / "data" / "results").items():
-        errors = dict(flatten(entry.get("error", {})))
-        for place, number in flatten(entry["value"]):
-            known = {"value": number, "error": errors.get(place, errors.get(""))}
-            yield {**chosen, "record": record, "entry": place, **known}
 
 
 def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:
@@ -206,3 +202,27 @@ def draw(frame: pd.DataFrame, record: str, parameter: str) -> Figure:
     if others:
         ax.legend(fontsize=6)
     return fig
+
+
+def seeds(folder: Path) -> pd.DataFrame:
+    """Whether a verdict depends on the seed: the quick profile of every notebook with a claim, with five seeds each.
+
+    One row a claim. lowest, highest: over the seeds, of the number that is farthest from the target; spread: its
+    standard deviation; met: runs that meet the claim by twice its error. A claim that some runs meet and others fail
+    *flips*; a run that leaves it undecided is neither. Runs what `folder` lacks; it can be stopped and goes on.
+    """
+    claims = load_claims()
+    stems = sorted({claim["stem"] for claim in claims} & set(provenance.notebooks()))
+    jobs = list(itertools.product(stems, SEEDS))
+    run_job = lambda job: run_variant(job[0], "quick", {"seed": job[1]}, folder)
+    folders = dict(zip(jobs, pmap(run_job, jobs, progress="quick runs")))
+    rows = []
+    for claim in claims:
+        records = [load_records(folders[job] / "data" / "results") for job in jobs if job[0] == claim["stem"]]
+        rated = [worst(claim, r[key]["value"]) for r in records if (key := (claim["stem"], claim["id"])) in r]
+        if rated:
+            verdicts = [judge(claim, r)["verdict"].partition(" (")[0] for r in records]
+            met, flips = verdicts.count("holds"), {"holds", "fails"} <= set(verdicts)
+            spread = [min(rated), max(rated), stdev(rated)]
+            rows.append([claim["id"], judge(claim, {})["target"], *spread, len(rated), met, flips])
+    return pd.DataFrame(rows, columns=["claim", "target", "lowest", "highest", "spread", "runs", "met", "flips"])

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from rpa._files import in_checkout
 from rpa.companion.provenance import code_version, notebooks, parameters
-from rpa.companion.report import flatten, load_records
+from rpa.companion.report import flatten, load_records, numbers
 
 BEYOND = "beyond the papers"  # the `paper` of our own claims
 KEYS = ("id", "paper", "where", "statement", "kind", "stem", "status")  # which every claim has
@@ -31,10 +31,11 @@ ALLOWED = {
 STRADDLES = 2.0  # standard errors within which a number and its target are not distinguished
 # The verdicts on claims that are measured, and how several of them are counted.
 PLURAL = {"holds": "hold", "does not reproduce": "do not reproduce", "fails": "fail", "undecided": "undecided"}
-UNJUDGED = {
-    "no record": "no record yet",
-    "older code": "made by other code than the present",
-    "other parameters": "made with other parameters than the notebook's",
+WRONG = {
+    "no record": "no record yet: {}; run make figures",
+    "older code": "made by other code than the present: {}; run make figures",
+    "other parameters": "made with other parameters than the notebook's: {}; run make figures",
+    "fails": "FAILED: {}",
 }
 
 
@@ -46,25 +47,21 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
     claims = tomllib.loads(Path(path or in_checkout("data/targets.toml")).read_text())["claim"]
     counts = Counter(claim.get("id") for claim in claims)
     for claim in claims:
-        if reason := _misfit(claim) or ("expected once, got twice" if counts[claim["id"]] > 1 else ""):
-            raise ValueError(f"claim {claim.get('id', claim)!r}: {reason}")
+        reasons = [f"expected the key {key} too" for key in KEYS if key not in claim]
+        wrong = [(key, allowed) for key, allowed in ALLOWED.items() if claim.get(key, allowed[0]) not in allowed]
+        reasons += [f"{key}: expected one of {allowed}, got {claim[key]!r}" for key, allowed in wrong]
+        criteria = [key for key in CRITERIA if key in claim]
+        if len(criteria) > 1 or (claim.get("status") == "done" and not criteria):
+            reasons.append(f"expected one of {', '.join(CRITERIA)}, got {criteria or 'none'}")
+        foreign = ("method", "null", "no_null") if claim.get("paper") == BEYOND else ("rival",)
+        reasons += [f"{claim['paper']} has no {key}" for key in foreign if key in claim]
+        if "null" in claim and "no_null" in claim:
+            reasons.append("expected null or no_null, got both")
+        if counts[claim.get("id")] > 1:
+            reasons.append("expected once, got twice")
+        if reasons:
+            raise ValueError(f"claim {claim.get('id', claim)!r}: {'; '.join(reasons)}")
     return claims
-
-
-def _misfit(claim):
-    """What is wrong with a claim, "" if nothing."""
-    if missing := [key for key in KEYS if key not in claim]:
-        return f"expected the keys {missing} too"
-    for key, allowed in ALLOWED.items():
-        if claim.get(key, allowed[0]) not in allowed:
-            return f"{key}: expected one of {allowed}, got {claim[key]!r}"
-    criteria = [key for key in CRITERIA if key in claim]
-    if len(criteria) > 1 or (claim["status"] == "done" and not criteria):
-        return f"expected one of {', '.join(CRITERIA)}, got {criteria or 'none'}"
-    for key in ("method", "null", "no_null") if claim["paper"] == BEYOND else ("rival",):
-        if key in claim:
-            return f"{claim['paper']} has no {key}"
-    return "expected null or no_null, got both" if "null" in claim and "no_null" in claim else ""
 
 
 def judge(claim: dict, records: dict[tuple[str, str], dict]) -> dict:
@@ -80,15 +77,23 @@ def judge(claim: dict, records: dict[tuple[str, str], dict]) -> dict:
     want of what the claim needs), 'older code' or 'other parameters' (the number says nothing about the present
     notebook). 'holds (quick profile)' and '... (stand-in data)' settle nothing. Of several numbers the worst counts.
     """
-    entry = records.get((claim["stem"], claim["id"]), {})
+    entry, (low, high) = records.get((claim["stem"], claim["id"]), {}), _range(claim)
+    signs = {"value": "", "at_most": "≤ ", "at_least": "≥ "}
+    target = next((sign + _format(claim[key]) for key, sign in signs.items() if key in claim), "")
+    if claim.get("tolerance"):
+        target += f" ± {_format(claim['tolerance'])}"
+    flip = ""
+    if claim.get("target_by") == "us" and entry:
+        number = worst(claim, entry["value"])
+        flip = f"± {abs(number - claim['value']):.2g}" if "value" in claim else f"{number:.3g}"
     row = {key: claim[key] for key in ("id", "paper", "where", "statement", "stem")}
-    names = [claim[key] for key in ("null", "rival", "no_null") if key in claim]
-    row |= {key: claim.get(key, "") for key in ("method", "explanation")} | {"null_name": (names or [""])[0]}
-    row |= {"target": _target(claim), "flip": _flip(claim, entry), "measured": _show(claim, entry, "value")}
+    row |= {key: claim.get(key, "") for key in ("method", "explanation")}
+    row["null_name"] = next((claim[key] for key in ("null", "rival", "no_null") if key in claim), "")
+    row |= {"target": target, "flip": flip, "measured": _show(claim, entry, "value")}
     row |= {key: _show(claim, entry, key) for key in ("null", "ours")}
     row |= {key: entry.get(key, "") for key in ("on", "reached")}
     row["note"] = f"needs {claim['needs']}" if not entry and "needs" in claim else ""
-    row["null_meets"] = "null" in entry and all(_meets(claim, number) for _, number in flatten(entry["null"]))
+    row["null_meets"] = "null" in entry and all(low <= number <= high for _, number in flatten(entry["null"]))
     return row | {"verdict": _verdict(claim, entry)}
 
 
@@ -97,15 +102,14 @@ def current_records(folder: Path | None = None) -> dict[tuple[str, str], dict]:
 
     That is "older code", or "other parameters" than those of the notebook's first cell.
     """
-    return {key: entry | {"stale": _stale(key[0], entry)} for key, entry in load_records(folder).items()}
-
-
-def _stale(stem, entry):
-    if entry["code"] != code_version(stem):
-        return "older code"
-    path = notebooks().get(stem)
-    defaults = {name: default for name, (default, _) in parameters(path).items()} if path else {}
-    return "" if json.dumps(entry["notebook_parameters"]) == json.dumps(defaults) else "other parameters"
+    records = load_records(folder)
+    for (stem, _), entry in records.items():
+        path = notebooks().get(stem)
+        defaults = {name: default for name, (default, _) in parameters(path).items()} if path else {}
+        entry["stale"] = "" if json.dumps(entry["notebook_parameters"]) == json.dumps(defaults) else "other parameters"
+        if entry["code"] != code_version(stem):
+            entry["stale"] = "older code"
+    return records
 
 
 def _verdict(claim, entry):
@@ -115,24 +119,16 @@ def _verdict(claim, entry):
         return "not measured" if "needs" in claim else "no record"
     if entry.get("stale"):
         return entry["stale"]
-    verdicts = [_decide(claim, number, error) for number, error in _numbers(entry)]
+    (low, high), verdicts = _range(claim), []
+    for _, number, error in numbers(entry):
+        near = min(abs(number - low), abs(number - high)) < STRADDLES * (error or 0)
+        verdicts.append("undecided" if near else "holds" if low <= number <= high else "fails")
     verdict = next(v for v in ("fails", "undecided", "holds") if v in verdicts)
     caveats = ["quick profile"] * (entry["profile"] != "full") + ["stand-in data"] * entry.get("stand_in", False)
     if caveats:
         return f"{verdict} ({', '.join(caveats)})"
     explained = claim["paper"] != BEYOND and claim.get("explanation")
     return "does not reproduce" if verdict == "fails" and explained else verdict
-
-
-def _decide(claim, number, error):
-    if error and any(abs(number - edge) < STRADDLES * error for edge in _range(claim)):
-        return "undecided"
-    return "holds" if _meets(claim, number) else "fails"
-
-
-def _meets(claim, number):
-    low, high = _range(claim)
-    return low <= number <= high
 
 
 def _range(claim):
@@ -142,65 +138,37 @@ def _range(claim):
     return claim.get("at_least", -math.inf), claim.get("at_most", math.inf)
 
 
-def _numbers(entry):
-    """[(number, its standard error or 0)] of a record."""
-    errors = dict(flatten(entry.get("error", 0)))
-    return [(number, errors.get(place, errors.get("", 0))) for place, number in flatten(entry["value"])]
-
-
 def worst(claim: dict, value: Any) -> float:
     """The number of a record's value that is farthest from meeting the claim, on the wrong side."""
     low, high = _range(claim)
     return max((float(number) for _, number in flatten(value)), key=lambda number: max(low - number, number - high))
 
 
-def _flip(claim, entry):
-    """The target at which the verdict would change, for a target set by us; "" for others or without a number."""
-    if claim.get("target_by") != "us" or not entry:
-        return ""
-    number = worst(claim, entry["value"])
-    return f"± {abs(number - claim['value']):.2g}" if "value" in claim else f"{number:.3g}"
-
-
-def _target(claim):
-    signs = {"at_most": "≤ ", "at_least": "≥ ", "value": ""}
-    text = "".join(sign + _format(claim[key]) for key, sign in signs.items() if key in claim)
-    return text + (f" ± {_format(claim['tolerance'])}" if claim.get("tolerance") else "")
-
-
 def _show(claim, entry, key):
     """The numbers under `key` of a record: one, with its error, or the range of several; "" without."""
     if key not in entry:
         return ""
-    numbers = _numbers(entry) if key == "value" else [(number, 0) for _, number in flatten(entry[key])]
-    low, high = min(numbers), max(numbers)
-    if low[0] != high[0]:
-        return f"{_beside(claim, low[0])} … {_beside(claim, high[0])}"
-    return _with_error(*high) if high[1] else _beside(claim, high[0])
-
-
-def _with_error(number, error):
-    """Both to the error's first digit, or its second where the first is 1."""
+    shown = sorted((number, error) for _, number, error in numbers(entry, key))
+    (low, _), (high, error) = shown[0], shown[-1]
+    if low != high:
+        return f"{_format(low, _range(claim))} … {_format(high, _range(claim))}"
+    if not error:
+        return _format(high, _range(claim))
+    # Both to the error's first digit, or its second where the first is 1.
     decimals = -math.floor(math.log10(error)) + (f"{error:e}"[0] == "1")
-    if not 0 <= decimals <= 8:
-        digits = decimals + math.ceil(math.log10(abs(number) or 1.0))
-        return f"{number:.{min(max(digits, 4), 17)}g} ± {error:.1g}"
-    return f"{number:.{decimals}f} ± {error:.{decimals}f}"
+    if 0 <= decimals <= 8:
+        return f"{high:.{decimals}f} ± {error:.{decimals}f}"
+    digits = decimals + math.ceil(math.log10(abs(high) or 1.0))
+    return f"{high:.{min(max(digits, 4), 17)}g} ± {error:.1g}"
 
 
-def _beside(claim, number):
-    """A number in as many digits as show on which side of the target it lies, at least four."""
-    edges = _range(claim)
+def _format(number, edges=()):
+    """A number in as many digits as show on which side of the edges it lies, at least four."""
     if isinstance(number, bool):
-        return _format(number)
-    texts = (_format(number, digits) for digits in range(4, 17))
-    sides = [(number > edge, number < edge) for edge in edges]
-    same = (text for text in texts if [(float(text) > edge, float(text) < edge) for edge in edges] == sides)
-    return next(same, repr(number))
-
-
-def _format(number, digits=4):
-    return ("no", "yes")[number] if isinstance(number, bool) else f"{number:.{digits}g}"
+        return ("no", "yes")[number]
+    sides = lambda x: [(x > edge) - (x < edge) for edge in edges]
+    texts = (f"{number:.{digits}g}" for digits in range(4, 17))
+    return next((text for text in texts if sides(float(text)) == sides(number)), repr(number))
 
 
 def text_table(rows: list[dict]) -> str:
@@ -245,10 +213,9 @@ def verify(folder: Path | None = None) -> tuple[str, bool]:
     for row in explained:
         parts += ["", f"{row['id']} {row['verdict']}: {row['explanation']}"]
     parts += ["", one_line(rows)]
-    reasons = UNJUDGED | {"fails": "FAILED"}
-    ids = {verdict: [row["id"] for row in rows if row["verdict"] == verdict and row not in explained]
-           for verdict in reasons}  # fmt: skip
-    for verdict, words in reasons.items():
-        if ids[verdict]:
-            parts.append(f"{words}: {', '.join(ids[verdict])}" + ("; run make figures" if verdict != "fails" else ""))
-    return "\n".join(parts), not any(ids.values())
+    good = True
+    for verdict, words in WRONG.items():
+        if ids := [row["id"] for row in rows if row["verdict"] == verdict and row not in explained]:
+            parts.append(words.format(", ".join(ids)))
+            good = False
+    return "\n".join(parts), good

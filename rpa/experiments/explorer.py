@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-import ipywidgets
+import ipywidgets as w
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ WIDE = 3.5  # standard deviations of the output to either side that are always i
 TAIL = 5.0  # standard deviations to the left of the view where the density is integrated from
 REACH = 2.0  # standard deviations from the centre to the handles
 VISIBLE = 0.02  # smaller errors of a drawn distribution function are not seen
-COMPONENTS = 2  # Gaussians fitted to a moon
 WAITS = 0.01  # seconds in which further movements of the mouse join one picture
 WIDER = 1.8  # limits so many times as wide as what they show are replaced
 
@@ -56,7 +55,7 @@ class Explorer:
         self.pending: asyncio.TimerHandle | None = None
         x, y = datasets.moons(1000, seed=seed)
         self.moons = {
-            f"mixture of the {name} moon": fit_mixture(x[y == moon], COMPONENTS, seed)
+            f"mixture of the {name} moon": fit_mixture(x[y == moon], 2, seed)
             for moon, name in enumerate(("blue", "orange"))
         }
         self._make_controls(list(networks), noise)
@@ -68,7 +67,6 @@ class Explorer:
         display(self.controls, self.figure.canvas, self.info)
 
     def _make_controls(self, networks, noise):
-        w = ipywidgets
         slider = dict(continuous_update=False)
         self.law = w.Dropdown(options=["one Gaussian", *self.moons], description="input")
         self.noise = w.FloatLogSlider(noise, min=-2, max=0, step=0.02, description="noise")
@@ -101,7 +99,7 @@ class Explorer:
         self.regions = plane.add_collection(PolyCollection([], edgecolors="white", linewidths=0.5))
         moons = [(x[y == moon][::4].T, colour) for moon, colour in enumerate(("#3f78b5", "#c9722b"))]
         dots = [plane.plot(*points, ".", color=colour, markersize=1.5)[0] for points, colour in moons]
-        self.ellipses = [plane.plot([], [], color="#222222", linewidth=0.9)[0] for _ in range(COMPONENTS)]
+        self.ellipses = plane.plot([], [], color="#222222", linewidth=0.9)[0]
         self.handles = plane.plot([], [], "o", color="white", markeredgecolor="black", markersize=7)[0]
         plane.set(xlim=self.window[:2], ylim=self.window[2:], aspect="equal", title="drag the circles")
         self.stems = pmf.add_collection(LineCollection([], color=ANALYTIC, linewidth=1.6))
@@ -110,52 +108,40 @@ class Explorer:
         pmf.set(xlim=(-1, STEMS), xlabel="pattern, the likeliest first")
         self.curve = output.plot([], [], color=ANALYTIC)[0]
         self.quantiles = output.plot([], [], "o", **circle)[0]
-        moving = [self.regions, *dots, *self.ellipses, self.handles, *plane.spines.values()]
+        moving = [self.regions, *dots, self.ellipses, self.handles, *plane.spines.values()]
         moving += [self.stems, self.counts, pmf.title, self.curve, self.quantiles, output.title]
         self.stage = Stage(self.figure, moving)
         actions = {"button_press": self._press, "motion_notify": self._move, "button_release": self._drop}
         for event, action in actions.items():
             canvas.mpl_connect(f"{event}_event", action)
 
-    # The network, and the regions of the window, which only it changes.
-
     def _new_network(self):
+        maker = {"fresh": _fresh, "trained now": train.moons_network}.get(self.network.value)
         sizes = [self.width.value] * self.depth.value
-        makers = {"fresh": _fresh, "trained now": train.moons_network}
-        maker = makers.get(self.network.value)
         for control in (self.depth, self.width, self.number):
             control.disabled = maker is None
         self.net = maker(sizes, self.number.value) if maker else train.load_network(self.network.value)
         left, right, low, high = self.window
         wide = Gaussian([(left + right) / 2, (low + high) / 2], [(right - left) ** 2, (high - low) ** 2])
         plane = planar_regions(self.net, wide)
-        corners = [plane.vertices(i) for i in range(len(plane.patterns))]
-        self.regions.set_verts(corners)
+        self.regions.set_verts([plane.vertices(i) for i in range(len(plane.patterns))])
         self.labels = [label(pattern) for pattern in plane.patterns]
         self.redraw()
-
-    @property
-    def inputs(self) -> RandomInput:
-        """The law of the input: one Gaussian, or a moon's mixture moved to the mean, with noise of this shape added."""
-        cov = self._factor() @ self._factor().T
-        if self.law.value not in self.moons:
-            return Gaussian(self.mean, cov)
-        moon = self.moons[self.law.value]
-        parts = [Gaussian(part.mean - moon.mean + self.mean, part.cov + cov) for part in moon.components]
-        return GaussianMixture(moon.weights, parts)
-
-    def _factor(self):
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        return np.array([[c, -s], [s, c]]) * (self.noise.value * self.spread)
-
-    # The picture.
 
     def redraw(self) -> None:
         """Compute everything again and change what is drawn."""
         start, self.pending = time.perf_counter(), None
-        inputs = self.inputs
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        factor = np.array([[c, -s], [s, c]]) * (self.noise.value * self.spread)
+        self.places = np.array([self.mean, *(self.mean + REACH * factor.T)])
+        inputs: RandomInput = Gaussian(self.mean, factor @ factor.T)
+        if moon := self.moons.get(self.law.value):  # moved to the mean, with noise of this shape added
+            parts = [Gaussian(part.mean - moon.mean + self.mean, part.cov + inputs.cov) for part in moon.components]
+            inputs = GaussianMixture(moon.weights, parts)
         self.pmf = pattern_pmf(self.net, inputs)
-        x = inputs.sample(self.n, self.seed) if self.sampled.value else None
+        for circles in (self.counts, self.quantiles):
+            circles.set_visible(self.sampled.value)
+        x = inputs.sample(self.n, self.seed)
         self._draw_plane(inputs)
         self._draw_pmf(x)
         self._draw_output(x)
@@ -168,58 +154,42 @@ class Explorer:
         p = np.array([self.known.get(name, 0.0) for name in self.labels])
         shade = np.sqrt(p / p.max()) if p.max() else p
         self.regions.set_facecolors(1 - 0.55 * (1 - plt.get_cmap("Blues")(shade)))
-        circle = np.stack([f(np.linspace(0, 2 * np.pi, 80)) for f in (np.cos, np.sin)])
-        parts = [part for _, part in components_of(inputs)]
-        for line, part in zip(self.ellipses, [*parts, *[None] * COMPONENTS]):
-            around = np.linalg.cholesky(part.cov) @ circle * REACH if part else np.empty((2, 0))
-            line.set_data(*(around + (part.mean[:, None] if part else 0)))
-        self.handles.set_data(*self._places().T)
-
-    def _places(self):
-        return np.array([self.mean, *(self.mean + REACH * self._factor().T)])
+        around = np.append(np.linspace(0, 2 * np.pi, 80), np.nan)  # the line ends before the next ellipse
+        circle = REACH * np.stack([np.cos(around), np.sin(around)])
+        ellipses = [part.mean[:, None] + np.linalg.cholesky(part.cov) @ circle for _, part in components_of(inputs)]
+        self.ellipses.set_data(*np.hstack(ellipses))
+        self.handles.set_data(*self.places.T)
 
     def _draw_pmf(self, x):
-        p = self.pmf.p[:STEMS]
+        p, ax = self.pmf.p[:STEMS], self.axes[1]
         self.stems.set_segments([[(i, 0), (i, height)] for i, height in enumerate(p)])
-        seen = np.full(len(p), np.nan)
-        if x is not None:
-            fresh = Fresh(np.packbits(self.net.patterns(x), axis=1))
-            seen = fresh.counts(self.pmf.patterns[:STEMS]) / fresh.n
-        self.counts.set_data(np.arange(len(p)), seen)
-        self.axes[1].set_title(f"{len(self.pmf)} patterns")
-        self.stage.limits(self.axes[1], ylim=sticky_limits(self.axes[1].get_ylim(), 0.0, 1.05 * p.max(), 0.0, 0.3))
+        fresh = Fresh(np.packbits(self.net.patterns(x), axis=1))
+        self.counts.set_data(np.arange(len(p)), fresh.counts(self.pmf.patterns[:STEMS]) / fresh.n)
+        ax.set_title(f"{len(self.pmf)} patterns")
+        self.stage.view(ax, "ylim", 0.0, 1.05 * p.max(), above=0.3)
 
     def _draw_output(self, x):
-        law, ax = self.pmf.output(), self.axes[2]
+        law, ax, y = self.pmf.output(), self.axes[2], self.net(x)[:, 0]
         middle, sd = law.mean[0], np.sqrt(law.cov[0, 0]) + 1e-9
-        view = sticky_limits(ax.get_xlim(), middle - WIDE * sd, middle + WIDE * sd, 0.15, 0.15)
+        view = self.stage.view(ax, "xlim", middle - WIDE * sd, middle + WIDE * sd, 0.15, 0.15)
         # Left of the view the density is integrated with wider steps.
         grid = np.concatenate([view[0] - sd * np.linspace(TAIL, 0, POINTS // 5)[:-1], np.linspace(*view, POINTS)])
         density = law.pdf(grid)
-        cumulative = self.shown.value == "distribution"
-        self.curve.set_data(grid, _cumulated(law, grid, density) if cumulative else density)
-        top = (0.0, 1.03)
-        if not cumulative:
-            top = sticky_limits(ax.get_ylim(), 0.0, 1.05 * density.max() + 1e-9, 0.0, 0.3)
-        self.quantiles.set_data(*self._circles(x, view, cumulative))
+        if self.shown.value == "distribution":
+            share = (np.arange(CIRCLES) + 0.5) / CIRCLES
+            self.curve.set_data(grid, _cumulated(law, grid, density))
+            self.quantiles.set_data(np.quantile(y, share), share)
+            self.stage.view(ax, "ylim", 0.0, 1.03, wider=1.0)
+        else:
+            heights, edges = np.histogram(y, np.linspace(*view, CIRCLES + 1))
+            self.curve.set_data(grid, density)
+            self.quantiles.set_data((edges[1:] + edges[:-1]) / 2, heights / len(y) / np.diff(edges))
+            self.stage.view(ax, "ylim", 0.0, 1.05 * density.max() + 1e-9, above=0.3)
         ax.set_title(f"output: mean {middle:.3f}, sd {sd:.3f}")
-        self.stage.limits(ax, xlim=view, ylim=top)
-
-    def _circles(self, x, view, cumulative):
-        """Where the output's circles are: quantiles of the samples, or the tops of a histogram's bars."""
-        if x is None:
-            return [], []
-        y, share = self.net(x)[:, 0], (np.arange(CIRCLES) + 0.5) / CIRCLES
-        if cumulative:
-            return np.quantile(y, share), share
-        heights, edges = np.histogram(y, np.linspace(*view, CIRCLES + 1))
-        return (edges[1:] + edges[:-1]) / 2, heights / len(y) / np.diff(edges)
-
-    # The mouse.
 
     def _press(self, event):
         if event.inaxes is self.axes[0]:
-            places = self.axes[0].transData.transform(self._places())
+            places = self.axes[0].transData.transform(self.places)
             distance = np.hypot(*(places - [event.x, event.y]).T)
             self.dragged = int(distance.argmin()) if distance.min() < 12 else None
 
@@ -228,7 +198,12 @@ class Explorer:
             return
         place = np.array([event.xdata, event.ydata])
         if self.dragged is None:
-            self._describe(place)
+            region = region_at(self.net, place)
+            layers = np.split(region.pattern.astype(int), np.cumsum(self.net.hidden_sizes)[:-1])
+            bits = " ".join("".join(map(str, layer)) for layer in layers)
+            affine = f"f(x) = {region.A[0, 0]:+.3f} x₁ {region.A[0, 1]:+.3f} x₂ {region.b[0]:+.3f}"
+            p = self.known.get(region.label, 0.0)
+            self.info.value = f"pattern <code>{bits}</code>, probability {p:.3g}, {affine}"
             return
         if self.dragged == 0:
             self.mean = place
@@ -252,15 +227,6 @@ class Explorer:
             self.pending = asyncio.get_running_loop().call_later(WAITS, self.redraw)
         except RuntimeError:
             self.redraw()
-
-    def _describe(self, place):
-        """Under the figure: the pattern at this place, its probability, and f there as an affine function."""
-        region = region_at(self.net, place)
-        layers = np.split(region.pattern.astype(int), np.cumsum(self.net.hidden_sizes)[:-1])
-        bits = " ".join("".join(map(str, layer)) for layer in layers)
-        affine = f"f(x) = {region.A[0, 0]:+.3f} x₁ {region.A[0, 1]:+.3f} x₂ {region.b[0]:+.3f}"
-        p = self.known.get(region.label, 0.0)
-        self.info.value = f"pattern <code>{bits}</code>, probability {p:.3g}, {affine}"
 
 
 def _fresh(hidden, seed):
@@ -292,12 +258,20 @@ class Stage:
             artist.set_animated(True)
         figure.canvas.mpl_connect("draw_event", self._keep)
 
-    def limits(self, axes: Axes, **limits: tuple[float, float]) -> None:
-        """Set xlim or ylim of axes; where that changes them, the next picture is drawn from scratch."""
-        for name, wanted in limits.items():
-            if getattr(axes, f"get_{name}")() != wanted:
-                axes.set(**{name: wanted})
-                self.kept = None
+    def view(
+        self, axes: Axes, name: str, low: float, high: float, below: float = 0, above: float = 0, wider: float = WIDER
+    ) -> tuple[float, float]:
+        """The present xlim or ylim of axes while it contains [low, high] and is at most `wider` times as wide.
+
+        Else new limits, which leave room of `below` and `above`, in units of high - low; then the next picture is drawn
+        from scratch. So axes stand still while their content moves.
+        """
+        size, (first, last) = high - low, getattr(axes, f"get_{name}")()
+        if first <= low and high <= last and last - first <= wider * size:
+            return first, last
+        self.kept = None
+        axes.set(**{name: (low - below * size, high + above * size)})
+        return low - below * size, high + above * size
 
     def draw(self) -> None:
         """Show the moving artists as they are now."""
@@ -318,16 +292,3 @@ class Stage:
     def _draw_moving(self):
         for artist in self.moving:
             artist.axes.draw_artist(artist)
-
-
-def sticky_limits(
-    present: tuple[float, float], low: float, high: float, below: float, above: float
-) -> tuple[float, float]:
-    """The present limits while they contain [low, high] and are at most 1.8 times as wide; else new ones.
-
-    New ones leave room of `below` and `above`, in units of high - low. So axes stand still while their content moves.
-    """
-    size = high - low
-    if present[0] <= low and high <= present[1] and present[1] - present[0] <= WIDER * size:
-        return present
-    return low - below * size, high + above * size

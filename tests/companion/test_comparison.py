@@ -1,6 +1,5 @@
 """A rerun held against committed records: what may differ, what may not, and what is missing."""
 
-import copy
 import json
 import math
 
@@ -35,79 +34,63 @@ def _write(folder, content):
 def judged(tmp_path):
     def judge(changed, committed=RECORDS, **header):
         _write(tmp_path / "committed", _content(committed))
-        if changed is not None:
-            _write(tmp_path / "rerun", _content(changed, **header))
+        _write(tmp_path / "rerun", _content(changed, **header))
         summary, details, agrees = comparison.compare(tmp_path / "rerun", tmp_path / "committed" / "data" / "results")
-        return int(not agrees), f"{details}\n{summary}"
+        return agrees, f"{details}\n{summary}"
 
-    judge.folder = tmp_path
     return judge
 
 
-def _moved(id, value):
-    records = copy.deepcopy(RECORDS)
-    records[id]["value"] = value
-    return records
+def _moved(id, **changed):
+    return RECORDS | {id: RECORDS[id] | changed}
 
 
-def test_the_same_numbers_pass(judged):
-    status, text = judged(RECORDS)
-    assert status == 0 and "9 of 9 numbers agree with the committed ones" in text
-
-
-def test_a_number_that_is_off_is_named_and_fails(judged):
-    status, text = judged(_moved("large", {"slope": 1000.1, "flag": True}))
+def test_the_same_numbers_pass_and_one_that_is_off_is_named_and_fails(judged, tmp_path):
+    agrees, text = judged(RECORDS)
+    assert agrees and "9 of 9 numbers agree with the committed ones" in text
+    agrees, text = judged(_moved("large", value={"slope": 1000.1, "flag": True}))
     line = next(line for line in text.splitlines() if " off" in line)
-    assert status == 1 and "large" in line and "slope" in line and STEM in line and "1 are off or missing" in text
-    assert "1 are off" in (judged.folder / "rerun" / "comparison.html").read_text()
+    assert not agrees and "large" in line and "slope" in line and STEM in line and "1 are off or missing" in text
+    assert "1 are off" in (tmp_path / "rerun" / "comparison.html").read_text()
 
 
-def test_a_missing_record_and_a_missing_notebook_fail_by_name(judged):
-    status, text = judged({id: entry for id, entry in RECORDS.items() if id != "gap"})
+def test_a_missing_record_and_a_missing_notebook_fail_by_name(judged, tmp_path):
+    agrees, text = judged({id: entry for id, entry in RECORDS.items() if id != "gap"})
     missing = [line for line in text.splitlines() if " missing" in line and "gap" in line]
-    assert status == 1 and "1 are off or missing" in text and missing
-    _write(judged.folder / "rerun", _content(RECORDS) | {"stem": "02_moons_gmm_classes"})
-    (judged.folder / "rerun" / "data" / "results" / f"{STEM}.json").unlink()
-    status, text = judged(None)
-    assert status == 1 and f"{STEM}: no records in the new results" in text
+    assert not agrees and "1 are off or missing" in text and missing
+    (tmp_path / "rerun" / "data" / "results" / f"{STEM}.json").unlink()
+    agrees, text = judged(RECORDS, stem="02_moons_gmm_classes")
+    assert not agrees and f"{STEM}: no records in the new results" in text
     assert "02_moons_gmm_classes: no records committed" in text
 
 
 def test_a_verdict_that_changes_is_named(judged):
-    status, text = judged({"p1.lemma1": {"value": 1.0}}, {"p1.lemma1": {"value": 1e-15}})
-    assert status == 1 and "p1.lemma1: holds (1e-15), now fails (1)" in text
+    agrees, text = judged({"p1.lemma1": {"value": 1.0}}, {"p1.lemma1": {"value": 1e-15}})
+    assert not agrees and "p1.lemma1: holds (1e-15), now fails (1)" in text
 
 
-def test_other_code_packages_and_data_are_named(judged):
-    records = copy.deepcopy(RECORDS)
-    records["count"]["data"] = {"MNIST": "ab" * 32}
-    committed = copy.deepcopy(RECORDS)
-    committed["count"]["data"] = {"MNIST": "cd" * 32}
-    status, text = judged(records, committed, code="0123456789ab", packages={"python": "3.11", "numpy": "9.9"})
-    assert status == 0 and "now 0123456789ab" in text and f"numpy: committed 2.4.6, now 9.9 ({STEM})" in text
+def test_other_code_packages_data_and_profile_are_named(judged):
+    records, committed = (_moved("count", data={"MNIST": digest * 32}) for digest in ("ab", "cd"))
+    agrees, text = judged(records, committed, code="0123456789ab", packages={"python": "3.11", "numpy": "9.9"})
+    assert agrees and "now 0123456789ab" in text and f"numpy: committed 2.4.6, now 9.9 ({STEM})" in text
     assert f"MNIST: committed cdcdcdcdcdcd, now abababababab ({STEM})" in text
+    agrees, text = judged(_moved("count", value=7), profile="quick")
+    assert agrees and "profile: committed full, now quick" in text and "no number can be compared" in text
 
 
-def test_another_profile_is_not_compared_and_that_is_said(judged):
-    status, text = judged(_moved("count", 7), profile="quick")
-    assert status == 0 and "profile: committed full, now quick" in text and "no number can be compared" in text
-
-
-def test_a_file_that_is_no_record_is_named(judged):
-    _write(judged.folder / "rerun", _content(RECORDS))
-    path = judged.folder / "rerun" / "data" / "results" / "broken.json"
-    path.write_text("{")
-    with pytest.raises(OSError, match=r"broken.json.*run its notebook again"):
-        judged(RECORDS)
-    path.rename(path.with_name("other.json")).write_text(json.dumps(_content(RECORDS)))
-    with pytest.raises(OSError, match=r"other.json.*a copy of 01_moons_noise.json"):  # whose numbers nobody made
-        judged(RECORDS)
-    path.with_name("other.json").write_text(json.dumps({"stem": "other", "profile": "full", "code": ""}))
-    with pytest.raises(OSError, match=r"other.json.*'packages'"):
-        judged(RECORDS)
-    path.with_name("other.json").unlink()
+def test_a_file_that_is_no_record_is_named(judged, tmp_path):
+    _write(tmp_path / "rerun", _content(RECORDS))
+    path = tmp_path / "rerun" / "data" / "results" / "other.json"
+    for text, message in (
+        ("{", "run its notebook again"),
+        (json.dumps(_content(RECORDS)), "a copy of 01_moons_noise.json"),  # whose numbers nobody made
+        (json.dumps({"stem": "other", "profile": "full", "code": ""}), "'packages'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(OSError, match=rf"other.json.*{message}"):
+            judged(RECORDS)
     with pytest.raises(FileNotFoundError, match="make figures"):
-        comparison.compare(judged.folder / "nowhere")
+        comparison.compare(tmp_path / "nowhere")
 
 
 def _row(old, new):

@@ -18,12 +18,6 @@ STEMS = [path.stem for path in NOTEBOOKS]
 LONGEST_CELL, LONGEST_LINE, IMPORTS = 25, 100, ("import ", "from ")
 
 
-def _finite(value):
-    if isinstance(value, dict):
-        value = list(value.values())
-    return all(map(_finite, value)) if isinstance(value, list) else math.isfinite(value)
-
-
 @pytest.mark.parametrize("stem", STEMS)
 def test_quick_profile_runs_and_records(stem, quick_run):
     folder = quick_run(stem)
@@ -32,7 +26,9 @@ def test_quick_profile_runs_and_records(stem, quick_run):
     if "save_figure" in source:
         assert (folder / "figures" / f"{stem}.png").stat().st_size > 5000
         assert (folder / "figures" / f"{stem}.pdf").exists()
-        saved, (shown,) = _saved_and_shown(folder, stem)
+        saved = Image.open(folder / "figures" / f"{stem}.png")
+        outputs = [output.get("data", {}) for cell in _code(folder / f"{stem}.ipynb") for output in cell.outputs]
+        (shown,) = [Image.open(BytesIO(b64decode(data["image/png"]))) for data in outputs if "image/png" in data]
         assert abs(shown.width / saved.width - shown.height / saved.height) < 2 / min(saved.size)
         assert np.abs(_coarse(shown) - _coarse(saved)).max() < 0.04, "the notebook shows another state of its figure"
     claims = [claim for claim in verdicts.load_claims() if claim["stem"] == stem and "needs" not in claim]
@@ -42,14 +38,8 @@ def test_quick_profile_runs_and_records(stem, quick_run):
         content = json.loads(path.read_text())
         assert content["profile"] == "quick"
         assert set(finished) <= set(content["records"])
-        assert all(_finite(entry["value"]) for entry in content["records"].values())
-
-
-def _saved_and_shown(folder, stem):
-    """The saved figure, and the pictures that the executed notebook shows."""
-    outputs = [output for cell in _code(folder / f"{stem}.ipynb") for output in cell.outputs]
-    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    return Image.open(folder / "figures" / f"{stem}.png"), [Image.open(BytesIO(b64decode(p))) for p in pictures]
+        numbers = [number for entry in content["records"].values() for _, number, _ in report.numbers(entry)]
+        assert all(map(math.isfinite, numbers))
 
 
 def _coarse(picture):
@@ -70,13 +60,15 @@ def test_two_runs_record_the_same_bytes(stem, quick_run, tmp_path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=STEMS)
 class TestForm:
-    def test_is_valid_and_stripped(self, path):
+    def test_is_valid_stripped_and_opens_with_a_title_and_its_figure(self, path):
         notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
         nbformat.validate(notebook)
         assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
         assert notebook.metadata.kernelspec.name == "python3"
-        for cell in _code(path):
-            assert cell.outputs == [] and cell.execution_count is None
+        assert all(cell.outputs == [] and cell.execution_count is None for cell in _code(path))
+        first = notebook.cells[0]
+        assert first.cell_type == "markdown" and first.source.startswith("# ")
+        assert f"(../figures/{path.stem}.png)" in first.source or "save_figure" not in path.read_text()
 
     def test_first_code_cell_holds_the_parameters(self, path):
         first = _code(path)[0]
@@ -84,11 +76,6 @@ class TestForm:
         named = {line.partition(" = ")[0] for line in first.source.splitlines() if " = " in line}
         assert named - {"profile"} == set(provenance.parameters(path)), "one parameter and its comment a line"
         assert all(comment for _, comment in provenance.parameters(path).values())
-
-    def test_opens_with_a_title_and_its_figure(self, path):
-        first = nbformat.read(path, as_version=4).cells[0]
-        assert first.cell_type == "markdown" and first.source.startswith("# ")
-        assert f"(../figures/{path.stem}.png)" in first.source or "save_figure" not in path.read_text()
 
     def test_cells_are_short(self, path):
         work = [[line for line in cell.source.splitlines() if not line.startswith(IMPORTS)] for cell in _code(path)[1:]]

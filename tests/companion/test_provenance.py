@@ -9,9 +9,10 @@ from rpa.companion.provenance import notebooks
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A package of four modules in two rooms; returns write(name, text) and the folder."""
+def write(tmp_path, monkeypatch):
+    """A package of four modules in two rooms; returns write(name, text)."""
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "rpa")
     sources = {
         "rpa/__init__.pyi": "from .upper.b import g as g",
         "rpa/upper/__init__.py": "import lazy_loader",
@@ -21,14 +22,14 @@ def project(tmp_path, monkeypatch):
         "rpa/lower/d.py": "",
     }
 
-    def write(name, text):
+    def write_file(name, text):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
         provenance.code_version.cache_clear()
 
     for name, text in sources.items():
-        write(name, text)
-    yield write, tmp_path
+        write_file(name, text)
+    yield write_file
     provenance.code_version.cache_clear()
 
 
@@ -37,9 +38,7 @@ def _notebook(*sources, prose="", outputs=()):
     return json.dumps({"cells": [{"cell_type": "markdown", "source": [prose]}, *cells]})
 
 
-def test_code_version_follows_the_code_cells_but_not_prose_or_outputs(project):
-    write, _ = project
-
+def test_code_version_follows_the_code_cells_but_not_prose_or_outputs(write):
     def version(*cells, **rest):
         write("notebooks/01_x.ipynb", _notebook(*cells, **rest))
         return provenance.code_version("01_x")
@@ -72,12 +71,11 @@ def test_code_version_follows_the_code_cells_but_not_prose_or_outputs(project):
         ("%%bash\nimport rpa.upper.a; ls /", set()),
     ],
 )
-def test_what_cells_reach(project, source, expected):
+def test_what_cells_reach(write, source, expected):
     assert provenance._reached([source], provenance._modules()) == expected
 
 
-def test_prose_in_the_code_changes_no_version(project):
-    write, _ = project
+def test_prose_in_the_code_changes_no_version(write):
     write("rpa/upper/a.py", "def f(x):\n    return [x, 'text']\n")
     write("notebooks/01_x.ipynb", _notebook("import rpa.upper.a"))
     first = provenance.code_version("01_x")

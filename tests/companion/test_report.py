@@ -2,9 +2,11 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from rpa import _files
 from rpa.companion import report
@@ -18,8 +20,6 @@ def out(notebook_folder, monkeypatch):
 
 
 def _figure():
-    import matplotlib.pyplot as plt
-
     report.use_style()
     fig, ax = plt.subplots()
     ax.plot([0, 1], [0, 1], color=report.ANALYTIC)
@@ -65,23 +65,17 @@ def test_a_record_keeps_exact_numbers_and_their_circumstances(out):
     columns = {"null": 0.5, "ours": [1.01], "on": "100 images", "reached": "0.02 (0.01 to 0.05)"}
     record("b", np.float64(0.1) + 0.2, error=np.float32(0.5), samples=1000, **columns)
     record("a", {"mean": np.arange(2), "ok": True}, seed=4, null=None)
+    report.record("c", [1.0, 2.0], varies="retrained", tolerance=0.1)
     stored = _stored(out)
     shared = {"parameters": {"sigma": [0.1, 0.2]}, "data": {"MNIST": "ab12"}}
     expected = {"value": 0.1 + 0.2, "error": 0.5, "varies": "statistical", "seed": 3, "samples": 1000}
-    assert list(stored["records"]) == ["a", "b"] and stored["records"]["b"] == expected | columns | shared
+    assert list(stored["records"]) == ["a", "b", "c"] and stored["records"]["b"] == expected | columns | shared
     expected = {"value": {"mean": [0, 1], "ok": True}, "varies": "deterministic", "seed": 4}
     assert stored["records"]["a"] == expected | shared
+    assert stored["records"]["c"] == {"value": [1.0, 2.0], "tolerance": 0.1, "varies": "retrained"}
     assert stored["profile"] == "full" and stored["code"] == code_version("01_x")
     assert set(stored["packages"]) > {"python", "numpy", "scipy", "torch"}
     assert not any("+" in version for version in stored["packages"].values())
-
-
-def test_a_record_says_how_it_may_vary(out):
-    report.record("plain", 1.0)
-    report.record("counted", 3, varies="exact")
-    report.record("fitted", [1.0, 2.0], varies="retrained", tolerance=0.1)
-    varies = {id: (entry["varies"], entry.get("tolerance")) for id, entry in _stored(out)["records"].items()}
-    assert varies == {"plain": ("deterministic", None), "counted": ("exact", None), "fitted": ("retrained", 0.1)}
 
 
 @pytest.mark.parametrize(
@@ -157,9 +151,7 @@ def test_a_write_that_fails_leaves_the_old_file(out):
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
-def test_figures_name_their_source_and_keep_their_layout_engine(out):
-    from PIL import Image
-
+def test_figures_name_their_source_and_stand_ins_and_keep_their_layout_engine(out):
     report.record("a", 1, data={"MNIST": "0123456789abcdef"})
     fig = _figure()
     fig.set_layout_engine("constrained")
@@ -171,12 +163,8 @@ def test_figures_name_their_source_and_keep_their_layout_engine(out):
     assert text == f"rpa code {code_version('01_x')}; profile full; data: MNIST 0123456789ab"
     pdf = (out / "figures" / "01_x.pdf").read_bytes()
     assert f"rpa code {code_version('01_x')}".encode() in pdf and b"CreationDate" not in pdf
-
-
-def test_stand_in_data_mark_record_and_figure(out):
-    report.record("a", 1, data={"MNIST STAND-IN": "00"})
-    assert _stored(out)["records"]["a"]["stand_in"] is True
-    fig = _figure()
+    report.record("b", 1, data={"MNIST STAND-IN": "00"})
+    assert _stored(out)["records"]["b"]["stand_in"] is True and "stand_in" not in _stored(out)["records"]["a"]
     report.save_figure(fig)
     assert [t.get_text() for t in fig.texts] == ["STAND-IN DATA"]
 

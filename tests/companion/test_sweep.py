@@ -1,22 +1,25 @@
-"""Runs with other parameters and grids of them: what is refused, what costs once, and that a killed sweep resumes."""
+"""Runs with other parameters and grids of them: what is refused, what costs once, what a kill may cost."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from distributed import Client, LocalCluster
 from helpers import write_notebook
 
 from rpa._files import ROOT
-from rpa.companion import provenance, sweep
-from rpa.companion.run import stem_of
+from rpa.companion import provenance, run, sweep
+from rpa.parallel import pmap
 
 GRID = {"noise_levels": [[0.1], [0.2]], "seed": {"from": 0, "to": 1, "count": 2}, "n_thresholds": [50]}
 STEM = "01_moons_noise"
@@ -71,9 +74,14 @@ def test_what_a_profile_replaces_is_known_by_place_and_by_name(tmp_path):
 
 
 def test_notebooks_are_known_by_number_and_name():
-    assert {stem_of(name) for name in ("01", STEM, "notebooks/01_moons_noise.ipynb")} == {"01_moons_noise"}
+    assert {run.stem_of(name) for name in ("01", STEM, "notebooks/01_moons_noise.ipynb")} == {"01_moons_noise"}
     with pytest.raises(ValueError, match="expected one of 00_tour.*got '77'"):
-        stem_of("77")
+        run.stem_of("77")
+
+
+def test_a_run_with_its_own_parameters_never_goes_over_the_papers_figures():
+    with pytest.raises(ValueError, match="folder: expected one"):
+        run.run(STEM, "quick", parameters={"seed": 3})
 
 
 def test_a_run_is_made_once_apart_from_the_papers_results(tmp_path):
@@ -127,12 +135,33 @@ def test_what_is_no_grid_is_refused(grid, reason):
         sweep.cells_of(STEM, grid)
 
 
-def test_one_error_of_several_numbers_is_that_of_each(tmp_path):
-    entry = {"value": [1.0, 2.0], "error": 0.5}
-    content = {"stem": "a", "profile": "full", "code": "", "packages": {}, "records": {"r": entry}}
-    (tmp_path / "data" / "results").mkdir(parents=True)
-    (tmp_path / "data" / "results" / "a.json").write_text(json.dumps(content))
-    assert [row["error"] for row in sweep._rows({}, tmp_path)] == [0.5, 0.5]
+CLAIMS = [
+    {"id": "p.low", "stem": STEM, "at_most": 6.0},
+    {"id": "p.near", "stem": STEM, "value": 1.0, "tolerance": 0.1},
+    {"id": "p.few", "stem": STEM, "at_most": 1.25},
+    {"id": "p.none", "stem": "02_y", "at_least": 3.0},
+]
+CLAIMS = [claim | dict(paper="P1", where="w", statement="s", kind="trend", status="done") for claim in CLAIMS]
+
+
+def test_the_spread_of_a_claim_over_seeds_and_whether_it_flips(tmp_path, monkeypatch):
+    def run_variant(stem, profile, values, folder):
+        seed, results = values["seed"], folder / str(values["seed"]) / "data" / "results"
+        records = {"p.low": {"value": [1.0 + seed, 0.5]}, "p.near": {"value": 1.0 + 0.04 * seed}}
+        records["p.few"] = {"value": 0.5 + 0.3 * seed, "error": 0.3 + 0.1 * seed}
+        results.mkdir(parents=True)
+        content = {"stem": stem, "profile": profile, "code": "0" * 12, "packages": {}, "records": records}
+        (results / f"{stem}.json").write_text(json.dumps(content))
+        return folder / str(seed)
+
+    monkeypatch.setenv("RPA_WORKERS", "1")
+    monkeypatch.setattr(sweep, "run_variant", run_variant)
+    monkeypatch.setattr(sweep, "load_claims", lambda: CLAIMS)
+    low, near, few = sweep.seeds(tmp_path).itertuples(index=False)
+    shown = (low.claim, low.target, low.lowest, low.highest, low.runs, low.met, low.flips)
+    assert shown == ("p.low", "≤ 6", 1, 5, 5, 5, False) and low.spread == pytest.approx(2.5**0.5)
+    assert near.flips and near.met == 3 and near.highest == pytest.approx(1.16)
+    assert not few.flips and few.met == 1 and few.highest == pytest.approx(1.7)  # the others are undecided
 
 
 def test_a_figure_of_any_record_against_any_parameter():
@@ -185,3 +214,29 @@ def _sweep(grid, runs, workers, **options):
     request = {"NB": "01", "GRID": str(grid), "PROFILE": "quick", "RPA_BUILD": str(runs), "RPA_WORKERS": str(workers)}
     command = [sys.executable, "-m", "rpa.companion", "sweep"]
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | request, **options)
+
+
+def test_a_killed_worker_changes_no_result(tmp_path):
+    """Of a cluster (notebook 22): the work that it was at is done again."""
+
+    def square(k):
+        (tmp_path / f"{k}-{os.getpid()}").touch()
+        time.sleep(0.5)
+        return k * k
+
+    def kill_one():
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.05)
+        os.kill(int(next(tmp_path.iterdir()).name.split("-")[1]), signal.SIGKILL)
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        watcher = threading.Thread(target=kill_one)
+        watcher.start()
+        with joblib.parallel_config(backend="dask"):
+            assert pmap(square, range(8)) == [k * k for k in range(8)]
+            with pytest.raises(RuntimeError, match="item 1"):
+                pmap(lambda x: 1 / x, [1, 0])
+        watcher.join()
+    assert str(os.getpid()) not in {path.name.split("-")[1] for path in tmp_path.iterdir()}
+    tasks = [path.name.split("-")[0] for path in tmp_path.iterdir()]
+    assert len(tasks) > len(set(tasks)) == 8, "the worker that was killed was at no task"

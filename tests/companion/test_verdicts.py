@@ -1,7 +1,6 @@
 """What decides which verdict a reader sees, and RESULTS.md: every rule just inside and just outside its limit."""
 
 import json
-import tomllib
 
 import pytest
 from jinja2 import UndefinedError
@@ -11,6 +10,7 @@ from rpa.companion import report, results, verdicts
 
 CLAIM = {"id": "p1.a", "paper": "P1", "where": "figure 1, PMF", "statement": "s"}
 CLAIM |= {"kind": "value", "stem": "01_x", "status": "done"}
+CLAIMS = verdicts.load_claims()
 OURS = {"paper": verdicts.BEYOND, "id": "ours.a"}
 
 
@@ -94,18 +94,15 @@ def test_a_row_has_three_columns_and_their_names():
     assert _row(1.0, OURS | {"at_least": 0.9, "rival": "sampling"}, null=0.95)["null_meets"]
 
 
-def test_a_claim_that_needs_what_is_not_here_is_not_measured():
+def test_what_is_not_measured_and_what_settles_nothing():
     claim = CLAIM | {"at_most": 1.0, "needs": "weights under a licence"}
     row = verdicts.judge(claim, {})
     assert (row["verdict"], row["note"]) == ("not measured", "needs weights under a licence")
     assert "not measured  needs weights" in verdicts.text_table([row])
     assert _row(2.0, claim)["verdict"] == "fails"
     assert verdicts.judge(CLAIM | {"at_most": 1.0}, {})["verdict"] == "no record"
-
-
-def test_quick_and_stand_in_numbers_settle_nothing():
-    assert _row(1, {"at_most": 2.0}, profile="quick")["verdict"] == "holds (quick profile)"
-    assert _row(3, {"at_most": 2.0}, stand_in=True)["verdict"] == "fails (stand-in data)"
+    assert _row(1, claim, profile="quick")["verdict"] == "holds (quick profile)"
+    assert _row(3, claim, stand_in=True)["verdict"] == "fails (stand-in data)"
 
 
 @pytest.fixture
@@ -115,14 +112,10 @@ def out(notebook_folder):
 
 def test_a_number_of_other_code_or_parameters_is_not_judged(out, monkeypatch):
     verdict = lambda: verdicts.judge(CLAIM | {"at_most": 2.0}, verdicts.current_records(out))["verdict"]
-    report.record("p1.a", 1)
-    assert verdict() == "holds"
-    monkeypatch.setenv("RPA_PARAMETERS", '{"n_samples": 3}')
-    report.record("p1.a", 1)
-    assert verdict() == "other parameters"
-    monkeypatch.delenv("RPA_PARAMETERS")
-    report.record("p1.a", 1)
-    assert verdict() == "other parameters"
+    for parameters, expected in (("{}", "holds"), ('{"n_samples": 3}', "other parameters"), ("", "other parameters")):
+        monkeypatch.setenv("RPA_PARAMETERS", parameters)
+        report.record("p1.a", 1)
+        assert verdict() == expected
     monkeypatch.setattr(verdicts, "code_version", lambda stem: "000000000000")
     assert verdict() == "older code"
 
@@ -131,10 +124,9 @@ def test_a_claim_is_answered_by_its_own_notebook_only(out, monkeypatch):
     for stem, number in (("01_x", 1), ("02_x", 2)):
         monkeypatch.setenv("RPA_NOTEBOOK", f"{stem}.ipynb")
         report.record("p1.a", number)
-    records = report.load_records(out)
-    assert [records[stem, "p1.a"]["value"] for stem in ("01_x", "02_x")] == [1, 2]
-    assert verdicts.judge(CLAIM | {"at_most": 1}, records)["verdict"] == "holds"
-    assert verdicts.judge(CLAIM | {"at_most": 1, "stem": "03_x"}, records)["verdict"] == "no record"
+    for stem, verdict in (("01_x", "holds"), ("02_x", "fails"), ("03_x", "no record")):
+        claim = CLAIM | {"at_most": 1, "stem": stem}
+        assert verdicts.judge(claim, report.load_records(out))["verdict"] == verdict
 
 
 @pytest.mark.parametrize(
@@ -144,7 +136,7 @@ def test_a_claim_is_answered_by_its_own_notebook_only(out, monkeypatch):
         ({"paper": "P3"}, "paper: expected one of"),
         ({"status": "finished"}, "status: expected one of"),
         ({"target_by": "them"}, "target_by: expected one of"),
-        ({"stem": None}, "expected the keys"),
+        ({"stem": None}, "expected the key stem too"),
         ({"at_least": 1}, "expected one of value, at_most, at_least"),
         ({"at_most": None}, "expected one of value, at_most, at_least"),
         ({"rival": "sampling"}, "P1 has no rival"),
@@ -155,8 +147,7 @@ def test_a_claim_is_answered_by_its_own_notebook_only(out, monkeypatch):
 def test_a_malformed_claim_is_named(tmp_path, change, message):
     claim = {k: v for k, v in (CLAIM | {"at_most": 1} | change).items() if v is not None}
     path = tmp_path / "targets.toml"
-    text = "[[claim]]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in claim.items()) + "\n"
-    path.write_text(text)
+    path.write_text("\n".join(["[[claim]]", *(f"{k} = {json.dumps(v)}" for k, v in claim.items())]))
     with pytest.raises(ValueError, match=f"'p1.a'.*{message}"):
         verdicts.load_claims(path)
 
@@ -235,15 +226,11 @@ def test_times_name_the_machine_and_the_longest(tmp_path):
 
 
 def test_every_claim_of_both_papers_is_listed():
-    claims = tomllib.loads((ROOT / "data" / "targets.toml").read_text())["claim"]
-    published = {claim["id"]: claim.get("value") for claim in claims}
+    published = {claim["id"]: claim.get("value") for claim in CLAIMS}
     assert len([i for i in published if i.startswith("p1.")]) >= 15
     assert len([i for i in published if i.startswith("p2.")]) >= 19
     table = [published[f"p2.alexnet.topk{k}"] for k in range(1, 6)]
     assert table == [98.30, 95.31, 91.16, 86.09, 80.51]
-
-
-CLAIMS = verdicts.load_claims()
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=[claim["id"] for claim in CLAIMS])
@@ -260,7 +247,7 @@ def test_every_claim_of_a_paper_names_its_method_and_its_null_and_is_recorded_wi
 def test_committed_records_results_and_readme_agree():
     """RESULTS.md and README.md show what data/results and targets.toml say, and no finished claim fails."""
     records = report.load_records()
-    rows = [verdicts.judge(claim, records) for claim in verdicts.load_claims()]
+    rows = [verdicts.judge(claim, records) for claim in CLAIMS]
     assert (ROOT / "RESULTS.md").read_text() == results.page(rows)
     text = (ROOT / "README.md").read_text()
     assert results.readme(text, rows, results.times(ROOT / "data" / "results" / "timings")) == text

@@ -18,12 +18,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rpa.companion.report import ROOT
-from rpa.experiments.explorer import Stage, _cumulated, _fresh, sticky_limits
+from rpa._files import ROOT
+from rpa.companion import report
+from rpa.experiments.explorer import Explorer, Stage, _cumulated, _fresh
 from rpa.inputs import Gaussian
 from rpa.patterns.pmf import pattern_pmf
 
-NOTEBOOK = ROOT / "notebooks" / "99_explore.ipynb"
 # What JupyterLab says by itself in an empty folder.
 USUAL = ("Failed to load resource", "WebSocket", "GPU", "WebGL")
 
@@ -33,13 +33,9 @@ def explorer():
     """An `Explorer` of this process with its cell's parameters: where its handles are drawn, the page's are."""
     backend = matplotlib.get_backend()
     matplotlib.use("module://ipympl.backend_nbagg")
-    from rpa.companion import report
-    from rpa.experiments.explorer import Explorer
-
     with matplotlib.rc_context():
         report.use_style()
-        made = Explorer(["moons_2-16-16-1", "moons_2-8-8-1"], [0.9, 0.45], 0.25, 2000, 0, (-2, 3, -1.6, 2.5))
-        yield made
+        yield Explorer(["moons_2-16-16-1", "moons_2-8-8-1"], [0.9, 0.45], 0.25, 2000, 0, (-2, 3, -1.6, 2.5))
     matplotlib.use(backend)
 
 
@@ -49,11 +45,11 @@ def served(command, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shutil.copy(NOTEBOOK, folder)
+    shutil.copy(ROOT / "notebooks" / "99_explore.ipynb", folder)
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(folder / "config")}
     command = [sys.executable, "-m", *(part.format(port=port) for part in command)]
-    log = (folder / "server.log").open("w")
-    process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT)
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=log)
 
     def listens():  # without asking for a page: each that Voilà serves starts a kernel
         assert process.poll() is None, (folder / "server.log").read_text()
@@ -66,7 +62,6 @@ def served(command, folder):
     finally:
         process.terminate()
         process.wait()
-        log.close()
 
 
 LAB = ["jupyterlab", "--no-browser", "--allow-root", "--port={port}", "--IdentityProvider.token=", "--LabApp.news_url="]
@@ -98,30 +93,29 @@ def test_every_control_changes_the_picture(command, place, explorer, tmp_path):
 def _drag(page, canvas, explorer):
     height = explorer.figure.get_figheight() * explorer.figure.dpi
 
-    def at(point):
+    def move(point):
         x, y = explorer.axes[0].transData.transform(point)
         box = canvas.bounding_box()
         ratio = box["height"] / height
-        return box["x"] + x * ratio, box["y"] + (height - y) * ratio
+        page.mouse.move(box["x"] + x * ratio, box["y"] + (height - y) * ratio)
 
-    def told():
+    def mean():
         found = re.search(r"mean \((-?[\d.]+), (-?[\d.]+)\); \d+ ms", page.inner_text("body"))
-        return [float(part) for part in found.groups()]
+        return np.array([float(part) for part in found.groups()])
 
     def drag(start, end):
-        page.mouse.move(*at(start))
+        move(start)
         page.mouse.down()
-        for share in np.linspace(0.2, 1, 5):
-            page.mouse.move(*at((1 - share) * np.array(start) + share * np.array(end)))
+        for point in np.linspace(start, end, 6)[1:]:
+            move(point)
             page.wait_for_timeout(50)
         page.mouse.up()
 
-    assert told() == [0.9, 0.45]
+    assert mean().tolist() == [0.9, 0.45]
     _changes(page, canvas, lambda: drag((0.9, 0.45), (0.2, 0.9)))
-    wait_for(lambda: told() == pytest.approx([0.2, 0.9], abs=0.03))
-    x, y = told()
-    _changes(page, canvas, lambda: drag((x + 0.5, y), (x + 0.9, y + 0.3)))
-    page.mouse.move(*at((0.2, 0.9)))
+    wait_for(lambda: mean() == pytest.approx([0.2, 0.9], abs=0.03))
+    _changes(page, canvas, lambda: drag(mean() + [0.5, 0], mean() + [0.9, 0.3]))
+    move((0.2, 0.9))
     page.wait_for_function("document.body.innerText.includes('probability')")
 
 
@@ -151,22 +145,18 @@ def _use_every_control(page, canvas):
 
 def _changes(page, canvas, action):
     """Act on a picture at rest, and wait until more of it is another than a blink would make."""
-
-    def picture():
-        return np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"), dtype=int)
-
-    def differs(one, other):
-        return (abs(one - other) > 60).sum()
+    picture = lambda: np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"), dtype=int)
+    differ = lambda one, other: (abs(one - other) > 60).sum()
+    seen = [picture()]
 
     def rests():
         page.wait_for_timeout(300)
         seen.append(picture())
-        return differs(*seen[-2:]) == 0
+        return not differ(*seen[-2:])
 
-    seen = [picture()]
     wait_for(rests)
     action()
-    wait_for(lambda: differs(picture(), seen[-1]) > 20)
+    wait_for(lambda: differ(picture(), seen[-1]) > 20)
 
 
 @pytest.fixture
@@ -208,8 +198,12 @@ def test_a_saved_figure_holds_the_moving_artists_and_keeps_no_pixels(stage, tmp_
 
 
 @pytest.mark.parametrize("low, high, expected", [(1, 9, (0, 10)), (2, 5, (1.4, 5.6)), (1, 11, (-1, 13))])
-def test_limits_stand_until_they_are_too_narrow_or_too_wide(low, high, expected):
-    assert sticky_limits((0, 10), low, high, 0.2, 0.2) == pytest.approx(expected)
+def test_limits_stand_until_they_are_too_narrow_or_too_wide(stage, low, high, expected):
+    axes = stage.figure.axes[0]
+    axes.set_xlim(0, 10)
+    stage.draw()
+    assert stage.view(axes, "xlim", low, high, 0.2, 0.2) == axes.get_xlim() == pytest.approx(expected)
+    assert (stage.kept is None) == (expected != (0, 10))
 
 
 @pytest.mark.parametrize("seed", [0, 7, 18])
