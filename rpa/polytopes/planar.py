@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from rpa.polytopes import slices
 from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.reduction import inscribed_ball, is_empty
-from rpa.polytopes.slices import REACH, composite
+from rpa.polytopes.slices import NODES, REACH, WEIGHTS
 
 EPS, TINY = np.finfo(float).eps, np.finfo(float).tiny
 SIDE = 60.0  # half the side of the square that polygons are cut out of
@@ -212,7 +212,9 @@ def polygon_log_mass(polygons: Polygons) -> tuple[np.ndarray, np.ndarray, np.nda
     scale = np.maximum(rho[owner], 1.0)
     climb = [np.abs(_height(line, x1) - _height(line, x0)) * scale for line in (lower, upper)]
     pieces = np.ceil(np.maximum(np.maximum(*climb), x1 - x0) / 2.5).clip(1, 200).astype(int)
-    strip, x, log_weight = composite(x0, x1, pieces)
+    strip = np.repeat(np.arange(len(owner)), pieces)
+    piece, width = np.arange(len(strip)) - np.repeat(np.cumsum(pieces) - pieces, pieces), (x1 - x0) / pieces
+    x, log_weight = x0[strip, None] + width[strip, None] * (piece[:, None] + NODES), np.log(width[strip, None] * WEIGHTS)
     inner = log_interval(_height(lower[strip, None], x), _height(upper[strip, None], x))
     terms = inner - (x**2 + LOG_2PI) / 2 + log_weight
     log_p = np.full(len(polygons), -np.inf)
