@@ -112,8 +112,9 @@ def check_edges(polygons):
     """Both ends of every edge lie on its line, the others inside, counter-clockwise; the normals have length one."""
     used = polygons.used[:, :, None]
     a, c = polygons.lines[:, :, :2], polygons.lines[:, :, 2:]
-    along = polygons.next_vertices - polygons.vertices
-    for ends in (polygons.vertices, polygons.next_vertices):
+    ends_of_edges = polygons.vertices, polygons.following(polygons.vertices)
+    along = ends_of_edges[1] - ends_of_edges[0]
+    for ends in ends_of_edges:
         assert (np.abs((a * ends).sum(axis=2, keepdims=True) - c) * used).max() < 1e-11
     inside = (polygons.vertices @ a.transpose(0, 2, 1) - c.transpose(0, 2, 1)) * used * used.transpose(0, 2, 1)
     assert inside.max() < 1e-11 and (np.abs((a**2).sum(axis=2) - 1) * used[:, :, 0]).max() < 1e-14
