@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_above
+from rpa.polytopes.trapezoid import Conditionals, Plan, plain, truncated_above
 
 DAMPING = 0.6
 # A row that holds with room to spare is flat, its Gaussian factor is not: at full precision the weights get heavy tails
@@ -79,7 +79,7 @@ def lookahead(p: Plan, fitted: Sites | None = None) -> list[Conditionals]:
     tau, nu, mean, _ = sites(p) if fitted is None else fitted
     slope = nu - tau * (p.coef @ mean[:, :, None])[:, :, 0]
     later = p.owner[:, :, None] > np.arange(p.mean.shape[1])
-    flat = Conditionals((np.where(later, p.coef, 0.0).mT @ slope[:, :, None])[:, :, 0], None, np.ones_like(p.mean))
+    flat = plain(p, (np.where(later, p.coef, 0.0).mT @ slope[:, :, None])[:, :, 0])
     return [_backward(p, SHARPNESS * tau, slope + SHARPNESS * (nu - slope)), flat]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from rpa.polytopes.normal import log_interval
-from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_above, truncated_normal
+from rpa.polytopes.trapezoid import Conditionals, Plan, plain, truncated_above, truncated_normal
 
 
 def minimax(p: Plan, steps: int = 40) -> tuple[Conditionals, float]:
@@ -37,8 +37,7 @@ def minimax(p: Plan, steps: int = 40) -> tuple[Conditionals, float]:
         y, mu, merit = y + step * dy, mu + step * dmu, trial
         if merit <= 1e-20:
             break
-    shift = np.append(mu, 0.0)[None]
-    return Conditionals(shift, None, np.ones_like(shift)), saddle.value(y, mu) if merit < 1e-10 else np.inf
+    return plain(p, np.append(mu, 0.0)), saddle.value(y, mu) if merit < 1e-10 else np.inf
 
 
 def _squares(in_y, in_mu, *_):

@@ -143,7 +143,7 @@ def naive_weights(p, proposals, i, y):
         upper = np.where(last > 0, bound, np.inf).min(axis=0, initial=np.inf)
         lower = np.where(last < 0, bound, -np.inf).max(axis=0, initial=-np.inf)
         for j, q in enumerate(proposals):
-            centre = q.shift[i, k] + (0 if q.slope is None else q.slope[i, k, :k] @ y[:k])
+            centre = q.shift[i, k] + q.slope[i, k, :k] @ y[:k]
             low, high, x = ((end - centre) / q.spread[i, k] for end in (lower, upper, y[k]))
             mass = log_interval(low, high)
             log_w[j] += np.log(q.spread[i, k]) + mass + (x**2 - y[k] ** 2) / 2
@@ -164,7 +164,7 @@ def test_draws_and_weights_are_those_of_the_conditionals(far):
     np.testing.assert_allclose(p.coef @ p.axes, H, atol=1e-12)
     proposals = [*lookahead.lookahead(p), trapezoid.plain(p)]
     shifts = np.concatenate([minimax(trapezoid.take(p, [i]))[0].shift for i in range(12)])
-    proposals[1], uniforms = trapezoid.Conditionals(shifts, None, np.ones((12, 4))), rng.random((4, 200))
+    proposals[1], uniforms = trapezoid.plain(p, shifts), rng.random((4, 200))
     for source in range(3):
         order = [proposals[source], *proposals[:source], *proposals[source + 1 :]]
         y, log_w = (
@@ -202,7 +202,7 @@ def test_minimax_shifts_are_a_saddle():
     proposal, psi = minimax(p)
 
     def largest(move):
-        moved = trapezoid.Conditionals(proposal.shift + move, None, proposal.spread)
+        moved = trapezoid.plain(p, proposal.shift + move)
         log_w = lambda y: naive_weights(p, [moved], 0, np.append(y, 0.0)[:, None])[1][0, 0]
         less = lambda y: -log_w(y) if np.isfinite(log_w(y)) else 1e9  # the last coordinate may be anything
         return -optimize.minimize(less, p.mean[0, :2], method="Nelder-Mead", options=dict(xatol=1e-5, fatol=1e-10)).fun
