@@ -68,7 +68,8 @@ def _integral(a1, a2, low, high, size):
     decay = 1.0 if size is None else 3.0  # sech(y), times 1 - tanh(y), falls like exp(-decay y)
     low, high = _effective(A, B, low.reshape(-1), high.reshape(-1), decay)
     # An interval this short carries a factor of at most exp(-4), which 12 nodes resolve to rounding.
-    short = (high - low <= 0.8) & (_fall(A, B, low, high) <= 4.0)
+    first, last = torch.exp(2 * low), torch.exp(2 * high)
+    short = (high - low <= 0.8) & ((A / first - A / last).abs() + (B * last - B * first).abs() <= 4.0)
     result = torch.empty_like(A)
     weight = None if size is None else size.reshape(-1)
     for members, nodes in ((short, 14), (~short, 40 if size is not None else 64)):
@@ -95,11 +96,6 @@ def _effective(A, B, low, high, decay):
 
 def _root(level, A, B):
     return torch.sqrt((level - 2 * torch.sqrt(A * B)) * (level + 2 * torch.sqrt(A * B)))
-
-
-def _fall(A, B, low, high):
-    first, last = torch.exp(2 * low), torch.exp(2 * high)
-    return (A / first - A / last).abs() + (B * last - B * first).abs()
 
 
 @lru_cache

@@ -11,11 +11,10 @@ from scipy.stats import norm, truncnorm
 
 from rpa.experiments import known
 from rpa.inputs import Gaussian
-from rpa.polytopes import bivariate, lookahead, planar, polytope, quadrature, reduction, slices, tilting, trapezoid
+from rpa.polytopes import bivariate, lookahead, planar, polytope, quadrature, reduction, slices, trapezoid, truncated
 from rpa.polytopes.normal import log_interval
 from rpa.polytopes.polytope import METHODS, probability
-from rpa.polytopes.tilting import minimax
-from rpa.polytopes.truncated import _slice_step, moments
+from rpa.polytopes.truncated import _slice_step, minimax, moments
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
 
@@ -226,8 +225,8 @@ def test_no_weight_exceeds_its_bound(slab):
 
 
 def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
-    count, slopes = [], tilting._Saddle.slopes
-    monkeypatch.setattr(tilting._Saddle, "slopes", lambda *given: count.append(1) or slopes(*given))
+    count, slopes = [], truncated._Saddle.slopes
+    monkeypatch.setattr(truncated._Saddle, "slopes", lambda *given: count.append(1) or slopes(*given))
     for correlation in (0.2, 0.9):
         rows = -np.linalg.cholesky(known.equicorrelated(6, correlation)[0])
         h = np.random.default_rng(0).standard_normal((5, 6)) - np.array([[0], [1], [3], [8], [30.0]])
