@@ -110,19 +110,13 @@ def split(polygons: Polygons, a: np.ndarray, b: np.ndarray) -> Any:
     whole, both = np.flatnonzero(~crossed), np.flatnonzero(crossed)
     # Both sides of the crossed ones in one batch: the time goes into the number of calls, not into the arrays.
     twice, side = np.concatenate([both, both]), np.repeat([1.0, -1.0], len(both))[:, None]
-    cut = clip(polygons[twice], side * lines[twice], side * d[twice])
-    bits = np.concatenate([active[whole], side[:, 0] < 0])
-    return _concatenate(polygons[whole], cut), np.concatenate([whole, twice]), bits
-
-
-def _concatenate(first, second):
-    width = max(first.vertices.shape[1], second.vertices.shape[1])
-
-    def joined(*parts):
-        return np.concatenate([np.pad(part, [(0, 0), (0, width - part.shape[1]), (0, 0)]) for part in parts])
-
-    counts = np.concatenate([first.counts, second.counts])
-    return Polygons(joined(first.vertices, second.vertices), joined(first.lines, second.lines), counts)
+    kept, cut = polygons[whole], clip(polygons[twice], side * lines[twice], side * d[twice])
+    width = max(kept.vertices.shape[1], cut.vertices.shape[1])
+    wide = lambda part: np.pad(part, [(0, 0), (0, width - part.shape[1]), (0, 0)])
+    vertices = np.concatenate([wide(kept.vertices), wide(cut.vertices)])
+    edges = np.concatenate([wide(kept.lines), wide(cut.lines)])
+    parts = Polygons(vertices, edges, np.concatenate([kept.counts, cut.counts]))
+    return parts, np.concatenate([whole, twice]), np.concatenate([active[whole], side[:, 0] < 0])
 
 
 def _turn_and_trim(polygons):

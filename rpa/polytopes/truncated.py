@@ -187,10 +187,18 @@ def minimax(p: Plan, steps: int = 40) -> tuple[Conditionals, float]:
     Newton's method on the gradient, a monotone operator: its direction reduces the norm, and the step is halved until
     it does. psi is infinite where that did not converge; any shift gives an unbiased estimate.
     """
-    saddle = _saddle(p)
-    y, mu = p.mean[0, :-1], np.zeros(p.mean.shape[1] - 1)
+    m, owner = p.mean.shape[1] - 1, p.owner[0]
+    rows, bound, last, pivots, parallel = _parallels(p)
+    own = (owner == np.arange(m)[:, None]) & parallel
+    upper = np.where(own & (last > 0), bound, np.inf).min(axis=1)
+    lower = np.where(own & (last < 0), bound, -np.inf).max(axis=1)
+    C = np.where(own.any(axis=1)[:, None], rows[pivots[:m], :m], 0.0)
+    others = (owner >= 0) & ~own.any(axis=0)
+    sign = np.sign(last[others])
+    saddle = _Saddle(C, lower, upper, rows[others, :m] * sign[:, None], bound[others] * sign)
+    y, mu = p.mean[0, :m], np.zeros(m)
     merit, *state = saddle.slopes(y, mu)
-    for _ in range(steps if y.size else 0):
+    for _ in range(steps if m else 0):
         dy, dmu = saddle.newton_step(*state)
         for step in 0.5 ** np.arange(20):
             trial, *state = saddle.slopes(y + step * dy, mu + step * dmu)
@@ -252,15 +260,3 @@ def _parallels(p):
     slack = np.where(last > 0, bound - rows @ p.mean[0], np.inf)
     pivots = np.where(owner == np.arange(c)[:, None], slack, np.inf).argmin(axis=1)
     return rows, bound, last, pivots, (owner >= 0) & (np.abs(rows - rows[pivots[owner]]).max(axis=1) < 1e-8)
-
-
-def _saddle(p):
-    rows, bound, last, pivots, parallel = _parallels(p)
-    owner, m = p.owner[0], p.mean.shape[1] - 1
-    own = (owner == np.arange(m)[:, None]) & parallel
-    upper = np.where(own & (last > 0), bound, np.inf).min(axis=1)
-    lower = np.where(own & (last < 0), bound, -np.inf).max(axis=1)
-    C = np.where(own.any(axis=1)[:, None], rows[pivots[:m], :m], 0.0)
-    others = (owner >= 0) & ~own.any(axis=0)
-    sign = np.sign(last[others])
-    return _Saddle(C, lower, upper, rows[others, :m] * sign[:, None], bound[others] * sign)

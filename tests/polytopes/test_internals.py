@@ -211,12 +211,9 @@ def test_minimax_shifts_are_a_saddle():
         assert largest(step) > psi + 1e-5
 
 
-@pytest.mark.parametrize("slab", [False, True])
-def test_no_weight_exceeds_its_bound(slab):
-    cov, _ = known.equicorrelated(6, 0.5, -2.0)
-    H, h = -np.linalg.cholesky(cov), np.full(6, -2.0)
-    if slab:
-        H, h = np.vstack([H, -H[:1]]), np.append(h, 2.5)
+def test_no_weight_exceeds_its_bound():
+    H = -np.linalg.cholesky(known.equicorrelated(6, 0.5)[0])
+    H, h = np.vstack([H, -H[:1]]), np.append(np.full(6, -2.0), 2.5)
     p = trapezoid.plan(H / np.linalg.norm(H, axis=1, keepdims=True)[None], h[None])
     proposal, psi = minimax(p)
     sampler = trapezoid.PolytopeSampler(p, [proposal])

@@ -1,7 +1,7 @@
 import mpmath as mp
 import numpy as np
 from scipy.optimize import linprog
-from scipy.special import log_ndtr, owens_t
+from scipy.special import log_ndtr
 
 from rpa.polytopes import planar
 from rpa.polytopes.normal import log_interval
@@ -45,16 +45,6 @@ def test_boxes_are_exact_within_the_reported_error():
     log_p, rel_error = planar.log_probability(H, h)
     ratio = np.abs(log_p - expected) / rel_error
     assert 0.03 < np.quantile(ratio, 0.99) < 0.3 and ratio.max() < 3
-
-
-def test_wedges_against_owens_t():
-    """{x > a, 0 < y < b x} has probability T(a, b) (Owen 1956)."""
-    a, b = (grid.ravel() for grid in np.meshgrid([0.01, 0.5, 1.0, 3.0], [0.01, 0.3, 1.0, 7.0, 100.0]))
-    one, zero = np.ones_like(a), np.zeros_like(a)
-    third = np.stack([-b, one], 1) / np.hypot(b, 1)[:, None]
-    H = np.stack([np.stack([-one, zero], 1), np.stack([zero, -one], 1), third], 1)
-    log_p, _ = planar.log_probability(H, np.stack([-a, zero, zero], 1))
-    np.testing.assert_allclose(np.exp(log_p), owens_t(a, b), rtol=3e-13)
 
 
 def test_empty_and_certain_half_planes():
