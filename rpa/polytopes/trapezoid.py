@@ -8,7 +8,6 @@ given the earlier ones (Genz & Kwong 2000; with as many rows as coordinates, Gen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -194,9 +193,8 @@ class PolytopeSampler:
             interval = _Interval(lower, upper, centre, spread)
             log_w += interval.log_mass()
             if k < drawn:
-                interval = interval if k else interval.expanded(y.shape[2])
                 for source, span in enumerate(spans):
-                    y[:, k, span] = interval.draw(u[k][..., span], source, span)
+                    y[:, k, span] = interval.draw(u[k][..., span], source, span, y.shape[2])
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
         return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
@@ -246,20 +244,13 @@ class _Interval:
             log_p[self.short] = width.log() - (middle * middle + LOG_2PI) / 2
         return log_p
 
-    def expanded(self, size):
-        """The same interval for `size` points."""
-        wide = copy(self)
-        for name, value in vars(self).items():
-            setattr(wide, name, None if value is None else value.expand(-1, -1, size))
-        return wide
-
-    def draw(self, u, source, span):
-        """The points of `span` below which lies the fraction u of the law truncated from one source; in the interval or
-        at an end, even if it is empty.
+    def draw(self, u, source, span, size):
+        """The points of `span`, of `size` in all, below which lies the fraction u of the law truncated from one source;
+        in the interval or at an end, even if it is empty.
         """
 
         def part(t):
-            return None if t is None else t[:, source, span] if t.shape[2] > 1 else t[:, source]
+            return None if t is None else t.expand(-1, -1, size)[:, source, span]
 
         b, mass, centre, spread, deep = map(part, (self.b, self.mass, self.centre, self.spread, self.deep))
         if self.a is None:
