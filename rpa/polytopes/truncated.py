@@ -102,9 +102,14 @@ def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) ->
 
 def _accepted(p, rows, slack, n, rng):
     """n exact draws of z (n, r) from the plan p of some rows, tested against all; None if too few are accepted."""
-    rank = p.rank[0]
-    simple = _simple(p) if rank > 1 else p
-    proposal, psi = minimax(simple) if rank > 1 else (plain(p), 0.0)
+    simple, rank, proposal, psi = p, p.rank[0], plain(p), 0.0
+    if rank > 1:
+        # Without the rows that make the largest weight unknown.
+        kept = _parallels(p)[-1]
+        kept[np.flatnonzero(kept & (p.owner[0] == rank - 1))[1:]] = False
+        own = dict(coef=p.coef[:, kept, :rank], h=p.h[:, kept], owner=p.owner[:, kept], cut=p.cut[:, kept])
+        simple = replace(p, **own, axes=p.axes[:, :rank], mean=p.mean[:, :rank])
+        proposal, psi = minimax(simple)
     if not np.isfinite(psi):
         return None
     sampler, found, tried = PolytopeSampler(simple, [proposal]), [np.zeros((0, rows.shape[1]))], 0
@@ -129,14 +134,6 @@ def _completed(y, p, rng):
         return y @ axes
     z = rng.standard_normal((len(y), axes.shape[1]))
     return z - (z @ axes.T) @ axes + y @ axes
-
-
-def _simple(p):
-    """The plan without the rows that make its largest weight unknown."""
-    kept, c = _parallels(p)[-1], p.rank[0]
-    kept[np.flatnonzero(kept & (p.owner[0] == c - 1))[1:]] = False
-    rows = dict(coef=p.coef[:, kept, :c], h=p.h[:, kept], owner=p.owner[:, kept], cut=p.cut[:, kept])
-    return replace(p, **rows, axes=p.axes[:, :c], mean=p.mean[:, :c])
 
 
 def _chains(p, rows, slack, n, rng, steps=25):
