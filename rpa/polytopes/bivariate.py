@@ -64,11 +64,21 @@ def relu_covariance(a1: torch.Tensor, a2: torch.Tensor, rho: torch.Tensor) -> to
 
 def _integral(a1, a2, low, high, size):
     """int phi2(a1, a2; tanh y) dr over y in [low, high], with the weight size - tanh y unless size is None."""
-    A, B = ((a1 + a2) ** 2 / 8).reshape(-1), ((a1 - a2) ** 2 / 8).reshape(-1)
+    A, B, low, high = (part.reshape(-1) for part in ((a1 + a2) ** 2 / 8, (a1 - a2) ** 2 / 8, low, high))
     decay = 1.0 if size is None else 3.0  # sech(y), times 1 - tanh(y), falls like exp(-decay y)
-    low, high = _effective(A, B, low.reshape(-1), high.reshape(-1), decay)
+    # The peak of -A/t - B t - decay y, and the roots of A/t + B t = c: outside the integrand is below exp(-DROP) of it.
+    peak = 8 * A / (2 * decay + torch.sqrt(4 * decay**2 + 64 * A * B))
+    y = (0.5 * peak.log()).clamp(min=low).clamp(max=high)
+    t = torch.exp(2 * y)
+    level = A / t + B * t + DROP
+    high = torch.minimum(high, y + DROP / decay)
+    high = torch.minimum(high, 0.5 * torch.log((level + _root(level, A, B)) / (2 * B)))
+    level = level + decay * y
+    low = torch.maximum(low, 0.5 * torch.log(2 * A / (level + _root(level, A, B))))
+    low = torch.minimum(low, high)
     # An interval this short carries a factor of at most exp(-4), which 12 nodes resolve to rounding.
-    short = (high - low <= 0.8) & (_fall(A, B, low, high) <= 4.0)
+    first, last = torch.exp(2 * low), torch.exp(2 * high)
+    short = (high - low <= 0.8) & ((A / first - A / last).abs() + (B * last - B * first).abs() <= 4.0)
     result = torch.empty_like(A)
     weight = None if size is None else size.reshape(-1)
     for members, nodes in ((short, 14), (~short, 40 if size is not None else 64)):
@@ -79,27 +89,8 @@ def _integral(a1, a2, low, high, size):
     return result.reshape(a1.shape)
 
 
-def _effective(A, B, low, high, decay):
-    """The part of [low, high] outside which the integrand is below exp(-DROP) of its peak."""
-    # Peak of -A/t - B t - decay y, and the roots of A/t + B t = c.
-    peak = 8 * A / (2 * decay + torch.sqrt(4 * decay**2 + 64 * A * B))
-    y = (0.5 * peak.log()).clamp(min=low).clamp(max=high)
-    t = torch.exp(2 * y)
-    level = A / t + B * t + DROP
-    high = torch.minimum(high, y + DROP / decay)
-    high = torch.minimum(high, 0.5 * torch.log((level + _root(level, A, B)) / (2 * B)))
-    level = level + decay * y
-    low = torch.maximum(low, 0.5 * torch.log(2 * A / (level + _root(level, A, B))))
-    return torch.minimum(low, high), high
-
-
 def _root(level, A, B):
     return torch.sqrt((level - 2 * torch.sqrt(A * B)) * (level + 2 * torch.sqrt(A * B)))
-
-
-def _fall(A, B, low, high):
-    first, last = torch.exp(2 * low), torch.exp(2 * high)
-    return (A / first - A / last).abs() + (B * last - B * first).abs()
 
 
 @lru_cache

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rpa.polytopes.trapezoid import Conditionals, Plan, truncated_above
+from rpa.polytopes.trapezoid import Conditionals, Plan, plain, truncated_above
 
 DAMPING = 0.6
 # A row that holds with room to spare is flat, its Gaussian factor is not: at full precision the weights get heavy tails
@@ -43,9 +43,8 @@ def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
     tau, nu, push = np.zeros((3, *p.h.shape))
     eye = torch.eye(p.mean.shape[1], dtype=torch.float64)
     mean, index = np.zeros(p.mean.shape), np.arange(len(p.h))
-    state = p.h, p.coef, tau, nu  # padding, of zero rows and infinite bounds, keeps flat factors
     for _ in range(sweeps):
-        h, rows, tau_, nu_ = state
+        h, rows, tau_, nu_ = (part[index] for part in (p.h, p.coef, tau, nu))
         # The precision is L L^T; rows L^-T has the variances of the rows as its squared lengths.
         factors, weights = torch.from_numpy(rows), torch.from_numpy(tau_[:, :, None] * rows)
         lower = torch.linalg.cholesky_ex(eye + factors.mT @ weights).L
@@ -59,14 +58,13 @@ def sites(p: Plan, sweeps: int = 40, tol: float = 1e-2) -> Sites:
         middle, scale = (centre / var - nu_) / rest, 1 / np.sqrt(rest)
         shift, shrink = truncated_above((h - middle) / scale)
         target, precision = middle + scale * shift, rest / np.maximum(shrink, rest / HARDEST)
-        tau_ = tau_ + DAMPING * (precision - rest - tau_)
-        nu_ = nu_ + DAMPING * (target * precision - middle * rest - nu_)
-        tau[index], nu[index], mean[index] = tau_, nu_, middle_y[:, :, 0]
-        push[index] = -shift / scale
-        going = (np.abs(target - centre) > tol * np.sqrt(var)).any(axis=1)
-        if not going.any():
+        # Padding, of zero rows and infinite bounds, keeps flat factors.
+        tau[index] += DAMPING * (precision - rest - tau_)
+        nu[index] += DAMPING * (target * precision - middle * rest - nu_)
+        mean[index], push[index] = middle_y[:, :, 0], -shift / scale
+        index = index[(np.abs(target - centre) > tol * np.sqrt(var)).any(axis=1)]
+        if not len(index):
             break
-        index, state = index[going], tuple(part[going] for part in (h, rows, tau_, nu_))
     return Sites(tau, nu, mean, push)
 
 
@@ -79,7 +77,7 @@ def lookahead(p: Plan, fitted: Sites | None = None) -> list[Conditionals]:
     tau, nu, mean, _ = sites(p) if fitted is None else fitted
     slope = nu - tau * (p.coef @ mean[:, :, None])[:, :, 0]
     later = p.owner[:, :, None] > np.arange(p.mean.shape[1])
-    flat = Conditionals((np.where(later, p.coef, 0.0).mT @ slope[:, :, None])[:, :, 0], None, np.ones_like(p.mean))
+    flat = plain(p, (np.where(later, p.coef, 0.0).mT @ slope[:, :, None])[:, :, 0])
     return [_backward(p, SHARPNESS * tau, slope + SHARPNESS * (nu - slope)), flat]
 
 

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from rpa.polytopes import slices
 from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.reduction import inscribed_ball, is_empty
-from rpa.polytopes.slices import REACH, composite
+from rpa.polytopes.slices import NODES, REACH, WEIGHTS
 
 EPS, TINY = np.finfo(float).eps, np.finfo(float).tiny
 SIDE = 60.0  # half the side of the square that polygons are cut out of
@@ -46,18 +46,12 @@ class Polygons:
         """Mask (P, n) of the entries in use."""
         return np.arange(self.vertices.shape[1]) < self.counts[:, None]
 
-    @property
-    def next_vertices(self) -> np.ndarray:
-        """The far end of each edge (P, n, 2)."""
-        return _next(self.vertices, self.counts)
-
-
-def _next(values, counts):
-    """The entry of each polygon's following vertex, (P, n, ...)."""
-    following = np.concatenate([values[:, 1:], values[:, :1]], axis=1)
-    rows = np.flatnonzero(counts)
-    following[rows, counts[rows] - 1] = values[rows, 0]
-    return following
+    def following(self, values: np.ndarray) -> np.ndarray:
+        """The value (P, n, ...) of the vertex after each: of vertices, the far ends of the edges."""
+        after = np.roll(values, -1, axis=1)
+        rows = np.flatnonzero(self.counts)
+        after[rows, self.counts[rows] - 1] = values[rows, 0]
+        return after
 
 
 def square(count: int) -> Polygons:
@@ -85,20 +79,15 @@ def clip(polygons: Polygons, lines: np.ndarray, distances: np.ndarray | None = N
     used = polygons.used
     if not (used & (d >= 0)).any():
         return polygons
-    start, end = polygons.vertices, polygons.next_vertices
-    following = _next(d, polygons.counts)
-    keep = used & (d <= 0)
+    start, following = polygons.vertices, polygons.following(d)
     cross = used & (d * following < 0)
     share = np.divide(d, d - following, out=np.zeros_like(d), where=cross)
-    crossing = start + share[..., None] * (end - start)
-    cut = np.broadcast_to(lines[:, None], polygons.lines.shape)
-    leaving = following > 0
-    own = np.where((leaving & (d == 0))[..., None], cut, polygons.lines)
-    other = np.where(leaving[..., None], cut, polygons.lines)
-    shape = (len(polygons), 2 * d.shape[1])
-    emitted = np.stack([keep, cross], axis=2).reshape(shape)
-    vertices = np.stack([start, crossing], axis=2).reshape(*shape, 2)
-    edges = np.stack([own, other], axis=2).reshape(*shape, 3)
+    crossing = start + share[..., None] * (polygons.following(start) - start)
+    # Each edge gives its start, if inside, and its crossing; where it leaves the half-plane the new line follows.
+    emitted = np.stack([used & (d <= 0), cross], axis=2).reshape(len(d), -1)
+    vertices = np.stack([start, crossing], axis=2).reshape(*emitted.shape, 2)
+    left = np.stack([(d == 0) & (following > 0), following > 0], axis=2)[..., None]
+    edges = np.where(left, lines[:, None, None], polygons.lines[:, :, None]).reshape(*emitted.shape, 3)
     emitted[~(used & (d < 0)).any(axis=1)] = False
     counts = emitted.sum(axis=1)
     order = np.argsort(~emitted, axis=1, kind="stable")[:, : max(counts.max(initial=0), 1)]
@@ -121,64 +110,34 @@ def split(polygons: Polygons, a: np.ndarray, b: np.ndarray) -> Any:
     whole, both = np.flatnonzero(~crossed), np.flatnonzero(crossed)
     # Both sides of the crossed ones in one batch: the time goes into the number of calls, not into the arrays.
     twice, side = np.concatenate([both, both]), np.repeat([1.0, -1.0], len(both))[:, None]
-    cut = clip(polygons[twice], side * lines[twice], side * d[twice])
-    bits = np.concatenate([active[whole], side[:, 0] < 0])
-    return _concatenate(polygons[whole], cut), np.concatenate([whole, twice]), bits
-
-
-def _concatenate(first, second):
-    width = max(first.vertices.shape[1], second.vertices.shape[1])
-
-    def joined(*parts):
-        return np.concatenate([np.pad(part, [(0, 0), (0, width - part.shape[1]), (0, 0)]) for part in parts])
-
-    counts = np.concatenate([first.counts, second.counts])
-    return Polygons(joined(first.vertices, second.vertices), joined(first.lines, second.lines), counts)
-
-
-def _nearest_points(polygons):
-    """Point of each polygon nearest to the origin (P, 2)."""
-    start, step = polygons.vertices, polygons.next_vertices - polygons.vertices
-    length = (step**2).sum(axis=2)
-    t = (-(start * step).sum(axis=2) / np.maximum(length, TINY)).clip(0.0, 1.0)
-    foot = start + t[..., None] * step
-    used = polygons.used
-    norm = np.where(used, np.linalg.norm(foot, axis=2), np.inf)
-    nearest = np.take_along_axis(foot, norm.argmin(axis=1)[:, None, None], 1)[:, 0]
-    holds_origin = (np.where(used, polygons.lines[..., 2], np.inf) >= 0).all(axis=1)
-    return np.where(holds_origin[:, None], 0.0, nearest)
+    kept, cut = polygons[whole], clip(polygons[twice], side * lines[twice], side * d[twice])
+    width = max(kept.vertices.shape[1], cut.vertices.shape[1])
+    wide = lambda part: np.pad(part, [(0, 0), (0, width - part.shape[1]), (0, 0)])
+    vertices = np.concatenate([wide(kept.vertices), wide(cut.vertices)])
+    edges = np.concatenate([wide(kept.lines), wide(cut.lines)])
+    parts = Polygons(vertices, edges, np.concatenate([kept.counts, cut.counts]))
+    return parts, np.concatenate([whole, twice]), np.concatenate([active[whole], side[:, 0] < 0])
 
 
 def _turn_and_trim(polygons):
     """The polygons with their nearest points on the positive y axis, trimmed; the distances of these points (P,)."""
-    nearest = _nearest_points(polygons)
+    start, used = polygons.vertices, polygons.used
+    step = polygons.following(start) - start
+    share = (-(start * step).sum(axis=2) / np.maximum((step**2).sum(axis=2), TINY)).clip(0.0, 1.0)
+    foot = start + share[..., None] * step
+    closest = np.where(used, np.linalg.norm(foot, axis=2), np.inf).argmin(axis=1)
+    holds_origin = (np.where(used, polygons.lines[..., 2], np.inf) >= 0).all(axis=1)
+    nearest = np.where(holds_origin[:, None], 0.0, foot[np.arange(len(foot)), closest])
     rho = np.hypot(nearest[:, 0], nearest[:, 1])
     up = np.where(rho[:, None] > 0, nearest / np.maximum(rho, TINY)[:, None], np.array([0.0, 1.0]))
-    rotation = np.stack([np.stack([up[:, 1], -up[:, 0]], axis=1), up], axis=1)
-    lines = np.concatenate([polygons.lines[..., :2] @ rotation.transpose(0, 2, 1), polygons.lines[..., 2:]], axis=2)
-    turned = Polygons(polygons.vertices @ rotation.transpose(0, 2, 1), lines, polygons.counts)
-    depth = REACH**2 / np.maximum(2 * rho, REACH)
-    one, zero = np.ones_like(rho), np.zeros_like(rho)
-    far = REACH * one
-    for a_x, a_y, c in ((one, zero, far), (-one, zero, far), (zero, one, rho + depth), (zero, -one, far)):
-        turned = clip(turned, np.stack([a_x, a_y, c], axis=1))
+    turn = np.stack([np.stack([up[:, 1], -up[:, 0]], axis=1), up], axis=2)
+    lines = np.concatenate([polygons.lines[..., :2] @ turn, polygons.lines[..., 2:]], axis=2)
+    turned = Polygons(start @ turn, lines, polygons.counts)
+    cuts = np.tile([[1.0, 0.0, REACH], [-1.0, 0.0, REACH], [0.0, 1.0, 0.0], [0.0, -1.0, REACH]], (len(rho), 1, 1))
+    cuts[:, 2, 2] = rho + REACH**2 / np.maximum(2 * rho, REACH)
+    for i in range(4):
+        turned = clip(turned, cuts[:, i])
     return turned, rho
-
-
-def _strips(polygons):
-    """Vertical strips between neighbouring vertices: owner (S,), ends x0, x1 (S,), lower and upper line (S, 3)."""
-    xs = np.where(polygons.used, polygons.vertices[..., 0], -np.inf)
-    xs = np.sort(xs, axis=1)
-    owner, column = np.nonzero((xs[:, :-1] > -np.inf) & (xs[:, 1:] > xs[:, :-1]))
-    x0, x1 = xs[owner, column], xs[owner, column + 1]
-    lines, used = polygons.lines[owner], polygons.used[owner]
-    a_x, a_y, c = np.moveaxis(lines, 2, 0)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        height = (c - a_x * ((x0 + x1) / 2)[:, None]) / a_y
-    above = np.where(used & (a_y > 1e-14), height, np.inf).argmin(axis=1)
-    below = np.where(used & (a_y < -1e-14), height, -np.inf).argmax(axis=1)
-    row = np.arange(len(owner))
-    return owner, x0, x1, lines[row, below], lines[row, above]
 
 
 def _height(line, x):
@@ -189,35 +148,40 @@ def _edges(polygons, log_p):
     """Of each edge (P, n): ends t0, t1 along it (P, n), log density at its foot point by P, mass of phi on it by P."""
     normal, offset = polygons.lines[..., :2], polygons.lines[..., 2]
     along = np.stack([-normal[..., 1], normal[..., 0]], axis=2)
-    t0, t1 = ((v * along).sum(axis=2) for v in (polygons.vertices, polygons.next_vertices))
+    t0, t1 = ((v * along).sum(axis=2) for v in (polygons.vertices, polygons.following(polygons.vertices)))
     log_height = np.where(polygons.used, -(offset**2 + LOG_2PI) / 2 - log_p[:, None], -np.inf)
     return along, t0, t1, log_height, np.exp(np.minimum(log_height + log_interval(t0, t1), 700.0))
-
-
-def _rounding(polygons, rho, log_p):
-    """Relative error (P,) of a mass when each line may be off by one unit of rounding."""
-    # Moving an edge by d changes the mass by d times the density along it.
-    density = _edges(polygons, np.where(np.isfinite(log_p), log_p, 0.0))[-1]
-    # Running sums: unlike `sum`, they do not depend on how many unused entries follow.
-    return 10 * EPS * (10 + rho) * (1 + density.cumsum(axis=1)[:, -1])
 
 
 def polygon_log_mass(polygons: Polygons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(log P(z in polygon), relative error, distance from the origin), each (P,), for z ~ N(0, I_2).
 
-    -inf for an empty polygon. The error is that of rounding in lines and vertices; the quadrature is good to 1e-14.
+    -inf for an empty polygon. The error is that of one unit of rounding in each line; the quadrature is good to 1e-14.
     """
     turned, rho = _turn_and_trim(polygons)
-    owner, x0, x1, lower, upper = _strips(turned)
-    scale = np.maximum(rho[owner], 1.0)
-    climb = [np.abs(_height(line, x1) - _height(line, x0)) * scale for line in (lower, upper)]
-    pieces = np.ceil(np.maximum(np.maximum(*climb), x1 - x0) / 2.5).clip(1, 200).astype(int)
-    strip, x, log_weight = composite(x0, x1, pieces)
+    # Vertical strips between neighbouring vertices, each below one line and above another.
+    xs = np.sort(np.where(turned.used, turned.vertices[..., 0], -np.inf), axis=1)
+    owner, column = np.nonzero((xs[:, :-1] > -np.inf) & (xs[:, 1:] > xs[:, :-1]))
+    start, stop, row = xs[owner, column], xs[owner, column + 1], np.arange(len(owner))
+    lines, used = turned.lines[owner], turned.used[owner]
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        height = _height(lines, ((start + stop) / 2)[:, None])
+    upper = lines[row, np.where(used & (lines[..., 1] > 1e-14), height, np.inf).argmin(axis=1)]
+    lower = lines[row, np.where(used & (lines[..., 1] < -1e-14), height, -np.inf).argmax(axis=1)]
+    climb = [np.abs(_height(line, stop) - _height(line, start)) for line in (lower, upper)]
+    pieces = np.ceil(np.maximum(np.maximum(*climb) * np.maximum(rho[owner], 1.0), stop - start) / 2.5)
+    pieces = pieces.clip(1, 200).astype(int)
+    strip, first = np.repeat(row, pieces), np.cumsum(pieces) - pieces
+    width = ((stop - start) / pieces)[strip, None]
+    x = start[strip, None] + width * ((np.arange(len(strip)) - first[strip])[:, None] + NODES)
     inner = log_interval(_height(lower[strip, None], x), _height(upper[strip, None], x))
-    terms = inner - (x**2 + LOG_2PI) / 2 + log_weight
+    terms = inner - (x**2 + LOG_2PI) / 2 + np.log(width * WEIGHTS)
     log_p = np.full(len(polygons), -np.inf)
     np.logaddexp.at(log_p, owner[strip], logsumexp(terms, axis=1))
-    return log_p, _rounding(turned, rho, log_p), rho
+    # Moving an edge by d changes the mass by d times the density along it. Running sums: unlike `sum`, they do not
+    # depend on how many unused entries follow.
+    density = _edges(turned, np.where(np.isfinite(log_p), log_p, 0.0))[-1].cumsum(axis=1)[:, -1]
+    return log_p, 10 * EPS * (10 + rho) * (1 + density), rho
 
 
 def polygon_moments(polygons: Polygons, log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

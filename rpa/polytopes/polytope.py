@@ -18,9 +18,9 @@ from rpa.inputs import Gaussian
 from rpa.polytopes import planar, quadrature, reduction
 from rpa.polytopes.lookahead import lookahead, sites
 from rpa.polytopes.normal import LOG_2PI, log_interval
-from rpa.polytopes.tilting import minimax
 from rpa.polytopes.trapezoid import plain, plan, take
 from rpa.polytopes.truncated import Sample as Sample
+from rpa.polytopes.truncated import minimax
 from rpa.polytopes.truncated import moments as moments
 from rpa.polytopes.truncated import sample as sample
 
@@ -232,27 +232,21 @@ def _sampled(p, shift, method, effort, shifts):
 
 def _interval(p, shift):
     """Rank 1: the interval that the rows leave, exactly."""
-    coef, real = p.coef[:, :, 0], p.owner >= 0
+    real, sides = p.owner >= 0, np.array([1.0, -1.0])[:, None, None]
+    along = sides * p.coef[:, :, 0]
     with np.errstate(divide="ignore", invalid="ignore"):
-        bound = p.h / coef
-    above, below = np.where(real & (coef > 0), bound, np.inf), np.where(real & (coef < 0), bound, -np.inf)
-    upper, lower = above.min(axis=1), below.max(axis=1)
-    moved = shift + 2 * EPS * np.abs(p.h) + BULK * p.cut
-    outer = [(above + moved).min(axis=1), (below - moved).max(axis=1)]
-    log_p = log_interval(lower, upper)
+        bounds = np.where(real & (along > 0), p.h / along, np.inf)  # of z and of -z
+    moved = np.where(real, shift + 2 * EPS * np.abs(p.h) + BULK * p.cut, 0.0)
+    ends, outer = bounds.min(axis=2), (bounds + moved).min(axis=2)
+    log_p = log_interval(-ends[1], ends[0])
     # The density at each end by P, times how far rounding may have moved it.
     start = np.where(np.isfinite(log_p), log_p, 0.0)
-    error = EPS * (8 - start)
-    for end, bounds in ((upper, above), (lower, below)):
-        at = np.isfinite(end)
-        by = np.where(bounds == end[:, None], moved, 0.0).max(axis=1, initial=0.0)
-        height = -(np.where(at, end, 0.0) ** 2 + LOG_2PI) / 2 - start
-        error += np.where(at, np.exp(np.minimum(height, 700.0)) * by, 0.0)
+    by = np.where(bounds == ends[:, :, None], moved, 0.0).max(axis=2)
+    error = EPS * (8 - start) + (np.exp(np.minimum(-(ends**2 + LOG_2PI) / 2 - start, 700.0)) * by).sum(axis=0)
     with np.errstate(divide="ignore"):
         error /= np.maximum(1 - error, 0.0)
     empty = np.isneginf(log_p)
-    proved = outer[0] < outer[1]
-    # A point, if nothing was subtracted from the bounds.
-    exact = (shift == 0).all(axis=1) & (upper == lower)
-    rel_error = np.where(empty, np.where(proved | exact, 0.0, np.inf), error)
-    return np.where(empty & ~(proved | exact), log_interval(outer[1], outer[0]), log_p), rel_error
+    # Nothing is left, or a point if nothing was subtracted from the bounds.
+    proved = (outer[0] < -outer[1]) | ((shift == 0).all(axis=1) & (ends[0] == -ends[1]))
+    rel_error = np.where(empty, np.where(proved, 0.0, np.inf), error)
+    return np.where(empty & ~proved, log_interval(-outer[1], outer[0]), log_p), rel_error

@@ -80,7 +80,7 @@ def estimate(
         for part, _, log_w in draws(sampler, pending, start, stop, effort.seed, shifts=shifts):
             fresh = torch.logsumexp(log_w, dim=2).numpy(force=True)
             sums[part] = np.logaddexp(sums[part], fresh)
-        log_p[pending], rel_error[pending] = _summary(sums[pending], _points(stop, sampler))
+        log_p[pending], rel_error[pending] = _summary(sums[pending], stop, sampler)
         with np.errstate(invalid="ignore"):
             size = np.exp(log_p[pending] - np.clip(log_p[pending], *effort.log_range))
             settled = rel_error[pending] * size <= effort.rtol
@@ -97,10 +97,6 @@ def estimate(
     deviation = np.zeros(sums.shape)
     deviation[seen] = REPLICATES * softmax(sums[seen], axis=1) - 1
     return log_p, rel_error, deviation
-
-
-def _points(stop, sampler):
-    return sum(stop // pace for pace in (1, EXTRA)[: sampler.sources])
 
 
 def draws(
@@ -138,8 +134,9 @@ def draws(
         yield index, torch.cat(ys, dim=3), torch.cat(logs, dim=2)
 
 
-def _summary(log_sums, n):
-    """Log of the mean and its relative error, each (K,), from sums over the n points of each replicate (K, R)."""
+def _summary(log_sums, stop, sampler):
+    """Log of the mean and its relative error, each (K,), from sums over all points of each replicate (K, R)."""
+    n = sum(stop // pace for pace in (1, EXTRA)[: sampler.sources])
     # SAFETY standard errors plus the weight of one point, which a part of the polytope without any might have.
     top = log_sums.max(axis=1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
@@ -160,7 +157,7 @@ def weighted_moments(p: Plan, proposals: Sequence[Conditionals], rtol: float, se
     sampler, stop, unsettled = PolytopeSampler(p, proposals), 4 * FIRST, True
     while unsettled and stop * REPLICATES <= budget:
         _, y, log_w = next(draws(sampler, np.array([0]), 0, stop, seed, last=True))
-        log_p, error = (part[0] for part in _summary(torch.logsumexp(log_w, dim=2).numpy(), _points(stop, sampler)))
+        log_p, error = (part[0] for part in _summary(torch.logsumexp(log_w, dim=2).numpy(), stop, sampler))
         y, w = y[0], torch.exp(log_w[0] - log_w.max().clamp_min(-1e300))
         w = w / w.sum().clamp_min(1e-300)
         mean = (w * y).sum(dim=(1, 2))

@@ -225,15 +225,13 @@ def is_empty(H: np.ndarray, h: np.ndarray, y: np.ndarray) -> np.ndarray:
     The proof is a combination of the rows with weights w >= 0, w H = 0 and w h < 0 (Farkas), where rounding is far
     smaller than w h. y (K, n): multipliers of the `inscribed_ball`, from which w is made.
     """
-    return np.array([_refuted(*each) for each in zip(H, np.where(np.isfinite(h), h, 0.0), y)], dtype=bool)
-
-
-def _refuted(H, h, weights):
-    if not weights.any():
-        return False
-    weights = _balanced(H, weights)
-    gap, size = -weights @ h, np.abs(weights) @ (1 + np.abs(h))
-    return (weights >= 0).all() and gap > 64 * EPS * size and np.linalg.norm(weights @ H) * REMOTE < gap
+    proved = np.zeros(len(H), dtype=bool)
+    for k in np.flatnonzero(y.any(axis=1)):
+        bounds, weights = np.where(np.isfinite(h[k]), h[k], 0.0), _balanced(H[k], y[k])
+        gap, size = -weights @ bounds, np.abs(weights) @ (1 + np.abs(bounds))
+        sure = (weights >= 0).all() and gap > 64 * EPS * size
+        proved[k] = sure and np.linalg.norm(weights @ H[k]) * REMOTE < gap
+    return proved
 
 
 def _balanced(H, weights):

@@ -8,7 +8,6 @@ given the earlier ones (Genz & Kwong 2000; with as many rows as coordinates, Gen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -31,8 +30,7 @@ DEEP = -37.0  # Phi underflows below
 
 def take(record: Any, index: np.ndarray) -> Any:
     """A dataclass of arrays (K, ...), restricted to `index`."""
-    arrays = (getattr(record, f.name) for f in fields(record))
-    return type(record)(*(None if array is None else array[index] for array in arrays))
+    return type(record)(*(getattr(record, f.name)[index] for f in fields(record)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +75,9 @@ def plan(H: np.ndarray, h: np.ndarray) -> Plan:
     slack, free, norm = h.copy(), np.isfinite(h), np.linalg.norm(H, axis=2)
     coef, axes, mean = np.zeros((count, n, c)), np.zeros((count, c, r)), np.zeros((count, c))
     owner, rank, cut = np.full((count, n), -1), np.zeros(count, dtype=int), np.zeros((count, n))
-    thin = _slab_width(H, h)
+    # Distance between each row and the nearest that is its exact opposite.
+    thin, (which, first, second) = np.full(h.shape, np.inf), matching(H, h, -1)
+    thin[which, first] = thin[which, second] = np.maximum(h[which, first] + h[which, second], 0.0)
     for k in range(c):
         urgency = np.where(thin < THIN, 1e300 * (thin - 1), slack / np.where(free, norm, 1.0))
         pick = np.where(free, urgency, np.inf).argmin(axis=1)
@@ -115,14 +115,6 @@ def _rest(rows, coef, axes):
     return rows - (coef[:, None] @ axes)[:, 0]
 
 
-def _slab_width(H, h):
-    """Distance (K, n) between each row and the nearest that is its exact opposite; infinite where there is none."""
-    width = np.full(h.shape, np.inf)
-    k, first, second = matching(H, h, -1)
-    width[k, first] = width[k, second] = np.maximum(h[k, first] + h[k, second], 0.0)
-    return width
-
-
 def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tuple:
     """Mean and variance of N(0, 1) on [lower, upper], to 1e-9; the middle and 0 for an empty interval."""
     a, b = np.clip([lower, upper], -FARTHEST, FARTHEST)
@@ -145,17 +137,17 @@ def truncated_above(upper: np.ndarray) -> tuple:
 class Conditionals:
     """Coordinate k is drawn from N(shift_k + sum_{j < k} slope_kj y_j, spread_k^2) truncated to its interval.
 
-    shift (K, c), slope (K, c, c) or None for zero, spread (K, c). The last coordinate has 0, 0, 1.
+    shift (K, c), slope (K, c, c), spread (K, c). The last coordinate has 0, 0, 1.
     """
 
     shift: np.ndarray
-    slope: np.ndarray | None
+    slope: np.ndarray
     spread: np.ndarray
 
 
-def plain(p: Plan) -> Conditionals:
-    """The proposal of Genz (1992): each coordinate from N(0, 1)."""
-    return Conditionals(np.zeros_like(p.mean), None, np.ones_like(p.mean))
+def plain(p: Plan, shift: np.ndarray | float = 0.0) -> Conditionals:
+    """Each coordinate from N(shift, 1); without a shift the proposal of Genz (1992)."""
+    return Conditionals(p.mean * 0.0 + shift, np.zeros((*p.mean.shape, p.mean.shape[1])), np.ones_like(p.mean))
 
 
 class PolytopeSampler:
@@ -166,17 +158,12 @@ class PolytopeSampler:
         self._spread = torch.as_tensor(np.stack([q.spread for q in proposals], axis=1), device=device)
         self._coordinates = []
         for k in range(self.dim):
-            slopes = [np.zeros_like(p.coef[:, 0, :k]) if q.slope is None else q.slope[:, k, :k] for q in proposals]
-            shifts = np.stack([q.shift[:, k] for q in proposals], axis=1)
+            slopes, shifts = [q.slope[:, k, None, :k] for q in proposals], [q.shift[:, k] for q in proposals]
             (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
-            # The first row from above, which every coordinate has, and the others, which are fewer: two products.
-            first = np.concatenate([np.stack(slopes, axis=1), -above[:, :1]], axis=1)
-            others = np.concatenate([-above[:, 1:], -below], axis=1)
-            spare = -others.shape[1] % TILE if k > 1 else 0
-            others = np.pad(others, [(0, 0), (0, spare), (0, 0)])
-            bounds = np.pad(np.column_stack([upper[:, 1:], lower]), [(0, 0), (0, spare)])
-            arrays = first, np.column_stack([shifts, upper[:, :1]])[:, :, None], others, bounds[:, :, None]
-            sizes = [upper.shape[1] - 1, lower.shape[1], spare]
+            matrix, offset = np.concatenate([*slopes, -above, -below], axis=1), np.column_stack([*shifts, upper, lower])
+            spare = -matrix.shape[1] % TILE if k > 1 else 0
+            arrays = np.pad(offset, [(0, 0), (0, spare)])[:, :, None], np.pad(matrix, [(0, 0), (0, spare), (0, 0)])
+            sizes = [self.sources, upper.shape[1], lower.shape[1], spare]
             self._coordinates.append(([torch.as_tensor(array, device=device) for array in arrays], sizes))
 
     def points(self, index: np.ndarray, uniforms: torch.Tensor, counts: Sequence[int] = ()) -> Any:
@@ -194,23 +181,20 @@ class PolytopeSampler:
         y = torch.zeros(len(index), drawn, u.shape[-1], dtype=torch.float64, device=self.device)
         log_w = spreads[:, :, :drawn].log().sum(dim=2, keepdim=True).expand(-1, -1, u.shape[-1]).contiguous()
         for k, (arrays, sizes) in enumerate(self._coordinates):
-            matrix, offset, others, bounds = (array.index_select(0, index) for array in arrays)
+            offset, matrix = (array.index_select(0, index) for array in arrays)
             # The first coordinate has one interval for all points of a polytope.
             earlier = y[:, :k] if k else y[:, :0, :1]
             # Of a column times a row, a matrix product's last bits depend on the number of polytopes.
             product = torch.addcmul if k == 1 else torch.baddbmm
-            both = product(offset, matrix, earlier)
-            centre, upper, lower, spread = both[:, :-1], both[:, -1:], None, spreads[:, :, k, None]
-            if sizes[0] or sizes[1]:
-                more, below, _ = product(bounds, others, earlier).split(sizes, dim=1)
-                upper = torch.minimum(upper, more.amin(dim=1, keepdim=True)) if sizes[0] else upper
-                lower = below.amax(dim=1, keepdim=True) if sizes[1] else None
+            centre, above, below, _ = product(offset, matrix, earlier).split(sizes, dim=1)
+            upper = above.amin(dim=1, keepdim=True) if sizes[1] > 1 else above
+            lower = below.amax(dim=1, keepdim=True) if sizes[2] else None
+            spread = spreads[:, :, k, None]
             interval = _Interval(lower, upper, centre, spread)
             log_w += interval.log_mass()
             if k < drawn:
-                interval = interval if k else interval.expanded(y.shape[2])
                 for source, span in enumerate(spans):
-                    y[:, k, span] = interval.draw(u[k][..., span], source, span)
+                    y[:, k, span] = interval.draw(u[k][..., span], source, span, y.shape[2])
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
         return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
@@ -260,20 +244,13 @@ class _Interval:
             log_p[self.short] = width.log() - (middle * middle + LOG_2PI) / 2
         return log_p
 
-    def expanded(self, size):
-        """The same interval for `size` points."""
-        wide = copy(self)
-        for name, value in vars(self).items():
-            setattr(wide, name, None if value is None else value.expand(-1, -1, size))
-        return wide
-
-    def draw(self, u, source, span):
-        """The points of `span` below which lies the fraction u of the law truncated from one source; in the interval or
-        at an end, even if it is empty.
+    def draw(self, u, source, span, size):
+        """The points of `span`, of `size` in all, below which lies the fraction u of the law truncated from one source;
+        in the interval or at an end, even if it is empty.
         """
 
         def part(t):
-            return None if t is None else t[:, source, span] if t.shape[2] > 1 else t[:, source]
+            return None if t is None else t.expand(-1, -1, size)[:, source, span]
 
         b, mass, centre, spread, deep = map(part, (self.b, self.mass, self.centre, self.spread, self.deep))
         if self.a is None:

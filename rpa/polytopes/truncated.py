@@ -1,9 +1,10 @@
 """The Gaussian restricted to a polytope: mean, covariance and draws.
 
-Weighted points of `lookahead` give the moments. The weights of `tilting` have a known maximum: accepting points with
-probability weight / maximum gives independent exact draws.
+Weighted points of `lookahead` give the moments. Minimax tilting (Botev 2017) takes the shifts for which the largest
+weight is smallest: accepting points with probability weight / maximum gives independent exact draws.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,8 @@ from rpa import _check
 from rpa.inputs import Gaussian
 from rpa.polytopes import quadrature, reduction
 from rpa.polytopes.lookahead import lookahead
-from rpa.polytopes.tilting import minimax, parallels
-from rpa.polytopes.trapezoid import Plan, PolytopeSampler, plain, plan
+from rpa.polytopes.normal import log_interval
+from rpa.polytopes.trapezoid import Conditionals, Plan, PolytopeSampler, plain, plan, truncated_above, truncated_normal
 
 MOST_POINTS = 2**18  # of `moments`
 ROUNDS = 20  # times that points outside by rounding are drawn again
@@ -101,20 +102,25 @@ def sample(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, n: int, seed: int) ->
 
 def _accepted(p, rows, slack, n, rng):
     """n exact draws of z (n, r) from the plan p of some rows, tested against all; None if too few are accepted."""
-    line = p.rank[0] == 1
-    simple = p if line or not p.rank[0] else _simple(p)
-    proposal, psi = minimax(simple) if simple is not p else (plain(p), np.nan)
-    sampler, found, tried = PolytopeSampler(simple, [proposal]), [np.zeros((0, rows.shape[1]))], 0
-    if not line and not np.isfinite(psi) and p.rank[0]:
+    simple, rank, proposal, psi = p, p.rank[0], plain(p), 0.0
+    if rank > 1:
+        # Without the rows that make the largest weight unknown.
+        kept = _parallels(p)[-1]
+        kept[np.flatnonzero(kept & (p.owner[0] == rank - 1))[1:]] = False
+        own = dict(coef=p.coef[:, kept, :rank], h=p.h[:, kept], owner=p.owner[:, kept], cut=p.cut[:, kept])
+        simple = replace(p, **own, axes=p.axes[:, :rank], mean=p.mean[:, :rank])
+        proposal, psi = minimax(simple)
+    if not np.isfinite(psi):
         return None
+    sampler, found, tried = PolytopeSampler(simple, [proposal]), [np.zeros((0, rows.shape[1]))], 0
     while (kept := sum(map(len, found))) < n:
         if tried >= 20_000 and kept < tried / 500:
             return None
         size = int(np.clip(1.2 * (n - kept) * (tried + 1000) / (kept + 10), 1000, 50_000))
         y, log_w = sampler.points([0], rng.random((sampler.dim, size)))
-        y, log_w = y[0, : p.rank[0]].numpy().T, log_w[0, 0].numpy()
-        if p.rank[0] > 1:
-            y = y[np.log(rng.random(size)) <= log_w - psi]
+        y = y[0, :rank].numpy().T
+        if rank > 1:
+            y = y[np.log(rng.random(size)) <= log_w[0, 0].numpy() - psi]
         z = _completed(y, p, rng)
         found.append(z[(z @ rows.T <= slack).all(axis=1)])
         tried += size
@@ -128,17 +134,6 @@ def _completed(y, p, rng):
         return y @ axes
     z = rng.standard_normal((len(y), axes.shape[1]))
     return z - (z @ axes.T) @ axes + y @ axes
-
-
-def _simple(p):
-    """The plan without the rows that make its largest weight unknown."""
-    owner, simple = p.owner[0], parallels(p)[-1]
-    last = np.flatnonzero(simple & (owner == p.rank[0] - 1))
-    simple[last[1:]] = False
-    kept, c = np.flatnonzero(simple), p.rank[0]
-    return Plan(
-        p.coef[:, kept, :c], p.h[:, kept], p.owner[:, kept], p.axes[:, :c], p.rank, p.mean[:, :c], p.cut[:, kept]
-    )
 
 
 def _chains(p, rows, slack, n, rng, steps=25):
@@ -180,3 +175,85 @@ def _slice_step(state, rows, h, rng):
     pick = np.arange(len(state)), piece
     t = (begin[pick] + where - (total[pick] - length[pick]))[:, None]
     return state * np.cos(t) + other * np.sin(t)
+
+
+def minimax(p: Plan, steps: int = 40) -> tuple[Conditionals, float]:
+    """The tilted `Conditionals` of a `Plan` of one, and psi: the log of the largest weight, when each coordinate but
+    the last is bounded by one row or two parallel ones and the last by one row.
+
+    Newton's method on the gradient, a monotone operator: its direction reduces the norm, and the step is halved until
+    it does. psi is infinite where that did not converge; any shift gives an unbiased estimate.
+    """
+    m, owner = p.mean.shape[1] - 1, p.owner[0]
+    rows, bound, last, pivots, parallel = _parallels(p)
+    own = (owner == np.arange(m)[:, None]) & parallel
+    upper = np.where(own & (last > 0), bound, np.inf).min(axis=1)
+    lower = np.where(own & (last < 0), bound, -np.inf).max(axis=1)
+    C = np.where(own.any(axis=1)[:, None], rows[pivots[:m], :m], 0.0)
+    others = (owner >= 0) & ~own.any(axis=0)
+    sign = np.sign(last[others])
+    saddle = _Saddle(C, lower, upper, rows[others, :m] * sign[:, None], bound[others] * sign)
+    y, mu = p.mean[0, :m], np.zeros(m)
+    merit, *state = saddle.slopes(y, mu)
+    for _ in range(steps if m else 0):
+        dy, dmu = saddle.newton_step(*state)
+        for step in 0.5 ** np.arange(20):
+            trial, *state = saddle.slopes(y + step * dy, mu + step * dmu)
+            if trial < merit:
+                break
+        else:
+            break
+        y, mu, merit = y + step * dy, mu + step * dmu, trial
+        if merit <= 1e-20:
+            break
+    return plain(p, np.append(mu, 0.0)), saddle.value(y, mu) if merit < 1e-10 else np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class _Saddle:
+    """The exponent of Botev (2017, eq. 11), extended to more rows than coordinates; y, mu (m,) with m = c - 1:
+
+    psi = sum_k [mu_k^2 / 2 - mu_k y_k + log P(lower_k < Z + mu_k + (C y)_k < upper_k)] + sum_j log Phi(b_j - (S y)_j),
+
+    concave in y, convex in mu. C, lower, upper: one row per coordinate with its parallels; S, b: all other rows.
+    """
+
+    C: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    S: np.ndarray
+    b: np.ndarray
+
+    def value(self, y, mu):
+        shift = mu + self.C @ y
+        inner = log_interval(self.lower - shift, self.upper - shift) + mu * (mu / 2 - y)
+        return inner.sum() + log_ndtr(self.b - self.S @ y).sum()
+
+    def slopes(self, y, mu):
+        """Squared length of the gradient, its parts in y and mu, and the curvatures of the two kinds of rows."""
+        shift = mu + self.C @ y
+        mean, variance = truncated_normal(self.lower - shift, self.upper - shift)
+        rate, left = truncated_above(self.b - self.S @ y)
+        in_y, in_mu = -mu + mean @ self.C + rate @ self.S, mu - y + mean
+        return in_y @ in_y + in_mu @ in_mu, in_y, in_mu, variance, 1 - left
+
+    def newton_step(self, in_y, in_mu, variance, curve):
+        """Newton's step (dy, dmu) for gradient = 0, mu eliminated."""
+        C, S = self.C, self.S
+        stiff, bend = np.maximum(variance, 1e-12), (1 - variance)[:, None]
+        cross = -np.eye(len(C)) - bend * C
+        curvature = C.T @ (bend * C) + S.T @ (curve[:, None] * S) + cross.T @ (cross / stiff[:, None])
+        dy = np.linalg.solve(curvature, in_y - (in_mu / stiff) @ cross)
+        return dy, -(in_mu + cross @ dy) / stiff
+
+
+def _parallels(p):
+    """Of a `Plan` of one: rows (n, c) before their last coefficient, and bounds (n,), both divided by it; last (n,);
+    the row (c,) that bounds each coordinate most closely from above; and whether a row is parallel to that one, (n,).
+    """
+    owner, c = p.owner[0], p.mean.shape[1]
+    last = np.where(owner >= 0, p.coef[0, np.arange(len(owner)), owner], 1.0)
+    rows, bound = np.where(np.arange(c) < owner[:, None], p.coef[0], 0.0) / last[:, None], p.h[0] / last
+    slack = np.where(last > 0, bound - rows @ p.mean[0], np.inf)
+    pivots = np.where(owner == np.arange(c)[:, None], slack, np.inf).argmin(axis=1)
+    return rows, bound, last, pivots, (owner >= 0) & (np.abs(rows - rows[pivots[owner]]).max(axis=1) < 1e-8)
