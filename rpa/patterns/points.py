@@ -7,8 +7,7 @@ One replicate has points of all regions; the scatter of a functional over the in
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -41,81 +40,64 @@ class Draws:
 
 
 def draw(part: Pieces, seed: int) -> Iterator[Draws]:
-    """Yields `Draws` of all regions of positive probability of one component, the same for the same seed."""
+    """Yields `Draws` of all regions of one component, the same for the same seed."""
     share = np.exp(part.log_p - np.logaddexp.reduce(part.log_p))
-    stop = 2.0 ** np.rint(np.log2(np.clip(TOTAL * share / quadrature.REPLICATES, FEWEST, MOST)))
-    for rows, H, h, A, b in part.blocks():
-        for draws in _block((H, h, A, b), part.patterns[rows], part.log_p[rows], stop[rows].astype(int), seed):
-            yield replace(draws, weights=part.weight * draws.weights)
+    stop = 2 ** np.rint(np.log2(np.clip(TOTAL * share / quadrature.REPLICATES, FEWEST, MOST))).astype(int)
+    for rows, *maps in part.blocks():
+        unit, slack, _ = reduction.unit_rows(*maps[:2])
+        kept, _ = reduction.uncertain(slack, part.log_p[rows] + np.log(DROPPED))
+        rng, move = np.random.default_rng([seed, 2]), shifts(part.patterns[rows], unit.shape[2], seed + 1)
+        for group, size in reduction.groups(kept, unit.shape[2]):
+            p, points = plan(*reduction.gather(unit[group], slack[group], kept[group], size)), stop[rows][group]
+            sampler = quadrature.PolytopeSampler(p, lookahead(p))
+            for number in np.unique(points):
+                index = np.flatnonzero(points == number)
+                for some, y, log_w in quadrature.draws(sampler, index, 0, number, seed, True, move[group]):
+                    z = _in_all_directions(y, torch.from_numpy(p.axes[some]), p.rank[some], rng)
+                    weights = part.weight * (log_w.exp().numpy() / log_w.shape[2])
+                    yield Draws(z, weights, *(array[group[some]] for array in maps))
 
 
-def _block(maps, patterns, log_p, stop, seed):
-    unit, slack, _ = reduction.unit_rows(*maps[:2])
-    kept, _ = reduction.uncertain(slack, log_p + np.log(DROPPED))
-    rng, move = np.random.default_rng([seed, 2]), shifts(patterns, unit.shape[2], seed + 1)
-    for group, size in reduction.groups(kept, unit.shape[2]):
-        group = group[np.isfinite(log_p[group])]
-        p = plan(*reduction.gather(unit[group], slack[group], kept[group], size))
-        sampler = quadrature.PolytopeSampler(p, lookahead(p))
-        for points in np.unique(stop[group]):
-            index = np.flatnonzero(stop[group] == points)
-            for part, z, weights in _points(sampler, p, index, points, move[group], unit.shape[2], seed, rng):
-                at = group[part]
-                yield Draws(z, weights, *(array[at] for array in maps))
+def _in_all_directions(y, axes, rank, rng):
+    """z (k, r, R, M) of points y (k, c, R, M) along axes (k, c, r), standard normal in other directions."""
+    z = torch.einsum("kcrm,kcd->kdrm", y, axes)
+    if (rank < z.shape[1]).any():
+        noise = torch.from_numpy(rng.standard_normal(z.shape[1:]))
+        along = torch.einsum("kcd,drm->kcrm", axes, noise)
+        z += noise - torch.einsum("kcrm,kcd->kdrm", along, axes)
+    return z.numpy()
 
 
-def _points(sampler, p, index, points, move, r, seed, rng):
-    """(part of index, z (k, r, R, M), weights (k, R, M)): points of the plan, and normal draws in other directions."""
-    for part, y, log_w in quadrature.draws(sampler, index, 0, points, seed, True, move):
-        axes = torch.from_numpy(p.axes[part])
-        shape = (r, quadrature.REPLICATES, log_w.shape[2])
-        z = torch.einsum("kcrm,kcd->kdrm", y, axes)
-        if (p.rank[part] < r).any():
-            noise = torch.from_numpy(rng.standard_normal(shape))
-            along = torch.einsum("kcd,drm->kcrm", axes, noise)
-            z += noise - torch.einsum("kcrm,kcd->kdrm", along, axes)
-        yield part, z.numpy(), log_w.exp().numpy() / log_w.shape[2]
-
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    """Where lines through points, along the gradient of an output, lie inside their region, in values of that output.
-
-    low, high: their ends; density: weight / P(the standard normal is between the ends): the density of the output at y
-    between the ends is density * phi((y - b) / size) / size; size (K,), b (K,): of the region.
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-    density: np.ndarray
-    size: np.ndarray
-    b: np.ndarray
-
-    def bell(self, y: np.ndarray) -> np.ndarray:
-        """Density (K, m) of N(b, size^2) at y (m,)."""
-        size = self.size[:, None]
-        return np.exp(-(((y - self.b[:, None]) / size) ** 2) / 2) / (np.sqrt(2 * np.pi) * size)
-
-
-def line(draws: Draws, output: int) -> Line:
-    """The `Line` of output A z + b through each point of regions on which it is not constant.
+def densities(draws: Draws, output: int, y: np.ndarray) -> np.ndarray:
+    """Densities (K, R, m) of an output at rising y (m,): sums over each replicate's points, 0 where it is constant.
 
     Given the other coordinates, s = a z / |a| is standard normal on an interval; replacing the point by this law keeps
-    every expectation and gives a density without a bandwidth.
+    every expectation and gives a density without a bandwidth: where y is between the ends of the interval, the weight
+    times phi((y - b) / |a|) / |a|, divided by the probability that a standard normal is between them.
     """
-    a, b = draws.A[:, output], draws.b[:, output]
-    size = np.hypot.reduce(a, axis=1)
-    count, r, *others = draws.z.shape
-    z = draws.z.reshape(count, r, prod(others))
-    s = (a / size[:, None])[:, None] @ z
-    slack = draws.h[:, :, None] - draws.H @ z
-    along = draws.H @ (a / size[:, None])[:, :, None]
-    flat = np.abs(along) <= 1e-13 * np.linalg.norm(draws.H, axis=2, keepdims=True)
+    moving = np.flatnonzero(draws.A[:, output].any(axis=1))
+    a, b, H, weights = draws.A[moving, output], draws.b[moving, output, None], draws.H[moving], draws.weights[moving]
+    scale = np.hypot.reduce(a, axis=1)[:, None]
+    count, replicates, size = weights.shape
+    weights = weights.reshape(count, replicates * size)
+    z = draws.z[moving].reshape(count, H.shape[2], replicates * size)
+    s = ((a / scale)[:, None] @ z)[:, 0]
+    slack = draws.h[moving, :, None] - H @ z
+    along = H @ (a / scale)[:, :, None]
+    flat = np.abs(along) <= 1e-13 * np.linalg.norm(H, axis=2, keepdims=True)
     reach = np.divide(slack, along, out=np.zeros_like(slack), where=~flat)
-    high = s[:, 0] + np.where(~flat & (along > 0), reach, np.inf).min(axis=1, initial=np.inf)
-    low = s[:, 0] + np.where(~flat & (along < 0), reach, -np.inf).max(axis=1, initial=-np.inf)
+    high = s + np.where(~flat & (along > 0), reach, np.inf).min(axis=1, initial=np.inf)
+    low = s + np.where(~flat & (along < 0), reach, -np.inf).max(axis=1, initial=-np.inf)
     inside = np.where(low > -high, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
-    weights = draws.weights.reshape(count, prod(others))
     density = np.divide(weights, inside, out=np.zeros_like(weights), where=inside > 0)
-    scale, offset = size[:, None], b[:, None]
-    return Line(offset + scale * low, offset + scale * high, density, size, b)
+    # Each point's density is a step up at one end of its interval and a step down at the other.
+    owner = (np.arange(count)[:, None] * replicates + np.repeat(np.arange(replicates), size)) * (len(y) + 1)
+    steps = np.zeros(count * replicates * (len(y) + 1))
+    for end, sign in ((low, 1.0), (high, -1.0)):
+        place = owner + np.searchsorted(y, b + scale * end, side="left")
+        steps += np.bincount(place.ravel(), (sign * density).ravel(), len(steps))
+    steps = steps.reshape(count, replicates, len(y) + 1)[:, :, :-1].cumsum(axis=2)
+    bell = np.exp(-(((y - b) / scale) ** 2) / 2) / (np.sqrt(2 * np.pi) * scale)
+    result = np.zeros((len(draws.A), replicates, len(y)))
+    result[moving] = steps * bell[:, None]
+    return result

@@ -16,11 +16,12 @@ from rpa.network import ReLUNetwork
 from rpa.patterns import points, pruning, search, support
 from rpa.patterns.arrangement import enumerate_regions
 from rpa.patterns.estimate import Estimate
+from rpa.patterns.output_law import _winner
 from rpa.patterns.packing import shifts
 from rpa.patterns.pieces import _slices, region_probabilities
+from rpa.patterns.planar_law import wins
 from rpa.patterns.pmf import PatternPMF, pattern_pmf
 from rpa.patterns.regions import affine_pieces, planar_regions
-from rpa.patterns.winners import logits, winner, wins
 
 SEARCHES = {"best_first": "ranked", "entropy": "entropy_pruned", "monte_carlo": "monte_carlo"}
 
@@ -352,14 +353,12 @@ def test_pruning_keeps_the_most_probable():
 
 
 def test_winners():
-    """Half-spaces A z + b of three outputs, of which the second two are equal; a single output is a logit."""
+    """Half-spaces A z + b of three outputs, of which the second two are equal; points of equal outputs."""
     A, b = np.array([[[1.0], [2.0], [2.0]]]), np.array([[0.5, 1.0, 1.0]])
     rows, limits = zip(*(wins(A, b, c) for c in range(3)))
     np.testing.assert_array_equal(np.array(rows)[:, 0, :, 0], [[1, 1], [-1, 0], [-1, 0]])
     np.testing.assert_array_equal(np.array(limits)[:, 0], [[-0.5, -0.5], [0.5, 0.0], [0.5, -1.0]])
-    np.testing.assert_array_equal(winner(np.array([[1.0, 2.0, 2.0], [3.0, 0.0, 3.0]])), [1, 0])
-    A, b = logits(A[:, :1], b[:, :1])
-    np.testing.assert_array_equal([A[0, :, 0], b[0]], [[0.0, 1.0], [0.0, 0.5]])
+    np.testing.assert_array_equal(_winner(np.array([[1.0, 2.0, 2.0], [3.0, 0.0, 3.0]])), [1, 0])
 
 
 def test_decisions_match_the_moments_of_truncated_normals():
