@@ -5,11 +5,11 @@ Start at `pmf`: `pattern_pmf` gives the probability of each pattern (proposition
 (lemma 1). In the plane everything is exact (`planar_law`); up to rank five `arrangement` enumerates the regions; above,
 `support` looks for the patterns that carry the mass (proposition 3), by moment matching (`search`, ours) or by P1's
 algorithms 1 to 3 (`pruning`). `pieces` holds the regions of each component of the input, `points` draws in them.
-`packing` draws and compares patterns, `plots` makes figures. Results carry errors: see `estimate`.
+`packing` draws and compares patterns. Results carry errors: see `estimate`.
 """
 
 import lazy_loader
 
-SUBMODULES = """arrangement estimate output_law packing pieces planar_law plots pmf points pruning regions search
+SUBMODULES = """arrangement estimate output_law packing pieces planar_law pmf points pruning regions search
 support"""
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=SUBMODULES.split())

@@ -17,7 +17,7 @@ from scipy.optimize import elementwise
 
 from rpa import _check
 from rpa.parallel import one_thread
-from rpa.patterns import planar_law, plots, points
+from rpa.patterns import planar_law, points
 from rpa.patterns.estimate import Estimate
 from rpa.patterns.packing import among
 from rpa.polytopes import quadrature
@@ -25,6 +25,7 @@ from rpa.polytopes import quadrature
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CIRCLES: dict[str, Any] = dict(color="C1", markersize=3.6, fillstyle="none", markeredgewidth=0.9)  # of Monte Carlo
 INPUTS_AT_ONCE = 8192  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
@@ -191,7 +192,21 @@ class OutputMixture:
 
         samples (n, k) or (n,): outputs whose empirical distribution function is drawn as circles.
         """
-        return plots.distribution(self, ax, output, samples)
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots()[1] if ax is None else ax
+        middle, deviation = float(self.mean[output]), float(np.sqrt(self.cov[output, output]))
+        y = middle + deviation * np.linspace(-4, 4, 200)
+        cdf = self.cdf(y, output)
+        ax.plot(y, np.asarray(cdf), color="C0")
+        ax.fill_between(y, cdf - 3 * cdf.error, cdf + 3 * cdf.error, color="C0", alpha=0.25, linewidth=0)
+        if samples is not None:
+            values = np.asarray(samples, dtype=float)
+            values = values.reshape(len(values), -1)[:, output]
+            share = (np.arange(25) + 0.5) / 25
+            ax.plot(np.quantile(values, share), share, "o", **CIRCLES)
+        ax.set(xlabel="output", ylabel="P(output ≤ y)", ylim=(-0.02, 1.02))
+        return ax
 
     def _draws(self):
         """Points of all regions: kept, unless they are large, which are then drawn again for each density."""

@@ -19,10 +19,10 @@ from rpa import _check
 from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
-from rpa.patterns import plots, support
+from rpa.patterns import support
 from rpa.patterns.arrangement import enumerate_regions
 from rpa.patterns.estimate import Estimate
-from rpa.patterns.output_law import OutputMixture
+from rpa.patterns.output_law import CIRCLES, OutputMixture
 from rpa.patterns.packing import among, checked
 from rpa.patterns.pieces import Pieces, exact_pieces, region_probabilities
 from rpa.patterns.regions import Region, label, region_of, singular_values
@@ -39,6 +39,7 @@ SEARCHES = ("auto", "exhaustive", "best_first", "entropy", "monte_carlo")
 ENUMERABLE = 5  # rank up to which regions are enumerated: their vertices grow like 2^rank
 ENOUGH = 0.98  # share of `max_patterns` that ends the search: of the candidates some are empty regions
 WIDEST = 4  # candidates for each pattern asked for: in few dimensions some of them are empty
+NUMBERED = 20  # hidden units up to which the decimal numbers of patterns can be distinguished on an axis
 MINOR = 1e-9  # share of a pattern below which a component of the input is left out of the output law there
 
 
@@ -138,7 +139,18 @@ class PatternPMF:
 
         frequencies (K,): sampled shares of the patterns, drawn as circles.
         """
-        return plots.stems(self, ax, frequencies, floor)
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots()[1] if ax is None else ax
+        shown, numbered = self.p >= floor, self.net.n_hidden <= NUMBERED
+        places = np.array(self.labels, dtype=float)[shown] if numbered else 1.0 + np.flatnonzero(shown)
+        ax.vlines(places, 0, self.p[shown], color="C0", linewidth=1.4)
+        if frequencies is not None:
+            ax.plot(places, np.asarray(frequencies)[shown], "o", **CIRCLES)
+        reach = 2.0**self.net.n_hidden if numbered else shown.sum() + 1.0
+        ax.set(xlim=(-0.03 * reach, 1.03 * reach), ylim=(0, None), ylabel="probability")
+        ax.set_xlabel("pattern, as a decimal number" if numbered else "pattern, the most probable first")
+        return ax
 
 
 @one_thread()
