@@ -20,12 +20,11 @@ from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
 from rpa.patterns import support
-from rpa.patterns.arrangement import enumerate_regions
 from rpa.patterns.estimate import Estimate
 from rpa.patterns.output_law import CIRCLES, OutputMixture
 from rpa.patterns.packing import among, checked
 from rpa.patterns.pieces import Pieces, exact_pieces, region_probabilities
-from rpa.patterns.regions import Region, label, region_of, singular_values
+from rpa.patterns.regions import Region, enumerate_regions, label, region_of, singular_values
 from rpa.polytopes import quadrature
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from scipy.optimize import linprog
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
-from rpa.patterns.arrangement import enumerate_regions
 from rpa.patterns.packing import among
 from rpa.patterns.pmf import pattern_pmf
-from rpa.patterns.regions import affine_pieces, halfspaces
+from rpa.patterns.regions import affine_pieces, enumerate_regions, halfspaces
 
 
 @pytest.mark.parametrize("r, m", [(2, 7), (3, 6), (4, 7), (5, 6)])

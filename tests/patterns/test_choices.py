@@ -14,14 +14,13 @@ from scipy.stats import truncnorm
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
 from rpa.patterns import points, pruning, search, support
-from rpa.patterns.arrangement import enumerate_regions
 from rpa.patterns.estimate import Estimate
 from rpa.patterns.output_law import _winner
 from rpa.patterns.packing import shifts
 from rpa.patterns.pieces import _slices, region_probabilities
 from rpa.patterns.planar_law import wins
 from rpa.patterns.pmf import PatternPMF, pattern_pmf
-from rpa.patterns.regions import affine_pieces, planar_regions
+from rpa.patterns.regions import affine_pieces, enumerate_regions, planar_regions
 
 SEARCHES = {"best_first": "ranked", "entropy": "entropy_pruned", "monte_carlo": "monte_carlo"}
 
