@@ -12,7 +12,7 @@ from helpers import random_network
 from rpa.experiments import known
 from rpa.experiments.montecarlo import Fresh
 from rpa.inputs import Gaussian
-from rpa.patterns import output_law, packing, pmf, points, search, support
+from rpa.patterns import output_law, packing, pieces, pmf, search, support
 from rpa.polytopes import lookahead, polytope, quadrature
 
 
@@ -98,7 +98,7 @@ CONSTANTS = [
     *((support, name, few) for name in ("SPARE_FEW", "WORK")),
     *((pmf, name, unfinished) for name in ("ENOUGH", "WIDEST")),
     (pmf, "ENUMERABLE", enumerated),
-    *((points, name, law_of_output) for name in ("TOTAL", "MOST", "DROPPED")),
+    *((pieces, name, law_of_output) for name in ("TOTAL", "MOST", "DROPPED")),
     *((output_law, name, law_of_output) for name in ("LINES", "UNSEEN")),
 ]
 

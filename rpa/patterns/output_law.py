@@ -1,6 +1,6 @@
 """The law of the network's output: truncated Gaussians, each pushed through its region's affine map.
 
-P1's second proposition. In the plane every functional is exact (`planar_law`). Above, weighted points (`points`) stand
+P1's second proposition. In the plane every functional is exact (`planar_law`). Above, weighted points (`pieces`) stand
 for the regions, and random inputs with none of the PMF's patterns for the rest: stratified sampling, unbiased for every
 functional whatever the PMF covers.
 """
@@ -17,7 +17,7 @@ from scipy.optimize import elementwise
 
 from rpa import _check
 from rpa.parallel import one_thread
-from rpa.patterns import planar_law, points
+from rpa.patterns import pieces, planar_law
 from rpa.patterns.estimate import Estimate
 from rpa.patterns.packing import among
 from rpa.polytopes import quadrature
@@ -86,7 +86,7 @@ class OutputMixture:
         sums = np.einsum("rp,rpi,rpj->rij", weights, centred, centred, optimize=True)
         deviation = np.sqrt(np.diag(sums.mean(axis=0)))
         cov = self._combined(sums, rest[:, :, None] * rest[:, None], np.outer(deviation, deviation))
-        return Estimate(cov, cov.error + _of_rounding(mean, np.sqrt(np.diag(cov)), 4 * points.TOTAL**0.5))
+        return Estimate(cov, cov.error + _of_rounding(mean, np.sqrt(np.diag(cov)), 4 * pieces.TOTAL**0.5))
 
     def cdf(self, y: ArrayLike, output: int = 0) -> Estimate:
         """P(f(x)[output] <= y) at thresholds y (m,) (or a scalar), of the shape of y; bounds: within `uncovered`."""
@@ -109,12 +109,12 @@ class OutputMixture:
         sums, rest = np.zeros((quadrature.REPLICATES, len(grid))), [np.zeros((0, len(grid)))]
         with one_thread():
             for draws in self._draws():
-                sums += points.densities(draws, output, grid).sum(axis=0)
+                sums += pieces.densities(draws, output, grid).sum(axis=0)
             for part, z in zip(self.pmf.pieces, self._rest[1]):
                 for rows, *maps in replace(part, patterns=part.net.patterns(z)).blocks():
                     some = z[rows, :, None, None]
-                    alone = points.Draws(some, np.ones((len(some), 1, 1)), *maps)
-                    rest.append(points.densities(alone, output, grid)[:, 0])
+                    alone = pieces.Draws(some, np.ones((len(some), 1, 1)), *maps)
+                    rest.append(pieces.densities(alone, output, grid)[:, 0])
         each = np.concatenate(rest)
         return self._combined(sums, each, sums.max(axis=0), least=each.max(initial=0.0))[place]
 
@@ -175,8 +175,7 @@ class OutputMixture:
         return values[order], Estimate(p[order], error[order], 0.0, 1.0)
 
     def class_probabilities(self) -> Estimate:
-        """P(argmax f(x) = c) for each class c, (k,), the first of equal outputs; bounds: any class may have the
-        uncovered mass.
+        """P(argmax f(x) = c) for each class c, (k,), the first of equal ones; bounds: any may have all of `uncovered`.
 
         A network with one output is a logit: class 0 is f(x) <= 0, class 1 is f(x) > 0.
         """
@@ -212,8 +211,8 @@ class OutputMixture:
         """Points of all regions: kept, unless they are large, which are then drawn again for each density."""
         if self._kept is None:
             nets = [(part.net, len(part.patterns)) for part in self.pmf.pieces]
-            draws = (each for part in self.pmf.pieces for each in points.draw(part, self.seed))
-            if sum(count * net.input_dim * (net.n_hidden + points.FEWEST) for net, count in nets) > KEPT:
+            draws = (each for part in self.pmf.pieces for each in pieces.draw(part, self.seed))
+            if sum(count * net.input_dim * (net.n_hidden + pieces.FEWEST) for net, count in nets) > KEPT:
                 return draws
             self._kept = list(draws)
         return self._kept
@@ -253,13 +252,11 @@ class OutputMixture:
         return np.concatenate(outputs), [z[:count] for z, count in zip(kept, counts)]
 
     def _combined(self, sums, rest, typical=None, least=0.0):
-        """The `Estimate` (...): sums (R, ...) over each replicate's points, values (m, ...) at random inputs of the
-        rest; typical (...): deviations, None for probabilities.
-        """
+        """The `Estimate` of sums (R, ...) over each replicate's points and values (m, ...) at inputs of the rest."""
         # With the mean g of the rest the estimate is g + mean_r (sum_r - covered_r g): what a replicate covers too much
         # the rest has too little. The largest deviation from g, `least` at least, widens the error, as if one more
-        # input had shown it; where no input shows the rest it is UNSEEN times `typical`. A probability deviates by 1 at
-        # most.
+        # input had shown it; where no input shows the rest it is UNSEEN times `typical` (...). A probability, where
+        # that is None, deviates by 1 at most.
         covered = self._regions[1].sum(axis=1)
         missing = 0.0 if self.pmf.complete else max(1.0 - covered.mean(), 0.0)
         m = len(rest) if missing > 0 else 0

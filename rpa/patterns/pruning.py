@@ -55,7 +55,7 @@ def enumerate_layers(net: ReLUNetwork, threshold: float, max_patterns: int) -> t
         order = np.argsort(share, kind="stable")[::-1]
         for unit in order[share[order] < 1]:
             # Every node has a child of the likelier sign, and one of the other where the unit is free.
-            score = np.concatenate([log_q + log_likely[parent, unit], log_q + log_other[parent, unit]])
+            score = np.concatenate([log_q + log_likely[:, unit][parent], log_q + log_other[:, unit][parent]])
             keep = np.flatnonzero(np.isfinite(score))
             if len(keep) > max_patterns:
                 keep = np.sort(keep[np.argpartition(-score[keep], max_patterns)[:max_patterns]])

@@ -67,16 +67,14 @@ def affine_pieces(net: ReLUNetwork, patterns: ArrayLike) -> tuple[np.ndarray, np
     count = len(patterns)
     A, b = net.weights[0][None], net.biases[0][None]
     every = lambda part: part if len(part) == count else np.broadcast_to(part, (count, *part.shape[1:]))
-    rows, offsets, start = [], [], 0
+    rows, offsets, start = [np.zeros((count, 0, net.input_dim))], [np.zeros((count, 0))], 0
     for weight, bias in zip(net.weights[1:], net.biases[1:]):
         stop = start + A.shape[1]
         rows.append(every(A))
         offsets.append(every(b))
         A, b = following(weight, bias, np.where(patterns[:, start:stop], 1.0, net.slope), A, b)
         start = stop
-    G = np.concatenate(rows, axis=1) if rows else np.zeros((count, 0, net.input_dim))
-    g = np.concatenate(offsets, axis=1) if rows else np.zeros((count, 0))
-    return G, g, every(A), every(b)
+    return np.concatenate(rows, axis=1), np.concatenate(offsets, axis=1), every(A), every(b)
 
 
 def following(weight: np.ndarray, bias: np.ndarray, gate: np.ndarray, A: np.ndarray, b: np.ndarray) -> Any:
@@ -95,8 +93,7 @@ def following(weight: np.ndarray, bias: np.ndarray, gate: np.ndarray, A: np.ndar
 
 
 def subdivided(net: ReLUNetwork, cells: Any, cut: Callable, limit: float = np.inf) -> Any:
-    """(cells, patterns bool (K, N)): one cell of the inputs, cut by one hidden unit after the other; None for more than
-    `limit`.
+    """(cells, patterns bool (K, N)) of one cell cut by one hidden unit after the other; None for more than `limit`.
 
     cut(cells, a (K, r), b (K,)) -> (cells, parent, whether a z + b > 0): each cell cut by its own plane a z + b = 0.
     """

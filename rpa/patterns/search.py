@@ -103,9 +103,7 @@ def _log_tail(t):
 
 
 def _decide(mean, cov, log_q, width, gap, tick):
-    """Branches on the units of mean (K, n), cov (K, n, n): parent (K',), log q (K',), (tau, nu, sign, log mass) (4, K',
-    n).
-    """
+    """Branches on units of mean (K, n), cov (K, n, n): parents, log q (K',), tau, nu, sign, log mass (4, K', n)."""
     parent, found = torch.arange(len(mean)), mean.new_zeros(4, *mean.shape)
     before = torch.diagonal(cov, dim1=1, dim2=2).amax(0)
     for j in range(len(before)):
@@ -159,9 +157,7 @@ def _maps(layers, slope, bits, node, units):
 
 
 def _condition(rows, mean, tau, nu, others, offset):
-    """Mean (K, m) and V, cov = others others^T - V^T V, of others @ z + offset, z ~ N(0, I) given sites on rows @ z +
-    mean.
-    """
+    """Mean (K, m) and V, cov = others others^T - V^T V, of others @ z + offset given sites on rows @ z + mean."""
     # B = I + tau^1/2 rows rows^T tau^1/2 = L L^T (Rasmussen & Williams 2006, section 3.6.1); the diagonal of L is
     # returned too, NaN where rounding spoiled B.
     scaled = tau.sqrt()[:, :, None] * rows

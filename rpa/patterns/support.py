@@ -101,7 +101,7 @@ def ranked(
             if not found:
                 raise
             exhausted = False
-    return _merged(list(found.values()), net.n_hidden, limit, samples, exhausted)
+    return _merged(found.values(), limit, samples, exhausted)
 
 
 def entropy_pruned(
@@ -123,7 +123,7 @@ def entropy_pruned(
     for weight, component in components:
         patterns, log_q = pruning.enumerate_layers(net.whitened(component), threshold, max_patterns)
         found.append((patterns, np.log(weight) + log_q))
-    return _merged(found, net.n_hidden, max_patterns).cut(mass)
+    return _merged(found, max_patterns).cut(mass)
 
 
 def monte_carlo(
@@ -214,10 +214,9 @@ def _good_turing(counts):
     return np.where(often[counts] >= 100, smoothed[counts], counts)
 
 
-def _merged(found, n_hidden, max_patterns, samples=0, exhausted=False):
+def _merged(found, max_patterns, samples=0, exhausted=False):
     """One `Support` of (patterns, log mass) lists: equal patterns add up; at most `max_patterns`."""
-    patterns = np.concatenate([np.zeros((0, n_hidden), dtype=bool), *(part for part, _ in found)])
-    log_q = np.concatenate([np.zeros(0), *(part for _, part in found)])
+    patterns, log_q = map(np.concatenate, zip(*found))
     if len(found) > 1:
         patterns, index = np.unique(patterns, axis=0, return_inverse=True)
         total = np.full(len(patterns), -np.inf)

@@ -13,7 +13,7 @@ from scipy.stats import truncnorm
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
-from rpa.patterns import points, pruning, search, support
+from rpa.patterns import pieces, pruning, search, support
 from rpa.patterns.estimate import Estimate
 from rpa.patterns.output_law import _winner
 from rpa.patterns.packing import shifts
@@ -266,7 +266,7 @@ def test_points_of_each_region():
     net = ReLUNetwork([np.eye(3), np.ones((1, 3))], [[0.0, 40.0, -4.0], [0.0]])
     pmf = pattern_pmf(net, Gaussian(np.zeros(3), 1.0), search="best_first", max_patterns=4, mass=1.0)
     (part,), sizes = pmf.pieces, []
-    for draws in points.draw(part, 0):
+    for draws in pieces.draw(part, 0):
         sizes += [draws.z.shape[3]] * len(draws.z)
         assert (np.einsum("knd,kdrm->knrm", draws.H, draws.z) <= draws.h[:, :, None, None]).all()
         assert np.abs((draws.z[:, 1] ** 2).mean(axis=(1, 2)) - 1).max() < 9 / np.sqrt(draws.z[0, 1].size)

@@ -5,7 +5,7 @@ from scipy import stats
 
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
-from rpa.patterns import points
+from rpa.patterns import pieces
 from rpa.patterns.pmf import pattern_pmf
 
 CASES = {
@@ -193,7 +193,7 @@ def test_density_where_components_miss_different_shares():
 
 def test_points_and_inputs_of_the_rest_agree_with_the_exact_law_of_the_plane(monkeypatch):
     """Polygons beside few weighted points and inputs of the missing 15 %: errors and bounds, six seeds together."""
-    monkeypatch.setattr(points, "TOTAL", 2**12)
+    monkeypatch.setattr(pieces, "TOTAL", 2**12)
     net, inputs = random_network((2, 5, 4, 2), 9), random_gaussian(2, 9)
     exact = pattern_pmf(net, inputs).output()
     pmf = pattern_pmf(net, inputs, search="monte_carlo", max_patterns=2, mass=1.0)
