@@ -84,23 +84,11 @@ def test_shapes_and_counts_of_what_is_seen():
     assert found == pytest.approx({1: 2 * 300 / 1000, 2: 3 * 100 / 300, 3: 0.0, 7: 7})
 
 
-@pytest.mark.parametrize("dim, widths", [(6, [1, 19, 312, 5001]), (18, [9, 156, 2000])])
-def test_widths_of_the_passes_and_inputs_that_rank(monkeypatch, dim, widths):
-    """Each pass is 16 times as wide as the last. Where little mass is found, the width is at most `max_patterns`."""
-    used = []
-
-    def beam(net, width, *others):
-        used.append((width, others[-1]))
-        return np.random.default_rng(0).random((width, 40)) < 0.5, np.full(width, -20.0)
-
-    monkeypatch.setattr(search, "beam", beam)
-    monkeypatch.setattr(support, "RANKING", (2**10, 2**14))
-    found = support.best_first(random_network((dim, 40, 1), 0), Gaussian(np.zeros(dim), 1.0), mass=1.0)
-    assert used == [(width, dim == 6 or width == 9) for width in widths] and len(found) == 2000
-    assert found.samples == (2**14 if dim == 6 else 0) and not found.exhausted
-    assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**14
-    monkeypatch.setattr(support, "RANKING", (2**10, 2**20))
+def test_inputs_that_rank(monkeypatch):
+    assert support._ranking_inputs(random_network((6, 40, 1), 0)) == 2**20
     assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**18 == 2 ** int(np.log2(4e9 / 15200))
+    monkeypatch.setattr(support, "RANKING", (2**10, 2**14))
+    assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**14
 
 
 REACHED = {  # nodes; sum of masses; rms error of log q, without and with refinement; nodes and mass within 5 nats
@@ -377,21 +365,32 @@ def test_decisions_match_the_moments_of_truncated_normals():
     assert search._survivors(torch.tensor([-0.9, -2.3, -1.6, -1.2]), 3, 1.0)[0].tolist() == [0, 0, 1]
 
 
-@pytest.mark.parametrize("rows, mass, passes", [
-    (5, 1.0, [(1, 80), (19, 2), (19, 6), (19, 18), (19, 54), (19, 80)]),
-    (30, 1.0, [(1, 80), (19, 2), (312, 12), (312, 36), (312, 80)]),
-    (30, 0.5, [(1, 80), (19, 2)]),
-])  # fmt: skip
-def test_gaps_of_the_passes(monkeypatch, rows, mass, passes):
-    """A pass drops nodes 2 + 2.5 times as far below the best as the last one found, and less and less if few remain."""
-    used, every = [], np.array(list(itertools.product([False, True], repeat=5)))
+BEAMS = [  # inputs, rows that can be found, their log q, mass; (width, gap, refined) of each pass
+    (6, 10**4, (-20.0, -20.0), 1.0, [(1, 80, True), (19, 2, True), (312, 2, True), (5001, 2, True)]),
+    (18, 10**4, (-20.0, -20.0), 1.0, [(9, 80, True), (156, 2, False), (2000, 2, False)]),
+    (6, 5, (-2.0, -6.0), 1.0, [(1, 80, True), *((19, gap, True) for gap in (2, 6, 18, 54, 80))]),
+    (6, 30, (-2.0, -6.0), 1.0, [(1, 80, True), (19, 2, True), *((312, gap, True) for gap in (12, 36, 80))]),
+    (6, 30, (-2.0, -6.0), 0.5, [(1, 80, True), (19, 2, True)]),
+]
+
+
+@pytest.mark.parametrize("dim, rows, ends, mass, passes", BEAMS)
+def test_beams_of_the_passes(monkeypatch, dim, rows, ends, mass, passes):
+    """Each pass is 16 times as wide as the last, but at most `max_patterns` and unrefined where little mass is found.
+
+    It drops nodes 2 + 2.5 times as far below the best as the last one found, and less and less if few remain.
+    """
+    used, every = [], np.random.default_rng(0).random((10**4, 40)) < 0.5
 
     def beam(net, width, gap, tick, refine):
-        used.append((width, pytest.approx(gap)))
+        used.append((width, pytest.approx(gap), refine))
         n = min(rows, width)
-        return every[:n], np.linspace(-2.0, -6.0, n) if n > 1 else np.array([-2.0])
+        return every[:n], np.linspace(*ends, n)
 
     monkeypatch.setattr(search, "beam", beam)
-    found = support.best_first(random_network((6, 5, 1), 0), Gaussian(np.zeros(6), 1.0), mass=mass)
-    assert used == passes and found.exhausted == (mass == 1) and found.samples == 0
-    assert len(found) == (rows if mass == 1 else 1 + np.searchsorted(np.exp(np.linspace(-2, -6, 19)).cumsum(), mass))
+    monkeypatch.setattr(support, "RANKING", (2**10, 2**14))
+    found = support.best_first(random_network((dim, 40, 1), 0), Gaussian(np.zeros(dim), 1.0), mass=mass)
+    enough = 1 + np.searchsorted(np.exp(np.linspace(*ends, 19)).cumsum(), mass) if mass < 1 else min(rows, 2000)
+    assert used == passes and len(found) == enough
+    assert found.exhausted == (mass == 1 and rows < 2000)
+    assert found.samples == (2**14 if dim == 6 and rows > 2000 else 0)
