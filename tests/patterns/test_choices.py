@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_gaussian, random_mixture, random_network
-from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.special import log_ndtr, ndtr
 from scipy.stats import truncnorm
 
 from rpa.inputs import Gaussian
@@ -36,7 +36,9 @@ def test_each_search_is_the_one_named(monkeypatch, name, method):
 
 
 def test_limits_of_enumeration():
-    """Rank five is enumerated, to 8.5 standard deviations; the regions of all components together count."""
+    """In the plane to 40 standard deviations, up to rank five to 8.5; the regions of all components together count."""
+    far = [ReLUNetwork([[[1.0]], [[1.0]]], [[-limit], [0.0]]) for limit in (39.9, 40.1)]
+    assert [len(planar_regions(net, Gaussian([0.0], 1.0)).patterns) for net in far] == [2, 1]
     far = [ReLUNetwork([np.eye(3)[:1], [[1.0]]], [[limit], [0.0]]) for limit in (8.49, 8.51)]
     assert [len(enumerate_regions(net, 9)) for net in far] == [2, 1]
     assert pattern_pmf(random_network((3, 4, 1), 0), random_gaussian(3, 0)).covered_error == 3 * 4e-17
@@ -45,11 +47,6 @@ def test_limits_of_enumeration():
     every = len(pattern_pmf(net, mixture, search="exhaustive"))
     with pytest.raises(ValueError, match="max_patterns: expected at least the number of regions"):
         pattern_pmf(net, mixture, search="exhaustive", max_patterns=every - 1)
-
-
-def test_far_regions_of_the_plane_are_left_out():
-    far = [ReLUNetwork([[[1.0]], [[1.0]]], [[-limit], [0.0]]) for limit in (39.9, 40.1)]
-    assert [len(planar_regions(net, Gaussian([0.0], 1.0)).patterns) for net in far] == [2, 1]
 
 
 def test_a_threshold_at_the_largest_output_counts_each_region_once():
@@ -292,20 +289,6 @@ def test_texts():
     many = Estimate(np.zeros(17), np.arange(17) / 8)
     assert repr(many) == "Estimate of shape (17,), errors up to 2" and f"{many[1]:.1f} {many[1]}" == "0.0 0 ± 0.12"
     np.testing.assert_array_equal(many.copy().error, many.error)
-
-
-def test_quantiles_and_atoms_in_closed_form():
-    """2 + relu(x) + relu(y): mass 1/4 at 2; 1 + relu(x): mass 1/2 at 1, Phi above."""
-    net = ReLUNetwork([np.eye(2), [[1.0, 1.0], [1.0, 0.0]]], [[0.0, 0.0], [2.0, 1.0]])
-    law = pattern_pmf(net, Gaussian([0.0, 0.0], 1.0)).output()
-    found = law.quantile([1e-15, 0.25, 0.5, 1 - 1e-9], 1)
-    np.testing.assert_allclose(found, 1 + np.array([0, 0, 0, ndtri(1 - 1e-9)]), atol=1e-6)
-    assert found.error[0] == 0 and 1e-9 < found.error[3] < 1e-4
-    one = law.quantile(0.9, 1)
-    assert one.error == pytest.approx(law.cdf(one, 1).error * np.sqrt(2 * np.pi) * np.exp((one.p - 1) ** 2 / 2), 0.1)
-    values, p = law.atoms(1)
-    np.testing.assert_allclose([values, p, p.lower, p.upper], [[1.0], [0.5], [0.0], [1.0]])
-    assert 0 < p.error[0] < 1e-12
 
 
 def test_atoms_of_the_rest():

@@ -84,18 +84,23 @@ def test_density_against_samples_or_the_exact_distribution_function(case):
     assert (np.abs(simpson - mass) < slack)[free].all() and (simpson[free].sum() > 0.9 * mass[free].sum())
 
 
-def test_atoms_where_the_network_is_constant():
-    """relu(x1) + relu(x2): zero on a quarter of the plane, one-sided normal on the rest."""
-    net = ReLUNetwork([np.eye(2), [[1.0, 1.0]]], [[0.0, 0.0], [2.0]])
+def test_quantiles_and_atoms_in_closed_form():
+    """2 + relu(x) + relu(y): mass 1/4 at 2; 1 + relu(x): mass 1/2 at 1, Phi above."""
+    net = ReLUNetwork([np.eye(2), [[1.0, 1.0], [1.0, 0.0]]], [[0.0, 0.0], [2.0, 1.0]])
     law = pattern_pmf(net, Gaussian([0.0, 0.0], 1.0)).output()
-    values, p = law.atoms()
-    np.testing.assert_allclose(values, [2.0])
-    np.testing.assert_allclose(p, [0.25], rtol=1e-14)
-    below = np.nextafter(2.0, 0)
-    np.testing.assert_allclose(law.cdf([below, 2.0]), [0.0, 0.25], atol=1e-14)
+    found = law.quantile([1e-15, 0.25, 0.5, 1 - 1e-9], 1)
+    np.testing.assert_allclose(found, 1 + np.array([0, 0, 0, stats.norm.ppf(1 - 1e-9)]), atol=1e-6)
+    assert found.error[0] == 0 and 1e-9 < found.error[3] < 1e-4
+    one = law.quantile(0.9, 1)
+    assert one.error == pytest.approx(law.cdf(one, 1).error * np.sqrt(2 * np.pi) * np.exp((one.p - 1) ** 2 / 2), 0.1)
+    for output, value, mass in ((0, 2.0, 0.25), (1, 1.0, 0.5)):
+        values, p = law.atoms(output)
+        np.testing.assert_allclose([values, p, p.lower, p.upper], [[value], [mass], [0.0], [1.0]], rtol=1e-14)
+        assert 0 < p.error[0] < 1e-12
+    np.testing.assert_allclose(law.cdf([np.nextafter(2.0, 0), 2.0]), [0.0, 0.25], atol=1e-14)
     # For y > 0 of the sum: 2 * phi(y)/2 from one active unit, and phi_2 over the triangle from two.
-    y = np.array([0.3, 1.0, 2.5])
-    expected = stats.norm.pdf(y) + np.sqrt(2) * stats.norm.pdf(y / np.sqrt(2)) * (stats.norm.cdf(y / np.sqrt(2)) - 0.5)
+    y, norm = np.array([0.3, 1.0, 2.5]), stats.norm
+    expected = norm.pdf(y) + np.sqrt(2) * norm.pdf(y / np.sqrt(2)) * (norm.cdf(y / np.sqrt(2)) - 0.5)
     np.testing.assert_allclose(law.pdf(y + 2.0), expected, rtol=1e-13)
 
 
