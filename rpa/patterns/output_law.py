@@ -234,10 +234,8 @@ class OutputMixture:
     def _rest(self):
         """Outputs (m, k) at those of n random inputs whose pattern the PMF lacks; (piece, z) of the first of them."""
         outputs, kept = [np.zeros((0, self.pmf.net.output_dim))], []
-        if self.pmf.complete:
-            return outputs[0], kept
-        rng = np.random.default_rng([self.seed, STREAM])
-        shares = rng.multinomial(self.n, [part.weight for part in self.pmf.pieces])
+        rng, n = np.random.default_rng([self.seed, STREAM]), 0 if self.pmf.complete else self.n
+        shares = rng.multinomial(n, [part.weight for part in self.pmf.pieces])
         for part, share in zip(self.pmf.pieces, shares):
             inputs = []
             for start in range(0, share, INPUTS_AT_ONCE):

@@ -57,7 +57,7 @@ class PatternPMF:
     patterns: np.ndarray
     log_p: np.ndarray
     rel_error: np.ndarray
-    pieces: list
+    pieces: tuple
     covered_error: float
     stopped: str
     _laws: dict = field(default_factory=dict)
@@ -309,4 +309,4 @@ def _assembled(net, inputs, pieces, covered_error, stopped):
     if covered_error is None:  # rounding alone, at worst all in one direction
         p = np.exp(log_p)
         covered_error = float((p * rel_error)[p > 0].sum())
-    return PatternPMF(net, inputs, every[first[order]], log_p, rel_error, pieces, covered_error, stopped)
+    return PatternPMF(net, inputs, every[first[order]], log_p, rel_error, tuple(pieces), covered_error, stopped)

@@ -80,7 +80,10 @@ def _next_layer(net, layer, rows, offset, likely, gate, parent, last):
     base, narrow = weight @ (likely[:, :, None] * rows), np.ascontiguousarray(weight[:, flipped])
     moving = rows[:, flipped]
     if last and len(flipped) + 1 < rows.shape[2]:
-        base, moving = _turned(base, moving)
+        span = np.linalg.qr(moving.transpose(0, 2, 1))[0]
+        within = base @ span
+        beyond = np.linalg.norm(base - within @ span.transpose(0, 2, 1), axis=2, keepdims=True)
+        base, moving = np.concatenate([within, beyond], axis=2), np.pad(moving @ span, ((0, 0), (0, 0), (0, 1)))
     after = (gate * offset[parent]) @ weight.T + bias
     parts, step = [], max(1, NUMBERS_AT_ONCE // max(1, base[0].size))
     for start in range(0, len(gate), step):
@@ -90,11 +93,3 @@ def _next_layer(net, layer, rows, offset, likely, gate, parent, last):
         parts.append((inner[:, :0] if last else inner, *activation_probabilities(inner, after[at])))
     inner, log_on, log_off = (np.concatenate(part) for part in zip(*parts))
     return inner, after, log_on, log_off
-
-
-def _turned(base, moving):
-    """base (P, m, r) and moving (P, f, r) in f + 1 coordinates, in which base + C moving has the lengths it had."""
-    span = np.linalg.qr(moving.transpose(0, 2, 1))[0]
-    within = base @ span
-    rest = np.linalg.norm(base - within @ span.transpose(0, 2, 1), axis=2, keepdims=True)
-    return np.concatenate([within, rest], axis=2), np.pad(moving @ span, ((0, 0), (0, 0), (0, 1)))
