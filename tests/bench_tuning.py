@@ -10,7 +10,7 @@ from rpa.experiments import known
 from rpa.experiments.coverage import processor_seconds
 from rpa.experiments.montecarlo import Fresh
 from rpa.inputs import Gaussian
-from rpa.patterns import output_law, packing, pmf, points, search, support
+from rpa.patterns import output_law, packing, pieces, pmf, search, support
 from rpa.polytopes import lookahead, polytope, quadrature
 
 
@@ -65,7 +65,7 @@ def of_networks():
     low = [(random_network(sizes, 2), Gaussian(np.zeros(sizes[0]), 1.0)) for sizes in ((6, 7, 1), (4, 10, 1))]
     yield "share, plus 1e-9, that PMFs of 6-7-1 and 4-10-1 lack", lambda: lacking(low), {pmf: "ENUMERABLE"}
     partial = pmf.pattern_pmf(*some[0], max_patterns=300)
-    constants = {points: "TOTAL MOST DROPPED", output_law: "LINES UNSEEN"}
+    constants = {pieces: "TOTAL MOST DROPPED", output_law: "LINES UNSEEN"}
     yield "mean, distribution function and density of an output", law, constants
 
 

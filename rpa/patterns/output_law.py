@@ -1,12 +1,13 @@
 """The law of the network's output: truncated Gaussians, each pushed through its region's affine map.
 
-P1's second proposition. In the plane every functional is exact (`planar_law`). Above, weighted points (`points`) stand
+P1's second proposition. In the plane every functional is exact (`planar_law`). Above, weighted points (`pieces`) stand
 for the regions, and random inputs with none of the PMF's patterns for the rest: stratified sampling, unbiased for every
 functional whatever the PMF covers.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,15 @@ from scipy.optimize import elementwise
 
 from rpa import _check
 from rpa.parallel import one_thread
-from rpa.patterns import planar_law, plots, points
+from rpa.patterns import pieces, planar_law
 from rpa.patterns.estimate import Estimate
 from rpa.patterns.packing import among
-from rpa.patterns.pieces import exact_constants
-from rpa.patterns.regions import halfspaces
-from rpa.patterns.winners import winner
 from rpa.polytopes import quadrature
-from rpa.polytopes.trapezoid import take
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CIRCLES: dict[str, Any] = dict(color="C1", markersize=3.6, fillstyle="none", markeredgewidth=0.9)  # of Monte Carlo
 INPUTS_AT_ONCE = 8192  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
@@ -45,8 +43,7 @@ class OutputMixture:
     """
 
     def __init__(self, pmf: Any, n: int, seed: int) -> None:
-        self.pmf = pmf
-        self.n, self.seed = _check.integer("n", n, 1), _check.integer("seed", seed)
+        self.pmf, self.n, self.seed = pmf, n, seed
         self._kept: list | None = None
 
     @property
@@ -79,44 +76,47 @@ class OutputMixture:
     @cached_property
     def cov(self) -> Estimate:
         """Covariance of f(x), shape (k, k)."""
-        k, mean = self.pmf.net.output_dim, np.asarray(self.mean)
+        mean = np.asarray(self.mean)
         if self.exact:
             _, cov, error = planar_law.two_moments(self.pmf.pieces, mean)
             deviation = np.sqrt(np.diag(cov))
             return Estimate(cov, 3 * error * np.outer(deviation, deviation) + _of_rounding(mean, deviation, 4))
         f, weights = self._regions
         centred, rest = f - mean, self._rest[0] - mean
-        sums = np.einsum("rp,rpi,rpj->rij", weights, centred, centred, optimize=True).reshape(len(f), k * k)
-        deviation = np.sqrt(np.diag(sums.mean(axis=0).reshape(k, k)))
-        products = (rest[:, :, None] * rest[:, None]).reshape(len(rest), k * k)
-        cov = _reshaped(self._combined(sums, products, np.outer(deviation, deviation).ravel()), (k, k))
-        return Estimate(cov, cov.error + _of_rounding(mean, np.sqrt(np.diag(cov)), 4 * points.TOTAL**0.5))
+        sums = np.einsum("rp,rpi,rpj->rij", weights, centred, centred, optimize=True)
+        deviation = np.sqrt(np.diag(sums.mean(axis=0)))
+        cov = self._combined(sums, rest[:, :, None] * rest[:, None], np.outer(deviation, deviation))
+        return Estimate(cov, cov.error + _of_rounding(mean, np.sqrt(np.diag(cov)), 4 * pieces.TOTAL**0.5))
 
     def cdf(self, y: ArrayLike, output: int = 0) -> Estimate:
         """P(f(x)[output] <= y) at thresholds y (m,) (or a scalar), of the shape of y; bounds: within `uncovered`."""
-        grid, shape = self._grid(y, output)
+        grid, place = self._rising("y", y, output)
         if self.exact:
-            value, error = planar_law.cdf(self.pmf.pieces, grid, output)
-            return _probability(value, error, shape)
+            return _probability(*planar_law.cdf(self.pmf.pieces, grid, output))[place]
         f, weights = self._regions
-        order = np.argsort(grid, kind="stable")
-        place = np.searchsorted(grid[order], f[:, :, output], side="left")
-        sums = np.stack([np.bincount(at, w, len(grid) + 1) for at, w in zip(place, weights)])[:, :-1].cumsum(axis=1)
-        below = self._rest[0][:, output, None] <= grid[order]
-        return _reshaped(self._combined(sums, below, 1.0, bounded=True)[np.argsort(order)], shape)
+        at = np.searchsorted(grid, f[:, :, output], side="left")
+        sums = np.stack([np.bincount(*each, len(grid) + 1) for each in zip(at, weights)])[:, :-1].cumsum(axis=1)
+        return self._combined(sums, self._rest[0][:, output, None] <= grid)[place]
 
     def pdf(self, y: ArrayLike, output: int = 0) -> Estimate:
         """Density of f(x)[output] at y (m,) (or a scalar), atoms left out, of the shape of y.
 
         The mean over points of the densities of a z / |a| given the other coordinates, a truncated normal on a line.
         """
-        grid, shape = self._grid(y, output)
+        grid, place = self._rising("y", y, output)
         if self.exact:
-            return _reshaped(Estimate(*planar_law.pdf(self.pmf.pieces, grid, output)), shape)
-        order = np.argsort(grid, kind="stable")
-        sums, rest = self._densities(grid[order], output)
-        densities = self._combined(sums, rest, sums.max(axis=0), least=rest.max(initial=0.0))
-        return _reshaped(densities[np.argsort(order)], shape)
+            return Estimate(*planar_law.pdf(self.pmf.pieces, grid, output))[place]
+        sums, rest = np.zeros((quadrature.REPLICATES, len(grid))), [np.zeros((0, len(grid)))]
+        with one_thread():
+            for draws in self._draws():
+                sums += pieces.densities(draws, output, grid).sum(axis=0)
+            for part, z in zip(self.pmf.pieces, self._rest[1]):
+                for rows, *maps in replace(part, patterns=part.net.patterns(z)).blocks():
+                    some = z[rows, :, None, None]
+                    alone = pieces.Draws(some, np.ones((len(some), 1, 1)), *maps)
+                    rest.append(pieces.densities(alone, output, grid)[:, 0])
+        each = np.concatenate(rest)
+        return self._combined(sums, each, sums.max(axis=0), least=each.max(initial=0.0))[place]
 
     def quantile(self, q: ArrayLike, output: int = 0) -> Estimate:
         """The smallest y with P(f(x)[output] <= y) >= q, for q (m,) (or a scalar) in (0, 1), of the shape of q.
@@ -124,24 +124,45 @@ class OutputMixture:
         The error is half the distance between the quantiles of q less and plus the error of the distribution function;
         infinite where one of these is outside (0, 1), beyond all points.
         """
-        levels, shape = self._grid(q, output, "q")
+        levels, place = self._rising("q", q, output)
         if ((levels <= 0) | (levels >= 1)).any():
             raise ValueError(f"q: expected numbers in (0, 1), got {levels[(levels <= 0) | (levels >= 1)][0]:g}")
-        value = self._inverse(levels, output)
+        if not self.exact:
+            f, weights = self._regions
+            rest, mass = self._rest[0][:, output], weights.ravel() / len(weights)
+            values = np.concatenate([f[:, :, output].ravel(), rest])
+            order, missing = np.argsort(values), max(1.0 - mass.sum(), 0.0)
+            total = np.cumsum(np.concatenate([mass, np.full(len(rest), missing) / len(rest)])[order])
+            values, share = values[order], total / total[-1]
+
+        def inverse(levels):
+            if self.exact:
+                return self._bisected(levels, output)
+            return values[np.searchsorted(total, levels * total[-1]).clip(max=len(values) - 1)]
+
+        value = inverse(levels)
         spread = np.maximum(self.cdf(value, output).error, 1e-15)
         around = np.concatenate([levels - spread, levels + spread]).clip(1e-16, 1 - 1e-16)
-        low, high = np.split(self._inverse(around, output), 2)
+        low, high = np.split(inverse(around), 2)
         error = (high - low) / 2
-        if not self.exact:
-            below, above = self._ends(output)
+        if not self.exact:  # beyond all points, unless the least or the greatest of them is an atom
+            below, above = share[values == values[0]][-1], 1.0 - share[values < values[-1]].max(initial=0.0)
             beyond = (levels <= spread) & (below < 3 * spread) | (levels + spread >= 1) & (above < 3 * spread)
             error[beyond] = np.inf
-        return _reshaped(Estimate(value, error), shape)
+        return Estimate(value, error)[place]
 
     def atoms(self, output: int = 0) -> tuple[np.ndarray, Estimate]:
         """(values (a,), p (a,)): outputs taken with positive probability, rising, and those probabilities."""
-        self._grid(0.0, output)
-        values, p, error = planar_law.atoms(self.pmf.pieces, output)
+        _check.index("output", output, self.pmf.net.output_dim)
+        found = []
+        for part in self.pmf.pieces:
+            for rows, _, _, A, b in part.blocks():
+                flat = ~A[:, output].any(axis=1)
+                p = part.weight * np.exp(part.log_p[rows][flat])
+                found.append((b[flat, output], p, p * part.rel_error[rows][flat]))
+        every, *masses = map(np.concatenate, zip(*found))
+        values, inverse = np.unique(every, return_inverse=True)
+        p, error = (np.bincount(inverse, each, len(values)) for each in masses)
         f = self._rest[0][:, output]
         again, counts = np.unique(f, return_counts=True)
         for value, share in zip(again[counts > 1], counts[counts > 1] / len(f)):
@@ -154,34 +175,44 @@ class OutputMixture:
         return values[order], Estimate(p[order], error[order], 0.0, 1.0)
 
     def class_probabilities(self) -> Estimate:
-        """P(argmax f(x) = c) for each class c, (k,), the first of equal outputs; bounds: any class may have the
-        uncovered mass.
+        """P(argmax f(x) = c) for each class c, (k,), the first of equal ones; bounds: any may have all of `uncovered`.
 
         A network with one output is a logit: class 0 is f(x) <= 0, class 1 is f(x) > 0.
         """
         classes = max(self.pmf.net.output_dim, 2)
         if self.exact:
-            mass, error = planar_law.class_masses(self.pmf.pieces, classes)
-            return _probability(mass, error, (classes,))
+            return _probability(*planar_law.class_masses(self.pmf.pieces, classes))
         f, weights = self._regions
-        won = [winner(replicate) for replicate in f]
-        sums = np.stack([np.bincount(c, w, classes) for c, w in zip(won, weights)])
-        rest = winner(self._rest[0])[:, None] == np.arange(classes)
-        return self._combined(sums, rest, 1.0, bounded=True)
+        sums = np.stack([np.bincount(_winner(each), w, classes) for each, w in zip(f, weights)])
+        return self._combined(sums, _winner(self._rest[0])[:, None] == np.arange(classes))
 
     def plot(self, ax: Axes | None = None, output: int = 0, samples: ArrayLike | None = None) -> Axes:
         """Draw the distribution function of an output with a band of three errors, on new axes if ax is None.
 
         samples (n, k) or (n,): outputs whose empirical distribution function is drawn as circles.
         """
-        return plots.distribution(self, ax, output, samples)
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots()[1] if ax is None else ax
+        middle, deviation = float(self.mean[output]), float(np.sqrt(self.cov[output, output]))
+        y = middle + deviation * np.linspace(-4, 4, 200)
+        cdf = self.cdf(y, output)
+        ax.plot(y, np.asarray(cdf), color="C0")
+        ax.fill_between(y, cdf - 3 * cdf.error, cdf + 3 * cdf.error, color="C0", alpha=0.25, linewidth=0)
+        if samples is not None:
+            values = np.asarray(samples, dtype=float)
+            values = values.reshape(len(values), -1)[:, output]
+            share = (np.arange(25) + 0.5) / 25
+            ax.plot(np.quantile(values, share), share, "o", **CIRCLES)
+        ax.set(xlabel="output", ylabel="P(output ≤ y)", ylim=(-0.02, 1.02))
+        return ax
 
     def _draws(self):
         """Points of all regions: kept, unless they are large, which are then drawn again for each density."""
         if self._kept is None:
-            size = sum(len(part) * part.net.input_dim * (part.net.n_hidden + points.FEWEST) for part in self.pmf.pieces)
-            draws = (each for part in self.pmf.pieces for each in points.draw(part, self.seed))
-            if size > KEPT:
+            nets = [(part.net, len(part.patterns)) for part in self.pmf.pieces]
+            draws = (each for part in self.pmf.pieces for each in pieces.draw(part, self.seed))
+            if sum(count * net.input_dim * (net.n_hidden + pieces.FEWEST) for net, count in nets) > KEPT:
                 return draws
             self._kept = list(draws)
         return self._kept
@@ -193,19 +224,18 @@ class OutputMixture:
         outputs, weights = [np.zeros((replicates, 0, k))], [np.zeros((replicates, 0))]
         with one_thread():
             for draws in self._draws():
-                f = _outputs(draws)
-                outputs.append(f)
-                weights.append(draws.weights.transpose(1, 0, 2).reshape(f.shape[:2]))
+                f = np.einsum("kod,kdrm->rkmo", draws.A, draws.z, optimize=True)
+                f += draws.b[:, None]  # a constant output is the same number at all points of a region
+                outputs.append(f.reshape(replicates, -1, k))
+                weights.append(draws.weights.transpose(1, 0, 2).reshape(replicates, -1))
         return np.concatenate(outputs, axis=1), np.concatenate(weights, axis=1)
 
     @cached_property
     def _rest(self):
         """Outputs (m, k) at those of n random inputs whose pattern the PMF lacks; (piece, z) of the first of them."""
         outputs, kept = [np.zeros((0, self.pmf.net.output_dim))], []
-        if self.pmf.complete:
-            return outputs[0], kept
-        rng = np.random.default_rng([self.seed, STREAM])
-        shares = rng.multinomial(self.n, [part.weight for part in self.pmf.pieces])
+        rng, n = np.random.default_rng([self.seed, STREAM]), 0 if self.pmf.complete else self.n
+        shares = rng.multinomial(n, [part.weight for part in self.pmf.pieces])
         for part, share in zip(self.pmf.pieces, shares):
             inputs = []
             for start in range(0, share, INPUTS_AT_ONCE):
@@ -219,78 +249,36 @@ class OutputMixture:
         counts = np.diff(1 + ends * LINES // max(ends[-1], LINES), prepend=0)
         return np.concatenate(outputs), [z[:count] for z, count in zip(kept, counts)]
 
-    def _densities(self, grid, output):
-        """Densities at rising y (m,): of each replicate's points (R, m), and of random inputs (n, m)."""
-        sums, rest = np.zeros((quadrature.REPLICATES, len(grid))), [np.zeros((0, len(grid)))]
-        with one_thread():
-            for draws in self._draws():
-                sums += _line_density(draws, grid, output)
-        for part, z in zip(self.pmf.pieces, self._rest[1]):
-            for start in range(0, len(z), 256):
-                some = z[start : start + 256]
-                patterns = part.net.patterns(some)
-                G, g, A, b = exact_constants(part.net, patterns)
-                H, h = halfspaces(patterns, G, g)
-                alone = points.Draws(some[:, :, None, None], np.ones((len(some), 1, 1)), H, h, A, b)
-                rest.append(_each_density(alone, grid, output))
-        return sums, np.concatenate(rest)
-
-    def _combined(self, sums, rest, typical, bounded=False, least=0.0):
-        """The `Estimate` (q,): sums (R, q) over each replicate's points, values (m, q) at the random inputs of the
-        rest.
-        """
+    def _combined(self, sums, rest, typical=None, least=0.0):
+        """The `Estimate` of sums (R, ...) over each replicate's points and values (m, ...) at inputs of the rest."""
         # With the mean g of the rest the estimate is g + mean_r (sum_r - covered_r g): what a replicate covers too much
         # the rest has too little. The largest deviation from g, `least` at least, widens the error, as if one more
-        # input had shown it; where no input shows the rest it is UNSEEN times `typical`. A probability (bounded)
-        # deviates by 1 at most.
+        # input had shown it; where no input shows the rest it is UNSEEN times `typical` (...). A probability, where
+        # that is None, deviates by 1 at most.
         covered = self._regions[1].sum(axis=1)
         missing = 0.0 if self.pmf.complete else max(1.0 - covered.mean(), 0.0)
         m = len(rest) if missing > 0 else 0
         centre = rest.mean(axis=0) if m else sums.mean(axis=0) / covered.mean()
-        terms = sums - covered[:, None] * centre
+        terms = sums - np.multiply.outer(covered, centre)
         value = centre + terms.mean(axis=0)
-        scatter = quadrature.SAFETY * terms.std(axis=0, ddof=1) / np.sqrt(len(terms))
-        if bounded:  # without a point in the event or outside it, one more might have shown it
+        scatter, of_sums = (quadrature.SAFETY * part.std(axis=0, ddof=1) / np.sqrt(len(sums)) for part in (terms, sums))
+        unseen = 1.0
+        if typical is None:  # without a point in the event or outside it, one more might have shown it
             alone = (sums.max(axis=0) == 0) | ((covered[:, None] - sums).max(axis=0) <= 1e-12)
-            one = self._regions[1].max(initial=0.0) / len(terms)
-            scatter = np.where(alone, np.maximum(scatter, one), scatter)
-        shown = np.abs(rest - centre).max(axis=0, initial=least) if m else UNSEEN * np.asarray(typical)
-        unseen = 1.0 if bounded else shown
+            one = np.where(alone, self._regions[1].max(initial=0.0) / len(sums), 0.0)
+            scatter, of_sums = np.maximum(scatter, one), np.maximum(of_sums, one)
+        else:
+            unseen = np.abs(rest - centre).max(axis=0, initial=least) if m else UNSEEN * typical
         spread = np.sqrt((rest.var(axis=0) + unseen**2 / (m + 1)) / m) if m else unseen
         error = np.hypot(scatter, missing * spread)
-        if not bounded:
+        if typical is not None:
             return Estimate(value, error)
-        inside, slack = sums.mean(axis=0), 3 * quadrature.SAFETY * sums.std(axis=0, ddof=1) / np.sqrt(len(sums))
-        slack = 3 * scatter if missing == 0 else np.where(alone, np.maximum(slack, 3 * one), slack)
-        low, high = (value, value) if missing == 0 else (inside, inside + missing)
-        lower, upper = np.clip(low - slack, 0.0, 1.0), np.clip(high + slack, 0.0, 1.0)
+        low, slack = (sums.mean(axis=0), 3 * of_sums) if missing > 0 else (value, 3 * scatter)
+        lower, upper = np.clip(low - slack, 0.0, 1.0), np.clip(low + missing + slack, 0.0, 1.0)
         return Estimate(np.clip(value, lower, upper), error, lower, upper)
 
-    def _inverse(self, levels, output):
-        """The smallest y with cdf(y) >= level, for levels (m,): an order statistic of weighted points, or bisection."""
-        if self.exact:
-            return self._bisected(levels, output)
-        values, total = self._sorted(output)
-        return values[np.searchsorted(total, levels * total[-1]).clip(max=len(values) - 1)]
-
-    def _sorted(self, output):
-        """All points of one output, rising, and the sums of their weights up to each."""
-        f, weights = self._regions
-        rest = self._rest[0][:, output]
-        missing = max(1.0 - weights.sum() / len(weights), 0.0)
-        values = np.concatenate([f[:, :, output].ravel(), rest])
-        mass = np.concatenate([weights.ravel() / len(weights), np.full(len(rest), missing) / len(rest)])
-        order = np.argsort(values)
-        return values[order], np.cumsum(mass[order])
-
-    def _ends(self, output):
-        """Probabilities of the least and of the greatest value of the points: great where it is an atom."""
-        values, total = self._sorted(output)
-        share = total / total[-1]
-        first, last = np.searchsorted(values, values[0], "right") - 1, np.searchsorted(values, values[-1], "left") - 1
-        return share[first], 1.0 - (share[last] if last >= 0 else 0.0)
-
     def _bisected(self, levels, output):
+        """The smallest y with cdf(y) >= level, for levels (m,), in the plane."""
         blocks = ((part, rows, A, b) for part in self.pmf.pieces for rows, _, _, A, b in part.blocks())
         low, high = np.hstack([planar_law.output_range(*block, output) for block in blocks])
         ends = np.nextafter(low.min(), -np.inf), high.max()
@@ -302,10 +290,16 @@ class OutputMixture:
 
         return elementwise.find_root(excess, np.broadcast_arrays(*ends, levels)[:2], args=(levels,)).bracket[1]
 
-    def _grid(self, y, output, name="y"):
+    def _rising(self, name, y, output):
+        """The numbers y, a scalar or (m,), in rising order (m,), and the index that gives what belongs to them y's."""
         _check.index("output", output, self.pmf.net.output_dim)
         y = _check.array(name, y, (None,) * min(np.ndim(y), 1))
-        return np.atleast_1d(y), y.shape
+        return np.sort(y, axis=None), np.argsort(np.argsort(y, kind="stable")) if y.ndim else 0
+
+
+def _winner(f):
+    """The class (n,) of outputs f (n, k), the first of equal ones."""
+    return f.argmax(axis=1) if f.shape[1] > 1 else (f[:, 0] > 0).astype(int)
 
 
 def _of_rounding(mean, deviation, roundings):
@@ -314,43 +308,6 @@ def _of_rounding(mean, deviation, roundings):
     return np.outer(moved, moved) - np.outer(deviation, deviation)
 
 
-def _outputs(draws):
-    """f (R, K M, k) at the points of `Draws`; a constant output is the same number at all points of a region."""
-    f = np.einsum("kod,kdrm->rkmo", draws.A, draws.z, optimize=True)
-    f += draws.b[:, None]
-    return f.reshape(len(f), -1, draws.A.shape[1])
-
-
-def _line_density(draws, grid, output):
-    """Densities (R, m) of the points of each replicate at rising y (m,)."""
-    moving = np.flatnonzero(draws.A[:, output].any(axis=1))
-    count, (_, _, replicates, size) = len(moving), draws.z.shape
-    line = points.line(take(draws, moving), output)
-    owner = (np.arange(count)[:, None] * replicates + np.repeat(np.arange(replicates), size)) * (len(grid) + 1)
-    total = np.zeros(count * replicates * (len(grid) + 1))
-    for end, sign in ((line.low, 1.0), (line.high, -1.0)):
-        place = owner + np.searchsorted(grid, end, side="left")
-        total += np.bincount(place.ravel(), (sign * line.density).ravel(), len(total))
-    total = total.reshape(count, replicates, len(grid) + 1)[:, :, :-1].cumsum(axis=2)
-    return np.einsum("krm,km->rm", total, line.bell(grid))
-
-
-def _each_density(draws, grid, output):
-    """Densities (K, m) of single points at y (m,); 0 in regions where the output is constant."""
-    moving = draws.A[:, output].any(axis=1)
-    result = np.zeros((len(moving), len(grid)))
-    line = points.line(take(draws, np.flatnonzero(moving)), output)
-    inside = (line.low < grid) & (grid <= line.high)
-    result[moving] = np.where(inside, line.density * line.bell(grid), 0.0)
-    return result
-
-
-def _probability(value, error, shape):
+def _probability(value, error):
     """An exact probability: the bounds are three errors away."""
-    bounds = (np.clip(value + sign * 3 * error, 0.0, 1.0) for sign in (-1, 1))
-    return _reshaped(Estimate(value, error, *bounds), shape)
-
-
-def _reshaped(estimate, shape):
-    parts = (np.asarray(estimate), estimate.error, estimate.lower, estimate.upper)
-    return Estimate(*(np.asarray(part).reshape(shape) for part in parts))
+    return Estimate(value, error, *(np.clip(value + sign * 3 * error, 0.0, 1.0) for sign in (-1, 1)))

@@ -6,12 +6,12 @@ probability on a line. Nothing is sampled; the errors are those of rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from rpa.patterns.pieces import Pieces
-from rpa.patterns.winners import logits, wins
 from rpa.polytopes import planar
 from rpa.polytopes.polytope import probabilities
 
@@ -22,8 +22,20 @@ EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no r
 
 
 def cdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
-    """P(f(x)[output] <= y) at y (m,) and its error (m,)."""
-    return _summed(pieces, y, output, _cdf_terms)
+    """P(f(x)[output] <= y) at y (m,) and its error (m,): of each region whole below a threshold, or cut by it."""
+    value, error = np.zeros((2, len(y)))
+    for part in pieces:
+        for rows, _, _, A, b in part.blocks():
+            low, high = output_range(part, rows, A, b, output)
+            p, whole = part.weight * np.exp(part.log_p[rows]), high[:, None] <= y
+            value += p @ whole
+            error += (p * part.rel_error[rows]) @ whole
+            for i, j in _pairs((low[:, None] <= y) & ~whole):
+                limits = (y[j] - b[i, output])[:, None]
+                mass, mass_error = _cut_mass(part.polygons[rows][i], A[i, output, None], limits)
+                value += np.bincount(j, part.weight * mass, len(y))
+                error += np.bincount(j, part.weight * mass_error, len(y))
+    return value, error
 
 
 def pdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
@@ -32,39 +44,40 @@ def pdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
     On a region with output a z + b the scalar s = a z is N(0, |a|^2): its density at y - b, times the probability
     of the region given a z = y - b, an interval.
     """
-    return _summed(pieces, y, output, _pdf_terms)
-
-
-def _summed(pieces, y, output, terms):
-    value, error = np.zeros(len(y)), np.zeros(len(y))
+    value, error = np.zeros((2, len(y)))
     for part in pieces:
-        for block in part.blocks():
-            for index, term, term_error in terms(part, block, y, output):
-                np.add.at(value, index, part.weight * term)
-                np.add.at(error, index, part.weight * term_error)
+        for rows, H, h, A, b in part.blocks():
+            low, high = output_range(part, rows, A, b, output)
+            scale = np.hypot.reduce(A[:, output], axis=1)
+            # At an end of a region's outputs, where the density may jump, rounding must not decide.
+            moved = ENDS * (np.abs(b[:, output]) + 10 * scale)
+            for i, j in _pairs(((low + moved)[:, None] < y) & (y < (high - moved)[:, None])):
+                direction = A[i, output] / scale[i, None]
+                across = np.stack([-direction[:, 1], direction[:, 0]], axis=1)
+                level = (y[j] - b[i, output]) / scale[i]
+                limits = h[i] - (H[i] @ direction[..., None])[..., 0] * level[:, None]
+                within = H[i] @ across[..., None]
+                # A row along the direction has nothing left but rounding, which must not decide anything.
+                within[np.linalg.norm(within, axis=2) <= FLAT * np.linalg.norm(H[i], axis=2)] = 0.0
+                log_p, rel_error = probabilities(within, limits, rtol=EXACT)
+                density = part.weight * np.exp(log_p - level**2 / 2) / (np.sqrt(2 * np.pi) * scale[i])
+                value += np.bincount(j, density, len(y))
+                error += np.bincount(j, density * rel_error, len(y))
     return value, error
+
+
+def _pairs(chosen: np.ndarray) -> Iterator:
+    """Yields the indices (i, j) of the true entries of a matrix, so many at once."""
+    i, j = np.nonzero(chosen)
+    for start in range(0, len(i), CUTS_AT_ONCE):
+        yield i[start : start + CUTS_AT_ONCE], j[start : start + CUTS_AT_ONCE]
 
 
 def output_range(part: Pieces, rows: slice, A: np.ndarray, b: np.ndarray, output: int) -> Any:
     """Bounds (low, high), each (K,), of an output on each polygon; equal where it is constant."""
-    polygons: Any = part.polygons
-    values = (polygons.vertices[rows] @ A[:, output, :, None])[..., 0] + b[:, output, None]
-    used = polygons.used[rows]
+    values = (part.polygons.vertices[rows] @ A[:, output, :, None])[..., 0] + b[:, output, None]
+    used = part.polygons.used[rows]
     return np.where(used, values, np.inf).min(axis=1), np.where(used, values, -np.inf).max(axis=1)
-
-
-def _cdf_terms(part, block, grid, output):
-    """Yields (index into grid, mass, error) of each region: whole below a threshold, or cut by it."""
-    rows, _, _, A, b = block
-    low, high = output_range(part, rows, A, b, output)
-    p = np.exp(part.log_p[rows])
-    whole, at = np.nonzero(high[:, None] <= grid)
-    yield at, p[whole], p[whole] * part.rel_error[rows][whole]
-    piece, at = np.nonzero((low[:, None] <= grid) & (grid < high[:, None]))
-    for k in _chunks(piece):
-        i, j = piece[k], at[k]
-        mass, error = _cut_mass(part.polygons[rows][i], A[i, output, None], (grid[j] - b[i, output])[:, None])
-        yield j, mass, error
 
 
 def _cut_mass(polygons, rows, limits):
@@ -79,44 +92,6 @@ def _cut_mass(polygons, rows, limits):
     return np.exp(log_p), np.exp(log_p) * rel_error
 
 
-def _pdf_terms(part, block, grid, output):
-    """Yields (index into grid, density, error) of each region that the level set f = y meets."""
-    rows, H, h, A, b = block
-    low, high = output_range(part, rows, A, b, output)
-    scale = np.hypot.reduce(A[:, output], axis=1)
-    # At an end of a region's outputs, where the density may jump, rounding must not decide.
-    moved = ENDS * (np.abs(b[:, output]) + 10 * scale)
-    piece, at = np.nonzero(((low + moved)[:, None] < grid) & (grid < (high - moved)[:, None]))
-    for k in _chunks(piece):
-        i, j = piece[k], at[k]
-        direction = A[i, output] / scale[i, None]
-        across = np.stack([-direction[:, 1], direction[:, 0]], axis=1)
-        level = (grid[j] - b[i, output]) / scale[i]
-        limits = h[i] - (H[i] @ direction[..., None])[..., 0] * level[:, None]
-        within = H[i] @ across[..., None]
-        # A row along the direction has nothing left but rounding, which must not decide anything.
-        within[np.linalg.norm(within, axis=2) <= FLAT * np.linalg.norm(H[i], axis=2)] = 0.0
-        log_p, rel_error = probabilities(within, limits, rtol=EXACT)
-        density = np.exp(log_p - level**2 / 2) / (np.sqrt(2 * np.pi) * scale[i])
-        yield j, density, density * rel_error
-
-
-def atoms(pieces: tuple[Pieces, ...], output: int) -> Any:
-    """(values (a,), p (a,), error (a,)): values an output takes with positive probability on the regions, rising.
-
-    For regions in any dimension.
-    """
-    values, masses, errors = [], [], []
-    for part in pieces:
-        for rows, _, _, A, b in part.blocks():
-            flat = ~A[:, output].any(axis=1) & np.isfinite(part.log_p[rows])
-            values.append(b[flat, output])
-            masses.append(part.weight * np.exp(part.log_p[rows][flat]))
-            errors.append(masses[-1] * part.rel_error[rows][flat])
-    unique, inverse = np.unique(np.concatenate(values), return_inverse=True)
-    return (unique, *(np.bincount(inverse, np.concatenate(part), len(unique)) for part in (masses, errors)))
-
-
 def two_moments(pieces: tuple[Pieces, ...], centre: np.ndarray) -> Any:
     """Mean (k,) and second moment (k, k) of f(x) - centre, the sums over regions of p E[A z + b'] and
     p E[(A z + b')(A z + b')^T] with b' = b - centre, and the sum of the errors of p.
@@ -124,8 +99,7 @@ def two_moments(pieces: tuple[Pieces, ...], centre: np.ndarray) -> Any:
     k = len(centre)
     mean, second, error = np.zeros(k), np.zeros((k, k)), 0.0
     for part in pieces:
-        polygons: Any = part.polygons
-        first, cross = planar.polygon_moments(polygons, part.log_p)
+        first, cross = planar.polygon_moments(part.polygons, part.log_p)
         p = part.weight * np.exp(part.log_p)
         error += p @ part.rel_error
         for rows, _, _, A, b in part.blocks():
@@ -139,18 +113,22 @@ def two_moments(pieces: tuple[Pieces, ...], centre: np.ndarray) -> Any:
 
 
 def class_masses(pieces: tuple[Pieces, ...], classes: int) -> Any:
-    """P(argmax f(x) = c) and its error, each (classes,); a single output is a logit (`winners.logits`)."""
-    mass, error = np.zeros(classes), np.zeros(classes)
+    """P(argmax f(x) = c) and its error, each (classes,). A single output is a logit: that of class 1, 0 of class 0."""
+    mass, error = np.zeros((2, classes))
     for part in pieces:
-        polygons: Any = part.polygons
         for rows, _, _, A, b in part.blocks():
-            maps = logits(A, b)
+            missing = (classes - A.shape[1], 0)
+            A, b = np.pad(A, ((0, 0), missing, (0, 0))), np.pad(b, ((0, 0), missing))
             for c in range(classes):
-                p, p_error = _cut_mass(polygons[rows], *wins(*maps, c))
+                p, p_error = _cut_mass(part.polygons[rows], *wins(A, b, c))
                 mass[c] += part.weight * p.sum()
                 error[c] += part.weight * p_error.sum()
     return mass, error
 
 
-def _chunks(items):
-    return [slice(start, start + CUTS_AT_ONCE) for start in range(0, len(items), CUTS_AT_ONCE)]
+def wins(A: np.ndarray, b: np.ndarray, c: int) -> Any:
+    """Half-spaces (rows (K, k-1, r), limits (K, k-1)) on which output c of A z + b wins, the first of equal ones."""
+    others = np.delete(np.arange(A.shape[1]), c)
+    rows, limits = A[:, others] - A[:, [c]], b[:, [c]] - b[:, others]
+    tie_lost = (np.abs(rows).max(axis=2) == 0) & (limits == 0) & (others < c)
+    return rows, np.where(tie_lost, -1.0, limits)

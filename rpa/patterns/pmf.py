@@ -7,25 +7,24 @@ is `uncovered`, an upper bound on the total-variation error of everything derive
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import logsumexp
 from tqdm import tqdm
 
 from rpa import _check
-from rpa.inputs import RandomInput, components_of
-from rpa.network import ReLUNetwork, as_network
+from rpa.inputs import RandomInput
+from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
-from rpa.patterns import plots, support
-from rpa.patterns.arrangement import enumerate_regions
+from rpa.patterns import support
 from rpa.patterns.estimate import Estimate
-from rpa.patterns.output_law import OutputMixture
-from rpa.patterns.packing import among
+from rpa.patterns.output_law import CIRCLES, OutputMixture
+from rpa.patterns.packing import among, checked
 from rpa.patterns.pieces import Pieces, exact_pieces, region_probabilities
-from rpa.patterns.regions import Region, label, region_of, singular_values
+from rpa.patterns.regions import Region, enumerate_regions, label, region_of, singular_values
 from rpa.polytopes import quadrature
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ SEARCHES = ("auto", "exhaustive", "best_first", "entropy", "monte_carlo")
 ENUMERABLE = 5  # rank up to which regions are enumerated: their vertices grow like 2^rank
 ENOUGH = 0.98  # share of `max_patterns` that ends the search: of the candidates some are empty regions
 WIDEST = 4  # candidates for each pattern asked for: in few dimensions some of them are empty
+NUMBERED = 20  # hidden units up to which the decimal numbers of patterns can be distinguished on an axis
 MINOR = 1e-9  # share of a pattern below which a component of the input is left out of the output law there
 
 
@@ -60,6 +60,7 @@ class PatternPMF:
     pieces: tuple
     covered_error: float
     stopped: str
+    _laws: dict = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.patterns)
@@ -118,10 +119,6 @@ class PatternPMF:
             self._laws[n, seed] = OutputMixture(self, n, seed)
         return self._laws[n, seed]
 
-    @cached_property
-    def _laws(self) -> dict:
-        return {}
-
     def singular_values(self) -> tuple[np.ndarray, np.ndarray]:
         """Singular values of the Jacobian of each pattern, (K, min(k, d)) falling, and the probabilities (K,)."""
         return singular_values(self.net, self.patterns), self.p
@@ -141,7 +138,18 @@ class PatternPMF:
 
         frequencies (K,): sampled shares of the patterns, drawn as circles.
         """
-        return plots.stems(self, ax, frequencies, floor)
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots()[1] if ax is None else ax
+        shown, numbered = self.p >= floor, self.net.n_hidden <= NUMBERED
+        places = np.array(self.labels, dtype=float)[shown] if numbered else 1.0 + np.flatnonzero(shown)
+        ax.vlines(places, 0, self.p[shown], color="C0", linewidth=1.4)
+        if frequencies is not None:
+            ax.plot(places, np.asarray(frequencies)[shown], "o", **CIRCLES)
+        reach = 2.0**self.net.n_hidden if numbered else shown.sum() + 1.0
+        ax.set(xlim=(-0.03 * reach, 1.03 * reach), ylim=(0, None), ylabel="probability")
+        ax.set_xlabel("pattern, as a decimal number" if numbered else "pattern, the most probable first")
+        return ax
 
 
 @one_thread()
@@ -177,44 +185,29 @@ def pattern_pmf(
     >>> pmf.output().mean.p.round(6)  # E|x|
     array([1.166631])
     """
-    net = as_network(net)
-    max_patterns = _check.integer("max_patterns", max_patterns, 1)
-    mass, rtol = _check.fraction("mass", mass), _check.positive("rtol", rtol)
-    seed = _check.integer("seed", seed)
+    net, components, max_patterns, mass = checked(net, inputs, max_patterns, mass)
+    rtol, seed = _check.positive("rtol", rtol), _check.integer("seed", seed)
     if search not in SEARCHES:
         raise ValueError(f"search: expected one of {', '.join(SEARCHES)}, got {search!r}")
-    components = components_of(inputs)
-    if inputs.dim != net.input_dim:
-        raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
     parts = [(weight, net.whitened(part)) for weight, part in components]
     rank = max(small.input_dim for _, small in parts)
     if search == "exhaustive" and rank > ENUMERABLE:
         raise ValueError(f"search: 'exhaustive' needs W_1 cov W_1^T of rank at most {ENUMERABLE}, got {rank}")
-    exhaustive = search in ("auto", "exhaustive")
+    exhaustive = search in ("auto", "exhaustive") and rank <= ENUMERABLE
     if exhaustive and rank <= 2:
-        patterns, pieces = exact_pieces(net, components)
-        return _assemble(net, inputs, patterns, pieces, 0.0, "complete")
+        return _assembled(net, inputs, exact_pieces(net, components), None, "complete")
     if progress is None:
         progress = sys.stderr.isatty()
     table = _Table(net, parts, mass, rtol, seed, progress)
-    every = _every_region(parts, max_patterns) if exhaustive and rank <= ENUMERABLE else None
-    if every is not None:
+    found: list[Any] = [enumerate_regions(small, max_patterns) for _, small in parts] if exhaustive else [None]
+    every = None if any(each is None for each in found) else np.unique(np.concatenate(found), axis=0)
+    if every is not None and len(every) <= max_patterns:
         table.add(every, 0.0)
         return table.finished(inputs, "complete", max_patterns)
     if search == "exhaustive":
         raise ValueError(f"max_patterns: expected at least the number of regions, which is above {max_patterns}")
-    method = "best_first" if search == "auto" else search
-    stopped = _search(table, inputs, method, max_patterns, mass, seed, progress)
+    stopped = _search(table, inputs, search, max_patterns, mass, seed, progress)
     return table.finished(inputs, stopped, max_patterns)
-
-
-def _every_region(parts, limit):
-    """Patterns (K, N) of all regions of all components, or None if there are more than `limit`."""
-    patterns = [enumerate_regions(small, limit) for _, small in parts]
-    if any(each is None for each in patterns):
-        return None
-    every = np.unique(np.concatenate(patterns), axis=0)
-    return every if len(every) <= limit else None
 
 
 def _search(table, inputs, search, max_patterns, mass, seed, progress):
@@ -230,12 +223,12 @@ def _search(table, inputs, search, max_patterns, mass, seed, progress):
             supports = [every.cut(asked), every]
         for candidates in supports:
             table.add(candidates.patterns, min(logsumexp(candidates.log_q), 0.0))
-            if mass < 1 and table.covered >= mass - table.covered_error:
+            if mass < 1 and table.terms.sum() >= mass - table.covered_error:
                 return "mass"
-            if table.positive >= ENOUGH * max_patterns:
+            if np.isfinite(table.log_p).any(axis=0).sum() >= ENOUGH * max_patterns:
                 return "max_patterns"
-        full = len(candidates) == wanted  # fewer, where all were requested, are all that memory allows
-        if candidates.exhausted or search != "best_first" or (asked == 1 and not full):
+        full = len(candidates.patterns) == wanted  # fewer, where all were requested, are all that memory allows
+        if candidates.exhausted or len(supports) == 1 or (asked == 1 and not full):
             break
         asked, wanted = 1.0, 2 * wanted if full else wanted
     return "exhausted"
@@ -266,29 +259,21 @@ class _Table:
             setattr(self, name, np.concatenate([getattr(self, name), np.stack(parts)], axis=1))
 
     @property
-    def _terms(self):
+    def terms(self):
         """The share (C, K) of each component in the probability of each pattern."""
         return np.array([[weight] for weight, _ in self.parts]) * np.exp(self.log_p)
-
-    @property
-    def covered(self):
-        return self._terms.sum()
 
     @property
     def covered_error(self):
         """Standard error of `covered`: the scatter of the replicates, and what each pattern's error has beyond it."""
         scatter = lambda deviation: quadrature.SAFETY * deviation.std(axis=-1, ddof=1) / np.sqrt(quadrature.REPLICATES)
-        errors = self._terms * np.where(np.isfinite(self.rel_error), self.rel_error, 1.0)
-        beyond = np.maximum(errors**2 - (self._terms * scatter(self.deviation)) ** 2, 0.0)
-        return np.hypot(scatter(np.einsum("ck,ckr->r", self._terms, self.deviation)), np.sqrt(beyond.sum()))
-
-    @property
-    def positive(self):
-        return int(np.isfinite(self.log_p).any(axis=0).sum())
+        errors = self.terms * np.where(np.isfinite(self.rel_error), self.rel_error, 1.0)
+        beyond = np.maximum(errors**2 - (self.terms * scatter(self.deviation)) ** 2, 0.0)
+        return np.hypot(scatter(np.einsum("ck,ckr->r", self.terms, self.deviation)), np.sqrt(beyond.sum()))
 
     def finished(self, inputs, stopped, max_patterns):
         """The PMF of the `max_patterns` most probable patterns. All regions of a component have the probability one."""
-        keep = np.argsort(-self._terms.sum(axis=0), kind="stable")[:max_patterns]
+        keep = np.argsort(-self.terms.sum(axis=0), kind="stable")[:max_patterns]
         self.patterns = self.patterns[keep]
         for name in ("log_p", "rel_error", "deviation"):
             setattr(self, name, getattr(self, name)[:, keep])
@@ -301,31 +286,27 @@ class _Table:
             self.rel_error = np.where(self.rel_error < 1, np.sqrt(np.maximum(square, 0.0)), self.rel_error)
             error = 4e-17 * max(small.input_dim for _, small in self.parts)
         else:  # a component that hardly ever shows a pattern needs no points of its own there
-            self.log_p[self._terms < MINOR * self._terms.sum(axis=0)] = -np.inf
-        index = np.arange(len(self.patterns))
-        pieces = [
-            Pieces(weight, small, self.patterns, index, log_p, rel_error)
-            for (weight, small), log_p, rel_error in zip(self.parts, self.log_p, self.rel_error)
-        ]
-        return _assemble(self.net, inputs, self.patterns, pieces, error, stopped)
+            self.log_p[self.terms < MINOR * self.terms.sum(axis=0)] = -np.inf
+        pieces = []
+        for (weight, small), log_p, rel_error in zip(self.parts, self.log_p, self.rel_error):
+            some = np.isfinite(log_p)
+            pieces.append(Pieces(weight, small, self.patterns[some], log_p[some], rel_error[some]))
+        return _assembled(self.net, inputs, pieces, error, stopped)
 
 
-def _assemble(net, inputs, patterns, pieces, covered_error, stopped):
-    """Mixture probabilities, sorted; `pieces` of each component are re-indexed to the sorted patterns."""
-    log_terms = np.full((len(pieces), len(patterns)), -np.inf)
-    errors = np.zeros((len(pieces), len(patterns)))
-    for c, part in enumerate(pieces):
-        log_terms[c, part.index] = np.log(part.weight) + part.log_p
-        errors[c, part.index] = np.where(np.isfinite(part.log_p), part.rel_error, 0.0)
-    log_p = logsumexp(log_terms, axis=0)
-    finite = np.isfinite(log_p)
-    share = np.exp(log_terms - np.where(finite, log_p, 0.0))
-    rel_error = np.multiply(share, errors, out=np.zeros_like(share), where=share > 0).sum(axis=0)
-    order = np.argsort(-log_p, kind="stable")[: finite.sum()]
-    rank = np.full(len(patterns), -1)
-    rank[order] = np.arange(len(order))
-    pieces = tuple(part.reindexed(rank) for part in pieces)
-    if covered_error == 0.0:  # polygons: rounding alone, at worst all in one direction
-        p = np.exp(log_p[order])
-        covered_error = float((p * rel_error[order])[p > 0].sum())
-    return PatternPMF(net, inputs, patterns[order], log_p[order], rel_error[order], pieces, covered_error, stopped)
+def _assembled(net, inputs, pieces, covered_error, stopped):
+    """The PMF of a mixture, whose patterns are those of all components; covered_error: None for that of polygons."""
+    every = np.concatenate([part.patterns for part in pieces])
+    _, first, index = np.unique(np.packbits(every, axis=1), axis=0, return_index=True, return_inverse=True)
+    terms = np.concatenate([np.log(part.weight) + part.log_p for part in pieces])
+    log_p = np.full(len(first), -np.inf)
+    np.logaddexp.at(log_p, index.ravel(), terms)
+    share = np.exp(terms - log_p[index.ravel()])
+    errors = np.concatenate([part.rel_error for part in pieces])
+    errors = np.multiply(share, errors, out=np.zeros_like(share), where=share > 0)
+    order = np.argsort(-log_p, kind="stable")
+    log_p, rel_error = log_p[order], np.bincount(index.ravel(), errors, len(first))[order]
+    if covered_error is None:  # rounding alone, at worst all in one direction
+        p = np.exp(log_p)
+        covered_error = float((p * rel_error)[p > 0].sum())
+    return PatternPMF(net, inputs, every[first[order]], log_p, rel_error, tuple(pieces), covered_error, stopped)

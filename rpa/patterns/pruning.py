@@ -47,69 +47,49 @@ def enumerate_layers(net: ReLUNetwork, threshold: float, max_patterns: int) -> t
     patterns, log_q = np.zeros((1, 0), dtype=bool), np.zeros(1)
     for layer, size in enumerate(net.hidden_sizes):
         fixed, likely = fixed_units(log_on, threshold), log_on > log_off
+        log_likely, log_other = np.maximum(log_on, log_off), np.where(fixed, -np.inf, np.minimum(log_on, log_off))
         parent = np.arange(len(log_q))
         patterns = np.concatenate([patterns, likely], axis=1)
         share = fixed.mean(axis=0)
-        log_q = log_q + np.maximum(log_on, log_off)[:, share == 1].sum(axis=1)
+        log_q = log_q + log_likely[:, share == 1].sum(axis=1)
         order = np.argsort(share, kind="stable")[::-1]
         for unit in order[share[order] < 1]:
-            column = patterns.shape[1] - size + unit
-            parent, patterns, log_q = _branch(
-                parent, patterns, log_q, column, log_on[:, unit], log_off[:, unit], fixed[:, unit], max_patterns
-            )
+            # Every node has a child of the likelier sign, and one of the other where the unit is free.
+            score = np.concatenate([log_q + log_likely[:, unit][parent], log_q + log_other[:, unit][parent]])
+            keep = np.flatnonzero(np.isfinite(score))
+            if len(keep) > max_patterns:
+                keep = np.sort(keep[np.argpartition(-score[keep], max_patterns)[:max_patterns]])
+            node, flipped = keep % len(log_q), keep >= len(log_q)
+            parent, patterns, log_q = parent[node], patterns[node], score[keep]
+            patterns[:, unit - size] ^= flipped
         if layer < len(net.hidden_sizes) - 1:
             likely_gate, gate = (np.where(bits, 1.0, net.slope) for bits in (likely, patterns[:, -size:]))
-            rows, offset, log_on, log_off = _next_layer(
-                net.weights[layer + 1],
-                net.biases[layer + 1],
-                rows,
-                offset,
-                likely_gate,
-                gate,
-                parent,
-                keep=layer < len(net.hidden_sizes) - 2,
-            )
+            last = layer == len(net.hidden_sizes) - 2
+            rows, offset, log_on, log_off = _next_layer(net, layer + 1, rows, offset, likely_gate, gate, parent, last)
     order = np.argsort(-log_q, kind="stable")
     return patterns[order], log_q[order]
 
 
-def _next_layer(weight, bias, rows, offset, likely, gate, parent, keep):
-    """Pre-activations (rows, offset) of the next layer in every node, and their `activation_probabilities`."""
+def _next_layer(net, layer, rows, offset, likely, gate, parent, last):
+    """Pre-activations (rows, offset) of a layer in every node, and their `activation_probabilities`."""
     # Parents have rows (P, n, r), and gates `likely` (P, n) of their likeliest child. Others differ from it in few
-    # units, `flipped`. If no later layer needs the rows, lengths suffice: in the span of these units and one direction.
+    # units, `flipped`. Of the last layer's rows lengths suffice: in the span of these units and one direction.
+    weight, bias = net.weights[layer], net.biases[layer]
     change = gate - likely[parent]
     flipped = np.flatnonzero(change.any(axis=0))
     base, narrow = weight @ (likely[:, :, None] * rows), np.ascontiguousarray(weight[:, flipped])
     moving = rows[:, flipped]
-    if not keep and len(flipped) + 1 < rows.shape[2]:
-        base, moving = _turned(base, moving)
+    if last and len(flipped) + 1 < rows.shape[2]:
+        span = np.linalg.qr(moving.transpose(0, 2, 1))[0]
+        within = base @ span
+        beyond = np.linalg.norm(base - within @ span.transpose(0, 2, 1), axis=2, keepdims=True)
+        base, moving = np.concatenate([within, beyond], axis=2), np.pad(moving @ span, ((0, 0), (0, 0), (0, 1)))
     after = (gate * offset[parent]) @ weight.T + bias
     parts, step = [], max(1, NUMBERS_AT_ONCE // max(1, base[0].size))
     for start in range(0, len(gate), step):
         at = slice(start, start + step)
         own = parent[at]
         inner = base[own] + (narrow * change[at, None, flipped]) @ moving[own]
-        parts.append((inner if keep else inner[:, :0], *activation_probabilities(inner, after[at])))
+        parts.append((inner[:, :0] if last else inner, *activation_probabilities(inner, after[at])))
     inner, log_on, log_off = (np.concatenate(part) for part in zip(*parts))
     return inner, after, log_on, log_off
-
-
-def _turned(base, moving):
-    """base (P, m, r) and moving (P, f, r) in f + 1 coordinates, in which base + C moving has the lengths it had."""
-    span = np.linalg.qr(moving.transpose(0, 2, 1))[0]
-    within = base @ span
-    rest = np.linalg.norm(base - within @ span.transpose(0, 2, 1), axis=2, keepdims=True)
-    return np.concatenate([within, rest], axis=2), np.pad(moving @ span, ((0, 0), (0, 0), (0, 1)))
-
-
-def _branch(parent, patterns, log_q, column, log_on, log_off, fixed, limit):
-    """Children of all nodes for one unit: both signs where it is free, the likelier one where it is fixed."""
-    likely, unlikely = np.maximum(log_on, log_off)[parent], np.minimum(log_on, log_off)[parent]
-    score = np.concatenate([log_q + likely, np.where(fixed[parent], -np.inf, log_q + unlikely)])
-    keep = np.flatnonzero(np.isfinite(score))
-    if len(keep) > limit:
-        keep = np.sort(keep[np.argpartition(-score[keep], limit)[:limit]])
-    node, flipped = keep % len(log_q), keep >= len(log_q)
-    patterns = patterns[node]
-    patterns[:, column] ^= flipped
-    return parent[node], patterns, score[keep]

@@ -1,14 +1,17 @@
 """Affine regions: from an activation pattern to a polytope and the affine map on it.
 
 P1's lemma: the inputs with one activation pattern form a convex polytope {x : H x <= h}, on which f(x) = A x + b.
-`affine_pieces` does the algebra for a batch of patterns; `Region` is one of them; `planar_regions` finds all regions of
-a network whose input has rank at most two.
+`affine_pieces` does the algebra for a batch of patterns; `Region` is one of them. All regions are found by cutting a
+part of the input space by one hidden unit after the other: `planar_regions` for inputs of rank at most two,
+`enumerate_regions` in some more dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count, product
+from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +26,8 @@ from rpa.polytopes import planar
 if TYPE_CHECKING:
     from torch import nn
 
+RADIUS = 8.5  # half the side of the box in standard deviations; P(outside) is below 2e-17 for each coordinate
+TOUCHING = 1e-12  # a pre-activation this small, relative to its range in the box, is 0 at a vertex
 JACOBIANS_AT_ONCE = 4096  # Jacobians worked on at once: few megabytes
 
 
@@ -62,16 +67,14 @@ def affine_pieces(net: ReLUNetwork, patterns: ArrayLike) -> tuple[np.ndarray, np
     count = len(patterns)
     A, b = net.weights[0][None], net.biases[0][None]
     every = lambda part: part if len(part) == count else np.broadcast_to(part, (count, *part.shape[1:]))
-    rows, offsets, start = [], [], 0
+    rows, offsets, start = [np.zeros((count, 0, net.input_dim))], [np.zeros((count, 0))], 0
     for weight, bias in zip(net.weights[1:], net.biases[1:]):
         stop = start + A.shape[1]
         rows.append(every(A))
         offsets.append(every(b))
         A, b = following(weight, bias, np.where(patterns[:, start:stop], 1.0, net.slope), A, b)
         start = stop
-    G = np.concatenate(rows, axis=1) if rows else np.zeros((count, 0, net.input_dim))
-    g = np.concatenate(offsets, axis=1) if rows else np.zeros((count, 0))
-    return G, g, every(A), every(b)
+    return np.concatenate(rows, axis=1), np.concatenate(offsets, axis=1), every(A), every(b)
 
 
 def following(weight: np.ndarray, bias: np.ndarray, gate: np.ndarray, A: np.ndarray, b: np.ndarray) -> Any:
@@ -90,8 +93,7 @@ def following(weight: np.ndarray, bias: np.ndarray, gate: np.ndarray, A: np.ndar
 
 
 def subdivided(net: ReLUNetwork, cells: Any, cut: Callable, limit: float = np.inf) -> Any:
-    """(cells, patterns bool (K, N)): one cell of the inputs, cut by one hidden unit after the other; None for more than
-    `limit`.
+    """(cells, patterns bool (K, N)) of one cell cut by one hidden unit after the other; None for more than `limit`.
 
     cut(cells, a (K, r), b (K,)) -> (cells, parent, whether a z + b > 0): each cell cut by its own plane a z + b = 0.
     """
@@ -198,20 +200,6 @@ class PlanarRegions:
         return self.mean + self.polygons.vertices[i, : self.polygons.counts[i]] @ self.factor.T
 
 
-def _plane_of(net, gaussian):
-    """(network on N(0, I_2), factor (d, 2)); the first columns carry the rank, the rest are zero."""
-    if net.input_dim <= 2:
-        factor = gaussian.times_factor(np.eye(net.input_dim))
-        factor = np.pad(factor, ((0, 0), (0, 2 - factor.shape[1])))
-        first, bias = net.weights[0] @ factor, net.weights[0] @ gaussian.mean + net.biases[0]
-    else:
-        flat, factor = net.whitened(gaussian), np.zeros((net.input_dim, 2))
-        if flat.input_dim > 2:
-            raise ValueError(f"inputs: expected W_1 cov W_1^T of rank at most 2, got rank {flat.input_dim}")
-        first, bias = np.pad(flat.weights[0], ((0, 0), (0, 2 - flat.input_dim))), flat.biases[0]
-    return type(net)((first, *net.weights[1:]), (bias, *net.biases[1:]), net.slope), factor
-
-
 def planar_regions(net: ReLUNetwork | nn.Module, inputs: RandomInput) -> PlanarRegions:
     """All regions of positive probability of a network whose Gaussian input has rank at most two, exactly.
 
@@ -229,8 +217,74 @@ def planar_regions(net: ReLUNetwork | nn.Module, inputs: RandomInput) -> PlanarR
         raise ValueError(f"inputs: expected Gaussian, got {type(inputs).__name__}")
     if inputs.dim != net.input_dim:
         raise ValueError(f"inputs: expected dimension {net.input_dim} of the network's input, got {inputs.dim}")
-    flat, factor = _plane_of(net, inputs)
+    if net.input_dim <= 2:
+        factor = inputs.times_factor(np.eye(net.input_dim))
+        factor = np.pad(factor, ((0, 0), (0, 2 - factor.shape[1])))
+        first, bias = net.weights[0] @ factor, net.weights[0] @ inputs.mean + net.biases[0]
+    else:
+        flat, factor = net.whitened(inputs), np.zeros((net.input_dim, 2))
+        if flat.input_dim > 2:
+            raise ValueError(f"inputs: expected W_1 cov W_1^T of rank at most 2, got rank {flat.input_dim}")
+        first, bias = np.pad(flat.weights[0], ((0, 0), (0, 2 - flat.input_dim))), flat.biases[0]
+    flat = type(net)((first, *net.weights[1:]), (bias, *net.biases[1:]), net.slope)
     polygons, patterns = subdivided(flat, planar.square(1), planar.split)
     log_p, rel_error, distance = planar.polygon_log_mass(polygons)
     near = (distance < 40) & np.isfinite(log_p)
     return PlanarRegions(patterns[near], log_p[near], rel_error[near], polygons[near], flat, inputs.mean, factor)
+
+
+def enumerate_regions(net: ReLUNetwork, limit: int) -> np.ndarray | None:
+    """Patterns, bool (K, N), of all regions that meet the box; None for more than `limit`, or twice as many if the
+    first layer's planes were in general position.
+
+    net: whitened, its input N(0, I_r). A region is kept as its vertices (n, r) and which of the F facets meet in each,
+    bool (n, F). New vertices lie on edges that a unit's zero plane crosses; an edge is a pair of vertices whose common
+    facets meet in no third vertex (double description method, Fukuda & Prodon 1996). No general position is needed:
+    planes of networks without biases all meet in one point. P(z outside the box) <= 4e-17 r.
+    """
+    r = net.input_dim
+    # Planes in general position cut space into so many regions; most of the box's meet fewer planes only by symmetry.
+    if net.n_hidden and sum(comb(net.hidden_sizes[0], i) for i in range(r + 1)) > 2 * limit:
+        return None
+    corners = np.array(list(product([-RADIUS, RADIUS], repeat=r)))
+    sides = np.concatenate([corners < 0, corners > 0], axis=1)
+    cells = [(corners, np.pad(sides, ((0, 0), (0, net.n_hidden))))]
+    facet = count(2 * r)
+    found = subdivided(net, cells, lambda cells, a, b: _cut(cells, a, b, next(facet)), limit)
+    return None if found is None else found[1]
+
+
+def _cut(cells, a, b, facet):
+    """(cells, parent, active) after each cell is cut by its plane a z + b = 0, a (K, r), b (K,); facet: its number."""
+    sizes = [len(vertices) for vertices, _ in cells]
+    starts, owner = np.cumsum([0, *sizes[:-1]]), np.repeat(np.arange(len(cells)), sizes)
+    value = (np.concatenate([vertices for vertices, _ in cells]) * a[owner]).sum(axis=1) + b[owner]
+    value[np.abs(value) <= TOUCHING * RADIUS * np.abs(a).sum(axis=1)[owner]] = 0.0
+    active = np.maximum.reduceat(value, starts) > 0
+    crossed = np.flatnonzero(active & (np.minimum.reduceat(value, starts) < 0))
+    below = []
+    cells = list(cells)
+    for i in crossed:
+        cells[i], other = _halves(*cells[i], value[starts[i] : starts[i] + sizes[i]], facet)
+        below.append(other)
+    parent = np.concatenate([np.arange(len(cells)), crossed])
+    return cells + below, parent, np.concatenate([active, np.zeros(len(below), dtype=bool)])
+
+
+def _halves(vertices, facets, value, facet):
+    """The parts of a cell where the value at its vertices (n,) is positive and negative."""
+    above, under = np.flatnonzero(value > 0), np.flatnonzero(value < 0)
+    shared = facets[above].astype(np.float32) @ facets[under].T
+    i, j = np.nonzero(shared >= vertices.shape[1] - 1)
+    i, j = above[i], under[j]
+    common = facets[i] & facets[j]
+    edges = (common.astype(np.float32) @ ~facets.T == 0).sum(axis=1) == 2
+    i, j, common = i[edges], j[edges], common[edges]
+    share = (value[i] / (value[i] - value[j]))[:, None]
+    points = vertices[i] + share * (vertices[j] - vertices[i])
+    halves = []
+    for side in (value >= 0, value <= 0):
+        meeting = np.concatenate([facets[side], common])
+        meeting[:, facet] = np.concatenate([value[side] == 0, np.ones(len(points), dtype=bool)])
+        halves.append((np.concatenate([vertices[side], points]), meeting))
+    return halves

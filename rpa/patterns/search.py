@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,17 +32,6 @@ BELIEVED = 2.0  # nats by which a refined log mass may differ from the first one
 WEAK = 1e4  # ratio of offsets to noise up to which single precision resolves a thousandth of the noise
 RELATIVE_ZERO = 1e-20  # a ratio that moves no moment; products of smaller ones are denormal numbers, and slow
 ROUNDING = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
-
-
-@dataclass
-class _Sites:
-    """The n decided units that matter, in each of K nodes: units by layer, factors tau, nu (K, n) and sign (K, n)."""
-
-    units: list
-    tau: torch.Tensor
-    nu: torch.Tensor
-    sign: torch.Tensor
-    base: torch.Tensor  # log mass (K,) of all other decisions
 
 
 def node_bytes(net: ReLUNetwork) -> int:
@@ -77,20 +65,22 @@ def beam(
     """
     layers = hidden_layers(net)
     log_q = torch.zeros(1, dtype=layers[0][0].dtype)
-    bits: list = []
-    tau, nu, slots = log_q.new_zeros(3, 1, 0)
-    sites = _Sites([], tau, nu, slots, log_q)
+    bits: list = []  # by layer: signs (K, m)
+    units: list = []  # by layer: the decided units that matter
+    factors, base = log_q.new_zeros(3, 1, 0), log_q  # tau, nu and signs of these units; log mass (K,) of the others
     for _ in layers:
-        mean, cov = _next_layer(layers, net.slope, bits, sites)
-        units, certain = _uncertain(mean, cov, log_q, gap)
-        parent, log_q, found = _decide(mean[:, units], cov[:, units][:, :, units], log_q + certain, width, gap, tick)
+        mean, cov = _next_layer(layers, net.slope, bits, units, factors)
+        some, certain = _uncertain(mean, cov, log_q, gap)
+        parent, log_q, found = _decide(mean[:, some], cov[:, some][:, :, some], log_q + certain, width, gap, tick)
         active = (mean > 0)[parent]
-        active[:, units] = found[2] > 0
+        active[:, some] = found[2] > 0
         bits = [*(part[parent] for part in bits), active]
-        matters = (found[0] * torch.diagonal(cov, dim1=1, dim2=2).amax(0)[units]).amax(0) > WEAK_SITE
-        sites = _extend(sites, units, parent, found, certain, matters)
+        matters = (found[0] * torch.diagonal(cov, dim1=1, dim2=2).amax(0)[some]).amax(0) > WEAK_SITE
+        units.append(some[matters])
+        factors = torch.cat([factors[:, parent], found[:3][:, :, matters]], 2)
+        base = (base + certain)[parent] + found[3][:, ~matters].sum(1)
     if refine:
-        log_q = _refine(layers, net.slope, bits, sites, log_q)
+        log_q = _refined(layers, net.slope, bits, units, factors, base, log_q)
     best = torch.argsort(log_q, descending=True, stable=True)
     return torch.cat(bits, 1)[best].numpy(), log_q[best].double().numpy()
 
@@ -113,9 +103,7 @@ def _log_tail(t):
 
 
 def _decide(mean, cov, log_q, width, gap, tick):
-    """Branches on the units of mean (K, n), cov (K, n, n): parent (K',), log q (K',), (tau, nu, sign, log mass) (4, K',
-    n).
-    """
+    """Branches on units of mean (K, n), cov (K, n, n): parents, log q (K',), tau, nu, sign, log mass (4, K', n)."""
     parent, found = torch.arange(len(mean)), mean.new_zeros(4, *mean.shape)
     before = torch.diagonal(cov, dim1=1, dim2=2).amax(0)
     for j in range(len(before)):
@@ -150,16 +138,8 @@ def _survivors(log_q, width, gap):
     return chosen % half, chosen < half, log_q[chosen]
 
 
-def _extend(sites, units, parent, found, certain, matters):
-    """The sites of the children of a layer: those of their parents, and the decided units that matter."""
-    base = (sites.base + certain)[parent] + found[3][:, ~matters].sum(1)
-    new = found[:3][:, :, matters]
-    factors = [torch.cat([a[parent], b], 1) for a, b in zip((sites.tau, sites.nu, sites.sign), new)]
-    return _Sites([*sites.units, units[matters]], *factors, base)
-
-
 def _maps(layers, slope, bits, node, units):
-    """Affine maps of the input: rows and offset of the sites' units, then rows and offset of the layer after `bits`."""
+    """Affine maps of the input: rows and offset of the decided units, and those of the layer after `bits`."""
     rows, offset = layers[0]
     site_rows, site_offset = [], []
     for depth, part in enumerate(bits):
@@ -177,9 +157,7 @@ def _maps(layers, slope, bits, node, units):
 
 
 def _condition(rows, mean, tau, nu, others, offset):
-    """Mean (K, m) and V, cov = others others^T - V^T V, of others @ z + offset, z ~ N(0, I) given sites on rows @ z +
-    mean.
-    """
+    """Mean (K, m) and V, cov = others others^T - V^T V, of others @ z + offset given sites on rows @ z + mean."""
     # B = I + tau^1/2 rows rows^T tau^1/2 = L L^T (Rasmussen & Williams 2006, section 3.6.1); the diagonal of L is
     # returned too, NaN where rounding spoiled B.
     scaled = tau.sqrt()[:, :, None] * rows
@@ -192,35 +170,31 @@ def _condition(rows, mean, tau, nu, others, offset):
     return moved, V, torch.where(failed[:, None] > 0, math.nan, torch.diagonal(L, dim1=1, dim2=2))
 
 
-def _next_layer(layers, slope, bits, sites):
+def _next_layer(layers, slope, bits, units, factors):
     """Mean (K, n) and covariance (K, n, n) of the next layer's pre-activations in each node."""
     parts = []
-    for node in torch.arange(len(sites.base)).split(NODES_AT_ONCE):
-        site_rows, site_mean, rows, offset = _maps(layers, slope, bits, node, sites.units)
-        mean, V, _ = _condition(site_rows, site_mean, sites.tau[node], sites.nu[node], rows, offset)
+    for node in torch.arange(factors.shape[1]).split(NODES_AT_ONCE):
+        *decided, rows, offset = _maps(layers, slope, bits, node, units)
+        mean, V, _ = _condition(*decided, *factors[:2, node], rows, offset)
         parts.append((mean, rows @ rows.transpose(1, 2) - V.transpose(1, 2) @ V))
     return (torch.cat(part) for part in zip(*parts))
 
 
-def _refine(layers, slope, bits, sites, log_q):
+def _refined(layers, slope, bits, units, factors, base, log_q):
     """log q by expectation propagation's log Z, unless the two differ much (most often an empty region)."""
     parts = []
     for node in torch.arange(len(log_q)).split(NODES_AT_ONCE):
-        rows, mean, _, _ = _maps(layers, slope, bits, node, sites.units)
-        log_z = sites.base[node] + _log_z(rows, mean, sites.tau[node], sites.nu[node], sites.sign[node])
+        rows, mean, _, _ = _maps(layers, slope, bits, node, units)
+        tau, nu, sign = factors[:, node]
+        moved, V, pivots = _condition(rows, mean, tau, nu, rows, mean)
+        v = (rows * rows).sum(2) - (V * V).sum(1)
+        # Each unit's truncation meets its cavity, the law given all other sites (equation 3.65 there).
+        left = 1 - tau * v
+        m, v = (moved - nu * v) / left, v / left
+        spread = 1 + tau * v
+        terms = torch.special.log_ndtr(sign * m / v.sqrt())
+        terms += 0.5 * (spread.log() + (tau * m * m - 2 * m * nu - nu * nu * v) / spread)
+        terms += nu * mean - 0.5 * tau * mean * mean + 0.5 * (nu - tau * mean) * (moved - mean) - pivots.log()
+        log_z = base[node] + terms.sum(1)
         parts.append(torch.where((log_z - log_q[node]).abs() < BELIEVED, log_z.clamp_max(0.0), log_q[node]))
     return torch.cat(parts)
-
-
-def _log_z(rows, mean, tau, nu, sign):
-    """log Z (K,) of expectation propagation: rows (K, n, r), mean (K, n) of the units; sites and signs (K, n)."""
-    moved, V, pivots = _condition(rows, mean, tau, nu, rows, mean)
-    v = (rows * rows).sum(2) - (V * V).sum(1)
-    # Each unit's truncation meets its cavity, the law given all other sites (equation 3.65 there).
-    left = 1 - tau * v
-    m, v = (moved - nu * v) / left, v / left
-    spread = 1 + tau * v
-    log_z = torch.special.log_ndtr(sign * m / v.sqrt())
-    log_z += 0.5 * (spread.log() + (tau * m * m - 2 * m * nu - nu * nu * v) / spread)
-    log_z += nu * mean - 0.5 * tau * mean * mean + 0.5 * (nu - tau * mean) * (moved - mean) - pivots.log()
-    return log_z.sum(1)

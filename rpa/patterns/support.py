@@ -79,38 +79,29 @@ def best_first(
 
 
 def ranked(
-    net: Any,
-    inputs: RandomInput,
-    max_patterns: int,
-    mass: float,
-    progress: bool | None,
-    seed: int,
-    memory: int = MEMORY,
+    net: Any, inputs: RandomInput, limit: int, mass: float, progress: bool | None, seed: int, memory: int = MEMORY
 ) -> Support:
-    """What `best_first` would return, and the candidates beyond `mass`, up to `max_patterns`."""
-    net, components, max_patterns, mass = checked(net, inputs, max_patterns, mass)
+    """What `best_first` would return, and the candidates beyond `mass`, up to `limit`."""
+    net, components, limit, mass = checked(net, inputs, limit, mass)
     available = _check.positive("memory", memory)
     seed, samples, exhausted = _check.integer("seed", seed), 0, True
-    found: list = []
-    last: tuple = ()
+    found = {}
     with tqdm(unit=" units", delay=2.0, leave=False, disable=None if progress is None else not progress) as bar:
         try:
-            for weight, component in components:
-                found.append(None)
+            for c, (weight, component) in enumerate(components):
                 small = net.whitened(component)
-                for last in _passes(small, max_patterns, mass, available, bar.update):
-                    found[-1] = last[0], np.log(weight) + last[1]
-                patterns, log_q, complete = last
+                for patterns, log_q, complete in _passes(small, limit, mass, available, bar.update):
+                    found[c] = patterns, np.log(weight) + log_q
                 exhausted &= complete
-                if len(log_q) > max_patterns and small.input_dim <= FEW:
+                if len(log_q) > limit and small.input_dim <= FEW:
                     samples += (n := _ranking_inputs(small))
-                    patterns, log_q = _ranked(small, patterns, log_q, n, max_patterns, seed)
-                    found[-1] = patterns, np.log(weight) + log_q
+                    patterns, log_q = _ranked(small, patterns, log_q, n, limit, seed)
+                    found[c] = patterns, np.log(weight) + log_q
         except KeyboardInterrupt:
-            if found == [None]:
+            if not found:
                 raise
             exhausted = False
-    return _merged([part for part in found if part is not None], net.n_hidden, max_patterns, samples, exhausted)
+    return _merged(found.values(), limit, samples, exhausted)
 
 
 def entropy_pruned(
@@ -132,7 +123,7 @@ def entropy_pruned(
     for weight, component in components:
         patterns, log_q = pruning.enumerate_layers(net.whitened(component), threshold, max_patterns)
         found.append((patterns, np.log(weight) + log_q))
-    return _merged(found, net.n_hidden, max_patterns).cut(mass)
+    return _merged(found, max_patterns).cut(mass)
 
 
 def monte_carlo(
@@ -223,10 +214,9 @@ def _good_turing(counts):
     return np.where(often[counts] >= 100, smoothed[counts], counts)
 
 
-def _merged(found, n_hidden, max_patterns, samples=0, exhausted=False):
+def _merged(found, max_patterns, samples=0, exhausted=False):
     """One `Support` of (patterns, log mass) lists: equal patterns add up; at most `max_patterns`."""
-    patterns = np.concatenate([np.zeros((0, n_hidden), dtype=bool), *(part for part, _ in found)])
-    log_q = np.concatenate([np.zeros(0), *(part for _, part in found)])
+    patterns, log_q = map(np.concatenate, zip(*found))
     if len(found) > 1:
         patterns, index = np.unique(patterns, axis=0, return_inverse=True)
         total = np.full(len(patterns), -np.inf)

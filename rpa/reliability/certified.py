@@ -113,7 +113,7 @@ def all_pieces(net: ReLUNetwork, components: list, criterion: Criterion) -> Fail
 
 def _all(net, components, criterion):
     pieces = [(np.zeros((0, net.n_hidden), dtype=bool), 0, np.zeros(0), np.zeros(0))]
-    for piece in exact_pieces(net, components)[1] if components else ():
+    for piece in exact_pieces(net, components):
         for rows, H, h, A, b in piece.blocks():
             for i, rival in enumerate(criterion.rivals):
                 log_p, rel_error = probabilities(*_failing(H, h, criterion, A, b, i), rtol=EXACT)

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_gaussian, random_mixture, random_network
-from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.special import log_ndtr, ndtr
 from scipy.stats import truncnorm
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
-from rpa.patterns import points, pruning, search, support
-from rpa.patterns.arrangement import enumerate_regions
+from rpa.patterns import pieces, pruning, search, support
 from rpa.patterns.estimate import Estimate
+from rpa.patterns.output_law import _winner
 from rpa.patterns.packing import shifts
 from rpa.patterns.pieces import _slices, region_probabilities
+from rpa.patterns.planar_law import wins
 from rpa.patterns.pmf import PatternPMF, pattern_pmf
-from rpa.patterns.regions import affine_pieces, planar_regions
-from rpa.patterns.winners import logits, winner, wins
+from rpa.patterns.regions import affine_pieces, enumerate_regions, planar_regions
 
 SEARCHES = {"best_first": "ranked", "entropy": "entropy_pruned", "monte_carlo": "monte_carlo"}
 
@@ -36,7 +36,9 @@ def test_each_search_is_the_one_named(monkeypatch, name, method):
 
 
 def test_limits_of_enumeration():
-    """Rank five is enumerated, to 8.5 standard deviations; the regions of all components together count."""
+    """In the plane to 40 standard deviations, up to rank five to 8.5; the regions of all components together count."""
+    far = [ReLUNetwork([[[1.0]], [[1.0]]], [[-limit], [0.0]]) for limit in (39.9, 40.1)]
+    assert [len(planar_regions(net, Gaussian([0.0], 1.0)).patterns) for net in far] == [2, 1]
     far = [ReLUNetwork([np.eye(3)[:1], [[1.0]]], [[limit], [0.0]]) for limit in (8.49, 8.51)]
     assert [len(enumerate_regions(net, 9)) for net in far] == [2, 1]
     assert pattern_pmf(random_network((3, 4, 1), 0), random_gaussian(3, 0)).covered_error == 3 * 4e-17
@@ -45,14 +47,6 @@ def test_limits_of_enumeration():
     every = len(pattern_pmf(net, mixture, search="exhaustive"))
     with pytest.raises(ValueError, match="max_patterns: expected at least the number of regions"):
         pattern_pmf(net, mixture, search="exhaustive", max_patterns=every - 1)
-
-
-def test_errors_in_the_plane_are_rounding_and_far_regions_are_left_out():
-    pmf = pattern_pmf(random_network((2, 8, 8, 1), 0), random_gaussian(2, 0))
-    assert 0 < pmf.covered_error < 1e-11
-    np.testing.assert_array_equal(pmf.to_frame().active, pmf.patterns.sum(axis=1))
-    far = [ReLUNetwork([[[1.0]], [[1.0]]], [[-limit], [0.0]]) for limit in (39.9, 40.1)]
-    assert [len(planar_regions(net, Gaussian([0.0], 1.0)).patterns) for net in far] == [2, 1]
 
 
 def test_a_threshold_at_the_largest_output_counts_each_region_once():
@@ -87,23 +81,11 @@ def test_shapes_and_counts_of_what_is_seen():
     assert found == pytest.approx({1: 2 * 300 / 1000, 2: 3 * 100 / 300, 3: 0.0, 7: 7})
 
 
-@pytest.mark.parametrize("dim, widths", [(6, [1, 19, 312, 5001]), (18, [9, 156, 2000])])
-def test_widths_of_the_passes_and_inputs_that_rank(monkeypatch, dim, widths):
-    """Each pass is 16 times as wide as the last. Where little mass is found, the width is at most `max_patterns`."""
-    used = []
-
-    def beam(net, width, *others):
-        used.append((width, others[-1]))
-        return np.random.default_rng(0).random((width, 40)) < 0.5, np.full(width, -20.0)
-
-    monkeypatch.setattr(search, "beam", beam)
-    monkeypatch.setattr(support, "RANKING", (2**10, 2**14))
-    found = support.best_first(random_network((dim, 40, 1), 0), Gaussian(np.zeros(dim), 1.0), mass=1.0)
-    assert used == [(width, dim == 6 or width == 9) for width in widths] and len(found) == 2000
-    assert found.samples == (2**14 if dim == 6 else 0) and not found.exhausted
-    assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**14
-    monkeypatch.setattr(support, "RANKING", (2**10, 2**20))
+def test_inputs_that_rank(monkeypatch):
+    assert support._ranking_inputs(random_network((6, 40, 1), 0)) == 2**20
     assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**18 == 2 ** int(np.log2(4e9 / 15200))
+    monkeypatch.setattr(support, "RANKING", (2**10, 2**14))
+    assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**14
 
 
 REACHED = {  # nodes; sum of masses; rms error of log q, without and with refinement; nodes and mass within 5 nats
@@ -266,7 +248,7 @@ def test_points_of_each_region():
     net = ReLUNetwork([np.eye(3), np.ones((1, 3))], [[0.0, 40.0, -4.0], [0.0]])
     pmf = pattern_pmf(net, Gaussian(np.zeros(3), 1.0), search="best_first", max_patterns=4, mass=1.0)
     (part,), sizes = pmf.pieces, []
-    for draws in points.draw(part, 0):
+    for draws in pieces.draw(part, 0):
         sizes += [draws.z.shape[3]] * len(draws.z)
         assert (np.einsum("knd,kdrm->knrm", draws.H, draws.z) <= draws.h[:, :, None, None]).all()
         assert np.abs((draws.z[:, 1] ** 2).mean(axis=(1, 2)) - 1).max() < 9 / np.sqrt(draws.z[0, 1].size)
@@ -309,20 +291,6 @@ def test_texts():
     np.testing.assert_array_equal(many.copy().error, many.error)
 
 
-def test_quantiles_and_atoms_in_closed_form():
-    """2 + relu(x) + relu(y): mass 1/4 at 2; 1 + relu(x): mass 1/2 at 1, Phi above."""
-    net = ReLUNetwork([np.eye(2), [[1.0, 1.0], [1.0, 0.0]]], [[0.0, 0.0], [2.0, 1.0]])
-    law = pattern_pmf(net, Gaussian([0.0, 0.0], 1.0)).output()
-    found = law.quantile([1e-15, 0.25, 0.5, 1 - 1e-9], 1)
-    np.testing.assert_allclose(found, 1 + np.array([0, 0, 0, ndtri(1 - 1e-9)]), atol=1e-6)
-    assert found.error[0] == 0 and 1e-9 < found.error[3] < 1e-4
-    one = law.quantile(0.9, 1)
-    assert one.error == pytest.approx(law.cdf(one, 1).error * np.sqrt(2 * np.pi) * np.exp((one.p - 1) ** 2 / 2), 0.1)
-    values, p = law.atoms(1)
-    np.testing.assert_allclose([values, p, p.lower, p.upper], [[1.0], [0.5], [0.0], [1.0]])
-    assert 0 < p.error[0] < 1e-12
-
-
 def test_atoms_of_the_rest():
     """relu(x) - 1 of x ~ N(1, 1), x > 0 known: the atom is in the rest."""
     net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 0.0]]], [[0.0, 0.0], [-1.0]])
@@ -352,14 +320,12 @@ def test_pruning_keeps_the_most_probable():
 
 
 def test_winners():
-    """Half-spaces A z + b of three outputs, of which the second two are equal; a single output is a logit."""
+    """Half-spaces A z + b of three outputs, of which the second two are equal; points of equal outputs."""
     A, b = np.array([[[1.0], [2.0], [2.0]]]), np.array([[0.5, 1.0, 1.0]])
     rows, limits = zip(*(wins(A, b, c) for c in range(3)))
     np.testing.assert_array_equal(np.array(rows)[:, 0, :, 0], [[1, 1], [-1, 0], [-1, 0]])
     np.testing.assert_array_equal(np.array(limits)[:, 0], [[-0.5, -0.5], [0.5, 0.0], [0.5, -1.0]])
-    np.testing.assert_array_equal(winner(np.array([[1.0, 2.0, 2.0], [3.0, 0.0, 3.0]])), [1, 0])
-    A, b = logits(A[:, :1], b[:, :1])
-    np.testing.assert_array_equal([A[0, :, 0], b[0]], [[0.0, 1.0], [0.0, 0.5]])
+    np.testing.assert_array_equal(_winner(np.array([[1.0, 2.0, 2.0], [3.0, 0.0, 3.0]])), [1, 0])
 
 
 def test_decisions_match_the_moments_of_truncated_normals():
@@ -382,21 +348,32 @@ def test_decisions_match_the_moments_of_truncated_normals():
     assert search._survivors(torch.tensor([-0.9, -2.3, -1.6, -1.2]), 3, 1.0)[0].tolist() == [0, 0, 1]
 
 
-@pytest.mark.parametrize("rows, mass, passes", [
-    (5, 1.0, [(1, 80), (19, 2), (19, 6), (19, 18), (19, 54), (19, 80)]),
-    (30, 1.0, [(1, 80), (19, 2), (312, 12), (312, 36), (312, 80)]),
-    (30, 0.5, [(1, 80), (19, 2)]),
-])  # fmt: skip
-def test_gaps_of_the_passes(monkeypatch, rows, mass, passes):
-    """A pass drops nodes 2 + 2.5 times as far below the best as the last one found, and less and less if few remain."""
-    used, every = [], np.array(list(itertools.product([False, True], repeat=5)))
+BEAMS = [  # inputs, rows that can be found, their log q, mass; (width, gap, refined) of each pass
+    (6, 10**4, (-20.0, -20.0), 1.0, [(1, 80, True), (19, 2, True), (312, 2, True), (5001, 2, True)]),
+    (18, 10**4, (-20.0, -20.0), 1.0, [(9, 80, True), (156, 2, False), (2000, 2, False)]),
+    (6, 5, (-2.0, -6.0), 1.0, [(1, 80, True), *((19, gap, True) for gap in (2, 6, 18, 54, 80))]),
+    (6, 30, (-2.0, -6.0), 1.0, [(1, 80, True), (19, 2, True), *((312, gap, True) for gap in (12, 36, 80))]),
+    (6, 30, (-2.0, -6.0), 0.5, [(1, 80, True), (19, 2, True)]),
+]
+
+
+@pytest.mark.parametrize("dim, rows, ends, mass, passes", BEAMS)
+def test_beams_of_the_passes(monkeypatch, dim, rows, ends, mass, passes):
+    """Each pass is 16 times as wide as the last, but at most `max_patterns` and unrefined where little mass is found.
+
+    It drops nodes 2 + 2.5 times as far below the best as the last one found, and less and less if few remain.
+    """
+    used, every = [], np.random.default_rng(0).random((10**4, 40)) < 0.5
 
     def beam(net, width, gap, tick, refine):
-        used.append((width, pytest.approx(gap)))
+        used.append((width, pytest.approx(gap), refine))
         n = min(rows, width)
-        return every[:n], np.linspace(-2.0, -6.0, n) if n > 1 else np.array([-2.0])
+        return every[:n], np.linspace(*ends, n)
 
     monkeypatch.setattr(search, "beam", beam)
-    found = support.best_first(random_network((6, 5, 1), 0), Gaussian(np.zeros(6), 1.0), mass=mass)
-    assert used == passes and found.exhausted == (mass == 1) and found.samples == 0
-    assert len(found) == (rows if mass == 1 else 1 + np.searchsorted(np.exp(np.linspace(-2, -6, 19)).cumsum(), mass))
+    monkeypatch.setattr(support, "RANKING", (2**10, 2**14))
+    found = support.best_first(random_network((dim, 40, 1), 0), Gaussian(np.zeros(dim), 1.0), mass=mass)
+    enough = 1 + np.searchsorted(np.exp(np.linspace(*ends, 19)).cumsum(), mass) if mass < 1 else min(rows, 2000)
+    assert used == passes and len(found) == enough
+    assert found.exhausted == (mass == 1 and rows < 2000)
+    assert found.samples == (2**14 if dim == 6 and rows > 2000 else 0)

@@ -1,73 +1,105 @@
 import numpy as np
 import pytest
-from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals
+from helpers import coordinate, given, random_gaussian, random_mixture, random_network, refusals
 from scipy import stats
 
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
-from rpa.patterns import points
+from rpa.patterns import pieces
 from rpa.patterns.pmf import pattern_pmf
 
+
+def wider(gaussian, scale):
+    return Gaussian(gaussian.mean, scale**2 * gaussian.cov)
+
+
 CASES = {
-    "gaussian": ((2, 16, 16, 1), random_gaussian(2, 0)),
-    "mixture, three outputs": ((2, 12, 8, 3), random_mixture(2, 1)),
-    "rank one": ((3, 8, 8, 1), Gaussian([0.1, 0.2, 0.3], np.ones((3, 3)))),
+    "plane": ((2, 16, 16, 1), 7, random_gaussian(2, 0), {}),
+    "plane, mixture": ((2, 12, 8, 3), 7, random_mixture(2, 1), {}),
+    "rank one": ((3, 8, 8, 1), 7, Gaussian([0.1, 0.2, 0.3], np.ones((3, 3))), {}),
+    "most is found": ((5, 8, 8, 3), 23, wider(random_gaussian(5, 2), 0.5), {}),
+    "little is found": ((6, 10, 8, 3), 23, wider(random_gaussian(6, 3), 3.0), {"max_patterns": 15}),
+    "all regions": ((3, 6, 4, 3), 23, random_mixture(3, 1), {}),
+    "mixture": ((4, 8, 6, 3), 23, random_mixture(4, 2), {"max_patterns": 60}),
+    "more units than inputs see": ((6, 2, 9, 3), 23, random_gaussian(6, 5), {"search": "best_first"}),
+    "free directions": ((7, 5, 5, 3), 23, wider(random_gaussian(7, 6, 40.0), 0.1), {"search": "best_first"}),
 }
 
 
 @pytest.fixture(params=CASES, scope="module")
 def case(request):
-    sizes, inputs = CASES[request.param]
-    net = random_network(sizes, 7)
-    n = 1_000_000
-    return net, inputs, pattern_pmf(net, inputs).output(), net(inputs.sample(n, 1)), n
+    sizes, seed, inputs, options = CASES[request.param]
+    net = random_network(sizes, seed)
+    law = pattern_pmf(net, inputs, **options).output()
+    return law, net(inputs.sample(1_000_000 if law.exact else 500_000, 9))
 
 
-def test_cdf_against_samples_at_200_points(case):
-    net, _, law, f, n = case
-    for output in range(net.output_dim):
+def assert_within(estimate, truth, noise):
+    """All within five standard errors of both, and no error below zero."""
+    assert (estimate.error >= 0).all()
+    assert (np.abs(estimate - truth) <= 5 * np.hypot(estimate.error, noise) + 1e-9 * np.abs(truth)).all()
+
+
+def test_every_functional_against_samples(case):
+    law, f = case
+    assert np.isfinite(law.pmf.rel_error).all()  # also where one component hardly ever shows a pattern
+    n = len(f)
+    assert_within(law.mean, f.mean(0), f.std(0) / np.sqrt(n))
+    products = (f - f.mean(0))[:, :, None] * (f - f.mean(0))[:, None]
+    assert_within(law.cov, products.mean(0), products.std(0) / np.sqrt(n))
+    for output in range(f.shape[1]):
         y = np.quantile(f[:, output], np.linspace(0.001, 0.999, 200))
-        counts = np.searchsorted(np.sort(f[:, output]), y, side="right")
-        assert_binomial(counts, n, law.cdf(y, output))
-
-
-def test_pdf_is_the_derivative_of_the_cdf(case):
-    """Away from kinks a central difference is good to h^2; kinks of the CDF are atoms' or regions' ends."""
-    _, _, law, f, _ = case
-    y = np.quantile(f[:, 0], np.linspace(0.01, 0.99, 200))
-    step = 1e-5
-    slope = (law.cdf(y + step) - law.cdf(y - step)) / (2 * step)
-    density = law.pdf(y)
-    off = np.abs(slope - density) / density.max()
-    assert np.quantile(off, 0.97) < 1e-6 and (density.error <= 1e-9 * density.max()).all()
-
-
-def test_moments_and_classes_against_samples(case):
-    net, _, law, f, n = case
-    assert (np.abs(law.mean - f.mean(0)) < 6 * f.std(0) / np.sqrt(n)).all()
-    spread = (f - f.mean(0))[:, :, None] * (f - f.mean(0))[:, None, :]
-    assert (np.abs(law.cov - spread.mean(0)) < 6 * spread.std(0) / np.sqrt(n)).all()
+        below = np.searchsorted(np.sort(f[:, output]), y, side="right") / n
+        cdf = law.cdf(y, output)
+        assert_within(cdf, below, np.sqrt((below * (1 - below) + 1 / n) / n))
+        assert (cdf.lower <= cdf).all() and (cdf <= cdf.upper).all()
+        assert (cdf.upper - cdf.lower >= np.minimum(law.uncovered, 1 - cdf.lower)).all()
     classes = law.class_probabilities()
-    winner = f.argmax(1) if net.output_dim > 1 else (f[:, 0] > 0).astype(int)
-    assert_binomial(np.bincount(winner, minlength=len(classes)), n, classes.p)
-    assert (
-        abs(np.sum(classes) - 1) < 1e-12 and (classes.lower <= classes.p).all() and (classes.p <= classes.upper).all()
-    )
+    won = np.bincount(f.argmax(1) if f.shape[1] > 1 else (f[:, 0] > 0).astype(int), minlength=len(classes)) / n
+    assert_within(classes, won, np.sqrt((won + 1 / n) / n))
+    assert not law.exact or abs(np.sum(classes) - 1) < 1e-12
+    assert (classes.lower <= won + 1e-3).all() and (won - 1e-3 <= classes.upper).all()
 
 
-def test_atoms_where_the_network_is_constant():
-    """relu(x1) + relu(x2): zero on a quarter of the plane, one-sided normal on the rest."""
-    net = ReLUNetwork([np.eye(2), [[1.0, 1.0]]], [[0.0, 0.0], [2.0]])
+def test_density_against_samples_or_the_exact_distribution_function(case):
+    """In the plane a central difference away from kinks. Else cells between quantiles, unless an atom lies in them:
+    their mass by Simpson's rule.
+    """
+    law, f = case
+    if law.exact:
+        y, step = np.quantile(f[:, 0], np.linspace(0.01, 0.99, 200)), 1e-5
+        slope, density = (law.cdf(y + step) - law.cdf(y - step)) / (2 * step), law.pdf(y)
+        assert np.quantile(np.abs(slope - density) / density.max(), 0.97) < 1e-6
+        assert (density.error <= 1e-9 * density.max()).all()
+        return
+    edges = np.unique(np.quantile(f[:, 2], np.linspace(0.02, 0.98, 41)))
+    mass = np.histogram(f[:, 2], edges)[0] / len(f)
+    width, middle = np.diff(edges), (edges[1:] + edges[:-1]) / 2
+    nodes = [law.pdf(at, 2) for at in (edges[:-1], middle, edges[1:])]
+    simpson = width * (nodes[0] + 4 * nodes[1] + nodes[2]) / 6
+    kinks = width * np.abs(nodes[0] - 2 * nodes[1] + nodes[2])  # a jump inside a cell shows in the second difference
+    atoms, _ = law.atoms(2)
+    free = ~((atoms[:, None] >= edges[:-1]) & (atoms[:, None] <= edges[1:])).any(axis=0)
+    slack = 5 * np.hypot(width * nodes[1].error, np.sqrt(mass / len(f))) + kinks
+    assert (np.abs(simpson - mass) < slack)[free].all() and (simpson[free].sum() > 0.9 * mass[free].sum())
+
+
+def test_quantiles_and_atoms_in_closed_form():
+    """2 + relu(x) + relu(y): mass 1/4 at 2; 1 + relu(x): mass 1/2 at 1, Phi above."""
+    net = ReLUNetwork([np.eye(2), [[1.0, 1.0], [1.0, 0.0]]], [[0.0, 0.0], [2.0, 1.0]])
     law = pattern_pmf(net, Gaussian([0.0, 0.0], 1.0)).output()
-    values, p = law.atoms()
-    np.testing.assert_allclose(values, [2.0])
-    np.testing.assert_allclose(p, [0.25], rtol=1e-14)
-    below = np.nextafter(2.0, 0)
-    np.testing.assert_allclose(law.cdf([below, 2.0]), [0.0, 0.25], atol=1e-14)
+    found = law.quantile([1e-15, 0.25, 0.5, 1 - 1e-9], 1)
+    np.testing.assert_allclose(found, 1 + np.array([0, 0, 0, stats.norm.ppf(1 - 1e-9)]), atol=1e-6)
+    assert found.error[0] == 0 and 1e-9 < found.error[3] < 1e-4
+    one = law.quantile(0.9, 1)
+    assert one.error == pytest.approx(law.cdf(one, 1).error * np.sqrt(2 * np.pi) * np.exp((one.p - 1) ** 2 / 2), 0.1)
+    for output, value, mass in ((0, 2.0, 0.25), (1, 1.0, 0.5)):
+        values, p = law.atoms(output)
+        np.testing.assert_allclose([values, p, p.lower, p.upper], [[value], [mass], [0.0], [1.0]], rtol=1e-14)
+        assert 0 < p.error[0] < 1e-12
+    np.testing.assert_allclose(law.cdf([np.nextafter(2.0, 0), 2.0]), [0.0, 0.25], atol=1e-14)
     # For y > 0 of the sum: 2 * phi(y)/2 from one active unit, and phi_2 over the triangle from two.
-    y = np.array([0.3, 1.0, 2.5])
-    from scipy.stats import norm
-
+    y, norm = np.array([0.3, 1.0, 2.5]), stats.norm
     expected = norm.pdf(y) + np.sqrt(2) * norm.pdf(y / np.sqrt(2)) * (norm.cdf(y / np.sqrt(2)) - 0.5)
     np.testing.assert_allclose(law.pdf(y + 2.0), expected, rtol=1e-13)
 
@@ -93,16 +125,14 @@ def test_density_where_it_jumps_is_finite(bias):
 
 def test_beyond_all_points_nothing_is_certain():
     """f = sum x ~ N(0, 4) in four dimensions, at thresholds and levels that no point reaches."""
-    from scipy.stats import norm
-
     net = ReLUNetwork([np.r_[np.eye(4), -np.eye(4)], [[1.0] * 4 + [-1.0] * 4]], [np.zeros(8), [0.0]])
     law = pattern_pmf(net, Gaussian(np.zeros(4), 1.0)).output()
     y = np.array([-14.0, -11.0, 11.0, 14.0])
-    assert_within(law.cdf(y), norm.cdf(y / 2), 0.0)
-    assert (law.cdf(y).lower <= norm.cdf(y / 2)).all() and (norm.cdf(y / 2) <= law.cdf(y).upper).all()
+    assert_within(law.cdf(y), stats.norm.cdf(y / 2), 0.0)
+    assert (law.cdf(y).lower <= stats.norm.cdf(y / 2)).all() and (stats.norm.cdf(y / 2) <= law.cdf(y).upper).all()
     assert (law.cdf(y).error < 1e-5).all()
     q = np.array([1e-12, 1e-8, 1e-3, 1 - 1e-3, 1 - 1e-9])
-    assert_within(law.quantile(q), 2 * norm.ppf(q), 0.0)
+    assert_within(law.quantile(q), 2 * stats.norm.ppf(q), 0.0)
     np.testing.assert_array_equal(np.isfinite(law.quantile(q).error), [False, False, True, True, False])
     net = ReLUNetwork([np.eye(4), np.ones((1, 4))], [np.zeros(4), [0.0]])  # an atom of 1/16 at the least value
     assert repr(pattern_pmf(net, Gaussian(np.zeros(4), 1.0)).output().quantile(1e-12)) == "0 ± 0"
@@ -122,69 +152,10 @@ def test_equal_outputs_go_to_the_first_class():
     np.testing.assert_allclose(pattern_pmf(net, Gaussian([0.0, 0.0], 1.0)).class_probabilities(), [1, 0], atol=1e-14)
 
 
-GENERAL = {
-    "most is found": ((5, 8, 8, 3), random_gaussian(5, 2), 0.5, {}),
-    "little is found": ((6, 10, 8, 3), random_gaussian(6, 3), 3.0, {"max_patterns": 15}),
-    "all regions": ((3, 6, 4, 3), random_mixture(3, 1), 1.0, {}),
-    "mixture": ((4, 8, 6, 3), random_mixture(4, 2), 1.0, {"max_patterns": 60}),
-    "more units than inputs see": ((6, 2, 9, 3), random_gaussian(6, 5), 1.0, {"search": "best_first"}),
-    "certain rows, free directions": ((7, 5, 5, 3), random_gaussian(7, 6, 40.0), 0.1, {"search": "best_first"}),
-}
-
-
-@pytest.fixture(params=GENERAL, scope="module")
-def general(request):
-    sizes, inputs, scale, options = GENERAL[request.param]
-    net = random_network(sizes, 23)
-    inputs = inputs if scale == 1.0 else Gaussian(inputs.mean, scale**2 * inputs.cov)
-    return pattern_pmf(net, inputs, **options).output(), net(inputs.sample(500_000, 9))
-
-
-def assert_within(estimate, truth, noise):
-    """All within five standard errors of both, and no error below zero."""
-    assert (estimate.error >= 0).all()
-    assert (np.abs(estimate - truth) <= 5 * np.hypot(estimate.error, noise) + 1e-9 * np.abs(truth)).all()
-
-
-def test_every_functional_in_general_dimension_against_samples(general):
-    law, f = general
-    assert np.isfinite(law.pmf.rel_error).all()  # also where one component hardly ever shows a pattern
-    n = len(f)
-    assert_within(law.mean, f.mean(0), f.std(0) / np.sqrt(n))
-    products = (f - f.mean(0))[:, :, None] * (f - f.mean(0))[:, None]
-    assert_within(law.cov, products.mean(0), products.std(0) / np.sqrt(n))
-    y = np.quantile(f[:, 1], np.linspace(0.01, 0.99, 21))
-    below = np.searchsorted(np.sort(f[:, 1]), y, side="right") / n
-    cdf = law.cdf(y, 1)
-    assert_within(cdf, below, np.sqrt(below * (1 - below) / n))
-    assert (cdf.lower <= cdf).all() and (cdf <= cdf.upper).all()
-    assert (cdf.upper - cdf.lower >= np.minimum(law.uncovered, 1 - cdf.lower)).all()
-    won = np.bincount(f.argmax(1), minlength=3) / n
-    classes = law.class_probabilities()
-    assert_within(classes, won, np.sqrt((won + 1 / n) / n))
-    assert (classes.lower <= won + 1e-3).all() and (won - 1e-3 <= classes.upper).all()
-
-
-def test_density_in_general_dimension_against_samples(general):
-    """Cells between quantiles: their mass by Simpson's rule on the density, unless an atom lies in them."""
-    law, f = general
-    edges = np.unique(np.quantile(f[:, 2], np.linspace(0.02, 0.98, 41)))
-    mass = np.histogram(f[:, 2], edges)[0] / len(f)
-    width, middle = np.diff(edges), (edges[1:] + edges[:-1]) / 2
-    nodes = [law.pdf(at, 2) for at in (edges[:-1], middle, edges[1:])]
-    simpson = width * (nodes[0] + 4 * nodes[1] + nodes[2]) / 6
-    kinks = width * np.abs(nodes[0] - 2 * nodes[1] + nodes[2])  # a jump inside a cell shows in the second difference
-    atoms, _ = law.atoms(2)
-    free = ~((atoms[:, None] >= edges[:-1]) & (atoms[:, None] <= edges[1:])).any(axis=0)
-    slack = 5 * np.hypot(width * nodes[1].error, np.sqrt(mass / len(f))) + kinks
-    assert (np.abs(simpson - mass) < slack)[free].all() and (simpson[free].sum() > 0.9 * mass[free].sum())
-
-
 def test_density_where_components_miss_different_shares():
     """f = x_1 in eight octants, of which the narrow component shows one and the wide one all."""
-    net = ReLUNetwork([np.vstack([np.eye(3), -np.eye(3)]), [[1, 0, 0, -1, 0, 0]]], [np.zeros(6), [0.0]])
     inputs = GaussianMixture([0.5, 0.5], [Gaussian([1.0, 1.0, 1.0], 0.16), Gaussian(np.zeros(3), 1.0)])
-    law = pattern_pmf(net, inputs, max_patterns=1, search="best_first").output()
+    law = pattern_pmf(coordinate(3), inputs, max_patterns=1, search="best_first").output()
     y = np.array([-1.5, -0.5, 0.5, 1.0, 2.0])
     density = law.pdf(y)
     truth = 0.5 * stats.norm.pdf(y, 1.0, 0.4) + 0.5 * stats.norm.pdf(y)
@@ -193,7 +164,7 @@ def test_density_where_components_miss_different_shares():
 
 def test_points_and_inputs_of_the_rest_agree_with_the_exact_law_of_the_plane(monkeypatch):
     """Polygons beside few weighted points and inputs of the missing 15 %: errors and bounds, six seeds together."""
-    monkeypatch.setattr(points, "TOTAL", 2**12)
+    monkeypatch.setattr(pieces, "TOTAL", 2**12)
     net, inputs = random_network((2, 5, 4, 2), 9), random_gaussian(2, 9)
     exact = pattern_pmf(net, inputs).output()
     pmf = pattern_pmf(net, inputs, search="monte_carlo", max_patterns=2, mass=1.0)

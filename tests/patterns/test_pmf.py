@@ -135,6 +135,8 @@ def test_views_of_the_result():
     pmf = pattern_pmf(net, inputs)
     frame = pmf.to_frame()
     assert list(frame.columns) == ["label", "p", "log_p", "rel_error", "active"]
+    assert 0 < pmf.covered_error < 1e-11
+    np.testing.assert_array_equal(frame.active, pmf.patterns.sum(axis=1))
     assert [int(name) for name in frame.label] == pmf.labels == [label(pattern) for pattern in pmf.patterns]
     values, p = pmf.singular_values()
     for i in range(0, len(pmf), 7):

@@ -1,13 +1,27 @@
+"""Regions of patterns; all regions in few dimensions: counted by formula, met by samples, each with an interior."""
+
 import itertools
+from math import comb
 
 import numpy as np
 import pytest
-from helpers import given, random_gaussian, random_network, refusals
+from helpers import given, random_gaussian, random_mixture, random_network, refusals
 from scipy.optimize import linprog
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
-from rpa.patterns.regions import affine_pieces, jacobians, planar_regions, region_at, region_of, singular_values
+from rpa.patterns.packing import among
+from rpa.patterns.pmf import pattern_pmf
+from rpa.patterns.regions import (
+    affine_pieces,
+    enumerate_regions,
+    halfspaces,
+    jacobians,
+    planar_regions,
+    region_at,
+    region_of,
+    singular_values,
+)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.3])
@@ -78,3 +92,62 @@ test_bad_values_are_refused_by_name = refusals(
         given(planar_regions, net=NET): {"inputs": ["x", LINE, {"net": random_network((3, 4, 1), 0), "inputs": SPACE}]},
     }
 )
+
+
+def planes(r, m, scale):
+    """m random planes in r dimensions; each r of them meet within the box if the offsets are small beside it."""
+    rng = np.random.default_rng(r)
+    return rng.standard_normal((m, r)), scale * rng.standard_normal(m)
+
+
+FORMULAS = [  # of the number of regions
+    *((*planes(r, m, 0.01), sum(comb(m, i) for i in range(r + 1))) for r, m in [(2, 7), (3, 6), (4, 7), (5, 6)]),
+    # Without biases all planes meet in one point, a vertex on every plane: the regions are cones.
+    *((*planes(r, 6, 0.0), 2 * sum(comb(5, i) for i in range(r))) for r in (3, 4)),
+    # x_i = -1, 0, 0, 1 in three dimensions: boxes; the repeated plane adds none.
+    (np.repeat(np.eye(3), 4, axis=0), np.tile([1.0, 0.0, 0.0, -1.0], 3), 4**3),
+]
+
+
+@pytest.mark.parametrize("rows, offsets, number", FORMULAS)
+def test_planes_cut_space_into_as_many_regions_as_formulas_say(rows, offsets, number):
+    patterns = enumerate_regions(ReLUNetwork([rows, np.ones((1, len(rows)))], [offsets, [0.0]]), 10_000)
+    assert len(patterns) == number == len(np.unique(patterns, axis=0))
+
+
+@pytest.mark.parametrize("sizes, slope", [((3, 6, 5, 2), 0.0), ((4, 5, 5, 1), 0.1), ((5, 4, 4, 4, 1), 0.0)])
+def test_regions_have_an_interior_and_hold_every_sample(sizes, slope):
+    net = random_network(sizes, 1, slope).whitened(random_gaussian(sizes[0], 1))
+    patterns = enumerate_regions(net, 10_000)
+    z = np.random.default_rng(0).standard_normal((200_000, net.input_dim))
+    assert among(net.patterns(z), patterns).all()
+    H, h = halfspaces(patterns, *affine_pieces(net, patterns)[:2])
+    for rows, limits in list(zip(H, h))[:: max(1, len(H) // 60)]:
+        norm = np.linalg.norm(rows, axis=1)
+        ball = np.column_stack([rows, norm])
+        bounds = [(-9, 9)] * net.input_dim + [(0, None)]
+        solution = linprog(np.append(np.zeros(net.input_dim), -1.0), ball, limits, bounds=bounds)
+        assert solution.status == 0 and solution.x[-1] > 1e-9
+
+
+def test_more_regions_than_the_limit_are_none():
+    assert enumerate_regions(random_network((4, 12, 12, 1), 0), 50) is None
+    rows, offsets = np.ones((12, 3)) + 1e-9 * np.eye(12, 3), 0.1 * np.arange(12)  # all but parallel
+    layers = ReLUNetwork([rows, np.ones((1, 12))], [offsets, [0.0]])
+    assert enumerate_regions(layers, 149) is None and len(enumerate_regions(layers, 150)) == 13  # 1 + 12 + 66 + 220
+
+
+@pytest.mark.parametrize("inputs", [Gaussian([0.3, -0.2, 0.5], 0.5), random_mixture(3, 2)])
+def test_a_network_without_biases_is_complete(inputs):
+    """Cones that meet in the apex: nothing is left, every probability agrees with counting."""
+    rng = np.random.default_rng(4)
+    weights = [rng.standard_normal(shape) for shape in ((5, 3), (4, 5), (2, 4))]
+    net = ReLUNetwork(weights, [np.zeros(5), np.zeros(4), np.zeros(2)])
+    pmf = pattern_pmf(net, inputs)
+    assert pmf.stopped == "complete" and pmf.complete and abs(pmf.covered - 1) < 1e-14 and pmf.uncovered < 1e-14
+    n = 400_000
+    drawn, counts = np.unique(net.patterns(inputs.sample(n, 1)), axis=0, return_counts=True)
+    assert among(drawn, pmf.patterns).all()
+    sampled = dict(zip(map(bytes, drawn), counts / n))
+    share = np.array([sampled.get(bytes(pattern), 0.0) for pattern in pmf.patterns])
+    assert (np.abs(share - pmf.p) < 6 * np.sqrt((pmf.p + 1 / n) / n) + 4 * pmf.rel_error * pmf.p).all()
