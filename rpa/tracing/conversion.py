@@ -36,7 +36,7 @@ def chain(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> tupl
     module = _double(given)
     x = torch.zeros(1, *_input_shape(module, input_shape), dtype=torch.float64)
     with torch.no_grad():
-        traced = Traced(module, x, "module", given=given, inputs="module" if input_shape is None else "input_shape")
+        traced = Traced(module, x, given=given, inputs="module" if input_shape is None else "input_shape")
         slope = _common_slope(traced.parts)
         layers, comparisons = _layers(traced.parts, slope)
     note = [f"{comparisons} of them comparisons of maxima"] if comparisons else []

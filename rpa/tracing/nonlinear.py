@@ -51,9 +51,9 @@ def scaled(x: Any, weight: Any, bias: Any) -> Any:
     return x if bias is None else x + broadcast(bias, x.ndim)
 
 
-def broadcast(value: torch.Tensor, ndim: int) -> torch.Tensor:
-    """One number for each channel, in the shape that broadcasts to (b, channels, ...)."""
-    return value.reshape(-1, *[1] * (ndim - 2)) if value.ndim == 1 else value
+def broadcast(value: Any, ndim: int) -> Any:
+    """One number for each channel, in the shape that broadcasts to (b, channels, ...); others as they are."""
+    return value.reshape(-1, *[1] * (ndim - 2)) if isinstance(value, torch.Tensor) and value.ndim == 1 else value
 
 
 def _clamp(input, min=None, max=None):
