@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from rpa.tracing.graph import COPIES, SUMS, UNITS, WEIGHTED, called, check_evaluable, record, schedule, unwrapped
+from rpa.tracing.graph import COPIES, SUMS, UNITS, WEIGHTED, called, check_evaluable, record, unwrapped
 from rpa.tracing.nonlinear import act, advice, broadcast, is_smooth, max_pool
 from rpa.tracing.parts import DENSE, Affine, Cut, Env, size
 
@@ -52,7 +52,7 @@ class Traced:
         start, *nodes, last = graph.nodes
         with torch.no_grad():
             self._probe(start, nodes, last.args[0], probes, expected)
-            self.parts = self._cut([node for node in nodes if node in self.shapes], start, last.args[0])
+            self.parts = self._cut([node for node in nodes if node in self.shapes], [start], last.args[0])
 
     def value(self, node: fx.Node, env: Env) -> torch.Tensor:
         """What the node returns."""
@@ -208,18 +208,35 @@ class Traced:
         between = self.value(node, Env(self, POINTS, {n: _blend(v) for n, v in ends.items()}))
         return not all(_between(a, b, POINTS) for a, b in zip(_tensors(between), _tensors(values)))
 
-    def _cut(self, nodes, start, end):
+    def _cut(self, pending, before, end):
+        """The chain of parts. pending: the nodes that depend on the input; before: the values ahead of the next part.
+
+        Activations join as early as they can.
+        """
         parts: list = []
-        for now, state, group, carried in schedule(nodes, start, end):
-            affine = Affine(self, now, state, [node.args[0] for node in group] + carried)
+        while True:
+            now, group, later, blocked = [], [], [], set()
+            for node in pending:
+                waits = any(n in blocked for n in node.all_input_nodes)
+                if not waits and node.target not in (act, max_pool):
+                    now.append(node)
+                    continue
+                blocked.add(node)
+                joins = not group or (node.target is act and group[0].target is act)
+                (later if waits or not joins else group).append(node)
+            needed = [n for node in later for n in node.all_input_nodes if n in {*before, *now}] + [end]
+            carried = [n for n in dict.fromkeys(needed) if n not in blocked]
+            affine = Affine(self, now, before, [node.args[0] for node in group] + carried)
             parts.append(affine)
+            if not group:
+                return parts
             options = [fx.node.map_arg(node.args[1:], lambda n: self.fixed(n, 1)) for node in group]
-            if group and group[0].target is act:
+            if group[0].target is act:
                 slopes = tuple(broadcast(slope, len(shape)) for (slope,), shape in zip(options, affine.shapes))
                 parts.append(Cut(affine.shapes, self.like, slopes))
-            elif group:
+            else:
                 parts.append(Cut(affine.shapes, self.like, pool=options[0]))
-        return parts
+            pending, before = later, group + carried
 
 
 def _tensors(value):
