@@ -98,12 +98,11 @@ class Affine:
 
     def matrix(self) -> torch.Tensor:
         """The linear part as a matrix (m, n)."""
-        n, parts = size(self.taken), []
+        places, parts = torch.arange(size(self.taken), device=self.like.device), []
         with torch.no_grad():
-            for start in range(0, n, ROWS):
-                unit = self.like.new_zeros(min(ROWS, n - start), n)
-                unit.diagonal(start).fill_(1)
-                parts.append(as_rows(self.linear(as_values(unit, self.taken)), self.shapes))
+            for some in places.split(ROWS):
+                units = (some[:, None] == places).to(self.like)
+                parts.append(as_rows(self.linear(as_values(units, self.taken)), self.shapes))
         return torch.cat(parts).T
 
     def _through(self, values, action):
