@@ -27,14 +27,18 @@ def size(shapes: Sequence[tuple]) -> int:
 
 
 class Env(dict):
-    """Values of the graph's nodes for `rows` inputs; those that do not depend on the inputs are fetched."""
+    """Values of the graph's nodes for `rows` inputs. Others do not depend on the inputs, or count as zeros."""
 
     def __init__(self, traced: Traced, rows: int, values: Iterable = ()):
         super().__init__(values)
         self.traced, self.rows = traced, rows
 
     def __missing__(self, node: fx.Node) -> Any:
-        return self.traced.fixed(node, self.rows)
+        shape = self.traced.shapes.get(node)
+        if shape is not None:
+            return self.traced.like.expand(self.rows * shape[0], *shape[1:])
+        constants = self.traced.constants
+        return constants[node] if node in constants else self.traced.value(node, self)
 
 
 @dataclass(frozen=True, eq=False)

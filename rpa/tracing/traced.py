@@ -56,11 +56,11 @@ class Traced:
 
     def value(self, node: fx.Node, env: Env) -> torch.Tensor:
         """What the node returns."""
-        return self._called(node, *self._arguments(node, env))
+        return self._called(node, *fx.node.map_arg((node.args, node.kwargs), env.__getitem__))
 
     def linear(self, node: fx.Node, env: Env) -> torch.Tensor:
         """The linear part of an affine node, applied to the values in `env`."""
-        args, kwargs = self._arguments(node, env)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
         if self.weighted(node):
             rows = args[0]
             if called(node) == "conv2d" and len(rows) >= MANY:
@@ -79,39 +79,25 @@ class Traced:
 
     def squared(self, node: fx.Node, env: Env) -> torch.Tensor:
         """The linear part with squared coefficients, applied to the values in `env`."""
-        given, weighted = [env[n] for n in self._inputs(node)], self.weighted(node)
-        if called(node) in (*UNITS, *COPIES) and not weighted:
+        if self.weighted(node):
+            if node not in self._squares:
+                self._squares[node] = env[node.args[1]].detach() ** 2
+            return self.linear(node, Env(self, env.rows, env | {node.args[1]: self._squares[node]}))
+        if called(node) in (*UNITS, *COPIES):
             return self.linear(node, env)
+        given = [env[n] for n in self._inputs(node)]
         if called(node) in SUMS and len({*node.args}) == 2:
             return sum(given).expand(-1, *self.shapes[node][1:])
         if node not in self._squares:
-            with torch.no_grad():
-                self._squares[node] = env[node.args[1]] ** 2 if weighted else self._plane_square(node)
-        if weighted:
-            args, kwargs = self._arguments(node, env)
-            return self._called(node, (args[0], self._squares[node], None, *args[3:]), kwargs)
+            self._squares[node] = self._plane_square(node).detach()
         return (given[0].flatten(2) @ self._squares[node]).reshape(-1, *self.shapes[node][1:])
 
     def weighted(self, node: fx.Node) -> bool:
         """Whether the node is a layer of a constant weight, called as (input, weight, bias, ...)."""
         return called(node) in WEIGHTED and self._inputs(node) == [node.args[0]]
 
-    def fixed(self, node: fx.Node, rows: int) -> Any:
-        """A value that depends on the number of inputs at most, and zeros for another."""
-        if node in self.shapes:
-            return self._zeros(self.shapes[node], rows)
-        return self.constants[node] if node in self.constants else self.value(node, Env(self, rows))
-
     def _inputs(self, node):
         return [n for n in node.all_input_nodes if n in self.shapes]
-
-    def _zeros(self, shape, rows):
-        if isinstance(shape, torch.Size):
-            return self.like.expand(rows * shape[0], *shape[1:])
-        return [self._zeros(each, rows) for each in shape]
-
-    def _arguments(self, node, env):
-        return fx.node.map_arg(node.args, env.__getitem__), fx.node.map_arg(node.kwargs, env.__getitem__)
 
     def _called(self, node, args, kwargs):
         return getattr(self.interpreter, node.op)(node.target, args, kwargs)
@@ -129,9 +115,6 @@ class Traced:
                 if _close(of(given.flatten(0, 1).unsqueeze(1)).reshape(out), expected, expected):
                     return of(torch.eye(n).to(given).reshape(n, 1, *given.shape[2:])).reshape(n, -1) ** 2
         raise ValueError(f"{self.name}: {self._label(node)} is too large for independent units; use another rule")
-
-    def _kind(self, node):
-        return type(self.interpreter.submodules[node.target]).__name__ if node.op == "call_module" else called(node)
 
     def _label(self, node):
         """The layer of torch.nn that makes the node, or the function called."""
@@ -162,11 +145,10 @@ class Traced:
                     self._check(node, single, one, two)
                     offset = self.value(node, Env(self, 1))
                     self._offsets[node] = offset if isinstance(offset, torch.Tensor) and offset.any() else None
-                shapes = [v.shape for v in _tensors(one[node])]
-                self.shapes[node] = shapes if isinstance(batch, (tuple, list)) else shapes[0]
+                self.shapes[node] = getattr(one[node], "shape", None)  # several tensors have none
             elif all(map(torch.equal, _tensors(single), _tensors(batch))) and (_tensors(single) or single == batch):
                 self.constants[node] = single
-        if not isinstance(end, fx.Node) or not isinstance(self.shapes.get(end), torch.Size):
+        if not isinstance(end, fx.Node) or self.shapes.get(end) is None:
             kind = "a constant" if isinstance(end, fx.Node) else type(end).__name__
             raise ValueError(f"{self.name}: expected one tensor as output that depends on the input, got {kind}")
         out = self.head[1](two[end]) if self.head else two[end]
@@ -177,7 +159,8 @@ class Traced:
 
     def _check(self, node, at_one, one, two):
         """ValueError unless the node is affine and treats every input of a batch alone."""
-        kind, label = self._kind(node), self._label(node)
+        label = self._label(node)
+        kind = type(self.interpreter.submodules[node.target]).__name__ if node.op == "call_module" else called(node)
         value, expected, ends = _tensors(at_one), _tensors(one[node]), _tensors(two[node])
         alike = all(a.shape == b.shape for a, b in zip(value, expected))
         # Sums are affine, and may cancel to values that are rounding errors.
@@ -198,8 +181,7 @@ class Traced:
     def _bends(self, node):
         """Whether a node of few units is not affine between random points of many sizes; two probes may miss a bend."""
         shapes = {n: self.shapes[n] for n in self._inputs(node)}
-        known = called(node) in (*UNITS, *COPIES) or not all(isinstance(shape, torch.Size) for shape in shapes.values())
-        if known or size(list(shapes.values())) > FEW:
+        if called(node) in (*UNITS, *COPIES) or None in shapes.values() or size(list(shapes.values())) > FEW:
             return False
         generator, sizes = torch.Generator().manual_seed(2), torch.logspace(-2, 2, POINTS).repeat(2)
         draw = lambda shape: torch.randn(2 * POINTS, shape.numel(), generator=generator) * sizes[:, None]
@@ -230,7 +212,7 @@ class Traced:
             parts.append(affine)
             if not group:
                 return parts
-            options = [fx.node.map_arg(node.args[1:], lambda n: self.fixed(n, 1)) for node in group]
+            options = [fx.node.map_arg(node.args[1:], Env(self, 1).__getitem__) for node in group]
             if group[0].target is act:
                 slopes = tuple(broadcast(slope, len(shape)) for (slope,), shape in zip(options, affine.shapes))
                 parts.append(Cut(affine.shapes, self.like, slopes))
