@@ -27,7 +27,7 @@ from rpa.tracing.traced import Traced
 LARGEST = 2**30  # bytes that a dense matrix may take
 
 
-def chain(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> tuple[list, list, float, str]:
+def chain(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> tuple[tuple, tuple, float, str]:
     """(weights, biases, slope, note) of the `rpa.network.ReLUNetwork` that equals `module`; arguments as in
     `from_torch`.
     """
@@ -49,7 +49,8 @@ def chain(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> tupl
         layers, comparisons = _layers(traced.parts, slope)
     note = [f"{comparisons} of them comparisons of maxima"] if comparisons else []
     note += [f"without its {traced.head[0]}, which keeps the order of the outputs"] if traced.head else []
-    return [weight for weight, _ in layers], [bias for _, bias in layers], slope, ", ".join(note)
+    weights, biases = zip(*layers)
+    return weights, biases, slope, ", ".join(note)
 
 
 def checked_shape(given: Any) -> tuple[int, ...]:
