@@ -13,8 +13,8 @@ from torch import fx, nn
 from rpa.tracing import nonlinear
 from rpa.tracing.nonlinear import KNOWN, act, max_pool
 
+NAMED = ("input", "weight", "bias", "other")  # arguments that are recorded by position
 # Called with (input, weight, bias, ...).
-NAMED = ("input", "weight", "bias", "other")  # what is recorded by position
 WEIGHTED = ("linear", "scaled", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)))
 SUMS = ("add", "sub")  # what does not depend on the input is a constant
 # Every unit passes once.
@@ -41,9 +41,8 @@ def check_evaluable(net: nn.Module, x: torch.Tensor | None = None, name: str = "
         raise ValueError(f"{net_name}: expected the module itself, got TorchScript, which hides its layers")
     for layer in net.modules():
         kind = type(layer).__name__
-        if layer.training and (
-            isinstance(layer, NORMS) or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p)
-        ):
+        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        if layer.training and (drops or isinstance(layer, NORMS)):
             raise ValueError(f"{net_name}: {kind} is in training mode; call {net_name}.eval() first")
         if isinstance(layer, NORMS) and layer.running_mean is None:
             raise ValueError(f"{net_name}: {kind} without running statistics depends on the batch; "

@@ -63,9 +63,8 @@ class Cut:
         """The slope of every unit (n,), 1 for the carried ones; None where all are plain ReLUs."""
         if len(self.slopes) == len(self.shapes) and not any(isinstance(s, torch.Tensor) or s for s in self.slopes):
             return None
-        slopes = [torch.as_tensor(s, dtype=self.like.dtype, device=self.like.device) for s in self.slopes]
-        slopes += [torch.ones_like(self.like)] * (len(self.shapes) - len(slopes))
-        return torch.cat([s.expand(shape).flatten() for s, shape in zip(slopes, self.shapes)])
+        slopes = [*self.slopes, *[1.0] * (len(self.shapes) - len(self.slopes))]
+        return torch.cat([(self.like + s).expand(shape).flatten() for s, shape in zip(slopes, self.shapes)])
 
 
 class Affine:
