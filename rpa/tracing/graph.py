@@ -93,7 +93,7 @@ def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple
     root = nn.Sequential(unwrapped(net))
     try:
         with torch.no_grad():
-            graph = _Tracer(()).trace(root)  # to follow calls of the module math would take most of the time
+            graph = _Tracer(root).trace(root)
     except Exception as error:
         reason = str(error).splitlines()[0]
         if "control flow" in reason or "can't be used" in reason or "iterated" in reason:
@@ -117,6 +117,18 @@ def head_of(net: nn.Module) -> str:
 
 class _Tracer(fx.Tracer):
     """Records layers by the functions that they call, nonlinearities as `act` and `max_pool`, and nothing in place."""
+
+    def __init__(self, root):
+        super().__init__(())  # to follow calls of the module math takes most of the time of a small network
+        self._names = {id(parameter): name for name, parameter in root.named_parameters()}
+
+    def getattr(self, attr, attr_val, parameter_proxy_cache):
+        name = self._names.get(id(attr_val))  # fx.Tracer goes through all parameters for every one
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def is_leaf_module(self, m, module_qualified_name):
         return isinstance(m, OPAQUE) or type(m).__module__.startswith("torch.nn.utils.parametrizations")

@@ -45,13 +45,13 @@ class Traced:
         graph, root, self.head = record(net, self.name, pool_first)
         self.interpreter = fx.Interpreter(root, garbage_collect_values=False, graph=graph)
         self.like = x.detach().new_zeros(())
-        self.constants: dict = {}
         self.shapes: dict = {}
         self._offsets: dict = {}
         self._squares: dict = {}
         start, *nodes, last = graph.nodes
+        self.constants = {n: self.interpreter.fetch_attr(n.target) for n in nodes if n.op == "get_attr"}
         with torch.no_grad():
-            self._probe(start, nodes, last.args[0], probes, expected)
+            self._probe(start, [n for n in nodes if n not in self.constants], last.args[0], probes, expected)
             self.parts = self._cut([node for node in nodes if node in self.shapes], [start], last.args[0])
 
     def value(self, node: fx.Node, env: Env) -> torch.Tensor:
@@ -146,7 +146,7 @@ class Traced:
                     offset = self.value(node, Env(self, 1))
                     self._offsets[node] = offset if isinstance(offset, torch.Tensor) and offset.any() else None
                 self.shapes[node] = getattr(one[node], "shape", None)  # several tensors have none
-            elif all(map(torch.equal, _tensors(single), _tensors(batch))) and (_tensors(single) or single == batch):
+            elif _same(single, batch):
                 self.constants[node] = single
         if not isinstance(end, fx.Node) or self.shapes.get(end) is None:
             kind = "a constant" if isinstance(end, fx.Node) else type(end).__name__
@@ -223,6 +223,12 @@ class Traced:
 
 def _tensors(value):
     return [v for v in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(v, torch.Tensor)]
+
+
+def _same(a, b):
+    if isinstance(a, (tuple, list)):
+        return all(map(_same, a, b))
+    return a is b or (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b)
 
 
 def _blend(value, weights=(0.3, 0.7)):
