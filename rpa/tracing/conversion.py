@@ -69,11 +69,12 @@ def _first_shape(module):
         name = called(node)
         if name == "unflatten":
             return (math.prod(node.args[2]),)
-        if name in WEIGHTED and "transpose" not in name:
+        if name in WEIGHTED and "transpose" not in name and node.args[1].op == "get_attr":
             weight = operator.attrgetter(node.args[1].target)(root)
             if weight.ndim < 3:
                 return (weight.shape[-1],)
-            example = (weight.shape[1], *[28] * (weight.ndim - 2))
+            groups = node.kwargs.get("groups", [*node.args, 1, 1, 1, 1, 1][6])
+            example = (groups * weight.shape[1], *[28] * (weight.ndim - 2))
         if node.op == "call_function" and name not in ("getattr", "getitem", "flatten", "reshape"):
             break
     raise ValueError(f"input_shape: expected the shape of one input, as in input_shape={example}; the module begins "
