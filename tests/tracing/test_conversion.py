@@ -148,6 +148,7 @@ REFUSED = [
     (lambda: Seq(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 2)), r"layer 1 \(Sigmoid\) is not affine; smooth"),
     (lambda: Seq(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)), "without running statistics d"),
     (lambda: Seq(nn.ReLU()), "input_shape: expected the shape of one input"),
+    (lambda: Net(lambda x, a: functional.linear(x, a.weight.t()), nn.Linear(2, 2)), "input_shape: expected the shape"),
     (lambda: Seq(nn.Conv2d(1, 2, 3)), r"input_shape: .* input_shape=\(1, 28, 28\)"),
     (lambda: Net(lambda x: x if x.sum() > 0 else -x), "torch.fx cannot follow Net: its forward decides by values"),
     (lambda: Seq(nn.Linear(2, 2), Net(lambda x: x * x)), "module: mul is not affine; expected affine operations"),
