@@ -17,24 +17,21 @@ INDEFINITE = 1e-10  # tolerated size of a negative eigenvalue of the correlation
 
 def array(name: str, value: object, shape: tuple[int | None, ...]) -> Array:
     """`value` as a finite float64 array of `shape`; a `None` in `shape` matches any length."""
-    detach = getattr(value, "detach", None)  # a tensor of torch may require gradients, or be bfloat16
-    if np.ma.is_masked(value):
-        raise ValueError(f"{name}: expected numbers without a mask, got a masked array")
+    plain: Any = value
+    shown = str(shape).replace("None", "any")
     try:
-        plain: Any = detach().cpu() if detach else value
-        given = np.asarray(plain if detach is None or plain.is_complex() else plain.double())
-        if given.dtype.kind in "cmM":
-            raise ValueError(f"{name}: expected real numbers, got {given.dtype}")
-        if given.dtype.kind in "SU":
-            raise TypeError("text")
+        if hasattr(plain, "detach"):  # a tensor of torch may require gradients, or be bfloat16
+            plain = plain.detach().cpu()
+            plain = plain if plain.is_complex() else plain.double()
+        given = np.asarray(plain)
+        if given.dtype.kind not in "biufO" or np.ma.is_masked(value):
+            raise TypeError("no numbers")
         result = np.array(given, dtype=np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        if str(error).startswith(f"{name}:"):
-            raise
-        raise ValueError(f"{name}: expected numbers of shape {_show(shape)}, got {type(value).__name__}") from error
-    fits = result.ndim == len(shape) and all(s is None or s == n for s, n in zip(shape, result.shape))
-    if not fits:
-        raise ValueError(f"{name}: expected shape {_show(shape)}, got {result.shape}")
+        kind = f"{type(value).__name__} {getattr(value, 'dtype', '')}".strip()
+        raise ValueError(f"{name}: expected real numbers of shape {shown}, none masked, got {kind}") from error
+    if result.ndim != len(shape) or not all(s is None or s == n for s, n in zip(shape, result.shape)):
+        raise ValueError(f"{name}: expected shape {shown}, got {result.shape}")
     if not np.isfinite(result).all():
         count = np.count_nonzero(~np.isfinite(result))
         raise ValueError(f"{name}: expected finite numbers, got {count} NaN or infinite")
@@ -57,10 +54,10 @@ def covariance(name: str, value: ArrayLike, dim: int) -> Array:
     """
     try:
         ndim = np.ndim(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected a scalar, ({dim},) or ({dim}, {dim}), got uneven rows") from error
+    except ValueError:  # uneven rows
+        ndim = 3
     if ndim > 2:
-        raise ValueError(f"{name}: expected a scalar, ({dim},) or ({dim}, {dim}), got shape {np.shape(value)}")
+        raise ValueError(f"{name}: expected a scalar, ({dim},) or ({dim}, {dim}), got more axes or uneven rows")
     cov = array(name, value, (dim,) * ndim)
     if ndim < 2:
         if (cov < 0).any():
@@ -77,11 +74,9 @@ def covariance(name: str, value: ArrayLike, dim: int) -> Array:
     cov = cov / 2 + cov.T / 2
     smallest = np.linalg.eigvalsh((cov + floor * np.eye(dim)) / scale / scale[:, None])[0] if dim else 0.0
     if smallest < -INDEFINITE:
-        hint = ""
-        if "float32" in str(getattr(value, "dtype", "")):
-            hint = "; in single precision, add 1e-6 of each variance to the diagonal, or compute it in double precision"
-        reason = f"got an eigenvalue {smallest:g} of the correlations{hint}"
-        raise ValueError(f"{name}: expected a positive semidefinite matrix, {reason}")
+        reason = f"got an eigenvalue {smallest:g} of the correlations"
+        hint = "if it comes from single precision, add 1e-6 of each variance to the diagonal"
+        raise ValueError(f"{name}: expected a positive semidefinite matrix, {reason}; {hint}")
     np.fill_diagonal(cov, np.maximum(variances, 0.0))
     return cov
 
@@ -104,10 +99,8 @@ def fraction(name: str, value: object) -> float:
 
 def integer(name: str, value: object, low: int = 0) -> int:
     """An int >= `low` that fits in 64 bits."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < low:
-        raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
-    if value >= 2**63:
-        raise ValueError(f"{name}: expected an integer below 2^63, got {value}")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value < 2**63:
+        raise ValueError(f"{name}: expected an integer >= {low} and below 2^63, got {value!r}")
     return int(value)
 
 
@@ -149,7 +142,3 @@ def pattern_array(name: str, value: ArrayLike, n_hidden: int) -> NDArray[np.bool
     if result.dtype != bool and not np.isin(result, (0, 1)).all():
         raise ValueError(f"{name}: expected booleans or 0/1, got other values of type {result.dtype}")
     return result.astype(bool)
-
-
-def _show(shape):
-    return "(" + ", ".join("any" if s is None else str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"

@@ -15,8 +15,7 @@ ROOT = PACKAGE.parent if (PACKAGE.parent / "notebooks").is_dir() else Path.cwd()
 def in_checkout(name):
     """The path of a file of the checkout; FileNotFoundError where it is not there."""
     if not (ROOT / name).exists():
-        reason = "it is part of the repository, not of the installed package: use a git clone"
-        raise FileNotFoundError(f"{name}: not in {ROOT}; {reason}")
+        raise FileNotFoundError(f"{name}: not in {ROOT}; it is part of the repository alone: use a git clone")
     return ROOT / name
 
 
@@ -28,7 +27,7 @@ def build(name=""):
 def replace(path, write):
     """write(temporary), move the result to `path` and return it: a reader sees the old file or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f".{os.getpid()}.{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -53,8 +52,4 @@ def save_arrays(path, **arrays):
     """Write a compressed .npz of the arrays to `path`."""
     import numpy as np
 
-    def write(temporary):
-        with open(temporary, "wb") as stream:  # to a name NumPy would append .npz
-            np.savez_compressed(stream, **arrays)
-
-    return replace(path, write)
+    return replace(path, lambda temporary: np.savez_compressed(temporary, **arrays))

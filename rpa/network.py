@@ -48,15 +48,14 @@ class ReLUNetwork:
     note: str = ""
 
     def __post_init__(self):
-        given = _check.several("weights", self.weights), _check.several("biases", self.biases)
-        if len(given[0]) == 0 or len(given[0]) != len(given[1]):
-            raise ValueError(f"weights, biases: expected as many of each, got {len(given[0])} and {len(given[1])}")
-        weights, biases, width = [], [], None
-        for layer, (weight, bias) in enumerate(zip(*given)):
-            weight = _check.array(f"weights[{layer}]", weight, (None, width))
-            width = len(weight)
-            weights.append(weight)
-            biases.append(_check.array(f"biases[{layer}]", bias, (width,)))
+        weights, biases = list(_check.several("weights", self.weights)), list(_check.several("biases", self.biases))
+        if len(weights) == 0 or len(weights) != len(biases):
+            raise ValueError(f"weights, biases: expected as many of each, got {len(weights)} and {len(biases)}")
+        width = None
+        for layer in range(len(weights)):
+            weights[layer] = _check.array(f"weights[{layer}]", weights[layer], (None, width))
+            width = len(weights[layer])
+            biases[layer] = _check.array(f"biases[{layer}]", biases[layer], (width,))
         if not width:
             raise ValueError("weights: expected at least one output, got none")
         slope = float(_check.array("slope", self.slope, ()))
@@ -90,15 +89,12 @@ class ReLUNetwork:
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, (self.input_dim, *self.hidden_sizes, self.output_dim)))
-        return (
-            f"ReLUNetwork: {sizes}, {self.n_hidden} hidden units"
-            + (f", slope {self.slope:g}" if self.slope else "")
-            + (f", {self.note}" if self.note else "")
-        )
+        notes = [f"slope {self.slope:g}"] * (self.slope > 0) + [self.note] * (self.note != "")
+        return ", ".join([f"ReLUNetwork: {sizes}", f"{self.n_hidden} hidden units", *notes])
 
     def __call__(self, x: ArrayLike) -> Array:
         """Outputs (n, k) at inputs x (n, d)."""
-        return self._forward(x)[0]
+        return self.outputs_and_patterns(x)[0]
 
     def patterns(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Activation patterns, bool (n, N), at inputs x (n, d): True where the pre-activation is positive."""
@@ -106,18 +102,15 @@ class ReLUNetwork:
 
     def outputs_and_patterns(self, x: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
         """Both of one forward pass: outputs (n, k) and activation patterns (n, N) at inputs x (n, d)."""
-        f, active = self._forward(x)
-        return f, np.concatenate(active, axis=1)
-
-    def _forward(self, x):
-        x = _check.array("x", x, (None, self.input_dim))
-        active = [np.zeros((len(x), 0), dtype=bool)]
+        y = _check.array("x", x, (None, self.input_dim))
+        active, n = np.empty((len(y), self.n_hidden), dtype=bool), 0
         for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
-            x = x @ weight.T
-            x += bias
-            active.append(x > 0)
-            np.maximum(x, self.slope * x, out=x)
-        return x @ self.weights[-1].T + self.biases[-1], active
+            y = y @ weight.T
+            y += bias
+            np.greater(y, 0, out=active[:, n : n + len(bias)])
+            n += len(bias)
+            np.maximum(y, self.slope * y, out=y)
+        return y @ self.weights[-1].T + self.biases[-1], active
 
     def whitened(self, gaussian: Gaussian) -> ReLUNetwork:
         """The network g on z ~ N(0, I_r) with g(z) equal in law, hidden units included, to f(x), x ~ gaussian.
@@ -156,10 +149,7 @@ class ReLUNetwork:
         """
         from rpa.tracing.conversion import chain
 
-        if not any(kind.__module__.startswith("torch.") for kind in type(module).__mro__):
-            raise ValueError(f"module: expected a torch module, got {type(module).__name__}")
-        weights, biases, slope, note = chain(module, input_shape)
-        return cls(tuple(weights), tuple(biases), slope, note)
+        return cls(*chain(module, input_shape))
 
     def to_torch(self) -> nn.Sequential:
         """The same function as an `nn.Sequential` in float64."""

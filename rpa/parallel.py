@@ -50,9 +50,7 @@ def pmap(
     with tqdm(desc=progress, total=len(items), disable=progress is None) as bar:
         for i, value, reason, error in Parallel(n_jobs, return_as="generator_unordered")(tasks):
             if reason is not None:
-                item = repr(items[i])
-                shown = item if len(item) <= 80 else item[:77] + "..."
-                raise RuntimeError(f"pmap: item {i} ({shown}) raised {reason}") from error
+                raise RuntimeError(f"pmap: item {i} ({items[i]!r:.80}) raised {reason}") from error
             values[i] = value
             bar.update()
     return values

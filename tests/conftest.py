@@ -64,11 +64,5 @@ def notebook_folder(tmp_path, monkeypatch):
 
 def pytest_collection_modifyitems(items):
     """Tests that run one notebook each come first; those that need runs of others, last."""
-    items.sort(key=_place)
-
-
-def _place(item):
-    names = getattr(item, "fixturenames", ())
-    if "quick_run" not in names:
-        return 1
-    return 0 if "stem" in names else 2
+    names = lambda item: getattr(item, "fixturenames", ())
+    items.sort(key=lambda item: 1 if "quick_run" not in names(item) else 0 if "stem" in names(item) else 2)

@@ -20,8 +20,8 @@ def _normal(name):
 
 
 def _lock(name="requirements.lock"):
-    lines = [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
-    return {_normal(name): version for name, version in (line.split("==") for line in lines)}
+    pairs = [line.split("==") for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+    return {_normal(name): version for name, version in pairs}
 
 
 def _declared(*extras):
@@ -30,27 +30,14 @@ def _declared(*extras):
     return {_normal(re.match(r"[\w.-]+", line)[0]) for line in lines}
 
 
-def test_lock_pins_everything_and_names_no_local_build():
-    lock = _lock()
-    assert len(lock) > 50
-    assert [v for v in lock.values() if not re.fullmatch(r"[\w.]+", v)] == []
-
-
-def test_lock_holds_what_pyproject_asks_for():
-    assert _declared() | _declared("companion", "app", "site", "test", "lint") <= set(_lock())
-
-
-def test_peers_are_pinned_apart():
-    peers = _lock("requirements-peers.lock")
-    assert _declared("peers") <= set(peers)
-    assert set(peers) & set(_lock()) == set()
-
-
 def test_lock_is_closed():
-    """Every requirement of a locked package that applies here is locked too: the day of installing decides nothing."""
+    """It holds what pyproject.toml asks for, and every requirement of a locked package that applies here."""
     from packaging.requirements import Requirement
 
-    lock, missing = _lock(), []
+    lock, peers, missing = _lock(), _lock("requirements-peers.lock"), []
+    assert [v for v in lock.values() if not re.fullmatch(r"[\w.]+", v)] == []  # no local build
+    assert _declared() | _declared("companion", "app", "site", "test", "lint") <= set(lock)
+    assert _declared("peers") <= set(peers) and not set(peers) & set(lock)
     for name in lock:
         for line in metadata.requires(name) or ():
             requirement = Requirement(line)

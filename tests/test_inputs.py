@@ -1,29 +1,27 @@
 import numpy as np
 import pytest
+import torch
 from helpers import given, random_gaussian, random_mixture, refusals
 
 from rpa.inputs import Gaussian, GaussianMixture, components_of, fit_mixture
 
+FORMS = [(0.5, 3), ([0.5, 0.2, 0.0], 3), (np.diag([0.5, 0.2, 0.1]), 3), (np.ones((3, 3)), 1), (np.zeros((3, 3)), 3)]
 
-@pytest.mark.parametrize("cov", [0.5, [0.5, 0.2, 0.0], np.diag([0.5, 0.2, 0.1]), np.ones((3, 3)), np.zeros((3, 3))])
-def test_covariance_forms_agree(cov):
+
+@pytest.mark.parametrize("cov, rank", FORMS)
+def test_covariance_forms_agree(cov, rank):
     g = Gaussian([1.0, 2.0, 3.0], cov)
     expected = cov * np.eye(3) if np.ndim(cov) == 0 else np.diag(cov) if np.ndim(cov) == 1 else cov
     factor = g.times_factor(np.eye(3))
+    assert factor.shape[1] == rank
     np.testing.assert_array_equal(g.cov, expected)
     np.testing.assert_allclose(factor @ factor.T, expected, atol=1e-15)
     np.testing.assert_array_equal(g.variances, np.diag(expected))
 
 
 def test_tensors_of_bfloat16_are_numbers():
-    import torch
-
     values = torch.tensor([1.0, 2.0], dtype=torch.bfloat16)
     np.testing.assert_array_equal(Gaussian(values, values).mean, [1.0, 2.0])
-
-
-def test_singular_covariance_keeps_its_rank():
-    assert Gaussian(np.zeros(3), np.ones((3, 3))).times_factor(np.eye(3)).shape == (3, 1)
 
 
 @pytest.mark.parametrize("inputs", [random_gaussian(3, 1), random_mixture(3, 2)])
@@ -57,17 +55,23 @@ def test_fit_recovers_separated_components():
 
 ONE, TWO = Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)
 INDEFINITE, INFINITE = [[1.0, 2.0], [2.0, 1.0]], [[1.0, np.inf], [np.inf, 1.0]]
+MASKED, DATE = np.ma.array([1.0, 2.0], mask=[0, 1]), np.array(["2020"], "M8[D]")
+UNEVEN, COMPLEX = [[1, 2], [3]], [[1, 1j], [-1j, 1]]
 test_bad_values_are_refused_by_name = refusals(
     {
-        given(Gaussian, cov=1.0): {"mean": [[[1.0]], [np.nan]]},
+        given(Gaussian, cov=1.0): {"mean": [[[1.0]], [np.nan], [], [10**400], MASKED, DATE]},
         given(Gaussian, mean=[0.0, 0.0]): {
-            "cov": [-1.0, [1.0], np.zeros((2, 2, 2)), [[1.0, 0.5], [0.4, 1.0]], INDEFINITE, INFINITE]
+            "cov": [-1.0, [1.0], np.zeros((2, 2, 2)), [[1.0, 0.5], [0.4, 1.0]], INDEFINITE, INFINITE, UNEVEN, COMPLEX]
         },
         given(GaussianMixture, weights=[0.5, 0.5], components=[ONE, ONE]): {
-            "components": [{"weights": [], "components": []}, [ONE, TWO], ["x", ONE]],
-            "weights": [[1.0, 0.0], [1.0]],
+            "components": [{"weights": [], "components": []}, [ONE, TWO], ["x", ONE], ONE],
+            "weights": [[1.0, 0.0], [1.0], [1.0, 1.0]],
         },
         components_of: {"inputs": [3, [ONE]]},
-        given(fit_mixture, x=np.zeros((9, 2)), n_components=2, seed=0): {"x": [np.zeros((1, 2))], "n_components": [0]},
+        given(fit_mixture, x=np.eye(2), n_components=2, seed=0): {
+            "x": [np.zeros((1, 2)), np.zeros((5, 0))],
+            "n_components": [0],
+            "seed": [2**32],
+        },
     }
 )

@@ -73,6 +73,8 @@ NET = random_network((2, 3, 1), 0)
 test_bad_values_are_refused_by_name = refusals(
     {
         given(ReLUNetwork, weights=[[[1.0]]], biases=[[0.0]]): {
+            "weights": [1, {"weights": [np.zeros((0, 2))], "biases": [[]]}],
+            "biases": [None],
             "weights, biases": [{"weights": [], "biases": []}],
             r"weights\[1\]": [{"weights": [np.ones((2, 3)), np.ones((1, 3))], "biases": [np.ones(2), np.ones(1)]}],
             r"weights\[0\]": [{"weights": [[[np.nan]]]}],
@@ -80,6 +82,6 @@ test_bad_values_are_refused_by_name = refusals(
             "slope": [1.5],
         },
         NET: {"x": [np.ones((4, 3))]},
-        NET.whitened: {"gaussian": [Gaussian([0.0], 1.0)]},
+        NET.whitened: {"gaussian": [Gaussian([0.0], 1.0), 0.1]},
     }
 )

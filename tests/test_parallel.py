@@ -23,6 +23,17 @@ def _invert(x):
     return 1 / x
 
 
+class _TwoArguments(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def _refuse(_):
+    raise _TwoArguments(1, 2)
+
+
 def _die(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -46,25 +57,8 @@ def test_results_in_order_and_a_failure_that_names_the_item(n_jobs, capsys):
     with pytest.raises(RuntimeError, match=r"item 2 \(0\) raised ZeroDivisionError") as caught:
         pmap(_invert, [1, 2, 0, 4], n_jobs=n_jobs)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
-
-
-class _TwoArguments(Exception):
-    def __init__(self, one, two):
-        super().__init__(f"{one} and {two}")
-
-
-def _refuse(_):
-    raise _TwoArguments(1, 2)
-
-
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_an_exception_that_cannot_be_unpickled_names_the_item(n_jobs):
     with pytest.raises(RuntimeError, match=r"item 0 \(7\) raised _TwoArguments: 1 and 2"):
         pmap(_refuse, [7], n_jobs=n_jobs)
-
-
-def test_no_more_workers_than_items():
-    assert pmap(_square, range(3), n_jobs=100_000) == [0, 1, 4]
 
 
 def test_a_worker_that_dies_ends_the_call():
@@ -72,30 +66,29 @@ def test_a_worker_that_dies_ends_the_call():
         pmap(_die, range(2), n_jobs=2)
 
 
-SLEEPERS = """import os, sys, time
+SLEEPERS = """import os, time
 from pathlib import Path
 from rpa.parallel import pmap
 def sleep(i):
-    (Path(sys.argv[1]) / str(os.getpid())).touch()
+    Path(FOLDER, str(os.getpid())).touch()
     time.sleep(100)
 pmap(sleep, range(2), n_jobs=2)"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    (tmp_path / "pids").mkdir()
-    (tmp_path / "sleepers.py").write_text(SLEEPERS.replace("sys.argv[1]", repr(str(tmp_path / "pids"))))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    parent = subprocess.Popen([sys.executable, tmp_path / "sleepers.py"], env=environment)
-    wait_for(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
+    parent = subprocess.Popen([sys.executable, "-c", SLEEPERS.replace("FOLDER", repr(str(tmp_path)))], env=environment)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
     parent.kill()
     parent.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid.name}").exists() for pid in (tmp_path / "pids").iterdir()), seconds=30)
+    wait_for(lambda: not any(Path("/proc", pid.name).exists() for pid in tmp_path.iterdir()), seconds=30)
 
 
 def test_the_environment_may_say_how_many_workers(monkeypatch):
     monkeypatch.setenv("RPA_WORKERS", "1")
     assert pmap(lambda x: os.getpid(), [1, 2]) == [os.getpid()] * 2
+    assert pmap(_square, range(3), n_jobs=100_000) == [0, 1, 4]  # no more workers than items
     assert os.getpid() not in pmap(lambda x: os.getpid(), [1, 2], n_jobs=2)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rpa.tracing.graph import called, check_evaluable, record, unwrapped
+from rpa.tracing.graph import WEIGHTED, called, check_evaluable, record, unwrapped
 from rpa.tracing.nonlinear import max_pool
 from rpa.tracing.parts import Affine, Cut, as_rows, as_values, size
 from rpa.tracing.traced import Traced
@@ -27,27 +27,30 @@ from rpa.tracing.traced import Traced
 LARGEST = 2**30  # bytes that a dense matrix may take
 
 
-def chain(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> tuple[list, list, float, str]:
+def chain(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> tuple[tuple, tuple, float, str]:
     """(weights, biases, slope, note) of the `rpa.network.ReLUNetwork` that equals `module`; arguments as in
     `from_torch`.
     """
     check_evaluable(module, net_name="module")
     given = unwrapped(module)
-    module = _double(given)
-    x = torch.zeros(1, *_input_shape(module, input_shape), dtype=torch.float64)
+    # Tensors that a hook computes before each pass, as weight_norm's does, are plain ones in the copy.
+    computed = [t for m in given.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf]
+    module = copy.deepcopy(given, {id(t): t.detach().clone() for t in computed}).double().requires_grad_(False)
+    shape = _first_shape(module) if input_shape is None else checked_shape(input_shape)
+    x = torch.zeros(1, *shape, dtype=torch.float64)
+    traced = Traced(module, x, given=given, inputs="module" if input_shape is None else "input_shape")
+    units: Counter = Counter()  # of each slope in [0, 1)
+    for cut in traced.parts[1::2]:
+        for s, shape in zip(cut.slopes, cut.shapes):
+            if not isinstance(s, torch.Tensor) and 0 <= s < 1:
+                units[float(s)] += size([shape])
+    slope = max(units, key=units.__getitem__, default=0.0)
     with torch.no_grad():
-        traced = Traced(module, x, "module", given=given, inputs="module" if input_shape is None else "input_shape")
-        slope = _common_slope(traced.parts)
         layers, comparisons = _layers(traced.parts, slope)
     note = [f"{comparisons} of them comparisons of maxima"] if comparisons else []
     note += [f"without its {traced.head[0]}, which keeps the order of the outputs"] if traced.head else []
-    return [weight for weight, _ in layers], [bias for _, bias in layers], slope, ", ".join(note)
-
-
-def _double(module):
-    """A copy in float64. Tensors that a hook computes before each pass, as weight_norm's does, are plain ones in it."""
-    computed = [t for m in module.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf]
-    return copy.deepcopy(module, {id(t): t.detach().clone() for t in computed}).double().requires_grad_(False)
+    weights, biases = zip(*layers)
+    return weights, biases, slope, ", ".join(note)
 
 
 def checked_shape(given: Any) -> tuple[int, ...]:
@@ -58,42 +61,31 @@ def checked_shape(given: Any) -> tuple[int, ...]:
     return shape
 
 
-def _input_shape(module, given):
-    if given is not None:
-        return checked_shape(given)
+def _first_shape(module):
+    """The shape of one input, as far as the first layer says it."""
     graph, root, _ = record(module, "module")
     example = (1, 28, 28)
     for node in graph.nodes:
         name = called(node)
         if name == "unflatten":
-            return (int(np.prod(node.args[2])),)
-        if name in ("linear", "scaled", "conv1d", "conv2d", "conv3d"):
+            return (math.prod(node.args[2]),)
+        if name in WEIGHTED and "transpose" not in name and node.args[1].op == "get_attr":
             weight = operator.attrgetter(node.args[1].target)(root)
-            if name in ("linear", "scaled"):
+            if weight.ndim < 3:
                 return (weight.shape[-1],)
-            groups = node.kwargs.get("groups", [*node.args, 1, 1, 1, 1][6])
-            example = (groups * weight.shape[1], *[28] * int(name[4]))
+            groups = node.kwargs.get("groups", [*node.args, 1, 1, 1, 1, 1][6])
+            example = (groups * weight.shape[1], *[28] * (weight.ndim - 2))
         if node.op == "call_function" and name not in ("getattr", "getitem", "flatten", "reshape"):
             break
     raise ValueError(f"input_shape: expected the shape of one input, as in input_shape={example}; the module begins "
                      "with no layer that says it")  # fmt: skip
 
 
-def _common_slope(parts):
-    """The slope in [0, 1) of most units."""
-    slopes: Counter = Counter()
-    for part in parts:
-        for s, shape in zip(getattr(part, "slopes", ()), part.shapes):
-            if not isinstance(s, torch.Tensor) and 0 <= s < 1:
-                slopes[float(s)] += size([shape])
-    return slopes.most_common(1)[0][0] if slopes else 0.0
-
-
 def _layers(parts, slope):
     """([(weight, bias), ...], number of comparisons): behind every part the values are weight @ units + bias."""
-    for part in parts:
-        if isinstance(part, Affine) and 8 * size(part.shapes) * size(part.taken) > LARGEST:
-            rows, columns = size(part.shapes), size(part.taken)
+    for part in parts[::2]:
+        rows, columns = size(part.shapes), size(part.taken)
+        if 8 * rows * columns > LARGEST:
             entries = f"{rows:,} x {columns:,} entries as a dense matrix, {8e-9 * rows * columns:,.1f} GB"
             raise ValueError(f"module: an affine part has {entries}; rpa.two_stage, rpa.layerwise and "
                              "rpa.failure_probability keep convolutions")  # fmt: skip

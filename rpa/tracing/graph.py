@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import fx, nn
 from rpa.tracing import nonlinear
 from rpa.tracing.nonlinear import KNOWN, act, max_pool
 
+NAMED = ("input", "weight", "bias", "other")  # arguments that are recorded by position
 # Called with (input, weight, bias, ...).
 WEIGHTED = ("linear", "scaled", *(f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)))
 SUMS = ("add", "sub")  # what does not depend on the input is a constant
@@ -21,7 +21,6 @@ SUMS = ("add", "sub")  # what does not depend on the input is a constant
 UNITS = ("flatten", "view", "reshape", "cat", "concat", "unflatten", "permute", "transpose", "chunk", "split",
          "getitem", "unsqueeze", "squeeze", "scaled", "contiguous", "clone")  # fmt: skip
 COPIES = ("pad", "roll", "flip", "stack", "expand", "repeat")  # some units may pass more often
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 # Layers that torch.fx cannot follow, beside those that make weights of weights.
 OPAQUE = (nn.modules.padding._CircularPadNd, nn.modules.instancenorm._InstanceNorm, nn.Softmax2d, nn.RNNBase,
@@ -42,7 +41,8 @@ def check_evaluable(net: nn.Module, x: torch.Tensor | None = None, name: str = "
         raise ValueError(f"{net_name}: expected the module itself, got TorchScript, which hides its layers")
     for layer in net.modules():
         kind = type(layer).__name__
-        if layer.training and (isinstance(layer, NORMS) or (isinstance(layer, DROPOUTS) and layer.p)):
+        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        if layer.training and (drops or isinstance(layer, NORMS)):
             raise ValueError(f"{net_name}: {kind} is in training mode; call {net_name}.eval() first")
         if isinstance(layer, NORMS) and layer.running_mean is None:
             raise ValueError(f"{net_name}: {kind} without running statistics depends on the batch; "
@@ -154,32 +154,23 @@ class _Tracer(fx.Tracer):
                 return new
             target = name if kind == "call_method" else target
             kwargs = {**kwargs, "inplace": False} if kwargs.get("inplace") else kwargs
-            if name in WEIGHTED:
-                args, kwargs = _in_order(*args, **kwargs)
-            if name in SUMS:
-                args, kwargs = _terms(*args, **kwargs), {}
+            if name in (*WEIGHTED, *SUMS):
+                args = (*args, *(kwargs[key] for key in NAMED if key in kwargs))
+                kwargs = {key: value for key, value in kwargs.items() if key not in NAMED}
+            if "alpha" in kwargs and name in SUMS:
+                args, kwargs = (args[0], kwargs["alpha"] * args[1]), {}
         return super().create_proxy(kind, target, args, kwargs, *more, **options)
-
-
-def _in_order(input, weight, bias=None, *options, **named):
-    return (input, weight, bias, *options), named
-
-
-def _terms(input, other, *, alpha=1):
-    return input, other if alpha == 1 else alpha * other
 
 
 def _cut_head(graph):
     """(name, function) of a trailing Softmax, LogSoftmax or Sigmoid, cut off; or None."""
     end = graph.output_node()
     last = end.args[0]
-    if not isinstance(last, fx.Node) or not last.args or not isinstance(last.args[0], fx.Node):
-        return None
-    name = called(last)
+    name = called(last) if isinstance(last, fx.Node) else ""
     if name not in ("softmax", "log_softmax", "sigmoid"):
         return None
     rest, named = last.args[1:2], {key: value for key, value in last.kwargs.items() if key in ("dim", "dtype")}
-    end.args = (last.args[0],)
+    end.args = (last.all_input_nodes[0],)
     graph.erase_node(last)
     return name, lambda x: getattr(torch, name)(x, *rest, **named)
 
@@ -202,30 +193,3 @@ def _delay_activations(graph, pool_first):
         for each in before:
             node.replace_input_with(each, each.args[0])
             graph.erase_node(each)
-
-
-def schedule(pending: list, start: fx.Node, end: fx.Node) -> Iterator[tuple[list, list, list, list]]:
-    """(affine nodes, values before them, activations or one pooling behind them, values that pass by), part by part.
-
-    pending: the nodes that depend on the input, in order. Activations join as early as they can.
-    """
-    state = [start]
-    while True:
-        blocked: set = set()
-        group: list = []
-        now: list = []
-        later: list = []
-        for node in pending:
-            waits = any(n in blocked for n in node.all_input_nodes)
-            if not waits and node.target not in (act, max_pool):
-                now.append(node)
-                continue
-            blocked.add(node)
-            joins = not group or (node.target is act and group[0].target is act)
-            (later if waits or not joins else group).append(node)
-        needed = [n for node in later for n in node.all_input_nodes if n in {*state, *now}] + [end]
-        carried = [n for n in dict.fromkeys(needed) if n not in blocked]
-        yield now, state, group, carried
-        if not group:
-            return
-        pending, state = later, group + carried

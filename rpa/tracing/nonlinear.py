@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import namedtuple
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import fx
@@ -13,8 +14,6 @@ from torch.nn import functional
 
 # The ends of the names of smooth functions. Some are almost affine where their input is small.
 SMOOTH = ("softmax", "sigmoid", "tanh", "elu", "silu", "swish", "softplus", "mish", "exp")
-# Layers that are smooth and whose names also occur among affine ones.
-SMOOTH_LAYERS = ("norm", "attention")
 
 
 def is_smooth(kind: str) -> bool:
@@ -24,9 +23,12 @@ def is_smooth(kind: str) -> bool:
 
 def advice(kind: str) -> str:
     """What to do about a layer or function that is not affine."""
-    if is_smooth(kind) or any(word in kind.lower() for word in SMOOTH_LAYERS):
+    if is_smooth(kind) or "norm" in kind.lower() or "attention" in kind.lower():
         return "smooth functions have no exact rule: expected piecewise-linear ones (ReLU, Hardtanh, max pooling)"
     return "expected affine operations, ReLU and its kin, maximum, minimum, clamp, abs and max pooling"
+
+
+Extremes = namedtuple("Extremes", ("values", "indices"), defaults=(None,))
 
 
 # fx.wrap: while a module is recorded, a call of the function becomes one node of the graph.
@@ -51,9 +53,9 @@ def scaled(x: Any, weight: Any, bias: Any) -> Any:
     return x if bias is None else x + broadcast(bias, x.ndim)
 
 
-def broadcast(value: torch.Tensor, ndim: int) -> torch.Tensor:
-    """One number for each channel, in the shape that broadcasts to (b, channels, ...)."""
-    return value.reshape(-1, *[1] * (ndim - 2)) if value.ndim == 1 else value
+def broadcast(value: Any, ndim: int) -> Any:
+    """One number for each channel, in the shape that broadcasts to (b, channels, ...); others as they are."""
+    return value.reshape(-1, *[1] * (ndim - 2)) if isinstance(value, torch.Tensor) and value.ndim == 1 else value
 
 
 def _clamp(input, min=None, max=None):
@@ -77,15 +79,11 @@ def _pool(kind, input, *sizes, return_indices=False, **options):
     return None if return_indices else max_pool(input, kind, dict(zip(names, sizes)) | options)
 
 
-class _Extremes(NamedTuple):
-    """What max and min along an axis return; no function of the indices is affine."""
-
-    values: Any
-    indices: Any = None
-
-
 def _extremes(sign, input, dim=None, keepdim=False):
-    """The largest (sign 1) or smallest (-1) along one axis or several, as a max pooling over the members put last."""
+    """The largest (sign 1) or smallest (-1) along one axis or several, as a max pooling over the members put last.
+
+    No function of the indices is affine.
+    """
     if isinstance(dim, (fx.Proxy, torch.Tensor)):
         return _maximum(input, dim) if sign > 0 else _minimum(input, dim)
     if dim is None:
@@ -96,11 +94,7 @@ def _extremes(sign, input, dim=None, keepdim=False):
     top = sign * _pool("adaptive_max_pool1d", rows, 1).reshape(last.shape[:-1])
     for axis in sorted(dims, key=abs) if keepdim else ():
         top = top.unsqueeze(axis)
-    return _Extremes(top)
-
-
-def _same(input, *args, **options):
-    return input
+    return Extremes(top)
 
 
 # Functions and methods by name, and what a call of them is recorded as; None leaves it as it is.
@@ -114,11 +108,8 @@ KNOWN: dict[str, Callable] = {
     "threshold": lambda input, threshold, value, inplace=False: (
         _clamp(input, threshold) if threshold == value else None
     ),
-    "abs": lambda input: act(input, -1.0),
-    "absolute": lambda input: act(input, -1.0),
-    "clamp": _clamp,
-    "clip": _clamp,
-    "clamp_min": _clamp,
+    **dict.fromkeys(("abs", "absolute"), lambda input: act(input, -1.0)),
+    **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamp),
     "clamp_max": lambda input, max: _clamp(input, None, max),
     "hardtanh": lambda input, min_val=-1.0, max_val=1.0, inplace=False: _clamp(input, min_val, max_val),
     "relu6": lambda input, inplace=False: _clamp(input, 0.0, 6.0),
@@ -129,9 +120,10 @@ KNOWN: dict[str, Callable] = {
     "min": partial(_extremes, -1),
     "amax": lambda input, dim, keepdim=False: _extremes(1, input, dim, keepdim).values,
     "amin": lambda input, dim, keepdim=False: _extremes(-1, input, dim, keepdim).values,
+    **{
+        name: partial(_pool, name)
+        for name in ("max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d")
+    },
     "dropout": lambda input, p=0.5, training=True, inplace=False: None if training else input,
-    **dict.fromkeys(("float", "double", "half", "bfloat16", "to", "type", "detach"), _same),
-}
-KNOWN |= {
-    name: partial(_pool, name) for name in ("max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d")
+    **dict.fromkeys(("float", "double", "half", "bfloat16", "to", "type", "detach"), lambda input, *_, **__: input),
 }

@@ -27,14 +27,18 @@ def size(shapes: Sequence[tuple]) -> int:
 
 
 class Env(dict):
-    """Values of the graph's nodes for `rows` inputs; those that do not depend on the inputs are fetched."""
+    """Values of the graph's nodes for `rows` inputs. Others do not depend on the inputs, or count as zeros."""
 
     def __init__(self, traced: Traced, rows: int, values: Iterable = ()):
         super().__init__(values)
         self.traced, self.rows = traced, rows
 
     def __missing__(self, node: fx.Node) -> Any:
-        return self.traced.fixed(node, self.rows)
+        shape = self.traced.shapes.get(node)
+        if shape is not None:
+            return self.traced.like.expand(self.rows * shape[0], *shape[1:])
+        constants = self.traced.constants
+        return constants[node] if node in constants else self.traced.value(node, self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +63,8 @@ class Cut:
         """The slope of every unit (n,), 1 for the carried ones; None where all are plain ReLUs."""
         if len(self.slopes) == len(self.shapes) and not any(isinstance(s, torch.Tensor) or s for s in self.slopes):
             return None
-        slopes = [torch.as_tensor(s, dtype=self.like.dtype, device=self.like.device) for s in self.slopes]
-        slopes += [torch.ones_like(self.like)] * (len(self.shapes) - len(slopes))
-        return torch.cat([s.expand(shape).flatten() for s, shape in zip(slopes, self.shapes)])
+        slopes = [*self.slopes, *[1.0] * (len(self.shapes) - len(self.slopes))]
+        return torch.cat([(self.like + s).expand(shape).flatten() for s, shape in zip(slopes, self.shapes)])
 
 
 class Affine:
@@ -98,12 +101,11 @@ class Affine:
 
     def matrix(self) -> torch.Tensor:
         """The linear part as a matrix (m, n)."""
-        n, parts = size(self.taken), []
+        places, parts = torch.arange(size(self.taken), device=self.like.device), []
         with torch.no_grad():
-            for start in range(0, n, ROWS):
-                unit = self.like.new_zeros(min(ROWS, n - start), n)
-                unit.diagonal(start).fill_(1)
-                parts.append(as_rows(self.linear(as_values(unit, self.taken)), self.shapes))
+            for some in places.split(ROWS):
+                units = (some[:, None] == places).to(self.like)
+                parts.append(as_rows(self.linear(as_values(units, self.taken)), self.shapes))
         return torch.cat(parts).T
 
     def _through(self, values, action):

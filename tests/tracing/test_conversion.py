@@ -14,14 +14,6 @@ from rpa.patterns.pmf import pattern_pmf
 Seq = nn.Sequential
 
 
-class Shifted(nn.Linear):
-    """A layer with a parameter beside its own."""
-
-    def __init__(self, *sizes):
-        super().__init__(*sizes)
-        self.shift = nn.Parameter(torch.randn(4))
-
-
 def residual(width, act, depth=2):
     """x + W2 act(W1 x), some layers deep."""
     inner = [part for _ in range(depth) for part in (nn.Linear(width, width), act)]
@@ -56,11 +48,18 @@ def _calls(x, first, last):
     y = functional.relu(first(x))
     y = torch.cat(tensors=[functional.avg_pool2d(y, 2), -functional.avg_pool2d(torch.mul(y, 2), 2) / 3], dim=1)
     y = functional.dropout(functional.pad(y.view(y.size(0), -1), (0, 0)), training=False)
-    return (last(y) - last.shift * last.shift).relu().add(last.shift)
+    return (last(y) - last.bias * last.bias).relu().add(last.bias)
 
 
 def _matmul(x, layer):
     return torch.mm(functional.linear(x, layer.weight) @ layer.weight, layer.weight.T).relu()
+
+
+def _faint():
+    """6 - relu(6 - v) of v = 1e-10 has few digits, as in deep networks with random weights: no reason to refuse."""
+    module = Seq(nn.Linear(4, 5, bias=False), nn.ReLU6(), nn.Linear(5, 3)).requires_grad_(False)
+    module[0].weight.mul_(1e-10)
+    return module
 
 
 FLAT = {
@@ -76,9 +75,11 @@ FLAT = {
     "made in forward": lambda: Net(lambda x, a: a(nn.ReLU()(a(x))), nn.Linear(4, 4)),
     "matmul": lambda: Net(_matmul, nn.Linear(4, 3)),
     "outputs (n,)": lambda: Seq(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1), nn.Flatten(0)),
+    "rows before images": lambda: Seq(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten()),
+    "lost beside a limit": _faint,
 }  # fmt: skip
 IMAGES = {
-    "functions": lambda: Net(_calls, nn.Conv2d(2, 3, 3), Shifted(24, 4)),
+    "functions": lambda: Net(_calls, nn.Conv2d(2, 3, 3), nn.Linear(24, 4)),
     "shapes": lambda: Net(_shapes, nn.Conv2d(2, 2, 3)),
 }
 
@@ -88,10 +89,10 @@ IMAGES = {
 def test_the_network_equals_the_module(name):
     shape = (4,) if name in FLAT else (2, 6, 6)
     module = (FLAT | IMAGES)[name]().double().eval()
-    net = ReLUNetwork.from_torch(module, shape)
+    net = ReLUNetwork.from_torch(module, None if name in FLAT else shape)
     x = 3 * torch.randn(200, *shape, dtype=torch.float64)
     expected = module(x).reshape(200, -1).numpy(force=True)
-    np.testing.assert_allclose(net(x.flatten(1).numpy()), expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+    np.testing.assert_allclose(net(x.flatten(1).numpy()), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
     assert all(p.grad is None and p.dtype == torch.float64 for p in module.parameters())  # the module is as it was
 
 
@@ -106,20 +107,6 @@ def test_a_head_that_keeps_the_order_is_dropped_with_a_word(head):
 def test_a_module_that_computes_in_single_precision_is_taken():
     module = Net(lambda x, a: a(x.float()).relu(), nn.Linear(4, 3))
     x = torch.randn(20, 4)
-    np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x.numpy()), module(x).numpy(force=True), atol=1e-5)
-
-
-def test_a_clamp_of_values_that_are_lost_beside_its_limit_is_taken():
-    """6 - relu(6 - v) of v = 1e-10 has few digits, as in deep networks with random weights: no reason to refuse."""
-    module = Seq(nn.Linear(4, 5, bias=False), nn.ReLU6(), nn.Linear(5, 3)).double().requires_grad_(False)
-    module[0].weight.mul_(1e-10)
-    x = torch.randn(20, 4, dtype=torch.float64)
-    np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x.numpy()), module(x).numpy(), rtol=1e-12)
-
-
-def test_rows_come_before_images():
-    module = Seq(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
-    x = torch.randn(20, 16)
     np.testing.assert_allclose(ReLUNetwork.from_torch(module)(x.numpy()), module(x).numpy(force=True), atol=1e-5)
 
 
@@ -161,6 +148,7 @@ REFUSED = [
     (lambda: Seq(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 2)), r"layer 1 \(Sigmoid\) is not affine; smooth"),
     (lambda: Seq(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)), "without running statistics d"),
     (lambda: Seq(nn.ReLU()), "input_shape: expected the shape of one input"),
+    (lambda: Net(lambda x, a: functional.linear(x, a.weight.t()), nn.Linear(2, 2)), "input_shape: expected the shape"),
     (lambda: Seq(nn.Conv2d(1, 2, 3)), r"input_shape: .* input_shape=\(1, 28, 28\)"),
     (lambda: Net(lambda x: x if x.sum() > 0 else -x), "torch.fx cannot follow Net: its forward decides by values"),
     (lambda: Seq(nn.Linear(2, 2), Net(lambda x: x * x)), "module: mul is not affine; expected affine operations"),
@@ -175,13 +163,12 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(len(REFUSED)))
+@pytest.mark.parametrize("make, message", REFUSED)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_cannot_be_converted_is_named(number):
-    make, message = REFUSED[number]
+def test_what_cannot_be_converted_is_named(make, message):
     module = make()
     with pytest.raises(ValueError, match=message):
-        ReLUNetwork.from_torch(module if "training" in message or not isinstance(module, nn.Module) else module.eval())
+        ReLUNetwork.from_torch(module.eval() if isinstance(module, nn.Module) else module)
 
 
 @pytest.mark.parametrize("seed", range(10))

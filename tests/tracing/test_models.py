@@ -51,15 +51,6 @@ class Standardized(Conv):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
-class Autoregressive(Lin):
-    def __init__(self, *sizes):
-        super().__init__(*sizes)
-        self.register_buffer("mask", torch.ones(sizes[::-1]).tril())
-
-    def forward(self, x):
-        return F.linear(x, self.mask * self.weight, self.bias)
-
-
 def head(channels, k=3):
     """Global average and a linear layer."""
     return Seq(nn.AdaptiveAvgPool2d(1), Flat(), Lin(channels, k))
@@ -68,21 +59,6 @@ def head(channels, k=3):
 def conv_act(a, b, size=3, act=ReLU, **options):
     return Seq(Conv(a, b, size, padding=options.pop("padding", size // 2), bias=False, **options), nn.BatchNorm2d(b),
                act())  # fmt: skip
-
-
-def basic(c, act):
-    """The basic block of a ResNet."""
-    inner = Seq(conv_act(c, c), Conv(c, c, 3, padding=1, bias=False), nn.BatchNorm2d(c))
-    return Net(lambda x, inner: act(inner(x) + x), inner)
-
-
-def concatenated(*branches):
-    return Net(lambda x, *branches: torch.cat([branch(x) for branch in branches], 1), *branches)
-
-
-def pruned(layer):
-    prune.random_unstructured(layer, "weight", 0.5)
-    return layer
 
 
 def _tutorial(x, a, b, c):
@@ -129,16 +105,6 @@ def _pyramid(x, a, b, lateral, smooth):
     return torch.cat([smooth(p1).mean((2, 3)), smooth(c2).amax((2, 3))], dim=-1)
 
 
-def _points(x, shared, last):
-    y = shared(x.reshape(x.size(0), 4, 16))
-    y = torch.max(y, 2, keepdim=True)[0]
-    return last(y.view(-1, 6))
-
-
-def _normalized(x, m, rest):
-    return rest((x - m.u) / m.v)
-
-
 def _double_reading(x, a, b, last):
     y = a(x)
     y += b(F.relu(y))
@@ -151,10 +117,11 @@ MODELS = {
     "tutorial": lambda: Net(_tutorial, Conv(1, 3, 3), Conv(3, 4, 2), Lin(4, 3)),
     "conv, norm, pool": lambda: Seq(Conv(1, 4, 3), nn.BatchNorm2d(4), ReLU(), nn.MaxPool2d(2), nn.Dropout2d(), Flat(),
                                   Lin(36, 3)),
-    "fire": lambda: Seq(Conv(1, 3, 3), ReLU(), concatenated(Seq(Conv(3, 2, 1), ReLU()), Seq(Conv(3, 2, 3, padding=1),
-                        ReLU())), nn.MaxPool2d(2), Flat(), Lin(36, 3)),
+    "fire": lambda: Seq(Conv(1, 3, 3), ReLU(), Net(lambda x, a, b: torch.cat([a(x).relu(), b(x).relu()], 1),
+                        Conv(3, 2, 1), Conv(3, 2, 3, padding=1)), nn.MaxPool2d(2), Flat(), Lin(36, 3)),
     # Residual sums.
-    "residual, leaky": lambda: Seq(Conv(1, 3, 3), basic(3, nn.LeakyReLU(0.1)), Flat(), Lin(108, 3)),
+    "residual, leaky": lambda: Seq(Conv(1, 3, 3), Net(lambda x, inner: F.leaky_relu(inner(x) + x, 0.1), Seq(
+                                   conv_act(3, 3), Conv(3, 3, 3, padding=1), nn.BatchNorm2d(3))), Flat(), Lin(108, 3)),
     "shuffled channels": lambda: Net(_shuffle, Conv(1, 4, 3, 2), Conv(2, 2, 1), Conv(2, 2, 3, padding=1, groups=2),
                                      head(4)),
     "changed in place": lambda: Net(_double_reading, Conv(1, 3, 3), Conv(3, 3, 1), head(3)),
@@ -183,17 +150,21 @@ MODELS = {
                                parametrizations.weight_norm(Lin(108, 3))),
     "spectral norm": lambda: Seq(parametrizations.spectral_norm(Conv(1, 3, 3)), nn.LeakyReLU(0.1), Flat(),
                                  torch.nn.utils.spectral_norm(Lin(108, 1))),
-    "pruned": lambda: Seq(pruned(Conv(1, 3, 3)), ReLU(), Flat(), pruned(Lin(108, 3))),
+    "pruned": lambda: Seq(prune.random_unstructured(Conv(1, 3, 3), "weight", 0.5), ReLU(), Flat(),
+                          prune.random_unstructured(Lin(108, 3), "weight", 0.5)),
     "layers with a forward of their own": lambda: Seq(Standardized(1, 3, 3, 2), ReLU(), Flat(), LoRA(27, 8), ReLU(),
-                                                      Autoregressive(8, 8), ReLU(), Lin(8, 3)),
+        Net(lambda x, m, a: F.linear(x, m.u * a.weight, a.bias), Parameters(buffers=[torch.ones(8, 8).tril()]),
+            Lin(8, 8)), ReLU(), Lin(8, 3)),
     "einsum": lambda: Net(lambda x, m, last: last(torch.einsum("bchw,kcw->bkh", x, m.a).relu().flatten(1)),
                           Parameters((3, 1, 8)), Lin(24, 3)),
-    "normalized input": lambda: Net(_normalized, Parameters(buffers=[torch.full((1, 1, 1, 1), v) for v in (0.4, 0.3)]),
-                                    Seq(conv_act(1, 3), head(3))),
+    "normalized input": lambda: Net(lambda x, m, rest: rest((x - m.u) / m.v), Parameters(buffers=[
+        torch.full((1, 1, 1, 1), v) for v in (0.4, 0.3)]), Seq(conv_act(1, 3), head(3))),
     # Sequences, sets and tokens.
     "one dimension": lambda: Seq(Flat(2), nn.Conv1d(1, 3, 5), ReLU(), nn.MaxPool1d(4), Flat(), Lin(45, 3)),
     "recurrent": lambda: Net(_recurrent, Lin(8, 5), Lin(5, 5, bias=False), Lin(5, 3)),
-    "points": lambda: Net(_points, Seq(nn.Conv1d(4, 6, 1), nn.BatchNorm1d(6), ReLU(), nn.Conv1d(6, 6, 1)), Lin(6, 3)),
+    "points": lambda: Net(lambda x, shared, last: last(torch.max(shared(x.reshape(x.size(0), 4, 16)), 2,
+        keepdim=True)[0].view(-1, 6)), Seq(nn.Conv1d(4, 6, 1), nn.BatchNorm1d(6), ReLU(), nn.Conv1d(6, 6, 1)),
+        Lin(6, 3)),
     "tokens": lambda: Net(_tokens, Conv(1, 4, 4, 4), Parameters((1, 1, 4), (1, 5, 4)), Lin(5, 5), Lin(4, 3)),
     "volume": lambda: Seq(nn.Unflatten(2, (2, 4)), nn.Conv3d(1, 3, 2), nn.BatchNorm3d(3), ReLU(), Flat(), Lin(63, 3)),
     # Other idioms.
