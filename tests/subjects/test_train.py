@@ -74,10 +74,9 @@ def test_folded_normalization_is_the_same_function(layers, shape):
 
 
 def test_errors_name_the_network_and_the_way_out(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="resnet"):
-        train.main(["resnet"])
-    with pytest.raises(ValueError, match="name: expected one of .* got 'resnet'"):
-        train.load_module("resnet")
+    for use in (train.load_module, lambda name: train.main([MOONS[0], name])):
+        with pytest.raises(ValueError, match="name: expected one of .* got 'resnet'"):
+            use("resnet")
     with pytest.raises(ValueError, match="name: expected a network of Linear layers only, got 'lenet_mnist'"):
         train.load_network("lenet_mnist")
     monkeypatch.setattr(train, "FOLDER", tmp_path)
