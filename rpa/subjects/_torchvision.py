@@ -8,9 +8,6 @@ import importlib
 import sys
 from types import ModuleType
 
-OPERATORS = ("nms", "qnms")
-_libraries: list = []
-
 
 def import_torchvision() -> ModuleType:
     """The module torchvision; the operators are declared only after exactly that error.
@@ -24,10 +21,8 @@ def import_torchvision() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # modules that the failed import left incomplete
-    if not _libraries:
-        from torch.library import Library
+    from torch.library import define
 
-        _libraries.append(Library("torchvision", "DEF"))  # kept, since its declarations end with it
-        for name in OPERATORS:
-            _libraries[0].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for name in ("nms", "qnms"):
+        define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return importlib.import_module("torchvision")

@@ -91,18 +91,12 @@ def moons(n: int = 1000, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray,
 
 
 def mnist(split: str = "test") -> Dataset:
-    """MNIST (LeCun, Cortes & Burges), 60,000 "train" or 10,000 "test" digits, as a `Dataset`.
-
-    Raises OSError for a file that is there but is not the official one.
-    """
+    """MNIST (LeCun, Cortes & Burges): 60,000 "train" or 10,000 "test" digits; OSError for an altered file."""
     return _images("MNIST", split)
 
 
 def fashion_mnist(split: str = "test") -> Dataset:
-    """Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), 60,000 "train" or 10,000 "test" articles, as a `Dataset`.
-
-    Raises OSError for a file that is there but is not the official one.
-    """
+    """Fashion-MNIST (Xiao, Rasul & Vollgraf 2017): 60,000 "train" or 10,000 "test" articles; errors as of `mnist`."""
     return _images("FashionMNIST", split)
 
 
@@ -119,7 +113,7 @@ def _images(name, split):
         paths = [find(file) for file in files]
     stand_in = None in paths
     if stand_in:
-        warnings.warn(f"{name}: not in {_joined(roots())} and not downloaded; a STAND-IN is used", stacklevel=3)
+        warnings.warn(f"{name}: not in {_places()} and not downloaded; a STAND-IN is used", stacklevel=3)
         pixels, labels = _digits(split)
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     else:  # the checksums guarantee headers and lengths
@@ -170,6 +164,10 @@ def roots() -> list[Path]:
     if os.environ.get("RPA_DATA"):
         return [Path(os.environ["RPA_DATA"])]
     return [ROOT / "data", ROOT.parent / "shared" / "data"]
+
+
+def _places():
+    return " or ".join(map(str, roots()))
 
 
 def find(relative: str) -> Path | None:
@@ -230,32 +228,26 @@ def imagenet_sample() -> ImageNetSample:
     """
     for root in roots():
         if (table := root / "imagenet" / "classes.csv").is_file():
-            with table.open(newline="") as stream:
-                rows = [tuple(row)[:3] for row in csv.reader(stream) if row][1:]
             try:
-                shown = [(int(index), name, table.parent / "images" / f"{wnid}.jpg") for index, wnid, name in rows]
-            except ValueError as error:
-                raise OSError(f"{table}: expected the columns index, wnid, name ({error})") from error
-            missing = [str(path) for *_, path in shown if not path.is_file()]
-            if missing or not shown:
-                reason = f"lists {len(shown)} photographs, of which {len(missing)} are missing {missing[:1]}"
-                raise OSError(f"{table}: {reason}; make data DATA=imagenet fetches them")
-            sample, known = _sample(shown), _checksums()
+                with table.open(newline="") as stream:
+                    rows = [tuple(row)[:3] for row in csv.reader(stream) if row][1:]
+                images = table.parent / "images"
+                sample = _sample([(int(index), name, images / f"{wnid}.jpg") for index, wnid, name in rows])
+            except (ValueError, FileNotFoundError) as error:
+                wanted = "expected the columns index, wnid, name and a photograph images/<wnid>.jpg for each row"
+                raise OSError(f"{table}: {wanted} ({error}); make data DATA=imagenet fetches them") from error
+            known = _checksums()
             # Another table of classes describes other photographs; records contain their digest.
             ours = _sha256(table).hexdigest() == known["imagenet/classes.csv"]
             if ours and sample.sha256 != known["imagenet/images/*.jpg"]:
-                raise OSError(f"{table.parent / 'images'}: a photograph is truncated or altered (SHA-256 differs)")
+                raise OSError(f"{images}: a photograph is truncated or altered (SHA-256 differs)")
             return sample
     for folder in (root / "imagenet" / kind for root in roots() for kind in ("images", "val")):
         classes = sorted(path for path in folder.glob("*") if path.is_dir())
-        if shown := [(i, path.name, each) for i, path in enumerate(classes) for each in _visible(path)]:
-            return _sample(shown)
-    raise FileNotFoundError(f"imagenet/classes.csv: not in {_joined(roots())}; see data/README.md")
-
-
-def _visible(folder):
-    """The files of a folder, sorted, without hidden ones such as .DS_Store."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        files = [sorted(path for path in each.glob("[!.]*") if path.is_file()) for each in classes]
+        if any(files):
+            return _sample([(i, classes[i].name, path) for i, paths in enumerate(files) for path in paths])
+    raise FileNotFoundError(f"imagenet/classes.csv: not in {_places()}; see data/README.md")
 
 
 def _sample(shown):
@@ -263,10 +255,6 @@ def _sample(shown):
     indices, names, paths = zip(*shown)
     digest = hashlib.sha256(b"".join(_sha256(path).digest() for path in paths)).hexdigest()
     return ImageNetSample(paths, np.array(indices), names, digest)
-
-
-def _joined(folders):
-    return " or ".join(str(folder) for folder in folders)
 
 
 def report() -> None:
