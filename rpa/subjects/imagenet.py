@@ -41,11 +41,10 @@ class Subject:
     root: Callable[[int], torch.Tensor] | None = None
 
     def scale(self, sigma: float) -> torch.Tensor | Callable[[int], torch.Tensor]:
-        """Standard deviation of the normalized input (c, 1, 1) for pixel noise of standard deviation `sigma`; with
-        `root` a function of the image's number that returns a root (d, d) of its covariance.
+        """Standard deviation (c, 1, 1) of the normalized input for pixel noise `sigma`; with `root` a function of the
+        image's number that returns a root (d, d) of its covariance.
         """
-        std = _check.positive("sigma", sigma) / torch.tensor(self.std).reshape(-1, 1, 1)
-        root = self.root
+        std, root = _check.positive("sigma", sigma) / torch.tensor(self.std).reshape(-1, 1, 1), self.root
         return std if root is None else lambda i: std[0] * root(i)
 
     def reference(self, sigma: float, n: int, seed: int, most: int | None = None) -> references.Reference:
@@ -70,7 +69,7 @@ class Subject:
     def key_of(self, sigma: float, n: int, seed: int, most: int | None = None) -> dict:
         """What a reference with these arguments depends on."""
         sizes = {"n": n} if most is None else {"n": n, "most": most}
-        return self.key | {"sigma": sigma, "seed": seed, "keep": 10, "protocol": 1} | sizes
+        return self.key | {"sigma": sigma, "seed": seed, "keep": references.KEEP, "protocol": 1} | sizes
 
 
 def squeezenet(n: int = 100) -> Subject | None:
@@ -78,9 +77,8 @@ def squeezenet(n: int = 100) -> Subject | None:
 
     Weights: imagenet/squeezenet1_0.pth of the data root, or torchvision's own beside it (`make data DATA=imagenet`).
     """
-    n = _check.integer("n", n, 1)
     path = datasets.find("imagenet/squeezenet1_0.pth") or _weights("squeezenet1_0")
-    return path and _on_photographs("squeezenet1_0", "SqueezeNet 1.0", path, n)
+    return _on_photographs("squeezenet1_0", "SqueezeNet 1.0", path, n)
 
 
 def alexnet(n: int = 100) -> Subject | None:
@@ -89,8 +87,7 @@ def alexnet(n: int = 100) -> Subject | None:
     Weights: in imagenet/ of the data root, or in torch's hub cache; `make data DATA=imagenet` downloads them. Raises
     OSError for a file whose SHA-256 is not that of its name.
     """
-    n, path = _check.integer("n", n, 1), _weights("alexnet")
-    return path and _on_photographs("alexnet", "AlexNet", path, n)
+    return _on_photographs("alexnet", "AlexNet", _weights("alexnet"), n)
 
 
 def _weights(name):
@@ -103,6 +100,9 @@ def _weights(name):
 
 
 def _on_photographs(name, title, path, n):
+    n = _check.integer("n", n, 1)
+    if path is None:
+        return None
     try:
         sample = datasets.imagenet_sample()
     except FileNotFoundError:
@@ -110,22 +110,20 @@ def _on_photographs(name, title, path, n):
     net = getattr(import_torchvision().models, name)(weights=None)
     net.load_state_dict(torch.load(path, weights_only=True))
     which = list(range(0, len(sample), max(1, len(sample) // n)))[:n]
-    net = net.eval().requires_grad_(False)
     key = {"network": name, "weights": references.fingerprint(net), "images": sample.sha256, "which": which}
     data = {f"{title} weights": key["weights"], "ImageNet photographs": sample.sha256}
     title = f"{title}, ImageNet weights, {len(which)} photographs"
-    return Subject(name, title, net, sample.batch(which), sample.STD, key, data)
+    return Subject(name, title, net.eval().requires_grad_(False), sample.batch(which), sample.STD, key, data)
 
 
 def fashion_alexnet(n: int = 100) -> Subject:
     """AlexNet's convolutions trained on Fashion-MNIST at 64 x 64 (`rpa.subjects.train`), on the first n test images."""
-    n, name = _check.integer("n", n, 1), "alexnet_fashion"
-    test, made = datasets.fashion_mnist("test"), train.load_metadata(name)
-    net = train.load_module(name)
-    n = min(n, len(test))
-    key = {"network": name, "weights": references.fingerprint(net), "images": test.sha256, "which": list(range(n))}
-    accuracy = 100 * made["test accuracy"]
-    title = f"AlexNet trained on {test.title} at 64 x 64 ({accuracy:.0f} % right), {n} test images"
-    x = train.enlarged((torch.from_numpy(test.x[:n]) - made["mean"]) / made["std"])
+    name, test = "alexnet_fashion", datasets.fashion_mnist("test")
+    net, made = train.load_module(name), train.load_metadata(name)
+    which = list(range(min(_check.integer("n", n, 1), len(test))))
+    key = {"network": name, "weights": references.fingerprint(net), "images": test.sha256, "which": which}
     data = {f"{name} weights": key["weights"], test.title: test.sha256}
+    right = f"{100 * made['test accuracy']:.0f} % right"
+    title = f"AlexNet trained on {test.title} at 64 x 64 ({right}), {len(which)} test images"
+    x = train.enlarged((torch.from_numpy(test.x[which]) - made["mean"]) / made["std"])
     return Subject(name, title, net, x, (made["std"],) * 3, key, data)

@@ -23,7 +23,7 @@ def test_digits_are_ten_a_class_and_the_networks_know_them(name):
 
 def test_a_missing_reference_is_sampled_and_added_to_its_networks_file(tmp_path, monkeypatch):
     subject = referees.digits("lenet_p2")
-    monkeypatch.setattr(referees, "_subject", lambda network: subject)
+    monkeypatch.setattr(referees, "digits", lambda network: subject)
     monkeypatch.setattr(referees, "jobs", lambda: [("lenet_p2", 0.05, n, 1, None) for n in (4, 6)])
     monkeypatch.setattr(references, "FOLDER", tmp_path / "kept")
     monkeypatch.setenv("RPA_BUILD", str(tmp_path / "build"))

@@ -15,7 +15,7 @@ def net():
 
 def test_moments_against_plain_sampling(net):
     x = torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-    ours = references.estimate(net, x, 0.8, 20_000, seed=5, keep=4)
+    ours = references.estimate(net, x, 0.8, 20_000, seed=5)
     for i in range(3):
         y = net(x[i] + 0.8 * torch.randn(200_000, 3, 2, 2, generator=torch.Generator().manual_seed(2))).double()
         truth, error = y.mean(0)[ours.top[i]], (y.var(0) / len(y)).sqrt()[ours.top[i]]
@@ -50,7 +50,7 @@ def test_noise_with_a_covariance_of_its_own():
     """Affine in the noise: the variance is the diagonal of W R R^T W^T."""
     net, n = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).requires_grad_(False), 20_000
     roots = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(3))
-    made = references.estimate(net, torch.ones(2, 1, 2, 2), lambda i: roots[i], n, 0, keep=3)
+    made = references.estimate(net, torch.ones(2, 1, 2, 2), lambda i: roots[i], n, 0)
     for i, root in enumerate(roots):
         exact = (net[1].weight @ root).square().sum(1).numpy()[made.top[i]]
         assert (np.abs(made.var[i] / exact - 1) < 6 * np.sqrt(4 / n)).all() and made.stderr[i].max() < 1e-6
@@ -60,11 +60,11 @@ def test_inputs_of_open_order_get_more_samples():
     """Two outputs a hair apart, and five far from each other; the square of the noise does not cancel in a pair."""
     x = torch.tensor([[9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6.001, 6, 4]])
     net = Net(lambda x: x + x**2 / 10)
-    few, more = (references.estimate(net, x, 0.5, 64, 3, keep=6, most=most) for most in (None, 200))
+    few, more = (references.estimate(net, x, 0.5, 64, 3, most=most) for most in (None, 200))
     assert more.n.tolist() == [64, 200] and few.n.tolist() == [64, 64]
     assert np.array_equal(few.mean[0], more.mean[0]) and more.stderr[1].mean() < few.stderr[1].mean()
-    whole = references.estimate(net, x[1:], 0.5, 200, 3, keep=6)
-    alone = references.estimate(net, x[1:], 0.5, 64, 3, keep=6, most=200)
+    whole = references.estimate(net, x[1:], 0.5, 200, 3)
+    alone = references.estimate(net, x[1:], 0.5, 64, 3, most=200)
     assert alone.n.tolist() == [200] and np.allclose(alone.mean, whole.mean) and np.allclose(alone.stderr, whole.stderr)
 
 
