@@ -1,7 +1,6 @@
 """Data sets: strict parsing, checks, fall-backs; the real files where they are."""
 
 import hashlib
-import os
 import socket
 import struct
 import urllib.error
@@ -11,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from rpa.subjects import datasets
 
@@ -97,56 +94,3 @@ def test_the_real_digits():
     assert test.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert test.rows.shape == (10_000, 784) and test.x.max() == 1.0
     assert abs(train.x.mean(dtype=np.float64) - 0.1307) < 5e-5 and abs(train.x.std(dtype=np.float64) - 0.3081) < 5e-5
-
-
-def _photographs(data_root, n=2):
-    (data_root / "imagenet/images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    lines = ["index,wnid,name"]
-    for i in range(n):
-        shape = [(256, 256, 3), (512, 640, 3)][i]
-        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(data_root / f"imagenet/images/n{i}.jpg")
-        lines.append(f"{7 * i},n{i},thing {i}")
-    (data_root / "imagenet/classes.csv").write_text("\n".join(lines) + "\n")
-
-
-def test_photographs_of_the_readers_own(data_root):
-    _photographs(data_root)
-    sample = datasets.imagenet_sample()
-    assert len(sample) == 2 and sample.indices.tolist() == [0, 7] and sample.names == ("thing 0", "thing 1")
-    batch = sample.batch([1, 0])
-    assert batch.shape == (2, 3, 224, 224) and batch.dtype == torch.float32
-    with Image.open(sample.paths[1]) as large, Image.open(sample.paths[0]) as small:
-        halved = large.convert("RGB").resize((320, 256), Image.Resampling.BILINEAR)
-        for found, image, left in zip(batch, (halved, small), (48, 16)):
-            red = np.asarray(image)[16:240, left : left + 224, 0]
-            assert np.abs(found[0].numpy() - (red / 255 - 0.485) / 0.229).max() < 1e-5
-    before = sample.sha256
-    os.replace(data_root / "imagenet/images/n0.jpg", data_root / "imagenet/images/n1.jpg")
-    with pytest.raises(OSError, match="n0.jpg"):
-        datasets.imagenet_sample()
-    (data_root / "imagenet/images/n0.jpg").write_bytes(b"other")
-    assert datasets.imagenet_sample().sha256 != before
-
-
-def test_a_table_of_other_form_and_a_missing_photograph_are_no_missing_data(data_root):
-    _photographs(data_root)
-    table = data_root / "imagenet/classes.csv"
-    table.write_text(table.read_text() + "\n")
-    assert len(datasets.imagenet_sample()) == 2
-    (data_root / "imagenet/images/n1.jpg").unlink()
-    for text in (table.read_text(), "", "index,wnid,name\n0,n0\n", "index,wnid,name\nx,n0,a\n"):
-        table.write_text(text)
-        with pytest.raises(OSError, match="classes.csv: (lists . photographs|expected the columns)") as caught:
-            datasets.imagenet_sample()
-        assert not isinstance(caught.value, FileNotFoundError)  # which would count as no photographs at all
-
-
-def test_missing_photographs_and_altered_weights_are_named(data_root):
-    with pytest.raises(FileNotFoundError, match="classes.csv"):
-        datasets.imagenet_sample()
-    assert datasets.find("imagenet/squeezenet1_0.pth") is None
-    (data_root / "imagenet").mkdir()
-    (data_root / "imagenet/squeezenet1_0.pth").write_bytes(b"half of it")
-    with pytest.raises(OSError, match="squeezenet1_0.pth"):
-        datasets.find("imagenet/squeezenet1_0.pth")
