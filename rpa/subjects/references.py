@@ -110,7 +110,7 @@ def fingerprint(net: nn.Module) -> str:
 
 def entry_of(key: dict) -> str:
     """The name of a reference in its file: noise level, samples (least, most) and seed."""
-    most = f"-{key['most']}" if "most" in key else ""
+    most = f"-{key['most']}" if key.get("most") else ""
     return f"sigma{key['sigma']:g} n{key['n']}{most} seed{key['seed']}"
 
 
