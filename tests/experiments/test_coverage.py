@@ -6,10 +6,9 @@ from helpers import random_gaussian, random_network
 from scipy.special import ndtr
 
 from rpa.experiments import coverage, support_checks
-from rpa.experiments.montecarlo import Fresh
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
-from rpa.patterns.support import best_first, draw_packed, entropy_pruned
+from rpa.patterns.support import best_first, entropy_pruned
 
 NET, INPUTS = random_network([6, 8, 5, 3], 1), random_gaussian(6, 1)
 ROWS = np.random.default_rng(0).standard_normal((3, 6))
@@ -19,15 +18,6 @@ ROWS = np.random.default_rng(0).standard_normal((3, 6))
 def one_process(monkeypatch):
     """The work is too little for workers of its own."""
     monkeypatch.setenv("RPA_WORKERS", "1")
-
-
-def test_fresh_samples_are_counted_one_by_one():
-    patterns = best_first(NET, INPUTS, max_patterns=40, mass=1.0).patterns
-    fresh = Fresh(draw_packed(NET, INPUTS, 5000, 3))
-    drawn = np.unpackbits(draw_packed(NET, INPUTS, 5000, 3), axis=1, count=13).astype(bool)
-    expected = [(drawn == pattern).all(axis=1).sum() for pattern in patterns]
-    np.testing.assert_array_equal(fresh.counts(patterns), expected)
-    assert fresh.coverage(patterns) == sum(expected) / 5000 and fresh.coverage(patterns[:0]) == 0
 
 
 def test_comparison_and_its_tables():
