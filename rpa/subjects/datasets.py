@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import os
 import socket
 import sys
@@ -22,12 +23,12 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rpa._files import ROOT, in_checkout
-from rpa.subjects._torchvision import import_torchvision
 
 if TYPE_CHECKING:
     import torch
@@ -133,6 +134,26 @@ def answers_in_time() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def import_torchvision() -> ModuleType:
+    """The module torchvision, also when its wheel was built for another torch (CPU torch, CUDA torchvision).
+
+    Such a wheel cannot load its compiled operators, and its import stops because two of them are not declared. Models
+    and data sets need neither: both are declared after exactly that error. Raises any other error of the import.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # modules that the failed import left incomplete
+    from torch.library import define
+
+    for name in ("nms", "qnms"):
+        define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return importlib.import_module("torchvision")
 
 
 def _download(name, root):

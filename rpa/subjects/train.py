@@ -23,7 +23,6 @@ from rpa._files import ROOT
 from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
 from rpa.subjects import datasets
-from rpa.subjects._torchvision import import_torchvision
 
 FOLDER = ROOT / "data" / "weights"
 
@@ -64,7 +63,7 @@ def architecture(layers: str) -> nn.Sequential:
     """
     if layers == "alexnet":
         head = [nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
-        module = nn.Sequential(*import_torchvision().models.alexnet(weights=None).features, *head)
+        module = nn.Sequential(*datasets.import_torchvision().models.alexnet(weights=None).features, *head)
         for layer in module:
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -3,6 +3,8 @@
 import hashlib
 import socket
 import struct
+import subprocess
+import sys
 import urllib.error
 import zlib
 from http.client import BadStatusLine
@@ -83,3 +85,31 @@ def test_the_real_digits():
     assert test.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert test.rows.shape == (10_000, 784) and test.x.max() == 1.0
     assert abs(train.x.mean(dtype=np.float64) - 0.1307) < 5e-5 and abs(train.x.std(dtype=np.float64) - 0.3081) < 5e-5
+
+
+DECLARED = "from rpa.subjects.datasets import import_torchvision; tv = import_torchvision(); "
+# A torchvision without its compiled operators, whatever the one installed is: `_load_library` finds nothing to load.
+WITHOUT_OPERATORS = """
+import torch
+torch.ops.load_library = lambda path: (_ for _ in ()).throw(OSError("built for another torch"))
+try:
+    import torchvision
+except RuntimeError as error:
+    assert "torchvision::nms does not exist" in str(error)
+else:
+    raise AssertionError("it does without them")
+"""
+
+
+def test_torchvision_builds_a_model_without_its_compiled_operators():
+    built = "import torchvision; assert tv is torchvision; print(len(list(tv.models.squeezenet1_0().parameters())))"
+    done = subprocess.run([sys.executable, "-c", WITHOUT_OPERATORS + DECLARED + built], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "52", done.stderr
+
+
+def test_other_errors_of_its_import_pass_through(monkeypatch, tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('something else')")
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="something else"):
+        datasets.import_torchvision()

@@ -13,8 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rpa.subjects import datasets, downloads, imagenet
-from rpa.subjects._torchvision import import_torchvision
+from rpa.subjects import datasets, imagenet
 
 NAMES = ("n01440764_tench", "n01443537_goldfish", "n01484850_great_white_shark")
 
@@ -129,7 +128,7 @@ def content(tmp_path_factory):
     (folder / "weights").mkdir()
     named = []
     for model, prefix in (("alexnet", "alexnet-owt"), ("squeezenet1_0", "squeezenet1_0")):
-        torch.save(getattr(import_torchvision().models, model)(weights=None).state_dict(), folder / "new")
+        torch.save(getattr(datasets.import_torchvision().models, model)(weights=None).state_dict(), folder / "new")
         named.append(f"{prefix}-{hashlib.sha256((folder / 'new').read_bytes()).hexdigest()[:8]}.pth")
         (folder / "new").rename(folder / "weights" / named[-1])
     return folder, tuple(named)
@@ -146,7 +145,7 @@ def test_weights_are_known_by_their_hash(folders, content, data_root, monkeypatc
     monkeypatch.setitem(imagenet.WEIGHTS, "alexnet", source.name)
     path.rename(path.with_name(source.name))
     subject, x = imagenet.alexnet(2), torch.randn(1, 3, 224, 224)
-    net = import_torchvision().models.alexnet(weights=None).eval()
+    net = datasets.import_torchvision().models.alexnet(weights=None).eval()
     net.load_state_dict(torch.load(source))
     assert torch.equal(subject.net(x), net(x)) and not subject.net.training and len(subject.x) == 2
     assert subject.title.startswith("AlexNet, ImageNet weights")
@@ -170,8 +169,8 @@ def server(content, tmp_path, data_root, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address, server.asked, server.folder = f"http://127.0.0.1:{server.server_port}", [], folder
-    for name, place in (("TREE", "tree"), ("RAW", "raw/"), ("WEIGHTS", "weights/")):
-        monkeypatch.setattr(downloads, name, f"{address}/{place}")
+    for name, place in (("TREE", "tree"), ("RAW", "raw/"), ("MODELS", "weights/")):
+        monkeypatch.setattr(imagenet, name, f"{address}/{place}")
     monkeypatch.setattr(imagenet, "WEIGHTS", dict(zip(imagenet.WEIGHTS, content[1])))
     yield server
     server.shutdown()
@@ -179,7 +178,7 @@ def server(content, tmp_path, data_root, monkeypatch):
 
 
 def test_everything_is_fetched_once_and_serves_as_p2s_network(server, data_root):
-    assert downloads.main() == 0
+    assert imagenet.download() == 0
     files = [f"/{path.relative_to(server.folder)}" for path in server.folder.rglob("*") if path.is_file()]
     assert sorted(server.asked) == sorted(files)
     assert "git hash" in (data_root / "imagenet" / "classes.csv").read_text().splitlines()[0]
@@ -188,12 +187,12 @@ def test_everything_is_fetched_once_and_serves_as_p2s_network(server, data_root)
     assert subject.title == "AlexNet, ImageNet weights, 3 photographs" and len(subject.x) == 3
     assert imagenet.squeezenet(3).name == "squeezenet1_0"
     server.asked.clear()
-    assert downloads.main() == 0 and server.asked == []
+    assert imagenet.download() == 0 and server.asked == []
     path = data_root / "imagenet" / "images" / "n01440764.jpg"
     right = path.read_bytes()
     path.write_bytes(right[:-10])
     (data_root / "imagenet" / "classes.csv").unlink()
-    assert downloads.main() == 0 and path.read_bytes() == right
+    assert imagenet.download() == 0 and path.read_bytes() == right
     assert server.asked == ["/tree", "/raw/n01440764_tench.JPEG"]
 
 
@@ -202,22 +201,22 @@ def test_wrong_files_are_refused_by_name_and_not_kept(server, content, data_root
     right = [path.read_bytes() for path in wrong]
     for path, data in zip(wrong, right):
         path.write_bytes(data + b"more")
-    assert downloads.main() == 1
+    assert imagenet.download() == 1
     error, files = capsys.readouterr().err, list((data_root / "imagenet").rglob("*"))
     assert "n01443537_goldfish.JPEG: its content is not what its hash says" in error and "invalid hash value" in error
     assert [path for path in files if path.name in ("n01443537.jpg", content[1][0], "classes.csv")] == []
     for path, data in zip(wrong, right):
         path.write_bytes(data)
     server.asked.clear()
-    assert downloads.main() == 0
+    assert imagenet.download() == 0
     assert server.asked == [f"/weights/{content[1][0]}", "/tree", "/raw/n01443537_goldfish.JPEG"]
 
 
 def test_a_missing_server_and_one_that_speaks_no_http_are_named(server, content, monkeypatch, capsys):
     shutil.rmtree(server.folder)
-    assert downloads.main() == 1
+    assert imagenet.download() == 1
     error = capsys.readouterr().err
     assert content[1][0] in error and "put the files into" in error and "photographs: HTTP Error 404" in error
     monkeypatch.setattr(Handler, "do_GET", lambda self: self.wfile.write(b"busy\r\n\r\n"))
-    assert downloads.main() == 1
+    assert imagenet.download() == 1
     assert f"{content[1][0]}: busy" in (error := capsys.readouterr().err) and "photographs: busy" in error
