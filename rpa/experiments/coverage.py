@@ -192,20 +192,13 @@ def curve_panel(ax: Axes, results: dict, network: str, max_patterns: int) -> Non
         ax.plot(k, search, color=ANALYTIC, linewidth=1.2)
         ax.plot(k[::3], counted[::3], "o", color=MONTE_CARLO, **circle)
         ends[sigma] = search[-1]
-    for sigma, height in _spread(ends, 0.075).items():
-        ax.text(max_patterns * 1.15, height, f"{sigma:g}", color=ANALYTIC, va="center", fontsize=7)
-    ax.set(xscale="log", xlim=(1, max_patterns), ylim=(-0.02, 1.04), xlabel="patterns $k$", title=network)
-
-
-def _spread(ends, least):
-    """Heights of labels, those of larger noise below, moved until neighbours differ by `least`."""
-    floor, heights = -np.inf, {}
+    floor, ceiling, gap = -np.inf, 1.04 + 0.075, 0.075  # labels, those of larger noise below, are moved apart
     for sigma in sorted(ends, reverse=True):
-        floor = heights[sigma] = max(ends[sigma], floor + least)
-    ceiling = 1.04 + least
+        floor = ends[sigma] = max(ends[sigma], floor + gap)
     for sigma in sorted(ends):
-        ceiling = heights[sigma] = min(heights[sigma], ceiling - least)
-    return heights
+        ceiling = min(ends[sigma], ceiling - gap)
+        ax.text(max_patterns * 1.15, ceiling, f"{sigma:g}", color=ANALYTIC, va="center", fontsize=7)
+    ax.set(xscale="log", xlim=(1, max_patterns), ylim=(-0.02, 1.04), xlabel="patterns $k$", title=network)
 
 
 def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], draws: Sequence[int]) -> None:

@@ -157,12 +157,9 @@ def costs(ours: pd.DataFrame, splitting: pd.DataFrame, rtol: float) -> pd.DataFr
     ours: the evaluations spent; splitting: those spent, times the square of its error over rtol; plain sampling:
     (1 - p) / (p rtol^2).
     """
-    table = ours[["network", "image", "sigma", "log10_p", "rel_error"]].copy()
-    table["ours"] = ours.evaluations.to_numpy()
-    table["splitting"] = splitting.evaluations.to_numpy() * (splitting.rel_error.to_numpy() / rtol) ** 2
-    p = 10.0 ** ours.log10_p.to_numpy()
-    table["plain sampling"] = (1 - p) / (p * rtol**2)
-    return table
+    p, spent = 10.0**ours.log10_p, splitting.evaluations.to_numpy() * (splitting.rel_error.to_numpy() / rtol) ** 2
+    table = ours[["network", "image", "sigma", "log10_p", "rel_error"]].assign(ours=ours.evaluations, splitting=spent)
+    return table.assign(**{"plain sampling": (1 - p) / (p * rtol**2)})
 
 
 def distance_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
@@ -173,8 +170,7 @@ def distance_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
     """
     for marker, (name, of_network) in zip(MARKERS, table.groupby("network", sort=False)):
         style: dict[str, Any] = dict(color=ANALYTIC, markersize=3.5, markeredgewidth=0.8)
-        for kept, fill in ((of_network.converged, ANALYTIC), (~of_network.converged, "white")):
-            label = name if fill == ANALYTIC else None
+        for kept, fill, label in ((of_network.converged, ANALYTIC, name), (~of_network.converged, "white", None)):
             part = of_network[kept]
             ax.plot(part.beta, part.log10_p, marker, markerfacecolor=fill, linestyle="", label=label, **style)
     seen = table[table["count"] > 0]

@@ -154,8 +154,7 @@ def download_photographs(folder: Path) -> None:
     with urlopen(TREE, timeout=datasets.TIMEOUT) as answer:
         entries = sorted((e["path"], e["sha"]) for e in json.load(answer)["tree"] if e["path"].endswith(".JPEG"))
     pooch.get_logger().setLevel("ERROR")
-    fetch = partial(_photograph, folder)
-    thread_map(fetch, *zip(*entries), max_workers=8, desc="photographs", disable=None)
+    thread_map(partial(_photograph, folder), *zip(*entries), max_workers=8, desc="photographs", disable=None)
     rows = [(index, path[:9], path[10:-5].replace("_", " "), sha) for index, (path, sha) in enumerate(entries)]
     # The fourth column tells this table from that of other sizes of the same photographs.
     table = pd.DataFrame(rows, columns=["index", "wnid", "name", "git hash"])

@@ -161,7 +161,7 @@ def moons_network(hidden: Sequence[int], seed: int = 0) -> ReLUNetwork:
 
 
 def _train(recipe, label=None):
-    (x, y), (x_test, y_test), source = _data(recipe)
+    ((x, y), (x_test, y_test)), source = _data(recipe)
     planar, padded = recipe.data == "moons", recipe.layers in ("alexnet", "lenet-p2")
     shift, scale = (x.mean(0), x.std(0)) if planar else (x.mean(), x.std())
     if recipe.layers == "lenet-p2":
@@ -219,7 +219,7 @@ def _unpacked(arrays):
 
 
 def _data(recipe):
-    """(x, y) for training, (x, y) for testing, and the provenance."""
+    """[(x, y) for training, (x, y) for testing], and the provenance."""
     if recipe.data == "moons":
         parts, source = [datasets.moons(seed=seed) for seed in (0, 1)], "datasets.moons()"
         parts = [(x, y[:, None].astype(float)) for x, y in parts]  # of the shape and type of the logits
@@ -227,10 +227,9 @@ def _data(recipe):
         sets = [getattr(datasets, recipe.data)(split) for split in ("train", "test")]
         if any(each.stand_in for each in sets):
             raise OSError(f"{sets[0].name}: nothing is trained on its stand-in; see data/README.md")
-        form, source = "rows" if recipe.layers[0].isdigit() else "x", sets[0].provenance
-        parts = [(getattr(each, form), each.y) for each in sets]
-    train, test = (tuple(map(torch.from_numpy, part)) for part in parts)
-    return train, test, source
+        form = "rows" if recipe.layers[0].isdigit() else "x"
+        parts, source = [(getattr(each, form), each.y) for each in sets], sets[0].provenance
+    return [[torch.from_numpy(array) for array in part] for part in parts], source
 
 
 def _fold(layer, shift, scale):
