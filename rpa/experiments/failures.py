@@ -55,7 +55,6 @@ def distance(net: ReLUNetwork, image: np.ndarray, label: int, sigma: float, seed
     """Distance of the nearest failing input that was found under white noise, in its standard deviations.
 
     From the image and from `STARTS` about it for each rival, by `rpa.reliability.design.nearest`; infinite without one.
-    To first order the failure probability is Phi(-distance).
     """
     ((_, event),) = events(net, Gaussian(image, sigma**2), label=label, seed=seed)
     widths = np.repeat(STARTS, len(event.rivals))
@@ -154,8 +153,7 @@ def z_scores(table: pd.DataFrame) -> np.ndarray:
 def costs(ours: pd.DataFrame, splitting: pd.DataFrame, rtol: float) -> pd.DataFrame:
     """Evaluations of the network for the relative error rtol, one row per row of `ours`, which reached it.
 
-    ours: the evaluations spent; splitting: those spent, times the square of its error over rtol; plain sampling:
-    (1 - p) / (p rtol^2).
+    splitting: those spent, times the square of its error over rtol; plain sampling: (1 - p) / (p rtol^2).
     """
     p, spent = 10.0**ours.log10_p, splitting.evaluations.to_numpy() * (splitting.rel_error.to_numpy() / rtol) ** 2
     table = ours[["network", "image", "sigma", "log10_p", "rel_error"]].assign(ours=ours.evaluations, splitting=spent)

@@ -102,7 +102,7 @@ def fashion_mnist(split: str = "test") -> Dataset:
 
 
 def _images(name, split):
-    if not isinstance(split, str) or split not in SPLITS:
+    if split not in list(SPLITS):
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     files = [f"{name}/raw/{SPLITS[split][0]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     paths = [find(file) for file in files]
@@ -192,10 +192,7 @@ def _places():
 
 
 def find(relative: str) -> Path | None:
-    """The path of a data file whose SHA-256 is that of data/SHA256SUMS, or None where it is not there.
-
-    Raises OSError for another content.
-    """
+    """The path of a data file, None where it is not there; OSError where its SHA-256 is not that of data/SHA256SUMS."""
     for root in roots():
         path = root / relative
         if path.is_file():

@@ -1,8 +1,7 @@
 """Networks of ImageNet size with the images they are measured on; each network appears under its own name only.
 
 `alexnet` and `squeezenet` need ImageNet weights and photographs and return None without them; `fashion_alexnet` is
-AlexNet for small grey images, with the weights of data/weights. Noise levels are in units of a
-pixel's range [0, 1]; `Subject.scale` turns one into the standard deviation of the normalized input.
+AlexNet for small grey images, with the weights of data/weights. Noise levels are in units of a pixel's range [0, 1].
 
 `make data DATA=imagenet` downloads into imagenet/ of the data root the 1,000 photographs of
 github.com/EliSchwartz/imagenet-sample-images, one per class, at a fixed commit, and torchvision's weights. Each
@@ -58,9 +57,7 @@ class Subject:
     root: Callable[[int], torch.Tensor] | None = None
 
     def scale(self, sigma: float) -> torch.Tensor | Callable[[int], torch.Tensor]:
-        """Standard deviation (c, 1, 1) of the normalized input for pixel noise `sigma`; with `root` a function of the
-        image's number that returns a root (d, d) of its covariance.
-        """
+        """Standard deviation (c, 1, 1) of the normalized input for pixel noise `sigma`; with `root`, roots by image."""
         std, root = _check.positive("sigma", sigma) / torch.tensor(self.std).reshape(-1, 1, 1), self.root
         return std if root is None else lambda i: std[0] * root(i)
 
@@ -101,8 +98,7 @@ def squeezenet(n: int = 100) -> Subject | None:
 def alexnet(n: int = 100) -> Subject | None:
     """AlexNet with torchvision's IMAGENET1K_V1 weights, those of P2, on the photographs; None when either is missing.
 
-    Weights: in imagenet/ of the data root, or in torch's hub cache; `make data DATA=imagenet` downloads them. Raises
-    OSError for a file whose SHA-256 is not that of its name.
+    Weights: in imagenet/ of the data root, or in torch's hub cache; OSError where their SHA-256 is not as named.
     """
     return _on_photographs("alexnet", "AlexNet", _weights("alexnet"), n)
 
@@ -129,7 +125,7 @@ def _on_photographs(name, title, path, n):
     which = list(range(0, len(sample), max(1, len(sample) // n)))[:n]
     key = {"network": name, "weights": references.fingerprint(net), "images": sample.sha256, "which": which}
     data = {f"{title} weights": key["weights"], "ImageNet photographs": sample.sha256}
-    title = f"{title}, ImageNet weights, {len(which)} photographs"
+    title += f", ImageNet weights, {len(which)} photographs"
     return Subject(name, title, net.eval().requires_grad_(False), sample.batch(which), sample.STD, key, data)
 
 

@@ -104,10 +104,7 @@ def _module(layers, arrays):
 
 
 def load_network(name: str) -> ReLUNetwork:
-    """The network as a `ReLUNetwork` (float64): any without convolutions.
-
-    The moons networks return the logit of class 1.
-    """
+    """The network as a `ReLUNetwork` (float64): any without convolutions; those of moons give the logit of class 1."""
     module = load_module(name)
     if not NETWORKS[name].layers[0].isdigit():
         raise ValueError(f"name: expected a network of Linear layers only, got {name!r}; see load_module")
