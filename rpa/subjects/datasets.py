@@ -275,18 +275,13 @@ def _sample(shown):
     return ImageNetSample(paths, np.array(indices), names, digest)
 
 
-def report() -> None:
-    """Fetch what is missing and print one line per data set."""
+if __name__ == "__main__":
     for load in (mnist, fashion_mnist):
-        for split in SPLITS:
-            data = load(split)
-            print(f"{data.title:22s}{split:6s}{len(data):6d} images  sha256 {data.sha256[:12]}")
+        for part in SPLITS:
+            data = load(part)
+            print(f"{data.title:22s}{part:6s}{len(data):6d} images  sha256 {data.sha256[:12]}")
     try:
-        sample = imagenet_sample()
-        print(f"{'ImageNet sample':28s}{len(sample):6d} images  sha256 {sample.sha256[:12]}")
+        photographs = imagenet_sample()
+        print(f"{'ImageNet sample':28s}{len(photographs):6d} images  sha256 {photographs.sha256[:12]}")
     except FileNotFoundError as missing:
         print(f"{'ImageNet sample':28s}not there ({missing}); make data DATA=imagenet fetches it")
-
-
-if __name__ == "__main__":
-    report()
