@@ -196,7 +196,6 @@ def failure_row(axes: Any, title: str, image: np.ndarray, result: FailureProbabi
     for ax in axes[1:]:
         ax.set_axis_off()
     for ax, point in zip(axes[1:], result.design_points):
-        ax.set_axis_on()
         words = f"{names[point.rival]}\n{point.distance:.1f}$\\sigma$"
         picture(ax, np.ravel(point.x) - image.ravel(), words, MONTE_CARLO, signed=True)
 

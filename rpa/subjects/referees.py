@@ -45,9 +45,10 @@ def digits(name: str) -> Subject:
     mean, std = made.get("mean", 0.0), made.get("std", 1.0)
     x, title = (torch.from_numpy(data.x[which]) - mean) / std, f"{name}, {len(which)} test digits"
     key = {"network": name, "weights": references.fingerprint(net), "images": data.sha256, "which": which}
-    root = _random_root if name == "lenet_p2" else None
-    key |= {"noise": "A A^T of trace 784 sigma^2"} if root else {}
-    return Subject(name, title, net, x, (std,), key, data.provenance, root)
+    if name != "lenet_p2":
+        return Subject(name, title, net, x, (std,), key, data.provenance)
+    key |= {"noise": "A A^T of trace 784 sigma^2"}
+    return Subject(name, title, net, x, (std,), key, data.provenance, _random_root)
 
 
 def _random_root(i):
@@ -73,18 +74,18 @@ def jobs() -> list[tuple[str, float, int, int, int | None]]:
     return found
 
 
-def _sample(job):
-    network, *sizes = job
-    torch.set_num_threads(1)
-    subject = LARGE[network]() if network in LARGE else digits(network)
-    if subject is None or subject.has_reference(*sizes):
-        return None
-    return subject.key_of(*sizes), subject.reference(*sizes)
-
-
 def sample_missing() -> list[dict]:
     """Sample the references that data/references lacks, one process per core, and add them to it; their keys."""
-    made = [each for each in pmap(_sample, jobs(), progress="references") if each is not None]
+
+    def sample(job):
+        network, *sizes = job
+        torch.set_num_threads(1)
+        subject = LARGE[network]() if network in LARGE else digits(network)
+        if subject is None or subject.has_reference(*sizes):
+            return None
+        return subject.key_of(*sizes), subject.reference(*sizes)
+
+    made = [each for each in pmap(sample, jobs(), progress="references") if each is not None]
     for network in {key["network"] for key, _ in made}:
         of_network = [(key, found) for key, found in made if key["network"] == network]
         references.save(of_network, references.FOLDER / f"{network}.npz")
