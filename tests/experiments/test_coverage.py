@@ -41,17 +41,17 @@ def test_comparison_and_its_tables():
 
 
 def table_of(pairs, disagreement, n):
-    """The row of images with these coverages (of search and pruning, of counting)."""
+    """The row of images with these coverages (of search, twice that of pruning; of counting)."""
     entry = lambda share, alone: coverage.Entry(None, np.array([share]), 1.0, alone)
-    images = [{"search": entry(s, d), "pruned": entry(s, d), "counted_9": entry(c, 0.0)}
+    images = [{"search": entry(s, d), "pruned": entry(s / 2, d), "counted_9": entry(c, 0.0)}
               for (s, c), d in zip(pairs, disagreement)]  # fmt: skip
     (row,) = coverage.cell_table({("a", 0.1): images}, n).itertuples()
     return row
 
 
 def test_an_image_without_a_covered_sample_is_no_worst_image():
-    row = table_of([(0.0, 0.0), (0.4, 0.5)], [0.1, 0.1], 1000)
-    assert [row.worst_image, row.search_ratio, row.pruned_ratio] == pytest.approx([0.8] * 3)
+    row = table_of([(0.0, 0.0), (0.4, 0.5), (0.5, 0.5)], [0.1] * 3, 1000)
+    assert [row.worst_image, row.search_ratio, row.pruned_ratio] == pytest.approx([0.8, 0.9, 0.45])
     with pytest.raises(ValueError, match="results: counting covers no fresh sample of a at sigma 0.1"):
         table_of([(0.1, 0.0)], [0.1], 1000)
 
