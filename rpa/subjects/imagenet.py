@@ -77,8 +77,7 @@ class Subject:
 
     def has_reference(self, sigma: float, n: int, seed: int, most: int | None = None) -> bool:
         """Whether data/references has the reference for this noise, these sample sizes and seed."""
-        path = references.FOLDER / f"{self.name}.npz"
-        return references.load(self.key_of(sigma, n, seed, most), path) is not None
+        return references.load(self.key_of(sigma, n, seed, most), references.FOLDER / f"{self.name}.npz") is not None
 
     def key_of(self, sigma: float, n: int, seed: int, most: int | None = None) -> dict:
         """What a reference with these arguments depends on."""
