@@ -69,7 +69,7 @@ $(VENV)/.installed: requirements.lock
 
 # The list of the data sets that are there: results made with another list are out of date.
 data: $(ENV)
-	@$(if $(filter imagenet,$(DATA)),$(PYTHON) -m rpa.subjects.downloads)
+	@$(if $(filter imagenet,$(DATA)),$(PYTHON) -m rpa.subjects.imagenet)
 	@mkdir -p $(BUILD) && $(PYTHON) -m rpa.subjects.datasets > $(BUILD)/data.new && mv $(BUILD)/data.new $(BUILD)/data.txt && cat $(BUILD)/data.txt
 
 $(BUILD)/data.txt: | $(ENV)

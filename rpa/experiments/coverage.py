@@ -22,7 +22,7 @@ from rpa.experiments.montecarlo import Fresh
 from rpa.inputs import Gaussian, RandomInput
 from rpa.network import ReLUNetwork
 from rpa.parallel import pmap
-from rpa.patterns.packing import draw_around, draw_packed, draw_scaled, pattern_keys
+from rpa.patterns.packing import draw_around, draw_packed, draw_scaled
 from rpa.patterns.support import Support, best_first, commonest, entropy_pruned, monte_carlo
 
 BLOCK = 5  # images around which the same samples are counted: what their patterns take in memory
@@ -80,44 +80,31 @@ def experiment(
 
     results: dict[tuple[str, float], list[dict[str, Entry]]] = {(name, sigma): [] for name in nets for sigma in levels}
     for (name, _), block in zip(tasks, pmap(measured, tasks)):
-        for of_image in block:
-            for sigma, entries in of_image.items():
-                results[name, sigma].append(entries)
+        for sigma, entries in block:
+            results[name, sigma].append(entries)
     return results
 
 
 def _block(net, rows, levels, max_patterns, n_fresh, n_counted, seed):
-    """[{sigma: {method: Entry}}] of the images rows (k, d), which share their counted samples."""
+    """(sigma, {method: Entry}) of each of the images rows (k, d), which share their counted samples, and each level."""
     count_seed, *seeds = (int(s) for s in np.random.SeedSequence(seed).generate_state(1 + len(rows)))
     noise, scales = [Gaussian(row, min(levels) ** 2) for row in rows], [sigma / min(levels) for sigma in levels]
     counted = draw_around(net, noise[0], rows, scales, max(n_counted), count_seed)
-    results: list[dict[float, dict[str, Entry]]] = [{} for _ in rows]
+    results = []
     for k, image_seed in enumerate(seeds):
         for sigma, unseen, packed in zip(levels, draw_scaled(net, noise[k], scales, n_fresh, image_seed), counted[k]):
-            inputs, fresh = Gaussian(rows[k], sigma**2), Fresh(unseen)
-            results[k][sigma] = _entries(net, inputs, max_patterns, fresh, packed, n_counted)
+            options = dict(net=net, inputs=Gaussian(rows[k], sigma**2), max_patterns=max_patterns, mass=1.0)
+            methods = {"search": partial(best_first, **options), "pruned": partial(entropy_pruned, **options)}
+            methods |= {f"counted_{n}": partial(commonest, packed[:n], net.n_hidden, max_patterns) for n in n_counted}
+            fresh = Fresh(unseen)
+            entries = {name: _timed(method, fresh) for name, method in methods.items()}
+            last = entries[f"counted_{n_counted[-1]}"]
+            for name, entry in entries.items():
+                either = fresh.coverage(np.concatenate([entry.support.patterns, last.support.patterns]))
+                entries[name] = replace(entry, disagreement=2 * either - entry.coverage - last.coverage)
+            results.append((sigma, entries))
         counted[k] = []
     return results
-
-
-def _entries(net, inputs, max_patterns, fresh, packed, n_counted):
-    """{method: Entry} of one image and noise level; packed: the samples that the counted methods may see."""
-    methods = {
-        "search": lambda: best_first(net, inputs, max_patterns=max_patterns, mass=1.0),
-        "pruned": lambda: entropy_pruned(net, inputs, max_patterns=max_patterns, mass=1.0),
-    }
-    methods |= {f"counted_{n}": partial(commonest, packed[:n], net.n_hidden, max_patterns) for n in n_counted}
-    entries = {name: _timed(method, fresh) for name, method in methods.items()}
-    last = entries[f"counted_{n_counted[-1]}"].support.patterns
-    apart = lambda entry: _disagreement(fresh, entry.support.patterns, last)
-    return {name: replace(entry, disagreement=apart(entry)) for name, entry in entries.items()}
-
-
-def _disagreement(fresh, first, second):
-    """Coverage of the patterns that only one of two sets of distinct patterns (K, N) has."""
-    both = np.concatenate([first, second])
-    _, place, counts = np.unique(pattern_keys(np.packbits(both, axis=1)), return_index=True, return_counts=True)
-    return fresh.coverage(both[place[counts == 1]])
 
 
 def processor_seconds(method: Callable[[], Any]) -> tuple[float, Any]:
@@ -197,30 +184,21 @@ def curve_panel(ax: Axes, results: dict, network: str, max_patterns: int) -> Non
     circle: dict[str, Any] = dict(markersize=3, fillstyle="none", markeredgewidth=0.8)
     ends = {}
     for sigma, images in ((sigma, images) for (name, sigma), images in results.items() if name == network):
-        search, pruned, counted = (_mean(images, method, k) for method in ("search", "pruned", list(images[0])[-1]))
+        search, pruned, counted = (  # flat beyond the last pattern
+            np.mean([e[method].curve[np.minimum(k, len(e[method].curve)) - 1] for e in images], axis=0)
+            for method in ("search", "pruned", list(images[0])[-1])
+        )
         ax.plot(k, pruned, color=NEUTRAL, linewidth=1.2)
         ax.plot(k, search, color=ANALYTIC, linewidth=1.2)
         ax.plot(k[::3], counted[::3], "o", color=MONTE_CARLO, **circle)
         ends[sigma] = search[-1]
-    for sigma, height in _spread(ends, 0.075).items():
-        ax.text(max_patterns * 1.15, height, f"{sigma:g}", color=ANALYTIC, va="center", fontsize=7)
-    ax.set(xscale="log", xlim=(1, max_patterns), ylim=(-0.02, 1.04), xlabel="patterns $k$", title=network)
-
-
-def _mean(images, method, k):
-    """Mean over images of the coverage of the first k patterns, flat beyond the last one."""
-    return np.mean([e[method].curve[np.minimum(k, len(e[method].curve)) - 1] for e in images], axis=0)
-
-
-def _spread(ends, least):
-    """Heights of labels, those of larger noise below, moved until neighbours differ by `least`."""
-    floor, heights = -np.inf, {}
+    floor, ceiling, gap = -np.inf, 1.04 + 0.075, 0.075  # labels, those of larger noise below, are moved apart
     for sigma in sorted(ends, reverse=True):
-        floor = heights[sigma] = max(ends[sigma], floor + least)
-    ceiling = 1.04 + least
+        floor = ends[sigma] = max(ends[sigma], floor + gap)
     for sigma in sorted(ends):
-        ceiling = heights[sigma] = min(heights[sigma], ceiling - least)
-    return heights
+        ceiling = min(ends[sigma], ceiling - gap)
+        ax.text(max_patterns * 1.15, ceiling, f"{sigma:g}", color=ANALYTIC, va="center", fontsize=7)
+    ax.set(xscale="log", xlim=(1, max_patterns), ylim=(-0.02, 1.04), xlabel="patterns $k$", title=network)
 
 
 def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], draws: Sequence[int]) -> None:

@@ -55,7 +55,6 @@ def distance(net: ReLUNetwork, image: np.ndarray, label: int, sigma: float, seed
     """Distance of the nearest failing input that was found under white noise, in its standard deviations.
 
     From the image and from `STARTS` about it for each rival, by `rpa.reliability.design.nearest`; infinite without one.
-    To first order the failure probability is Phi(-distance).
     """
     ((_, event),) = events(net, Gaussian(image, sigma**2), label=label, seed=seed)
     widths = np.repeat(STARTS, len(event.rivals))
@@ -154,15 +153,11 @@ def z_scores(table: pd.DataFrame) -> np.ndarray:
 def costs(ours: pd.DataFrame, splitting: pd.DataFrame, rtol: float) -> pd.DataFrame:
     """Evaluations of the network for the relative error rtol, one row per row of `ours`, which reached it.
 
-    ours: the evaluations spent; splitting: those spent, times the square of its error over rtol; plain sampling:
-    (1 - p) / (p rtol^2).
+    splitting: those spent, times the square of its error over rtol; plain sampling: (1 - p) / (p rtol^2).
     """
-    table = ours[["network", "image", "sigma", "log10_p", "rel_error"]].copy()
-    table["ours"] = ours.evaluations.to_numpy()
-    table["splitting"] = splitting.evaluations.to_numpy() * (splitting.rel_error.to_numpy() / rtol) ** 2
-    p = 10.0 ** ours.log10_p.to_numpy()
-    table["plain sampling"] = (1 - p) / (p * rtol**2)
-    return table
+    p, spent = 10.0**ours.log10_p, splitting.evaluations.to_numpy() * (splitting.rel_error.to_numpy() / rtol) ** 2
+    table = ours[["network", "image", "sigma", "log10_p", "rel_error"]].assign(ours=ours.evaluations, splitting=spent)
+    return table.assign(**{"plain sampling": (1 - p) / (p * rtol**2)})
 
 
 def distance_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
@@ -173,8 +168,7 @@ def distance_panel(ax: Axes, table: pd.DataFrame, title: str) -> None:
     """
     for marker, (name, of_network) in zip(MARKERS, table.groupby("network", sort=False)):
         style: dict[str, Any] = dict(color=ANALYTIC, markersize=3.5, markeredgewidth=0.8)
-        for kept, fill in ((of_network.converged, ANALYTIC), (~of_network.converged, "white")):
-            label = name if fill == ANALYTIC else None
+        for kept, fill, label in ((of_network.converged, ANALYTIC, name), (~of_network.converged, "white", None)):
             part = of_network[kept]
             ax.plot(part.beta, part.log10_p, marker, markerfacecolor=fill, linestyle="", label=label, **style)
     seen = table[table["count"] > 0]
@@ -202,7 +196,6 @@ def failure_row(axes: Any, title: str, image: np.ndarray, result: FailureProbabi
     for ax in axes[1:]:
         ax.set_axis_off()
     for ax, point in zip(axes[1:], result.design_points):
-        ax.set_axis_on()
         words = f"{names[point.rival]}\n{point.distance:.1f}$\\sigma$"
         picture(ax, np.ravel(point.x) - image.ravel(), words, MONTE_CARLO, signed=True)
 

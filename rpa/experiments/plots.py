@@ -49,25 +49,25 @@ def moons_panel(ax: Axes, net: ReLUNetwork, x: np.ndarray, y: np.ndarray, inputs
     ax.set(xlim=window[:2], ylim=window[2:], aspect="equal")
 
 
-def steps(ax: Axes, values: np.ndarray, p: np.ndarray, counts: np.ndarray, alpha: float = 1.0, shown: int = 12) -> None:
+def steps(ax: Axes, values: np.ndarray, p: np.ndarray, counts: np.ndarray, alpha: float = 1.0) -> None:
     """Distribution functions of a discrete law on the atoms `values` (K,): analytic as steps, sampled as circles.
 
-    p, counts (K,): computed probabilities and sampled counts, both normalized here; `shown` circles at even levels.
+    p, counts (K,): computed probabilities and sampled counts, both normalized here; 12 circles at even levels.
     """
     order = np.argsort(values)
     at, computed, sampled = values[order], np.cumsum(p[order]) / p.sum(), np.cumsum(counts[order]) / counts.sum()
     ax.step(np.append(at[0], at), np.append(0.0, computed), where="post", color=ANALYTIC, alpha=alpha)
-    picks = np.searchsorted(sampled, (np.arange(shown) + 0.5) / shown)
+    picks = np.searchsorted(sampled, (np.arange(12) + 0.5) / 12)
     ax.plot(at[picks], sampled[picks], "o", color=MONTE_CARLO, alpha=alpha, **CIRCLE)
     ax.set_ylim(-0.02, 1.02)
 
 
-def histogram_panel(ax: Axes, values: np.ndarray, p: np.ndarray, counts: np.ndarray, bins: int = 40) -> None:
+def histogram_panel(ax: Axes, values: np.ndarray, p: np.ndarray, counts: np.ndarray) -> None:
     """Histograms of two discrete laws on the same atoms `values` (K, r), all r entries together.
 
     p, counts (K,): computed probabilities (blue) and sampled counts (red outline), both normalized here.
     """
-    edges = np.linspace(values.min(), values.max(), bins + 1)
+    edges = np.linspace(values.min(), values.max(), 41)
     computed, sampled = (
         np.histogram(values.ravel(), edges, weights=np.repeat(part / part.sum(), values.shape[1]) / values.shape[1])[0]
         for part in (p, counts)
@@ -78,9 +78,7 @@ def histogram_panel(ax: Axes, values: np.ndarray, p: np.ndarray, counts: np.ndar
 
 
 def region_panel(ax: Axes, regions: PlanarRegions, values: np.ndarray, cmap: str, window: Window) -> None:
-    """Fill the planar regions of a network with pale colours by `values` in [0, 1], inside window = (x0, x1, y0,
-    y1).
-    """
+    """Fill the planar regions of a network with pale colours by `values` in [0, 1]."""
     corners = [regions.vertices(i) for i in range(len(regions.patterns))]
     colours = 1 - 0.55 * (1 - plt.get_cmap(cmap)(values))
     ax.add_collection(PolyCollection(corners, facecolors=colours, edgecolors="white", linewidths=0.5))

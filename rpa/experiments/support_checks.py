@@ -8,6 +8,7 @@ sigma of independent pixel noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -113,16 +114,14 @@ def pruning_sweep(
         fresh, other = (Fresh(draw_packed(net, inputs, n_fresh, seed + 2 * k + i)) for i in (0, 1))
         table = []
         for threshold in thresholds:
-            few, all_ = (
-                entropy_pruned(net, inputs, max_patterns=size, mass=1.0, threshold=threshold).patterns
-                for size in (max_patterns, many)
-            )
+            search = partial(entropy_pruned, net, inputs, mass=1.0, threshold=threshold)
+            few, all_ = (search(max_patterns=size).patterns for size in (max_patterns, many))
             best = all_[np.argsort(-other.counts(all_), kind="stable")[:max_patterns]]
-            shares = [fresh.coverage(patterns) for patterns in (few, all_, best)]
-            table.append(dict(zip(("threshold", "pruned", "many", "best"), (threshold, *shares))))
+            table.append([threshold, *map(fresh.coverage, (few, all_, best))])
         return table
 
-    frame = pd.DataFrame([cell for table in pmap(cells, list(enumerate(rows))) for cell in table])
+    cells_of_rows = np.concatenate(pmap(cells, list(enumerate(rows))))
+    frame = pd.DataFrame(cells_of_rows, columns=["threshold", "pruned", "many", "best"])
     return frame.groupby("threshold").mean().reset_index()
 
 

@@ -44,29 +44,30 @@ def interval(draws: np.ndarray, b: int) -> tuple[float, float]:
 
 def slopes(truth: ArrayLike, found: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """Slope of the line fitted to `found` against `truth` (least squares, with intercept), for each row of weights."""
-    n, x, y, xx, _, xy = _sums(truth, found, weights)
+    var, _, cov = _second_moments(truth, found, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (n * xy - x * y) / (n * xx - x * x)
+        return cov / var
 
 
 def correlations(truth: ArrayLike, found: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """Correlation of `found` with `truth` over all images and scores, for each row of weights."""
-    n, x, y, xx, yy, xy = _sums(truth, found, weights)
+    var, other_var, cov = _second_moments(truth, found, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+        return cov / np.sqrt(var * other_var)
 
 
-def _sums(x, y, weights):
-    """Weighted sums of 1, x, y, x^2, y^2 and x y over images and scores, x and y less their means."""
+def _second_moments(x, y, weights):
+    """Variances of x and y and their covariance over weighted images and all scores, times the squared weight."""
     x, y = (each - each.mean() for each in (np.asarray(x, dtype=float), np.asarray(y, dtype=float)))
-    return np.stack([part.sum(1) for part in (np.ones_like(x), x, y, x * x, y * y, x * y)]) @ weights.T
+    parts = (np.ones_like(x), x, y, x * x, y * y, x * y)
+    n, x, y, xx, yy, xy = np.stack([part.sum(1) for part in parts]) @ weights.T
+    return n * xx - x * x, n * yy - y * y, n * xy - x * y
 
 
 def shares(above: ArrayLike, below: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """sum(above) / sum(below) over images and scores, for each row of weights."""
-    above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (weights @ above.sum(1)) / (weights @ below.sum(1))
+        return (weights @ np.sum(above, 1, float)) / (weights @ np.sum(below, 1, float))
 
 
 def mean_quality(truth: ArrayLike, var: ArrayLike, found: ArrayLike, plain: ArrayLike, seed: int) -> dict:
@@ -117,21 +118,17 @@ def reach(sigmas: Sequence[float], margins: np.ndarray) -> tuple[float, float, f
     holds. Between two levels the margin is interpolated in log sigma. 0 where it fails at the lowest level, infinity
     where it holds at the highest.
     """
-    log = np.log(sigmas)
-    found = [_crossing(log, margin) for margin in margins.T]
+    log, found = np.log(sigmas), []
+    for margin in margins.T:
+        held = np.logical_and.accumulate(margin >= 0).sum()
+        if 0 < held < len(log):
+            above, below = margin[held - 1], margin[held]
+            share = above / (above - below) if np.isfinite(below) else 0.0
+            found.append(np.exp(log[held - 1] + share * (log[held] - log[held - 1])))
+        else:
+            found.append(np.inf if held else 0.0)
     low, high = np.quantile(found[1:], [0.025, 0.975], method="nearest")
     return float(found[0]), float(low), float(high)
-
-
-def _crossing(log, margin):
-    """exp of the place where a margin over `log` first falls below 0."""
-    below = np.flatnonzero(~(margin >= 0))
-    if len(below) == 0:
-        return np.inf
-    if (i := below[0]) == 0:
-        return 0.0
-    share = margin[i - 1] / (margin[i - 1] - margin[i]) if np.isfinite(margin[i]) else 0.0
-    return np.exp(log[i - 1] + share * (log[i] - log[i - 1]))
 
 
 def reach_text(sigmas: Sequence[float], reached: tuple[float, float, float]) -> str:

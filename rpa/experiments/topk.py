@@ -25,9 +25,8 @@ def wilson(successes: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"successes: expected 0 to n of n >= 1 trials, got {successes} of {n}")
     z, p = ndtri(0.975), successes / n
     middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    # At no or only successes the interval ends exactly at 0 or 1, which the difference misses by a rounding.
-    low = np.where(successes == 0, 0.0, (middle - half) / (1 + z**2 / n))
-    return low, np.where(successes == n, 1.0, (middle + half) / (1 + z**2 / n))
+    low, high = np.clip(np.stack([middle - half, middle + half]) / (1 + z**2 / n), 0, 1)
+    return low, high
 
 
 def percent(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import os
 import socket
 import sys
@@ -22,12 +23,12 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rpa._files import ROOT, in_checkout
-from rpa.subjects._torchvision import import_torchvision
 
 if TYPE_CHECKING:
     import torch
@@ -91,23 +92,17 @@ def moons(n: int = 1000, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray,
 
 
 def mnist(split: str = "test") -> Dataset:
-    """MNIST (LeCun, Cortes & Burges), 60,000 "train" or 10,000 "test" digits, as a `Dataset`.
-
-    Raises OSError for a file that is there but is not the official one.
-    """
+    """MNIST (LeCun, Cortes & Burges): 60,000 "train" or 10,000 "test" digits; OSError for an altered file."""
     return _images("MNIST", split)
 
 
 def fashion_mnist(split: str = "test") -> Dataset:
-    """Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), 60,000 "train" or 10,000 "test" articles, as a `Dataset`.
-
-    Raises OSError for a file that is there but is not the official one.
-    """
+    """Fashion-MNIST (Xiao, Rasul & Vollgraf 2017): 60,000 "train" or 10,000 "test" articles; errors as of `mnist`."""
     return _images("FashionMNIST", split)
 
 
 def _images(name, split):
-    if not isinstance(split, str) or split not in SPLITS:
+    if split not in list(SPLITS):
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     files = [f"{name}/raw/{SPLITS[split][0]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     paths = [find(file) for file in files]
@@ -119,7 +114,7 @@ def _images(name, split):
         paths = [find(file) for file in files]
     stand_in = None in paths
     if stand_in:
-        warnings.warn(f"{name}: not in {_joined(roots())} and not downloaded; a STAND-IN is used", stacklevel=3)
+        warnings.warn(f"{name}: not in {_places()} and not downloaded; a STAND-IN is used", stacklevel=3)
         pixels, labels = _digits(split)
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     else:  # the checksums guarantee headers and lengths
@@ -139,6 +134,26 @@ def answers_in_time() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def import_torchvision() -> ModuleType:
+    """The module torchvision, also when its wheel was built for another torch (CPU torch, CUDA torchvision).
+
+    Such a wheel cannot load its compiled operators, and its import stops because two of them are not declared. Models
+    and data sets need neither: both are declared after exactly that error. Raises any other error of the import.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # modules that the failed import left incomplete
+    from torch.library import define
+
+    for name in ("nms", "qnms"):
+        define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return importlib.import_module("torchvision")
 
 
 def _download(name, root):
@@ -172,11 +187,12 @@ def roots() -> list[Path]:
     return [ROOT / "data", ROOT.parent / "shared" / "data"]
 
 
-def find(relative: str) -> Path | None:
-    """The path of a data file whose SHA-256 is that of data/SHA256SUMS, or None where it is not there.
+def _places():
+    return " or ".join(map(str, roots()))
 
-    Raises OSError for another content.
-    """
+
+def find(relative: str) -> Path | None:
+    """The path of a data file, None where it is not there; OSError where its SHA-256 is not that of data/SHA256SUMS."""
     for root in roots():
         path = root / relative
         if path.is_file():
@@ -230,32 +246,26 @@ def imagenet_sample() -> ImageNetSample:
     """
     for root in roots():
         if (table := root / "imagenet" / "classes.csv").is_file():
-            with table.open(newline="") as stream:
-                rows = [tuple(row)[:3] for row in csv.reader(stream) if row][1:]
             try:
-                shown = [(int(index), name, table.parent / "images" / f"{wnid}.jpg") for index, wnid, name in rows]
-            except ValueError as error:
-                raise OSError(f"{table}: expected the columns index, wnid, name ({error})") from error
-            missing = [str(path) for *_, path in shown if not path.is_file()]
-            if missing or not shown:
-                reason = f"lists {len(shown)} photographs, of which {len(missing)} are missing {missing[:1]}"
-                raise OSError(f"{table}: {reason}; make data DATA=imagenet fetches them")
-            sample, known = _sample(shown), _checksums()
+                with table.open(newline="") as stream:
+                    rows = [tuple(row)[:3] for row in csv.reader(stream) if row][1:]
+                images = table.parent / "images"
+                sample = _sample([(int(index), name, images / f"{wnid}.jpg") for index, wnid, name in rows])
+            except (ValueError, FileNotFoundError) as error:
+                wanted = "expected the columns index, wnid, name and a photograph images/<wnid>.jpg for each row"
+                raise OSError(f"{table}: {wanted} ({error}); make data DATA=imagenet fetches them") from error
+            known = _checksums()
             # Another table of classes describes other photographs; records contain their digest.
             ours = _sha256(table).hexdigest() == known["imagenet/classes.csv"]
             if ours and sample.sha256 != known["imagenet/images/*.jpg"]:
-                raise OSError(f"{table.parent / 'images'}: a photograph is truncated or altered (SHA-256 differs)")
+                raise OSError(f"{images}: a photograph is truncated or altered (SHA-256 differs)")
             return sample
     for folder in (root / "imagenet" / kind for root in roots() for kind in ("images", "val")):
         classes = sorted(path for path in folder.glob("*") if path.is_dir())
-        if shown := [(i, path.name, each) for i, path in enumerate(classes) for each in _visible(path)]:
-            return _sample(shown)
-    raise FileNotFoundError(f"imagenet/classes.csv: not in {_joined(roots())}; see data/README.md")
-
-
-def _visible(folder):
-    """The files of a folder, sorted, without hidden ones such as .DS_Store."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        files = [sorted(path for path in each.glob("[!.]*") if path.is_file()) for each in classes]
+        if any(files):
+            return _sample([(i, classes[i].name, path) for i, paths in enumerate(files) for path in paths])
+    raise FileNotFoundError(f"imagenet/classes.csv: not in {_places()}; see data/README.md")
 
 
 def _sample(shown):
@@ -265,22 +275,13 @@ def _sample(shown):
     return ImageNetSample(paths, np.array(indices), names, digest)
 
 
-def _joined(folders):
-    return " or ".join(str(folder) for folder in folders)
-
-
-def report() -> None:
-    """Fetch what is missing and print one line per data set."""
+if __name__ == "__main__":
     for load in (mnist, fashion_mnist):
-        for split in SPLITS:
-            data = load(split)
-            print(f"{data.title:22s}{split:6s}{len(data):6d} images  sha256 {data.sha256[:12]}")
+        for part in SPLITS:
+            data = load(part)
+            print(f"{data.title:22s}{part:6s}{len(data):6d} images  sha256 {data.sha256[:12]}")
     try:
-        sample = imagenet_sample()
-        print(f"{'ImageNet sample':28s}{len(sample):6d} images  sha256 {sample.sha256[:12]}")
+        photographs = imagenet_sample()
+        print(f"{'ImageNet sample':28s}{len(photographs):6d} images  sha256 {photographs.sha256[:12]}")
     except FileNotFoundError as missing:
         print(f"{'ImageNet sample':28s}not there ({missing}); make data DATA=imagenet fetches it")
-
-
-if __name__ == "__main__":
-    report()

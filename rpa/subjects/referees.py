@@ -39,22 +39,20 @@ def digits(name: str) -> Subject:
     entries of A standard normal before they are scaled.
     """
     data, made = datasets.mnist("test"), train.load_metadata(name)
-    which = np.concatenate([np.flatnonzero(data.y == c)[: PER_CLASS.get(name, 10)] for c in range(10)])
+    which = [int(i) for c in range(10) for i in np.flatnonzero(data.y == c)[: PER_CLASS.get(name, 10)]]
     module = train.load_module(name)
     net = module if name.startswith("lenet") else torch.nn.Sequential(torch.nn.Flatten(), *module)
-    key: dict = {"network": name, "weights": references.fingerprint(net), "images": data.sha256}
-    key["which"] = [int(i) for i in which]
-    images, title = torch.as_tensor(data.x[which]), f"{name}, {len(which)} test digits"
+    mean, std = made.get("mean", 0.0), made.get("std", 1.0)
+    x, title = (torch.from_numpy(data.x[which]) - mean) / std, f"{name}, {len(which)} test digits"
+    key = {"network": name, "weights": references.fingerprint(net), "images": data.sha256, "which": which}
     if name != "lenet_p2":
-        return Subject(name, title, net, images, (1.0,), key, data.provenance)
+        return Subject(name, title, net, x, (std,), key, data.provenance)
     key |= {"noise": "A A^T of trace 784 sigma^2"}
-    images = (images - made["mean"]) / made["std"]
-    return Subject(name, title, net, images, (made["std"],), key, data.provenance, root=_random_root)
+    return Subject(name, title, net, x, (std,), key, data.provenance, _random_root)
 
 
 def _random_root(i):
-    generator = torch.Generator().manual_seed(int(i))
-    root = torch.randn(784, 784, generator=generator)
+    root = torch.randn(784, 784, generator=torch.Generator().manual_seed(int(i)))
     return root * 28 / root.norm()
 
 
@@ -67,7 +65,7 @@ def digit_moments(subject: Subject, sigma: float, n: int) -> list[np.ndarray]:
 
 def jobs() -> list[tuple[str, float, int, int, int | None]]:
     """(network, sigma, samples, seed, most samples) of every reference that is wanted."""
-    found = []
+    found: list[tuple[str, float, int, int, int | None]] = []
     for network, levels in SAMPLES.items():
         seeds = (SEEDS["first"], SEEDS["second"]) if network in LARGE else (SEEDS["first"],)
         few = FEW if network in LARGE else ()
@@ -76,22 +74,18 @@ def jobs() -> list[tuple[str, float, int, int, int | None]]:
     return found
 
 
-def _subject(network):
-    return LARGE[network]() if network in LARGE else digits(network)
-
-
-def _sample(job):
-    network, *sizes = job
-    torch.set_num_threads(1)
-    subject = _subject(network)
-    if subject is None or subject.has_reference(*sizes):
-        return None
-    return subject.key_of(*sizes), subject.reference(*sizes)
-
-
 def sample_missing() -> list[dict]:
     """Sample the references that data/references lacks, one process per core, and add them to it; their keys."""
-    made = [each for each in pmap(_sample, jobs(), progress="references") if each is not None]
+
+    def sample(job):
+        network, *sizes = job
+        torch.set_num_threads(1)
+        subject = LARGE[network]() if network in LARGE else digits(network)
+        if subject is None or subject.has_reference(*sizes):
+            return None
+        return subject.key_of(*sizes), subject.reference(*sizes)
+
+    made = [each for each in pmap(sample, jobs(), progress="references") if each is not None]
     for network in {key["network"] for key, _ in made}:
         of_network = [(key, found) for key, found in made if key["network"] == network]
         references.save(of_network, references.FOLDER / f"{network}.npz")

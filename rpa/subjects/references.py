@@ -26,13 +26,14 @@ from rpa._files import ROOT
 
 FOLDER = ROOT / "data" / "references"
 PARTS = ("top", "mean", "var", "stderr", "n")
+KEEP = 10
 LEADING, CLEAR = 5, 3.0  # outputs whose order is wanted; standard errors between neighbours that settle it
 IN_CACHE = 2**17  # numbers of one batch of noise: SqueezeNet is 1.6 times faster than with batches of 16 images
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The `keep` largest means of each of b inputs, best first; all arrays are (b, keep), n is (b,).
+    """The k largest means of each of b inputs, best first, k at most `KEEP`; all arrays are (b, k), n is (b,).
 
     top: output numbers; mean, var: moments of those outputs; stderr: standard error of the mean, infinite for one pair;
     n: samples of each input.
@@ -53,7 +54,6 @@ def estimate(
     seed: int,
     *,
     most: int | None = None,
-    keep: int = 10,
 ) -> Reference:
     """`Reference` of net(x[i] + scale z), z standard normal, from n samples (n/2 antithetic pairs) per input.
 
@@ -62,52 +62,42 @@ def estimate(
     from each other or from the sixth, get twice the samples, again and again, up to this number (default: n, the same
     for all). Input i has its own random stream (seed, i).
     """
-    n, keep, rows = _check.integer("n", n, 2), _check.integer("keep", keep, 1), []
+    n, rows = _check.integer("n", n, 2), []
     most = n if most is None else _check.integer("most", most, n)
     with torch.inference_mode():
         for i in range(len(x)):
             stream = int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
             generator = torch.Generator().manual_seed(stream)
-            around = scale(i) if callable(scale) else scale
-            rows.append(_one(net, x[i : i + 1], around, (n // 2, most // 2), generator, keep))
+            root = scale(i) if callable(scale) else None
+            rows.append(_one(net, x[i : i + 1], scale, root, (n // 2, most // 2), generator))
     return Reference(*map(np.stack, zip(*rows)))
 
 
-def _one(net, x, scale, pairs, generator, keep):
+def _one(net, x, scale, root, pairs, generator):
     """The PARTS of one input (1, *shape) from (least, most) pairs; sums are taken about the noise-free output."""
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     centre, sums = net(x.contiguous(memory_format=layout)).double(), 0.0
     done, (wanted, most), chunk = 0, pairs, max(2, IN_CACHE // x.numel())
-    full = isinstance(scale, torch.Tensor) and scale.shape == (x[0].numel(),) * 2
     while True:
         for start in range(done, wanted, chunk):
             z = torch.randn(min(chunk, wanted - start), *x.shape[1:], generator=generator, dtype=x.dtype)
-            noise = (z.flatten(1) @ scale.T).reshape(z.shape) if full else scale * z
+            noise = scale * z if root is None else (z.flatten(1) @ root.T).reshape(z.shape)
             y = net(torch.cat([x + noise, x - noise]).contiguous(memory_format=layout)).double() - centre
             if not y.isfinite().all():
                 raise ValueError("net: returned NaN or infinite values")
             plus, minus = y.chunk(2)
             middle = (plus + minus) / 2
             sums = sums + torch.stack([middle.sum(0), (middle**2).sum(0), ((plus**2 + minus**2) / 2).sum(0)])
-        top, mean, var, stderr = _moments(centre[0], sums, wanted, keep)
-        if wanted == most or _settled(mean, stderr):
-            return top, mean, var, stderr, np.int32(2 * wanted)
+        shift, squares, power = sums / wanted
+        mean, var = centre[0] + shift, (power - shift**2) * (2 * wanted) / (2 * wanted - 1)
+        spread = (squares - shift**2).clamp(min=0) if wanted > 1 else torch.full_like(shift, torch.inf)
+        stderr = (spread / max(wanted - 1, 1)).sqrt()
+        top = mean.topk(min(KEEP, len(mean))).indices
+        mean, var, stderr = (part[top].float().numpy() for part in (mean, var, stderr))
+        gaps, errors = -np.diff(mean[: LEADING + 1]), np.hypot(stderr[:-1], stderr[1:])[:LEADING]
+        if wanted == most or (gaps > CLEAR * errors).all():
+            return top.numpy(), mean, var, stderr, np.int32(2 * wanted)
         done, wanted = wanted, min(2 * wanted, most)
-
-
-def _moments(centre, sums, pairs, keep):
-    """(top, mean, var, stderr) of the `keep` largest means."""
-    shift, squares, power = sums / pairs
-    stderr = (squares - shift**2).clamp(min=0).div(pairs - 1).sqrt() if pairs > 1 else torch.full_like(shift, torch.inf)
-    mean, var = centre + shift, (power - shift**2) * (2 * pairs) / (2 * pairs - 1)
-    top = mean.topk(min(keep, len(mean))).indices
-    return top.numpy(), *(part[top].float().numpy() for part in (mean, var, stderr))
-
-
-def _settled(mean, stderr):
-    """Whether the leading means are clear of each other and of the next one."""
-    gaps, errors = -np.diff(mean[: LEADING + 1]), np.hypot(stderr[:-1], stderr[1:])[:LEADING]
-    return bool((gaps > CLEAR * errors).all())
 
 
 def fingerprint(net: nn.Module) -> str:
@@ -120,7 +110,7 @@ def fingerprint(net: nn.Module) -> str:
 
 def entry_of(key: dict) -> str:
     """The name of a reference in its file: noise level, samples (least, most) and seed."""
-    most = f"-{key['most']}" if "most" in key else ""
+    most = f"-{key['most']}" if key.get("most") else ""
     return f"sigma{key['sigma']:g} n{key['n']}{most} seed{key['seed']}"
 
 
@@ -132,8 +122,7 @@ def load(key: dict, path: Path) -> Reference | None:
     with _files.reading(path) as stored:
         if f"{name}key" not in stored.files or json.loads(str(stored[f"{name}key"])) != json.loads(json.dumps(key)):
             return None
-        top, mean, var, stderr, n = (stored[f"{name}{part}"] for part in PARTS)
-    return Reference(top, mean, var, stderr, np.broadcast_to(n, len(top)))
+        return Reference(*(stored[f"{name}{part}"] for part in PARTS))
 
 
 def save(references: list[tuple[dict, Reference]], path: Path) -> None:

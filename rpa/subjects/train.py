@@ -23,10 +23,8 @@ from rpa._files import ROOT
 from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
 from rpa.subjects import datasets
-from rpa.subjects._torchvision import import_torchvision
 
 FOLDER = ROOT / "data" / "weights"
-PADDED = ("alexnet", "lenet-p2")  # networks that take normalized images
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,13 @@ def architecture(layers: str) -> nn.Sequential:
     convolutions of torchvision's AlexNet and hidden layers of 256 units instead of 4096, for (n, 3, 64, 64).
     """
     if layers == "alexnet":
-        return _alexnet()
+        head = [nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
+        module = nn.Sequential(*datasets.import_torchvision().models.alexnet(weights=None).features, *head)
+        for layer in module:
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        return module
     if layers == "lenet-p2":
         block = lambda a, b: [nn.Conv2d(a, b, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]
         head = [nn.Flatten(), nn.Linear(3136, 1024), nn.ReLU(), nn.Linear(1024, 10)]
@@ -76,16 +80,6 @@ def architecture(layers: str) -> nn.Sequential:
     sizes = [int(size) for size in layers.split("-")]
     modules = [module for pair in zip(sizes[:-1], sizes[1:]) for module in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(*modules[:-1])
-
-
-def _alexnet():
-    head = [nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
-    module = nn.Sequential(*import_torchvision().models.alexnet(weights=None).features, *head)
-    for layer in module:
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-    return module
 
 
 def enlarged(x: torch.Tensor) -> torch.Tensor:
@@ -110,10 +104,7 @@ def _module(layers, arrays):
 
 
 def load_network(name: str) -> ReLUNetwork:
-    """The network as a `ReLUNetwork` (float64): any without convolutions.
-
-    The moons networks return the logit of class 1.
-    """
+    """The network as a `ReLUNetwork` (float64): any without convolutions; those of moons give the logit of class 1."""
     module = load_module(name)
     if not NETWORKS[name].layers[0].isdigit():
         raise ValueError(f"name: expected a network of Linear layers only, got {name!r}; see load_module")
@@ -132,16 +123,15 @@ def _recipe(name):
 
 
 def _read(name):
-    _recipe(name)
-    path = FOLDER / f"{name}.npz"
+    recipe, path = _recipe(name), FOLDER / f"{name}.npz"
     if not path.is_file():
-        clone = "" if (ROOT / "notebooks").is_dir() else "data/weights is part of the repository: use a git clone, or "
-        raise FileNotFoundError(f"{path}: not there; {clone}`python -m rpa.subjects.train {name}` trains it")
+        way = f"use a git clone, or train it: `python -m rpa.subjects.train {name}`"
+        raise FileNotFoundError(f"{path}: not there; {way}")
     with _files.reading(path) as stored:
         arrays = dict(stored)
         metadata = json.loads(str(arrays.pop("metadata")))
-        if metadata["layers"] != NETWORKS[name].layers:
-            raise ValueError(f"expected the layers {NETWORKS[name].layers}, got {metadata['layers']}")
+        if metadata["layers"] != recipe.layers:
+            raise ValueError(f"expected the layers {recipe.layers}, got {metadata['layers']}")
     return arrays, metadata
 
 
@@ -168,22 +158,38 @@ def moons_network(hidden: Sequence[int], seed: int = 0) -> ReLUNetwork:
 
 
 def _train(recipe, label=None):
-    (x, y, shift, scale), (x_test, y_test), source = _data(recipe)
+    ((x, y), (x_test, y_test)), source = _data(recipe)
+    planar, padded = recipe.data == "moons", recipe.layers in ("alexnet", "lenet-p2")
+    shift, scale = (x.mean(0), x.std(0)) if planar else (x.mean(), x.std())
+    if recipe.layers == "lenet-p2":
+        shift, scale = torch.tensor([0.5, 0.5])
+    loss = nn.BCEWithLogitsLoss() if planar else nn.CrossEntropyLoss()
+    prepare = enlarged if recipe.layers == "alexnet" else nn.Identity()
     with one_thread(), torch.random.fork_rng(devices=[]):  # the same whatever surrounds it
         torch.manual_seed(recipe.seed)
         module = architecture(recipe.layers).to(x.dtype)
-        prepare = enlarged if recipe.layers == "alexnet" else lambda part: part
-        _fit(module, (x - shift) / scale, y, recipe, prepare, label)
-        if recipe.layers in PADDED:  # padding keeps the first layer from taking the shift in
+        optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+        steps = recipe.epochs * -(-len(x) // recipe.batch)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        normalized = (x - shift) / scale
+        for _ in tqdm(range(recipe.epochs), label, disable=label is None):
+            for rows in torch.randperm(len(x)).split(recipe.batch):
+                optimizer.zero_grad()
+                loss(module(prepare(normalized[rows])), y[rows]).backward()
+                optimizer.step()
+                schedule.step()
+        if padded:  # padding keeps the first layer from taking the shift in
             x_test = (x_test - shift) / scale
         else:
             _fold(module[0], shift, scale)
         arrays = _packed(module.state_dict(), recipe.store)
-        accuracy = _accuracy(_module(recipe.layers, arrays).to(x.dtype), x_test, y_test, prepare)
+        stored = _module(recipe.layers, arrays).to(x.dtype)
+        output = torch.cat([stored(prepare(part)) for part in x_test.split(1000)])
+    right = (output > 0 if planar else output.argmax(1)) == y_test
     metadata = {"layers": recipe.layers, "seed": recipe.seed, "epochs": recipe.epochs, "store": recipe.store,
-                "test accuracy": round(accuracy, 6), "data": source, "torch": torch.__version__}  # fmt: skip
-    metadata |= {"mean": float(shift), "std": float(scale)} if recipe.layers in PADDED else {}
-    return arrays, metadata
+                "test accuracy": round(right.double().mean().item(), 6),
+                "data": source, "torch": torch.__version__}  # fmt: skip
+    return arrays, metadata | ({"mean": float(shift), "std": float(scale)} if padded else {})
 
 
 def _packed(state, store):
@@ -210,39 +216,17 @@ def _unpacked(arrays):
 
 
 def _data(recipe):
-    """(x, y, shift, scale) for training, (x, y) for testing, and the provenance."""
+    """[(x, y) for training, (x, y) for testing], and the provenance."""
     if recipe.data == "moons":
-        x, y = (torch.from_numpy(a) for a in datasets.moons())
-        test = [torch.from_numpy(a) for a in datasets.moons(seed=1)]
-        return (x, y, x.mean(0), x.std(0)), test, "datasets.moons()"
-    load = getattr(datasets, recipe.data)
-    parts = [load(split) for split in ("train", "test")]
-    if any(part.stand_in for part in parts):
-        raise OSError(f"{parts[0].name}: only a stand-in is at hand, on which nothing is trained; see data/README.md")
-    form = "rows" if recipe.layers[0].isdigit() else "x"
-    tensors = [(torch.from_numpy(getattr(part, form)), torch.from_numpy(part.y)) for part in parts]
-    x, y = tensors[0]
-    shift, scale = torch.tensor([0.5, 0.5]) if recipe.layers == "lenet-p2" else (x.mean(), x.std())
-    return (x, y, shift, scale), tensors[1], parts[0].provenance
-
-
-def _fit(module, x, y, recipe, prepare, label):
-    """AdamW on the cross entropy, the rate following half a cosine to zero."""
-    steps = recipe.epochs * -(-len(x) // recipe.batch)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in tqdm(range(recipe.epochs), label, disable=label is None):
-        for rows in torch.randperm(len(x)).split(recipe.batch):
-            optimizer.zero_grad()
-            _loss(module(prepare(x[rows])), y[rows]).backward()
-            optimizer.step()
-            schedule.step()
-
-
-def _loss(output, y):
-    if output.shape[1] == 1:
-        return nn.functional.binary_cross_entropy_with_logits(output[:, 0], y.to(output.dtype))
-    return nn.functional.cross_entropy(output, y)
+        parts, source = [datasets.moons(seed=seed) for seed in (0, 1)], "datasets.moons()"
+        parts = [(x, y[:, None].astype(float)) for x, y in parts]  # of the shape and type of the logits
+    else:
+        sets = [getattr(datasets, recipe.data)(split) for split in ("train", "test")]
+        if any(each.stand_in for each in sets):
+            raise OSError(f"{sets[0].name}: nothing is trained on its stand-in; see data/README.md")
+        form = "rows" if recipe.layers[0].isdigit() else "x"
+        parts, source = [(getattr(each, form), each.y) for each in sets], sets[0].provenance
+    return [[torch.from_numpy(array) for array in part] for part in parts], source
 
 
 def _fold(layer, shift, scale):
@@ -253,18 +237,10 @@ def _fold(layer, shift, scale):
         layer.weight.copy_(weight)
 
 
-@torch.no_grad()
-def _accuracy(module, x, y, prepare):
-    output = torch.cat([module(prepare(part)) for part in x.split(1000)])
-    predicted = (output[:, 0] > 0).long() if output.shape[1] == 1 else output.argmax(1)
-    return (predicted == y).double().mean().item()
-
-
 def main(names: list[str]) -> None:
     """Trains and stores the named networks, or all."""
-    unknown = sorted(set(names) - set(NETWORKS))
-    if unknown:
-        raise SystemExit(f"unknown network {', '.join(unknown)}; known: {', '.join(NETWORKS)}")
+    for name in names:
+        _recipe(name)  # before any is trained
     for name in names or NETWORKS:
         arrays, metadata = train(name)
         _files.save_arrays(FOLDER / f"{name}.npz", metadata=np.array(json.dumps(metadata)), **arrays)

@@ -4,6 +4,7 @@ from helpers import random_gaussian, random_network
 from scipy.stats import norm
 
 from rpa.experiments.montecarlo import Fresh, binomial_sigmas, law_gap, pattern_counts
+from rpa.patterns.support import best_first, draw_packed
 
 
 def test_sigmas_of_large_counts_are_the_normal_ones():
@@ -29,13 +30,16 @@ def test_counts_do_not_depend_on_how_patterns_are_listed():
     assert counts.sum() + other == 30_000 and rest == other + counts[-1]
 
 
-def test_a_pattern_that_is_listed_twice_is_covered_once_and_no_sample_covers_nothing():
-    fresh = Fresh(np.packbits(np.array([[0], [0], [1]], bool), axis=1))
-    assert fresh.coverage(np.array([[0], [0]], bool)) == pytest.approx(2 / 3)
+def test_fresh_samples_are_counted_one_by_one_and_cover_a_pattern_once():
+    net, inputs = random_network([6, 8, 5, 3], 1), random_gaussian(6, 1)
+    patterns = best_first(net, inputs, max_patterns=40, mass=1.0).patterns
+    packed = draw_packed(net, inputs, 5000, 3)
+    drawn, fresh = np.unpackbits(packed, axis=1, count=13).astype(bool), Fresh(packed)
+    expected = [(drawn == pattern).all(axis=1).sum() for pattern in patterns]
+    np.testing.assert_array_equal(fresh.counts(patterns), expected)
+    assert fresh.coverage(patterns.repeat(2, axis=0)) == sum(expected) / 5000 and fresh.coverage(patterns[:0]) == 0
     with pytest.raises(ValueError, match="packed: expected at least one sample"):
-        Fresh(np.zeros((0, 1), np.uint8))
-    with pytest.raises(ValueError, match="counts, p: expected samples and probability"):
-        law_gap(np.zeros((2, 1)), np.array([0.5, 0.5]), np.zeros(2), np.zeros(2, int))
+        Fresh(packed[:0])
 
 
 def test_the_gap_of_two_laws_is_that_of_their_distribution_functions():
@@ -53,3 +57,5 @@ def test_the_gap_of_two_laws_is_that_of_their_distribution_functions():
     assert law_gap(values, p, errors, counts) == pytest.approx(worst, rel=1e-9) and worst > 6
     assert law_gap(values, 0.3 * p, 0.3 * errors, counts) == pytest.approx(worst, rel=1e-9)
     assert law_gap(values, p, 0 * p, rng.multinomial(n, p)) < 6
+    with pytest.raises(ValueError, match="counts, p: expected samples and probability"):
+        law_gap(values, p, errors, 0 * counts)

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, prune
 import rpa
 from rpa.moments.prepared import traced
 from rpa.moments.two_stage import two_stage_mean
-from rpa.subjects._torchvision import import_torchvision
+from rpa.subjects.datasets import import_torchvision
 from rpa.tracing.parts import Affine, as_rows, as_values
 
 TINY, SMALL, LARGE = 1e-7, 1e-3, 0.3  # deviations of the noise: no kink is reached, a few are, many are
