@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_ndtr
@@ -46,14 +45,6 @@ class DesignPoint:
     rival: int
 
 
-class Directions(NamedTuple):
-    """J directions of failure (J, r) of norm 1, the distance at which failure begins, and its variation, (J,)."""
-
-    a: np.ndarray
-    distance: np.ndarray
-    spread: np.ndarray
-
-
 def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(points (m, r) on the boundary of failure, their rivals (m,)), from those starts (n, r) that reach it.
 
@@ -62,19 +53,15 @@ def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.nda
     """
     z, moving = starts.copy(), np.arange(len(starts))
     for size in STEPS:
-        if not len(moving):
-            break
-        step = size * (aim(*event.gradient(z[moving], which[moving]), z[moving]) - z[moving])
+        step = size * (aim(z[moving], *event.gradient(z[moving], which[moving])) - z[moving])
         z[moving] += step
         moving = moving[np.linalg.norm(step, axis=1) > ARRIVED]
     z, which = _on_boundary(event, np.concatenate([z, starts]), np.append(which, which))
     first = np.sort(np.unique(np.column_stack([which, z.round(8)]), axis=0, return_index=True)[1])
     z, which, moving = z[first], which[first], np.arange(len(first))
     for _ in range(POLISHES):
-        if not len(moving):
-            break
         before = z[moving]
-        towards = aim(*event.gradient(before, which[moving]), before)
+        towards = aim(before, *event.gradient(before, which[moving]))
         for size in POLISH_STEPS:
             closer = 1.01 * (z[moving] + size * (towards - z[moving]))
             length = np.linalg.norm(closer, axis=1)
@@ -85,15 +72,15 @@ def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.nda
     return _on_boundary(event, z, which)
 
 
-def aim(g: np.ndarray, slope: np.ndarray, z: np.ndarray) -> np.ndarray:
+def aim(z: np.ndarray, g: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """Where the affine pieces at points z (m, r) have margin 0 nearest to the origin; z itself where they are flat.
 
     g (m,), slope (m, r): margin and gradient there. The step of Hasofer & Lind (1974) and Rackwitz & Fiessler (1978).
     """
     square = (slope**2).sum(axis=1, keepdims=True)
-    flat = square == 0
-    scale = ((slope * z).sum(axis=1) - g)[:, None] / np.where(flat, 1.0, square)
-    farthest = FARTHEST / np.sqrt(np.where(flat, 1.0, square))
+    square, flat = np.where(square > 0, square, 1.0), square == 0
+    scale = ((slope * z).sum(axis=1) - g)[:, None] / square
+    farthest = FARTHEST / np.sqrt(square)
     return np.where(flat, z, np.clip(scale, -farthest, farthest) * slope)
 
 
@@ -121,38 +108,38 @@ def nearest_of_each(points: Iterable[DesignPoint]) -> tuple[DesignPoint, ...]:
     return tuple(best.values())
 
 
-def typical(event: Event, points: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> Directions:
-    """From points (m, r) of given rivals, the directions a in which E g(s a + noise across a) = 0, and the s.
+def typical(event: Event, points: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """From points (m, r) of given rivals: (a (m, r) of norm 1, s (m,), spread (m,)), E g(s a + noise across a) = 0.
 
-    Each round moves s by Newton's step on the mean margin, and a towards the mean gradient.
+    Each round moves s by Newton's step on the mean margin, and a towards the mean gradient. The spread is the standard
+    deviation of the distance at which failure begins, to first order.
     """
     distance = np.linalg.norm(points, axis=1)
     a = points / distance[:, None]
     noise = rng.standard_normal((NOISES, points.shape[1]))
     flat = np.repeat(which, NOISES)
-    for last in [False] * TYPICAL_ROUNDS + [True]:
+    for step in range(TYPICAL_ROUNDS + 1):
         moved = noise - (noise @ a.T).T[:, :, None] * a[:, None, :] + (distance[:, None] * a)[:, None, :]
         g, slope = event.gradient(moved.reshape(-1, moved.shape[2]), flat)
         g, slope = g.reshape(moved.shape[:2]), slope.reshape(moved.shape)
         mean = slope.mean(axis=1)
         rise = np.einsum("ij,ij->i", mean, a)
-        if last:
-            return Directions(a, distance, g.std(axis=1) / np.where(rise > 0, rise, np.inf))
-        step = np.where(rise > 0, g.mean(axis=1) / np.where(rise > 0, rise, 1.0), 0.0)
-        distance = np.maximum(distance - np.clip(step, -2.0, 2.0), 0.1)
+        rise = np.where(rise > 0, rise, np.inf)
+        if step == TYPICAL_ROUNDS:
+            break
+        distance = np.maximum(distance - np.clip(g.mean(axis=1) / rise, -2.0, 2.0), 0.1)
         norm = np.linalg.norm(mean, axis=1, keepdims=True)
         a = 0.3 * a + 0.7 * np.divide(mean, norm, out=a.copy(), where=norm > 0)
         a /= np.linalg.norm(a, axis=1, keepdims=True)
-    raise AssertionError("the last round returns")
+    return a, distance, g.std(axis=1) / rise
 
 
-def tails(directions: Directions) -> TailMixture:
-    """A `TailMixture` with several starts about the distance of each direction, and the whole space.
+def tails(a: np.ndarray, distance: np.ndarray, spread: np.ndarray) -> TailMixture:
+    """A `TailMixture` with several starts about the distance of each direction a (m, r), and the whole space.
 
     The depth of the failure set along a direction is 1 / distance, the depth of a Gaussian tail, or the spread of the
     distance if that is greater. Directions that are the same count once.
     """
-    a, distance, spread = directions
     kept: list[int] = []
     for i in range(len(a)):
         near = [j for j in kept if abs(distance[i] - distance[j]) < SAME_DISTANCE]

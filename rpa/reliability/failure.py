@@ -8,6 +8,7 @@ several independent searches where its weights are even enough; otherwise splitt
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,13 +17,13 @@ from scipy.special import log_ndtr
 from torch import nn
 
 from rpa import _check
-from rpa.inputs import RandomInput, components_of
-from rpa.network import ReLUNetwork, as_network
+from rpa.inputs import RandomInput
+from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
-from rpa.reliability.certified import all_pieces
-from rpa.reliability.design import DesignPoint, nearest_of_each
+from rpa.reliability.certified import failing_patterns
+from rpa.reliability.design import nearest_of_each
 from rpa.reliability.event import Event, events, impossible
-from rpa.reliability.importance import SEARCHES, WeightedDraws, covered_once, search, widened
+from rpa.reliability.importance import SEARCHES, WeightedDraws, coverage, log_weights, search, widened
 from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
 from rpa.reliability.splitting import repeated
 from rpa.reliability.tails import TailMixture
@@ -79,31 +80,17 @@ def failure_probability(
     >>> round(result.log_p, 6), result.method, np.round(result.design_points[0].x, 3)  # log Phi(-8)
     (-35.013437, 'exact', array([8., 0., 0.]))
     """
-    parts = events(
-        net,
-        inputs,
-        label=label,
-        direction=direction,
-        threshold=threshold,
-        rtol=rtol,
-        seed=seed,
-        budget=_check.integer("budget", budget, LEAST_BUDGET),
-        input_shape=input_shape,
-        device=device,
-    )
-    if all(event.chain is not None and 0 < event.dim <= PLANAR_RANK for _, event in parts):
-        return _planar(as_network(net), inputs, [event for _, event in parts])
-    return mixed([weight for weight, _ in parts], [exact(event) or _component(event) for _, event in parts], rtol)
-
-
-def _planar(net: ReLUNetwork, inputs: RandomInput, parts: list[Event]) -> FailureProbability:
-    """The exact answer from all affine pieces; where none has any probability, a bound by PLANAR_REACH."""
-    pieces = all_pieces(net, components_of(inputs), parts[0].criterion)
+    budget = _check.integer("budget", budget, LEAST_BUDGET)
+    wanted: dict[str, Any] = {"label": label, "direction": direction, "threshold": threshold}
+    parts = events(net, inputs, rtol=rtol, seed=seed, budget=budget, input_shape=input_shape, device=device, **wanted)
+    if not all(event.chain is not None and 0 < event.dim <= PLANAR_RANK for event in parts):
+        return mixed([event.weight for event in parts], [exact(event) or _component(event) for event in parts], rtol)
+    pieces = failing_patterns(net, inputs, input_shape=input_shape, **wanted)
     result = estimated(min(pieces.log_total, 0.0), pieces.total_error, True, "exact")
     if pieces.log_total == -np.inf and not all(impossible(event) for event in parts):
         result = unseen(-np.inf, float(log_ndtr(-PLANAR_REACH)), "exact")
     parts = [replace(event, budget=LEAST_BUDGET) for event in parts]
-    points = [point for event in parts for point in _design_points(event, _searched(event, SEARCHES))]
+    points = [point for event in parts for found in _searched(event, SEARCHES) for point in found.points]
     return replace(result, design_points=nearest_of_each(points), n=sum(event.evaluations for event in parts))
 
 
@@ -123,7 +110,8 @@ def _component(event: Event) -> FailureProbability:
         if not believed and not result.rel_error < 1:  # no digit is known: the interval is that of the pilot
             most = float(np.log(stats.beta.ppf(0.99, failures + 1, PILOT - failures)))
             result = replace(result, lower=-np.inf, upper=max(result.upper, most))
-    return replace(result, design_points=_design_points(event, searches), n=event.evaluations)
+    points = nearest_of_each(point for found in searches for point in found.points)
+    return replace(result, design_points=points, n=event.evaluations)
 
 
 def _searched(event, count):
@@ -164,7 +152,7 @@ def _sampled(event, proposals):
 
     None where another method should do better, a bridge or the searches of `_rare`, with half of the budget left.
     """
-    plain = np.isinf(proposals[0].starts).all()
+    plain = proposals[0].plain
     method, fewest = ("sampling", MIN_FAILURES) if plain else ("importance sampling", MIN_EFFECTIVE)
     draws, wanted = WeightedDraws(event, proposals), FIRST_DRAWS
     while True:
@@ -192,15 +180,6 @@ def _bridged(event, proposals):
     result, z = repeated(event, TailMixture.joined(proposals), "bridge")
     if not np.isfinite(result.rel_error):
         return result
-    error = float(np.hypot(result.rel_error, covered_once(proposals, z, result.log_p)))
+    once = (coverage(log_weights(proposals, z), result.log_p) <= 1).mean()
+    error = float(np.hypot(result.rel_error, once))
     return estimated(result.log_p, error, result.converged and error <= event.rtol, "bridge")
-
-
-def _design_points(event, searches):
-    """The nearest failing input of each rival that the searches found."""
-    points = []
-    for result in searches:
-        for z, which in zip(result.points, result.which):
-            rival = 0 if event.flipped else int(event.criterion.rivals[which])
-            points.append(DesignPoint(tuple(event.to_input(z[None])[0].tolist()), float(np.linalg.norm(z)), rival))
-    return nearest_of_each(points)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from rpa.reliability.design import Directions, distinct, nearest, tails, typical
+from rpa.reliability.design import DesignPoint, distinct, nearest, nearest_of_each, tails, typical
 from rpa.reliability.event import Event
 from rpa.reliability.splitting import bridge, moved
 from rpa.reliability.tails import TailMixture
@@ -37,11 +37,10 @@ COVERED = 1e3  # a search covers a point whose weight under its proposal is belo
 
 
 class SearchResult(NamedTuple):
-    """A proposal, and points (m, r) on the failure set's boundary with their rivals (m,)."""
+    """A proposal, and the nearest failing input of each rival that was found, nearest first."""
 
     proposal: TailMixture
-    points: np.ndarray
-    which: np.ndarray
+    points: tuple[DesignPoint, ...]
 
 
 def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
@@ -61,17 +60,32 @@ def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
         beyond = _beyond(event, np.linalg.norm(points, axis=1).min(), rng)
         more = nearest(event, beyond, _leading(event, beyond))
         points, which = np.concatenate([points, more[0]]), np.append(which, more[1])
+    rivals = np.zeros(len(points)) if event.flipped else event.criterion.rivals[which]
+    found = [
+        DesignPoint(tuple(event.to_input(z[None])[0].tolist()), float(np.linalg.norm(z)), int(rival))
+        for z, rival in zip(points, rivals)
+    ]
     sharp = distinct(points, which, event.budget, rng)
-    distance = np.linalg.norm(points[sharp], axis=1)
-    design = Directions(points[sharp] / distance[:, None], distance, np.zeros(len(sharp)))
-    both = zip(design, typical(event, points[sharp], which[sharp], rng))
-    proposal = tails(Directions(*map(np.concatenate, both)))
-    return SearchResult(_fitted(event, proposal, rng), points, which)
+    points, which = points[sharp], which[sharp]
+    distance = np.linalg.norm(points, axis=1)
+    at_points = points / distance[:, None], distance, np.zeros(len(points))
+    proposal = tails(*map(np.concatenate, zip(at_points, typical(event, points, which, rng))))
+    for _ in range(FIT_ROUNDS):  # to failing draws of its own
+        z = proposal.draw(FIT_DRAWS, rng)
+        fails = event(z) >= 0
+        if fails.any():
+            proposal = proposal.fitted(z[fails], proposal.log_weight(z[fails]))
+    return SearchResult(proposal, nearest_of_each(found))
 
 
 def _leading(event, z):
     """The rival that comes nearest to failure at each point."""
     return event.each(z).argmax(axis=1) * (not event.flipped)
+
+
+def _spaced(scouts):
+    """SCOUTS_USED of these indices at equal spacing, since neighbours descend from the same particle."""
+    return scouts[np.linspace(0, len(scouts) - 1, min(SCOUTS_USED, len(scouts))).astype(int)]
 
 
 def _beyond(event, distance, rng):
@@ -83,27 +97,13 @@ def _beyond(event, distance, rng):
     return z[event(z) >= 0][:SHELL_STARTS]
 
 
-def _spaced(scouts):
-    """SCOUTS_USED of these indices at equal spacing, since neighbours descend from the same particle."""
-    return scouts[np.linspace(0, len(scouts) - 1, min(SCOUTS_USED, len(scouts))).astype(int)]
-
-
-def _fitted(event, proposal, rng):
-    """The proposal with shares fitted to its own failing draws."""
-    for _ in range(FIT_ROUNDS):
-        z = proposal.place(*proposal.draw(FIT_DRAWS, rng))
-        fails = event(z) >= 0
-        if fails.any():
-            proposal = proposal.fitted(z[fails], proposal.log_weight(z[fails]))
-    return proposal
-
-
 class WeightedDraws:
     """Draws from several proposals in turn, with the logs of their weights under the mixture, -inf for successes.
 
     log_w (n,): these logs; log_p: log of their mean; variance: of one weight, relative to the squared mean; greatest:
-    share of the greatest weight. covered_once: share of the failure probability that at most one proposal covers.
-    missed: estimated share that no proposal covers, m^S for S proposals that each miss the share m on average.
+    share of the greatest weight. covered_once: share of the failure probability that at most one proposal covers; as in
+    Good and Turing's estimate, this is also an estimate of the share that none covers. missed: another estimate of it,
+    m^S for S proposals that each miss the share m on average.
     """
 
     log_p, variance, greatest, covered_once, missed = -np.inf, np.inf, 1.0, 0.0, 0.0  # without a failure
@@ -114,10 +114,14 @@ class WeightedDraws:
 
     def draw(self, n: int) -> None:
         """At least n more draws."""
-        count = -(-n // len(self.proposals))
+        count, n_proposals = -(-n // len(self.proposals)), len(self.proposals)
         for first in range(0, count, BATCH):
             for proposal in self.proposals:
-                self._add(proposal.place(*proposal.draw(min(BATCH, count - first), self.event.rng)))
+                z = proposal.draw(min(BATCH, count - first), self.event.rng)
+                fails = self.event(z) >= 0
+                each, log_w = log_weights(self.proposals, z[fails]), np.full(len(z), -np.inf)
+                log_w[fails] = np.log(n_proposals) - logsumexp(-each, axis=1)
+                self.log_w, self._each = np.append(self.log_w, log_w), np.concatenate([self._each, each])
         if not len(self._each):
             return
         total, n = logsumexp(self.log_w), len(self.log_w)
@@ -125,24 +129,22 @@ class WeightedDraws:
         self.variance = max(float(n * np.exp(logsumexp(2 * self.log_w) - 2 * total)) - 1, 0.0)
         self.greatest = float(np.exp(self.log_w.max() - total))
         share = np.exp(self.log_w[np.isfinite(self.log_w)] - total)
-        coverage = _coverage(self._each, self.log_p)
-        self.covered_once = float(share[coverage <= 1].sum())
-        self.missed = float(max(1 - share @ coverage / len(self.proposals), 0.0) ** len(self.proposals))
-
-    def _add(self, z):
-        fails = self.event(z) >= 0
-        each = _log_weights(self.proposals, z[fails])
-        log_w = np.full(len(z), -np.inf)
-        log_w[fails] = np.log(len(self.proposals)) - logsumexp(-each, axis=1)
-        self.log_w, self._each = np.append(self.log_w, log_w), np.concatenate([self._each, each])
+        covering = coverage(self._each, self.log_p)
+        self.covered_once = float(share[covering <= 1].sum())
+        self.missed = float(max(1 - share @ covering / n_proposals, 0.0) ** n_proposals)
 
 
-def covered_once(proposals: list[TailMixture], z: np.ndarray, log_p: float) -> float:
-    """Share of points z (n, r) from the failure's law that at most one of the searches' proposals covers.
+def log_weights(proposals: list[TailMixture], z: np.ndarray) -> np.ndarray:
+    """Log weights (n, S) of points z (n, r) under each of S proposals alone."""
+    return np.stack([proposal.log_weight(z) for proposal in proposals], axis=1)
 
-    As in Good and Turing's estimate, it is also an estimate of the share that no search covers.
+
+def coverage(log_w: np.ndarray, log_p: float) -> np.ndarray:
+    """Number (n,) of searches that cover each point, from its log weights (n, S) under each proposal alone.
+
+    In many dimensions weights vary greatly where all searches agree, hence the comparison with the least weight.
     """
-    return float((_coverage(_log_weights(proposals, z), log_p) <= 1).mean())
+    return (log_w < np.log(COVERED) + np.maximum(log_p, log_w.min(axis=1, keepdims=True))).sum(axis=1)
 
 
 def widened(event: Event, proposals: list[TailMixture], log_p: float) -> tuple[float, list[TailMixture]]:
@@ -152,7 +154,7 @@ def widened(event: Event, proposals: list[TailMixture], log_p: float) -> tuple[f
     """
     n = min(WALKERS, max(event.left, 0) // (WALKER_MOVES + 5))
     (rng,), joined = event.rng.spawn(1), TailMixture.joined(proposals)
-    z = joined.place(*joined.draw(5 * n, rng))
+    z = joined.draw(5 * n, rng)
     z = z[event(z) >= 0]
     if not len(z):
         return 0.0, proposals
@@ -162,15 +164,3 @@ def widened(event: Event, proposals: list[TailMixture], log_p: float) -> tuple[f
     if not outside.any():
         return 0.0, proposals
     return float(outside.mean()), [proposal.lowered(z[outside]).fitted(z, np.zeros(n)) for proposal in proposals]
-
-
-def _log_weights(proposals, z):
-    return np.stack([proposal.log_weight(z) for proposal in proposals], axis=1)
-
-
-def _coverage(log_w, log_p):
-    """Number of searches that cover each point, from its log weights (n, searches) under each proposal alone.
-
-    In many dimensions weights vary greatly where all searches agree, hence the comparison with the least weight.
-    """
-    return (log_w < np.log(COVERED) + np.maximum(log_p, log_w.min(axis=1, keepdims=True))).sum(axis=1)

@@ -15,7 +15,7 @@ from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability import failure
 from rpa.reliability.failure import failure_probability
-from rpa.reliability.importance import SearchResult, WeightedDraws, covered_once, widened
+from rpa.reliability.importance import SearchResult, WeightedDraws, coverage, log_weights, widened
 from rpa.reliability.result import complemented, estimated, mixed, unseen
 from rpa.reliability.splitting import Run, _mean, splitting
 from rpa.reliability.tails import TailMixture
@@ -78,7 +78,8 @@ def test_what_one_search_covers_alone_is_part_of_the_error():
     draws = WeightedDraws(_event([5.0, 5.0]), [first, second])
     draws.draw(4000)
     z = np.random.default_rng(1).standard_normal((1000, 3)) * [0, 0, 1] + np.repeat([[5.5, 0, 0], [0, 5.5, 0]], 500, 0)
-    assert covered_once([first, second], z, draws.log_p) == 0.5 and covered_once([second, second], z, draws.log_p) == 0
+    for proposals, share in (([first, second], 0.5), ([second, second], 0)):
+        assert (coverage(log_weights(proposals, z), draws.log_p) <= 1).mean() == share
     assert draws.covered_once == pytest.approx(0.5, abs=0.1) and draws.missed == pytest.approx(0.25**2, abs=0.03)
     for estimate in (failure._sampled, failure._bridged):
         found = estimate(_event([5.0, 5.0], seed=2, rtol=0.2, budget=100_000), [first, second])
@@ -115,7 +116,7 @@ def test_searches_are_repeated_while_failures_are_covered_once_or_each_covers_fe
     """Rounds of two searches: 1 finds one half of the failures, 3 the other, 2 finds both."""
     kinds = {"1": _half_spaces([4.9], [1.0]), "2": _half_spaces([4.9, 4.9], [0.5, 0.5])}
     kinds["3"] = TailMixture.ladders(np.eye(3)[1:2], [np.array([-np.inf, 4.9])])
-    left = [[SearchResult(kinds[kind], np.zeros((0, 3)), np.zeros(0)) for kind in pair] for pair in rounds.split()]
+    left = [[SearchResult(kinds[kind], ()) for kind in pair] for pair in rounds.split()]
     expected = [each for pair in left[:calls] for each in pair]
     monkeypatch.setattr(failure, "_searched", lambda *arguments: left.pop(0))
     found, result = failure._rare(_event([5.0, 5.0], rtol=0.2), [])
@@ -130,7 +131,7 @@ def test_failures_outside_all_half_spaces_are_found_and_covered(monkeypatch):
     assert uncovered == pytest.approx(1 - ndtr(-5.0) / ndtr(-4.8), abs=0.15)
     assert 4.8 <= wider[0].starts[1] < 4.83 and 0.3 < np.exp(wider[0].log_share[1:3]).sum() < 0.9
     assert widened(event, [_half_spaces([4.7], [1.0])] * 2, log_ndtr(-4.8))[0] == 0
-    results = [SearchResult(proposal, np.zeros((0, 3)), np.zeros(0)) for proposal in proposals]
+    results = [SearchResult(proposal, ()) for proposal in proposals]
     monkeypatch.setattr(failure, "_searched", lambda *arguments: results)
     _, result = failure._rare(event, [])
     assert result.converged and _gap(result, log_ndtr(-4.8)) < 4
@@ -236,7 +237,7 @@ def test_plain_sampling_that_cannot_converge_gives_way_to_searches():
     """A pilot of many failures by chance: 4,000 draws say that the budget is not enough for plain sampling."""
     event = _event([2.7], budget=40_000)
     assert failure._sampled(event, [TailMixture.prior(3)]) is None
-    event.counter["evaluations"], rng = 30_000, np.random.default_rng(0)
+    event.evaluations, rng = 30_000, np.random.default_rng(0)
     found = failure._sampled(replace(event, rng=rng), [TailMixture.prior(3)])
     assert not found.converged and _gap(found, log_ndtr(-2.7)) < 4
 

@@ -150,7 +150,7 @@ def test_a_module_and_its_network_agree_and_arguments_stay():
 
 def test_margins_and_gradients_do_not_depend_on_the_number_of_threads(monkeypatch):
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)).eval()
-    ((_, event),) = events(module, Gaussian(np.zeros(64), 1.0), input_shape=(1, 8, 8))
+    (event,) = events(module, Gaussian(np.zeros(64), 1.0), input_shape=(1, 8, 8))
     z, which = np.random.default_rng(0).standard_normal((1000, 64)), np.arange(1000) % 2
     results = []
     for workers in ("1", "2"):
@@ -172,7 +172,7 @@ def test_an_accelerator_gets_large_batches_in_full_float32(monkeypatch):
             return x.flatten(1)
 
     module = nn.Sequential(nn.Conv2d(1, 1, 3), Watched()).eval()
-    ((_, event),) = events(module, Gaussian(np.zeros(16), 1.0), input_shape=(1, 4, 4))
+    (event,) = events(module, Gaussian(np.zeros(16), 1.0), input_shape=(1, 4, 4))
     z, which = np.random.default_rng(0).standard_normal((300, 16)), np.arange(300) % 3
     monkeypatch.setattr(flags, "allow_tf32", True)
     seen.clear()
