@@ -140,11 +140,7 @@ def tails(a: np.ndarray, distance: np.ndarray, spread: np.ndarray) -> TailMixtur
     The depth of the failure set along a direction is 1 / distance, the depth of a Gaussian tail, or the spread of the
     distance if that is greater. Directions that are the same count once.
     """
-    kept: list[int] = []
-    for i in range(len(a)):
-        near = [j for j in kept if abs(distance[i] - distance[j]) < SAME_DISTANCE]
-        if all(a[i] @ a[j] < SAME_COSINE for j in near):
-            kept.append(i)
+    kept = _unlike(a, np.abs(distance - distance[:, None]) < SAME_DISTANCE)
     depth = np.maximum(1 / np.maximum(distance, 1.0), spread / 1.5)
     ladders = [np.append(distance[i] + depth[i] * START_OFFSETS, -np.inf) for i in kept]
     return TailMixture.ladders(a[kept], ladders)
@@ -156,16 +152,22 @@ def distinct(points: np.ndarray, which: np.ndarray, budget: int, rng: np.random.
     Where the budget allows fewer, points are drawn with probabilities in proportion to Phi(-distance). Searches then
     leave out different points, which `importance.WeightedDraws.covered_once` shows.
     """
-    kept: list[int] = []
     length = np.linalg.norm(points, axis=1)
     order = np.argsort(length)
-    close = log_ndtr(-length) > log_ndtr(-length[order[0]]) - LOG_CUTOFF
-    for i in order:
-        cosines = [points[i] @ points[j] / (length[i] * length[j]) for j in kept if which[j] == which[i]]
-        if close[i] and max(cosines, default=0.0) < SAME_COSINE:
-            kept.append(int(i))
+    order = order[log_ndtr(-length[order]) > log_ndtr(-length[order[0]]) - LOG_CUTOFF]
+    same = which[order] == which[order, None]
+    kept = order[_unlike(points[order] / length[order, None], same)]
     most = max(MOST_DIRECTIONS, min(len(np.unique(which[kept])), budget // BUDGET_EACH))
     if len(kept) > most:  # Gumbel's trick
         keys = log_ndtr(-length[kept]) + rng.gumbel(size=len(kept))
-        kept = np.array(kept)[np.sort(np.argsort(-keys)[:most])].tolist()
-    return np.array(kept)
+        kept = kept[np.sort(np.argsort(-keys)[:most])]
+    return kept
+
+
+def _unlike(a, same):
+    """Indices of directions a (m, r), without those that are like an earlier one where same (m, m) is true."""
+    like, kept = same & (a @ a.T >= SAME_COSINE), []
+    for i in range(len(a)):
+        if not like[i, kept].any():
+            kept.append(i)
+    return kept

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -177,12 +178,10 @@ def _as_chain(net, input_shape):
         return net
     check_evaluable(net)
     large = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, nn.Unflatten)
-    if any(isinstance(layer, large) for layer in net.modules()):
-        return None
-    try:
-        return ReLUNetwork.from_torch(net, input_shape)
-    except ValueError:
-        return None
+    if not any(isinstance(layer, large) for layer in net.modules()):
+        with suppress(ValueError):
+            return ReLUNetwork.from_torch(net, input_shape)
+    return None
 
 
 def _criterion(at_mean, label=None, direction=None, threshold=None):

@@ -23,7 +23,7 @@ from rpa.parallel import one_thread
 from rpa.reliability.certified import failing_patterns
 from rpa.reliability.design import nearest_of_each
 from rpa.reliability.event import Event, events, impossible
-from rpa.reliability.importance import SEARCHES, WeightedDraws, coverage, log_weights, search, widened
+from rpa.reliability.importance import SEARCHES, WeightedDraws, search, widened
 from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
 from rpa.reliability.splitting import repeated
 from rpa.reliability.tails import TailMixture
@@ -129,7 +129,7 @@ def _rare(event, searches):
     for _ in range(SEARCH_ROUNDS):
         searches = searches + _searched(event, SEARCHES)
         if not searches:
-            return searches, repeated(event, TailMixture.prior(event.dim), "splitting")[0]
+            return searches, repeated(event)
         proposals = [result.proposal for result in searches]
         draws = WeightedDraws(event, proposals)
         draws.draw(FIRST_DRAWS)
@@ -144,7 +144,7 @@ def _rare(event, searches):
         result = estimated(result.log_p, error, result.converged and error <= event.rtol, result.method)
         if uncovered < event.rtol / 5 or event.left < event.budget / 2:
             break
-    return searches, result or _bridged(event, proposals)
+    return searches, result or repeated(event, proposals)
 
 
 def _sampled(event, proposals):
@@ -173,13 +173,3 @@ def _sampled(event, proposals):
         if wanted - n > event.left or (n > PATIENCE * event.budget and (heavy or total - n > event.left)):
             better = (plain or heavy or not (enough and even)) and event.left > event.budget / 2
             return None if better or draws.log_p == -np.inf else result
-
-
-def _bridged(event, proposals):
-    """The result of splitting from the proposals; the share that only one search covers is part of its error."""
-    result, z = repeated(event, TailMixture.joined(proposals), "bridge")
-    if not np.isfinite(result.rel_error):
-        return result
-    once = (coverage(log_weights(proposals, z), result.log_p) <= 1).mean()
-    error = float(np.hypot(result.rel_error, once))
-    return estimated(result.log_p, error, result.converged and error <= event.rtol, "bridge")

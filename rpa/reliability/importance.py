@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from rpa.reliability.design import DesignPoint, distinct, nearest, nearest_of_each, tails, typical
 from rpa.reliability.event import Event
 from rpa.reliability.splitting import bridge, moved
-from rpa.reliability.tails import TailMixture
+from rpa.reliability.tails import COVERED, TailMixture, coverage, log_weights
 
 SEARCHES = 4  # independent searches in a round
 SCOUTS = 100  # particles of the coarse splitting
@@ -33,7 +33,6 @@ FIT_DRAWS = 400  # draws in each of them
 BATCH = 4096
 WALKERS = 200  # failing draws that look for failures outside all half-spaces
 WALKER_MOVES = 30
-COVERED = 1e3  # a search covers a point whose weight under its proposal is below this many means or least weights
 
 
 class SearchResult(NamedTuple):
@@ -48,7 +47,10 @@ def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
     limit = min(SCOUT_BUDGET, event.budget // (8 * SEARCHES))
     scouts = bridge(event, TailMixture.prior(event.dim), SCOUTS, SCOUT_MOVES, rng, limit)
     leading = _leading(event, scouts.z)
-    chosen = np.concatenate([_spaced(np.flatnonzero(leading == rival)) for rival in np.unique(leading)])
+    chosen: list[int] = []
+    for rival in np.unique(leading):  # at equal spacing, since neighbours descend from the same particle
+        mine = np.flatnonzero(leading == rival)
+        chosen.extend(mine[np.linspace(0, len(mine) - 1, min(SCOUTS_USED, len(mine))).astype(int)])
     widths = np.append(START_WIDTHS, np.sqrt((scouts.z**2).mean()))
     copies = -(-STARTS // (len(widths) * len(event.rivals)))
     about = rng.standard_normal((len(widths), copies * len(event.rivals), event.dim)) * widths[:, None, None]
@@ -57,7 +59,11 @@ def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
     if len(points) == 0:
         return None
     if event.dim <= SHELL_RANK:
-        beyond = _beyond(event, np.linalg.norm(points, axis=1).min(), rng)
+        # Steps of `nearest` pass over thin failure sets. The radius has the tail of two dimensions.
+        beyond = rng.standard_normal((SHELL, event.dim))
+        length = np.linalg.norm(beyond, axis=1, keepdims=True)
+        beyond *= np.sqrt(np.linalg.norm(points, axis=1).min() ** 2 + 2 * rng.exponential(size=(SHELL, 1))) / length
+        beyond = beyond[event(beyond) >= 0][:SHELL_STARTS]
         more = nearest(event, beyond, _leading(event, beyond))
         points, which = np.concatenate([points, more[0]]), np.append(which, more[1])
     rivals = np.zeros(len(points)) if event.flipped else event.criterion.rivals[which]
@@ -81,20 +87,6 @@ def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
 def _leading(event, z):
     """The rival that comes nearest to failure at each point."""
     return event.each(z).argmax(axis=1) * (not event.flipped)
-
-
-def _spaced(scouts):
-    """SCOUTS_USED of these indices at equal spacing, since neighbours descend from the same particle."""
-    return scouts[np.linspace(0, len(scouts) - 1, min(SCOUTS_USED, len(scouts))).astype(int)]
-
-
-def _beyond(event, distance, rng):
-    """Failing draws (m, r) of N(0, I) beyond this distance, SHELL_STARTS at most; steps of `nearest` pass over thin
-    failure sets. The radius has the tail of two dimensions, exp(-(R^2 - distance^2) / 2).
-    """
-    z = rng.standard_normal((SHELL, event.dim))
-    z *= np.sqrt(distance**2 + 2 * rng.exponential(size=(SHELL, 1))) / np.linalg.norm(z, axis=1, keepdims=True)
-    return z[event(z) >= 0][:SHELL_STARTS]
 
 
 class WeightedDraws:
@@ -132,19 +124,6 @@ class WeightedDraws:
         covering = coverage(self._each, self.log_p)
         self.covered_once = float(share[covering <= 1].sum())
         self.missed = float(max(1 - share @ covering / n_proposals, 0.0) ** n_proposals)
-
-
-def log_weights(proposals: list[TailMixture], z: np.ndarray) -> np.ndarray:
-    """Log weights (n, S) of points z (n, r) under each of S proposals alone."""
-    return np.stack([proposal.log_weight(z) for proposal in proposals], axis=1)
-
-
-def coverage(log_w: np.ndarray, log_p: float) -> np.ndarray:
-    """Number (n,) of searches that cover each point, from its log weights (n, S) under each proposal alone.
-
-    In many dimensions weights vary greatly where all searches agree, hence the comparison with the least weight.
-    """
-    return (log_w < np.log(COVERED) + np.maximum(log_p, log_w.min(axis=1, keepdims=True))).sum(axis=1)
 
 
 def widened(event: Event, proposals: list[TailMixture], log_p: float) -> tuple[float, list[TailMixture]]:

@@ -10,6 +10,7 @@ unbiased up to its adaptive choices, whatever its moves; its error is estimated 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
 from rpa.reliability.event import Event, events
 from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
-from rpa.reliability.tails import TailMixture
+from rpa.reliability.tails import TailMixture, coverage, log_weights
 
 DRAWN = 4  # draws for each particle of a proposal with several components
 KEPT = 0.25  # share of the particles above the next level
@@ -131,28 +132,27 @@ def _next_level(g):
 
 def _power_step(log_w, most):
     """The largest power of the weights, at most `most`, that leaves an effective share of EVENNESS."""
-    low, high = 0.0, most
-    if _evenness(most * log_w) >= EVENNESS:
+    evenness = lambda power: np.exp(2 * logsumexp(power * log_w) - logsumexp(2 * power * log_w)) / len(log_w)
+    if evenness(most) >= EVENNESS:
         return most
+    low, high = 0.0, most
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if _evenness(middle * log_w) > EVENNESS else (low, middle)
+        low, high = (middle, high) if evenness(middle) > EVENNESS else (low, middle)
     return max(low, 1e-3 * most)
 
 
-def _evenness(log_w):
-    return float(np.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w)) / len(log_w))
-
-
-def repeated(event: Event, proposal: TailMixture, method: str) -> tuple[FailureProbability, np.ndarray]:
+def repeated(event: Event, proposals: Sequence[TailMixture] = ()) -> FailureProbability:
     """Rounds of independent runs, each of more particles, until their mean is known to rtol or the budget is spent.
 
-    Returns the result and the final particles z (n, r) of the last round. Runs count in proportion to their particles
-    n_r: p = sum n_r p_r / sum n_r, with the variance sum n_r (p_r - p)^2 / ((R - 1) sum n_r) times Student's factor.
+    Runs start from the mixture of the proposals, or from N(0, I). They count in proportion to their particles n_r:
+    p = sum n_r p_r / sum n_r, with the variance sum n_r (p_r - p)^2 / ((R - 1) sum n_r) times Student's factor. The
+    share that at most one proposal covers is part of the error.
     """
+    proposal = TailMixture.joined(proposals) if proposals else TailMixture.prior(event.dim)
     runs: list[Run] = []
     sizes: list[int] = []
-    n = FIRST_PARTICLES if proposal.plain else 2 * FIRST_PARTICLES  # uneven weights need a bridge, and more particles
+    n = 2 * FIRST_PARTICLES if proposals else FIRST_PARTICLES  # uneven weights need a bridge, and more particles
     while True:
         before = event.evaluations
         for rng in event.rng.spawn(RUNS):
@@ -160,16 +160,23 @@ def repeated(event: Event, proposal: TailMixture, method: str) -> tuple[FailureP
             limit = 2 * event.left / (RUNS - len(runs) % RUNS + 1)
             runs.append(bridge(event, proposal, n, MOVES, rng, limit))
             sizes.append(n)
-        result = _mean(runs, np.array(sizes), event.rtol, method, proposal.plain)
+        result = _mean(runs, np.array(sizes), event.rtol, plain=not proposals)
         per_particle = (event.evaluations - before) / (RUNS * n)
         wanted = sum(sizes) * ((result.rel_error / event.rtol) ** 2 * 1.1 - 1) / RUNS
         n = int(np.clip(wanted, n, event.left / (ROOM * RUNS * per_particle)) if np.isfinite(wanted) else 2 * n)
         if result.converged or n < FIRST_PARTICLES or ROOM * RUNS * n * per_particle > event.left:
-            return result, np.concatenate([run.z for run in runs[-RUNS:]])
+            break
+    if not proposals or not np.isfinite(result.rel_error):
+        return result
+    z = np.concatenate([run.z for run in runs[-RUNS:]])
+    once = (coverage(log_weights(proposals, z), result.log_p) <= 1).mean()
+    error = float(np.hypot(result.rel_error, once))
+    return estimated(result.log_p, error, result.converged and error <= event.rtol, result.method)
 
 
-def _mean(runs, sizes, rtol, method, plain):
+def _mean(runs, sizes, rtol, plain):
     """The result of all runs; plain: whether they started from the input's own law."""
+    method = "splitting" if plain else "bridge"
     reached = np.array([run.reached for run in runs])
     if not reached.any():
         # Without a failure among m draws of the input, p is below -log(0.01) / m in 99 of 100 cases.
@@ -201,7 +208,7 @@ def splitting(
 
 
 def _from_the_prior(event):
-    result, _ = repeated(event, TailMixture.prior(event.dim), "splitting")
+    result = repeated(event)
     if result.log_p > np.log(NEARLY_CERTAIN) and not event.flipped:
         return complemented(_from_the_prior(event.complement()), event)
     return replace(result, n=event.evaluations)

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
 FLOOR = 0.1  # least part of the shares that is spread evenly
+COVERED = 1e3  # a search covers a point whose weight under its proposal is below this many means or least weights
 EVEN_DRAWS = 3.0  # the even part counts as much as this many failing draws
 
 
@@ -128,3 +129,16 @@ class TailMixture:
             heights = np.logaddexp.accumulate(self.log_share[mine] - log_ndtr(-self.starts[mine]))
             steps.append((self.starts[mine], np.append(-np.inf, heights)))
         return steps
+
+
+def log_weights(proposals: Sequence[TailMixture], z: np.ndarray) -> np.ndarray:
+    """Log weights (n, S) of points z (n, r) under each of S proposals alone."""
+    return np.stack([proposal.log_weight(z) for proposal in proposals], axis=1)
+
+
+def coverage(log_w: np.ndarray, log_p: float) -> np.ndarray:
+    """Number (n,) of searches that cover each failing point, from `log_weights` (n, S) and the failure's log p.
+
+    In many dimensions weights vary greatly where all searches agree, hence the comparison with the least weight.
+    """
+    return (log_w < np.log(COVERED) + np.maximum(log_p, log_w.min(axis=1, keepdims=True))).sum(axis=1)
