@@ -21,8 +21,8 @@ from rpa.patterns.pieces import exact_pieces
 from rpa.patterns.planar_law import EXACT
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.polytopes.polytope import probabilities
+from rpa.reliability.design import search
 from rpa.reliability.event import events
-from rpa.reliability.importance import search
 from rpa.reliability.tails import TailMixture
 
 DRAWS = 20_000  # draws of the proposal that look for the likeliest failing patterns

@@ -1,4 +1,4 @@
-"""Design points: the most likely failing input of each rival class, and the directions in which failures lie.
+"""Searches for failures: the most likely failing inputs, and Gaussian tails laid over the failures about them.
 
 In whitened coordinates the most likely failing point is the one nearest to the origin. `nearest` finds it for each
 rival from several starts, by the step z -> (g' . z - g(z)) g' / |g'|^2 of Hasofer, Lind, Rackwitz and Fiessler, which
@@ -8,15 +8,26 @@ point by sqrt(r). `typical` therefore finds the direction and distance at which 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_ndtr
 
 from rpa.reliability.event import Event
+from rpa.reliability.result import DesignPoint, nearest_of_each
+from rpa.reliability.splitting import bridge
 from rpa.reliability.tails import TailMixture
 
+SEARCHES = 4  # independent searches in a round
+SCOUTS = 100  # particles of the coarse splitting
+SCOUT_MOVES = 3
+SCOUT_BUDGET = 20_000
+START_WIDTHS = (0.1, 1.0, 8.0)  # standard deviations of starts about the origin; a fourth width is that of the scouts
+STARTS = 27  # number of these starts, rounded up to as many of each width for each rival
+SCOUTS_USED = 6  # scouts that are starts, for each leading rival
+SHELL = 500  # draws beyond the nearest failure, where there are at most SHELL_RANK dimensions
+SHELL_RANK = 4
+SHELL_STARTS = 12  # failing ones among them that are starts
 STEPS = (1.0,) * 6 + (0.5,) * 6 + (0.25,) * 4  # sizes of the steps from each start
 ARRIVED = 1e-9  # length of a step after which a start rests
 POLISHES = 6  # steps that must keep the point failing, after the others
@@ -31,18 +42,62 @@ LOG_CUTOFF = 12.0  # ignore points whose log Phi(-distance) is lower than that o
 MOST_DIRECTIONS = 12  # of one search; more where more rivals are near, if the budget allows
 BUDGET_EACH = 20_000  # budget for each direction beyond these
 START_OFFSETS = np.arange(-5.0, 2.0)  # starts of half-spaces about a distance, in depths of the failure set
+FIT_ROUNDS = 2  # rounds of fitting the shares
+FIT_DRAWS = 400  # draws in each of them
 
 
-@dataclass(frozen=True)
-class DesignPoint:
-    """The nearest failing input found for one rival: x, d numbers, at `distance` standard deviations.
+class SearchResult(NamedTuple):
+    """A proposal, and the nearest failing input of each rival that was found, nearest first."""
 
-    rival: the class that takes over; 0 where failure is a threshold's.
-    """
+    proposal: TailMixture
+    points: tuple[DesignPoint, ...]
 
-    x: tuple[float, ...] = field(repr=False)
-    distance: float
-    rival: int
+
+def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
+    """One search for failures; None where no failing point was found."""
+    limit = min(SCOUT_BUDGET, event.budget // (8 * SEARCHES))
+    scouts = bridge(event, TailMixture.prior(event.dim), SCOUTS, SCOUT_MOVES, rng, limit)
+    leading = _leading(event, scouts.z)
+    chosen: list[int] = []
+    for rival in np.unique(leading):  # at equal spacing, since neighbours descend from the same particle
+        mine = np.flatnonzero(leading == rival)
+        chosen.extend(mine[np.linspace(0, len(mine) - 1, min(SCOUTS_USED, len(mine))).astype(int)])
+    widths = np.append(START_WIDTHS, np.sqrt((scouts.z**2).mean()))
+    copies = -(-STARTS // (len(widths) * len(event.rivals)))
+    about = rng.standard_normal((len(widths), copies * len(event.rivals), event.dim)) * widths[:, None, None]
+    which = np.append(np.tile(event.rivals, copies * len(widths)), leading[chosen])
+    points, which = nearest(event, np.concatenate([about.reshape(-1, event.dim), scouts.z[chosen]]), which)
+    if len(points) == 0:
+        return None
+    if event.dim <= SHELL_RANK:
+        # Steps of `nearest` pass over thin failure sets. The radius has the tail of two dimensions.
+        beyond = rng.standard_normal((SHELL, event.dim))
+        length = np.linalg.norm(beyond, axis=1, keepdims=True)
+        beyond *= np.sqrt(np.linalg.norm(points, axis=1).min() ** 2 + 2 * rng.exponential(size=(SHELL, 1))) / length
+        beyond = beyond[event(beyond) >= 0][:SHELL_STARTS]
+        more = nearest(event, beyond, _leading(event, beyond))
+        points, which = np.concatenate([points, more[0]]), np.append(which, more[1])
+    rivals = np.zeros(len(points)) if event.flipped else event.criterion.rivals[which]
+    found = [
+        DesignPoint(tuple(event.to_input(z[None])[0].tolist()), float(np.linalg.norm(z)), int(rival))
+        for z, rival in zip(points, rivals)
+    ]
+    sharp = distinct(points, which, event.budget, rng)
+    points, which = points[sharp], which[sharp]
+    distance = np.linalg.norm(points, axis=1)
+    at_points = points / distance[:, None], distance, np.zeros(len(points))
+    proposal = tails(*map(np.concatenate, zip(at_points, typical(event, points, which, rng))))
+    for _ in range(FIT_ROUNDS):  # to failing draws of its own
+        z = proposal.draw(FIT_DRAWS, rng)
+        fails = event(z) >= 0
+        if fails.any():
+            proposal = proposal.fitted(z[fails], proposal.log_weight(z[fails]))
+    return SearchResult(proposal, nearest_of_each(found))
+
+
+def _leading(event, z):
+    """The rival that comes nearest to failure at each point."""
+    return event.each(z).argmax(axis=1) * (not event.flipped)
 
 
 def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,14 +155,6 @@ def _on_boundary(event, z, which):
     return direction * far[:, None], which
 
 
-def nearest_of_each(points: Iterable[DesignPoint]) -> tuple[DesignPoint, ...]:
-    """The nearest point of each rival, nearest first."""
-    best: dict[int, DesignPoint] = {}
-    for point in sorted(points, key=lambda point: point.distance):
-        best.setdefault(point.rival, point)
-    return tuple(best.values())
-
-
 def typical(event: Event, points: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """From points (m, r) of given rivals: (a (m, r) of norm 1, s (m,), spread (m,)), E g(s a + noise across a) = 0.
 
@@ -150,7 +197,7 @@ def distinct(points: np.ndarray, which: np.ndarray, budget: int, rng: np.random.
     """Indices of the points that get a direction each: not much less likely than the nearest, and not alike.
 
     Where the budget allows fewer, points are drawn with probabilities in proportion to Phi(-distance). Searches then
-    leave out different points, which `importance.WeightedDraws.covered_once` shows.
+    leave out different points, which `failure.WeightedDraws.covered_once` shows.
     """
     length = np.linalg.norm(points, axis=1)
     order = np.argsort(length)

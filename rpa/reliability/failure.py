@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, logsumexp
 from torch import nn
 
 from rpa import _check
@@ -21,12 +21,20 @@ from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
 from rpa.reliability.certified import failing_patterns
-from rpa.reliability.design import nearest_of_each
+from rpa.reliability.design import SEARCHES, search
 from rpa.reliability.event import Event, events, impossible
-from rpa.reliability.importance import SEARCHES, WeightedDraws, search, widened
-from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
-from rpa.reliability.splitting import repeated
-from rpa.reliability.tails import TailMixture
+from rpa.reliability.result import (
+    NEARLY_CERTAIN,
+    FailureProbability,
+    complemented,
+    estimated,
+    exact,
+    mixed,
+    nearest_of_each,
+    unseen,
+)  # fmt: skip
+from rpa.reliability.splitting import moved, repeated
+from rpa.reliability.tails import COVERED, TailMixture, coverage, log_weights
 
 PLANAR_RANK = 2  # rank up to which the answer is exact
 PLANAR_REACH = 40.0  # standard deviations within which it is
@@ -44,6 +52,9 @@ MIN_EFFECTIVE = 400  # effective draws of importance sampling below which no err
 MIN_FAILURES = 50  # the same for failures in plain sampling
 HEAVY = 12.0  # relative variance of the weights above which its estimate is too small, for lack of the rarest ones
 UNSEEN_WEIGHTS = 4  # if one weight carries half of the error, assume that four such weights exist
+BATCH = 4096
+WALKERS = 200  # failing draws that look for failures outside all half-spaces
+WALKER_MOVES = 30
 LEAST_BUDGET = 20_000
 
 
@@ -173,3 +184,59 @@ def _sampled(event, proposals):
         if wanted - n > event.left or (n > PATIENCE * event.budget and (heavy or total - n > event.left)):
             better = (plain or heavy or not (enough and even)) and event.left > event.budget / 2
             return None if better or draws.log_p == -np.inf else result
+
+
+class WeightedDraws:
+    """Draws from several proposals in turn, with the logs of their weights under the mixture, -inf for successes.
+
+    log_w (n,): these logs; log_p: log of their mean; variance: of one weight, relative to the squared mean; greatest:
+    share of the greatest weight. covered_once: share of the failure probability that at most one proposal covers; as in
+    Good and Turing's estimate, this is also an estimate of the share that none covers. missed: another estimate of it,
+    m^S for S proposals that each miss the share m on average.
+    """
+
+    log_p, variance, greatest, covered_once, missed = -np.inf, np.inf, 1.0, 0.0, 0.0  # without a failure
+
+    def __init__(self, event: Event, proposals: list[TailMixture]) -> None:
+        self.event, self.proposals = event, proposals
+        self.log_w, self._each = np.zeros(0), np.zeros((0, len(proposals)))
+
+    def draw(self, n: int) -> None:
+        """At least n more draws."""
+        count, n_proposals = -(-n // len(self.proposals)), len(self.proposals)
+        for first in range(0, count, BATCH):
+            for proposal in self.proposals:
+                z = proposal.draw(min(BATCH, count - first), self.event.rng)
+                fails = self.event(z) >= 0
+                each, log_w = log_weights(self.proposals, z[fails]), np.full(len(z), -np.inf)
+                log_w[fails] = np.log(n_proposals) - logsumexp(-each, axis=1)
+                self.log_w, self._each = np.append(self.log_w, log_w), np.concatenate([self._each, each])
+        if not len(self._each):
+            return
+        total, n = logsumexp(self.log_w), len(self.log_w)
+        self.log_p = float(total - np.log(n))
+        self.variance = max(float(n * np.exp(logsumexp(2 * self.log_w) - 2 * total)) - 1, 0.0)
+        self.greatest = float(np.exp(self.log_w.max() - total))
+        share = np.exp(self.log_w[np.isfinite(self.log_w)] - total)
+        covering = coverage(self._each, self.log_p)
+        self.covered_once = float(share[covering <= 1].sum())
+        self.missed = float(max(1 - share @ covering / n_proposals, 0.0) ** n_proposals)
+
+
+def widened(event: Event, proposals: list[TailMixture], log_p: float) -> tuple[float, list[TailMixture]]:
+    """(share of the failure probability exp(log_p) that no proposal covers, proposals that cover more of it).
+
+    Failing draws are moved by steps that preserve the failure's law, out of the half-spaces if it reaches beyond them.
+    """
+    n = min(WALKERS, max(event.left, 0) // (WALKER_MOVES + 5))
+    (rng,), joined = event.rng.spawn(1), TailMixture.joined(proposals)
+    z = joined.draw(5 * n, rng)
+    z = z[event(z) >= 0]
+    if not len(z):
+        return 0.0, proposals
+    log_w = joined.log_weight(z)
+    z = moved(event, z[rng.choice(len(z), n, p=np.exp(log_w - logsumexp(log_w)))], WALKER_MOVES, rng)
+    outside = joined.log_weight(z) > log_p + np.log(COVERED)
+    if not outside.any():
+        return 0.0, proposals
+    return float(outside.mean()), [proposal.lowered(z[outside]).fitted(z, np.zeros(n)) for proposal in proposals]

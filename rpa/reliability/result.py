@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.special import logsumexp
 
-from rpa.reliability.design import DesignPoint, nearest_of_each
 from rpa.reliability.event import Event, impossible
 
 NEARLY_CERTAIN = 0.9  # failure probability above which that of the complement is estimated instead
+
+
+@dataclass(frozen=True)
+class DesignPoint:
+    """The nearest failing input found for one rival: x, d numbers, at `distance` standard deviations.
+
+    rival: the class that takes over; 0 where failure is a threshold's.
+    """
+
+    x: tuple[float, ...] = field(repr=False)
+    distance: float
+    rival: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,14 @@ class FailureProbability:
         trust = "converged" if self.converged else "not converged"
         effort = f"{self.method}, {self.n:,} evaluations"
         return f"FailureProbability: {digits} ± {100 * self.rel_error:.2g} %, {effort}, {trust}"
+
+
+def nearest_of_each(points: Iterable[DesignPoint]) -> tuple[DesignPoint, ...]:
+    """The nearest point of each rival, nearest first."""
+    best: dict[int, DesignPoint] = {}
+    for point in sorted(points, key=lambda point: point.distance):
+        best.setdefault(point.rival, point)
+    return tuple(best.values())
 
 
 def estimated(log_p: float, rel_error: float, converged: bool, method: str) -> FailureProbability:

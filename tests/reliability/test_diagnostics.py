@@ -14,8 +14,8 @@ from torch import nn
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability import failure
-from rpa.reliability.failure import failure_probability
-from rpa.reliability.importance import SearchResult, WeightedDraws, widened
+from rpa.reliability.design import SearchResult
+from rpa.reliability.failure import WeightedDraws, failure_probability, widened
 from rpa.reliability.result import complemented, estimated, mixed, unseen
 from rpa.reliability.splitting import Run, _mean, repeated, splitting
 from rpa.reliability.tails import TailMixture, coverage, log_weights

@@ -11,9 +11,9 @@ from scipy.special import log_ndtr, logsumexp, ndtr
 
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
-from rpa.reliability import design, importance, splitting, tails
+from rpa.reliability import design, failure, splitting, tails
 from rpa.reliability.event import BELOW, _criterion, events, impossible
-from rpa.reliability.result import estimated
+from rpa.reliability.result import DesignPoint, estimated, nearest_of_each
 from rpa.reliability.tails import EVEN_DRAWS, FLOOR, TailMixture
 
 
@@ -179,19 +179,19 @@ def test_directions_that_are_alike_count_once():
         np.testing.assert_allclose(proposal.starts[proposal.owner == j], expected)
     points = np.array([[4.0, 0, 0], [3.0, 0, 0], [0, 5.0, 0], [3.5, 0.1, 0], [0, 0, 9.0]])
     assert list(design.distinct(points, np.array([0, 0, 0, 1, 0]), 10**6, np.random.default_rng(0))) == [1, 3, 2]
-    found = [design.DesignPoint(None, d, r) for d, r in ((3.0, 1), (2.0, 0), (1.0, 1), (5.0, 0))]
-    nearest = design.nearest_of_each(found)
+    found = [DesignPoint(None, d, r) for d, r in ((3.0, 1), (2.0, 0), (1.0, 1), (5.0, 0))]
+    nearest = nearest_of_each(found)
     assert [(point.distance, point.rival) for point in nearest] == [(1.0, 1), (2.0, 0)]
 
 
 def test_a_search_finds_every_rival_and_a_sampler_knows_its_weights():
     fails = lambda z: torch.stack([z[:, 0] - 4, -z[:, 1] - 4.5, z[:, 2] - 5], dim=1)
     event = make_event(fails, 6, 3, budget=96_000, rng=np.random.default_rng(1))
-    found = importance.search(event, np.random.default_rng(0))
+    found = design.search(event, np.random.default_rng(0))
     assert [point.rival for point in found.points] == [0, 1, 2]
     np.testing.assert_allclose([point.distance for point in found.points], [4.0, 4.5, 5.0], rtol=0.02)
     exact = np.log(-np.expm1(log_ndtr([4.0, 4.5, 5.0]).sum()))
-    draws = importance.WeightedDraws(event, [found.proposal] * 2)
+    draws = failure.WeightedDraws(event, [found.proposal] * 2)
     assert (draws.draw(9), len(draws.log_w))[1] == 10
     draws.draw(9991)
     w = np.exp(draws.log_w - exact)
@@ -199,10 +199,10 @@ def test_a_search_finds_every_rival_and_a_sampler_knows_its_weights():
     assert draws.variance == pytest.approx(w.var() / w.mean() ** 2) and draws.variance < 8
     assert draws.greatest == pytest.approx(w.max() / w.sum()) and draws.covered_once == 0
     assert abs(w.mean() - 1) < 6 * w.std() / 100
-    never = importance.WeightedDraws(make_event(lambda z: z[:, :1] - 60, 2), [TailMixture.prior(2)])
+    never = failure.WeightedDraws(make_event(lambda z: z[:, :1] - 60, 2), [TailMixture.prior(2)])
     never.draw(10)
     assert (never.log_p, never.variance, never.greatest, never.covered_once) == (-np.inf, np.inf, 1.0, 0.0)
-    assert importance.search(make_event(lambda z: z[:, :1] * 0 - 1, 2, budget=3200), np.random.default_rng(0)) is None
+    assert design.search(make_event(lambda z: z[:, :1] * 0 - 1, 2, budget=3200), np.random.default_rng(0)) is None
 
 
 @pytest.mark.parametrize(
