@@ -25,33 +25,26 @@ def _fail(net, inputs=PLAIN, threshold=2.0, **options):
     return failure_probability(net, inputs, direction=[1.0], threshold=threshold, **options)
 
 
-@pytest.mark.parametrize("distance", [0.3, 0.5, 3.0, 9.0, 30.0])
-def test_a_half_space(distance):
-    found = _fail(coordinate(5), Gaussian(np.zeros(5), 1.0), distance)
-    assert found.converged and found.rel_error <= 0.05 and (found.method == "sampling") == (distance < 1)
-    assert abs(found.log_p - log_ndtr(-distance)) < 3 * found.rel_error
-    assert found.lower <= log_ndtr(-distance) <= found.upper
-    assert abs(found.design_points[0].distance - distance) < 0.01 * distance
-    np.testing.assert_allclose(found.design_points[0].x[0], distance, rtol=0.01)
-
-
 FOLD = ReLUNetwork([np.vstack([np.eye(4), -np.eye(4)]), np.eye(1, 8) + np.eye(1, 8, 4)], [np.zeros(8), [0.0]])
 LINE = np.outer([1, 1, 0, 0], [1, 1, 0, 0]) + np.diag([0.0, 0.0, 1.0, 1.0])
 MIXED = GaussianMixture([0.3, 0.7], [PLAIN, Gaussian(np.eye(4)[0], 1.0)])
 
 
 @pytest.mark.parametrize(
-    "net, inputs, threshold, p",
+    "net, inputs, threshold, p, distance",
     [
-        (FOLD, PLAIN, 8.0, 2 * ndtr(-8.0)),  # |x_1| >= 8: two half-spaces far apart
-        (coordinate(4), Gaussian(np.zeros(4), LINE), 6.0, ndtr(-6.0)),
-        (coordinate(4), MIXED, 7.0, 0.3 * ndtr(-7.0) + 0.7 * ndtr(-6.0)),
+        *((coordinate(4), PLAIN, distance, ndtr(-distance), distance) for distance in (0.3, 0.5, 3.0, 9.0, 30.0)),
+        (FOLD, PLAIN, 8.0, 2 * ndtr(-8.0), 8.0),  # |x_1| >= 8: two half-spaces far apart
+        (coordinate(4), Gaussian(np.zeros(4), LINE), 6.0, ndtr(-6.0), 6.0),
+        (coordinate(4), MIXED, 7.0, 0.3 * ndtr(-7.0) + 0.7 * ndtr(-6.0), 6.0),
     ],
-    ids=["two half-spaces", "singular covariance", "mixture"],
 )
-def test_half_spaces_of_several_kinds(net, inputs, threshold, p):
+def test_half_spaces(net, inputs, threshold, p, distance):
     found = _fail(net, inputs, threshold)
-    assert found.converged and abs(found.log_p - np.log(p)) < 3 * max(found.rel_error, 1e-9)
+    assert found.converged and found.rel_error <= 0.05 and (found.method == "sampling") == (threshold < 1)
+    assert abs(found.log_p - np.log(p)) < 3 * found.rel_error and found.lower <= np.log(p) <= found.upper
+    np.testing.assert_allclose(found.design_points[0].distance, distance, rtol=0.01)
+    np.testing.assert_allclose(np.abs(found.design_points[0].x[0]), threshold, rtol=0.01)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -117,12 +110,6 @@ def test_a_nearly_certain_failure_has_the_error_of_its_complement(estimate, dist
     exact, survival = log_ndtr(distance), ndtr(-distance)
     assert found.converged and found.method.startswith("complement of ") and 0 < found.rel_error < survival / 2
     assert abs(found.log_p - exact) < 3 * found.rel_error and found.lower <= exact <= found.upper
-
-
-@pytest.mark.parametrize("mean, log_p", [(3.0, 0.0), (1.0, -np.inf)])
-def test_without_noise_the_answer_is_certain(mean, log_p):
-    found = _fail(coordinate(4), Gaussian([mean, 0, 0, 0], 0.0))
-    assert (found.log_p, found.rel_error, found.converged, found.method) == (log_p, 0.0, True, "exact")
 
 
 def test_a_failure_that_is_never_met_leaves_a_bound_and_says_so():
@@ -235,7 +222,7 @@ def test_outputs_that_are_images_are_read_as_rows():
 FIRST, TRAINING = {"direction": [1, 0, 0]}, nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
 test_bad_values_are_refused_by_name = refusals({
     given(failure_probability, net=NET, inputs=PLAIN): {
-        "label": [3, 0.5, FIRST | {"label": 0, "threshold": 1.0}],
+        "label": [3, 0.5, *map(torch.tensor, ([1], 1.0, True)), FIRST | {"label": 0, "threshold": 1.0}],
         "direction, threshold": [FIRST],
         "direction": [{"direction": [1, 0], "threshold": 1.0}, {"direction": [0, 0, 0], "threshold": 1.0}],
         "threshold": [FIRST | {"threshold": np.nan}],

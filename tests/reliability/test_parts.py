@@ -24,29 +24,18 @@ def _sphere(z):
     return 2 - (z - centre).norm(dim=1, keepdim=True)
 
 
-@pytest.mark.parametrize(
-    "label, outputs, rows, strict, rivals",
-    [
-        (1, 3, [[1, -1, 0], [0, -1, 1]], [False, True], [0, 2]),
-        (0, 2, [[-1, 1]], [True], [1]),
-        (0, 1, [[1]], [True], [1]),
-        (1, 1, [[-1]], [False], [0]),
-    ],
-)
-def test_the_first_of_equal_outputs_wins(label, outputs, rows, strict, rivals):
-    criterion = _criterion(np.zeros(outputs), label, None, None)
-    expected = rows, 0, strict, rivals
-    for found, wanted in zip((criterion.rows, criterion.offsets, criterion.strict, criterion.rivals), expected):
-        np.testing.assert_array_equal(found, np.broadcast_to(wanted, np.shape(found)))
-    f = torch.tensor([[0.0] * outputs, [1.0, *[0.0] * (outputs - 1)], [-1.0, *[0.0] * (outputs - 1)]])
-    event = replace(make_event(lambda z: f, 1), criterion=criterion)
-    classes = f.argmax(dim=1) if outputs > 1 else (f[:, 0] > 0).long()
-    fails = classes.numpy() != label
+@pytest.mark.parametrize("label, outputs", [(1, 3), (0, 2), (0, 1), (1, 1)])
+def test_the_first_of_equal_outputs_wins(label, outputs):
+    f = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * outputs).reshape(-1, outputs)
+    criterion = _criterion(np.zeros(outputs), label)
+    event, z = replace(make_event(lambda z: f, 1), criterion=criterion), np.zeros((len(f), 1))
+    fails = label != (f.numpy().argmax(axis=1) if outputs > 1 else f[:, 0].numpy() > 0)
+    np.testing.assert_array_equal(event(z) >= 0, fails)
+    np.testing.assert_array_equal(event.complement()(z) >= 0, ~fails)
+    np.testing.assert_array_equal(criterion.rivals, np.delete(np.arange(max(outputs, 2)), label))
     if outputs == 1:
         (default,) = events(ReLUNetwork([[[1.0]]], [[0.0]]), Gaussian([label - 0.5], 1.0))
         np.testing.assert_array_equal(default.criterion.rows, criterion.rows)
-    np.testing.assert_array_equal(event(np.zeros((3, 1))) >= 0, fails)
-    np.testing.assert_array_equal(event.complement()(np.zeros((3, 1))) >= 0, ~fails)
 
 
 def test_a_margin_is_the_largest_of_its_rivals_and_counts_its_evaluations():
