@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ ACCELERATOR_ROWS = 2048  # inputs in a batch on an accelerator, which needs larg
 PROBES = 8  # inputs evaluated in one batch and one by one, which must agree
 BELOW = -np.finfo(float).tiny
 # Convolutions on an accelerator, the same on every call: cuDNN's default is TF32 with 10 bits.
-FULL_PRECISION = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+FULL_PRECISION = {"enabled": True, "deterministic": True, "allow_tf32": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,6 @@ class Event:
         """The indices that `gradient` takes as `which`: one for each rival, only one for a flipped event."""
         return np.arange(1 if self.flipped else len(self.criterion.rows))
 
-    @FULL_PRECISION
     def each(self, z: np.ndarray) -> np.ndarray:
         """The margin of each rival, (n, q), whether flipped or not."""
 
@@ -87,7 +86,9 @@ class Event:
             with torch.inference_mode():
                 return self._each(z).double().numpy(force=True)
 
-        each = np.concatenate([np.zeros((0, len(self.criterion.rows))), *tmap(values, self._batches(z))])
+        with self._precise():
+            batches = tmap(values, self._batches(z))
+        each = np.concatenate([np.zeros((0, len(self.criterion.rows))), *batches])
         if not np.isfinite(each).all():
             raise ValueError("net: returned NaN or infinite values")
         self.evaluations += len(each)
@@ -101,7 +102,6 @@ class Event:
         g = np.where(fails, np.maximum(g, 0.0), np.minimum(g, BELOW))
         return np.where(fails, np.minimum(-g, BELOW), -g) if self.flipped else g
 
-    @FULL_PRECISION
     def gradient(self, z: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(margin of one rival (n,), its gradient (n, dim)) at z (n, dim); which (n,): the rival of each point."""
 
@@ -113,7 +113,8 @@ class Event:
             (slope,) = torch.autograd.grad(g.sum(), z)
             return g.detach().double().numpy(force=True), slope.double().numpy(force=True)
 
-        pairs = tmap(slopes, zip(self._batches(z), self._batches(which, torch.int64)))
+        with self._precise():
+            pairs = tmap(slopes, zip(self._batches(z), self._batches(which, torch.int64)))
         self.evaluations += 3 * len(z)  # a backward pass costs about two forward passes
         return np.concatenate([np.zeros(0), *(g for g, _ in pairs)]), np.concatenate([z[:0], *(s for _, s in pairs)])
 
@@ -124,6 +125,9 @@ class Event:
     @property
     def _on_cpu(self):
         return self.like.device.type == "cpu"
+
+    def _precise(self):
+        return nullcontext() if self._on_cpu else torch.backends.cudnn.flags(**FULL_PRECISION)
 
     def _batches(self, z, dtype=None):
         rows = torch.as_tensor(z, dtype=dtype or self.like.dtype, device=self.like.device)
