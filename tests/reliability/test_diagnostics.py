@@ -241,7 +241,7 @@ def test_plain_sampling_that_cannot_converge_gives_way_to_searches():
 @pytest.mark.parametrize("width", [3, 2], ids=["network", "plane"])
 def test_certain_and_impossible_failures_are_exact(estimate, width):
     net = ReLUNetwork([np.eye(width), np.ones((1, width))], [np.zeros(width), [0.0]])  # at least 0
-    dead = ReLUNetwork([np.zeros((3, width)), np.ones((2, 3))], [-np.ones(3), np.array([1.0, 0.0])])
+    dead = ReLUNetwork([np.zeros((3, width)), np.ones((2, 3))], [-np.ones(3), np.zeros(2)])  # equal outputs
     inputs = GaussianMixture([0.5, 0.5], [Gaussian(np.full(width, m), 1.0) for m in (-1.0, 2.0)])
     still = Gaussian(np.ones(width), 0.0)  # where the network is `width`
     rows = [(inputs, 1, -1.0, 0.0), (inputs, 1, 0.0, 0.0), (inputs, -1, 1.0, -np.inf)]
