@@ -56,7 +56,7 @@ def distance(net: ReLUNetwork, image: np.ndarray, label: int, sigma: float, seed
 
     From the image and from `STARTS` about it for each rival, by `rpa.reliability.design.nearest`; infinite without one.
     """
-    ((_, event),) = events(net, Gaussian(image, sigma**2), label=label, seed=seed)
+    (event,) = events(net, Gaussian(image, sigma**2), label=label, seed=seed)
     widths = np.repeat(STARTS, len(event.rivals))
     starts = widths[:, None] * event.rng.standard_normal((len(widths), event.dim))
     points, _ = nearest(event, starts, np.tile(event.rivals, len(STARTS)))
@@ -104,7 +104,7 @@ def row(result: FailureProbability, **names: Any) -> dict:
 
 def sampled(net: ReLUNetwork | nn.Module, inputs: Gaussian, label: int, n: int, seed: int, **options: Any) -> int:
     """How many of n draws of the input change class: plain sampling, in the first layer's coordinates if it can."""
-    ((_, event),) = events(net, inputs, label=label, **options)
+    (event,) = events(net, inputs, label=label, **options)
     rng = np.random.default_rng(seed)
     sizes = [min(CHUNK, n - start) for start in range(0, n, CHUNK)]
     return int(sum(np.count_nonzero(event(rng.standard_normal((size, event.dim))) >= 0) for size in sizes))

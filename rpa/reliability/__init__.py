@@ -2,14 +2,13 @@
 
 Start at `failure`: `failure_probability` answers how likely noise changes the class, or drives an output past a
 threshold, with an error (`result`). `event` turns network, input and criterion into one function of a standard normal
-z, the object that every method takes. `design` finds the most likely failing inputs, `tails` are mixtures of Gaussian
-tails that cover the failure set, and `importance` samples from them. `splitting` is the independent referee, and the
-bridge where the weights are uneven. `certified` lists the affine pieces that fail: all of them in the plane, exactly,
-and a lower bound elsewhere.
+z, the object that every method takes. `design` searches for failing inputs and lays mixtures of Gaussian tails
+(`tails`) over them, from which `failure` samples. `splitting` is the independent referee, and the bridge where the
+weights are uneven. `certified` lists the affine pieces that fail: in the plane all of them, elsewhere the likeliest.
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules="certified design event failure importance result splitting tails".split()
+    __name__, submodules="certified design event failure result splitting tails".split()
 )

@@ -21,8 +21,9 @@ from rpa.patterns.pieces import exact_pieces
 from rpa.patterns.planar_law import EXACT
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.polytopes.polytope import probabilities
-from rpa.reliability.event import Criterion, events
-from rpa.reliability.importance import search
+from rpa.reliability.design import search
+from rpa.reliability.event import events
+from rpa.reliability.tails import TailMixture
 
 DRAWS = 20_000  # draws of the proposal that look for the likeliest failing patterns
 POINTS = 2**14  # points for the probability of one piece
@@ -85,53 +86,40 @@ def failing_patterns(
     net = as_network(net, input_shape)
     max_patterns = _check.integer("max_patterns", max_patterns, 1)
     rtol = _check.fraction("rtol", rtol)
-    parts, components = events(net, inputs, seed=seed, **event), components_of(inputs)
-    criterion = parts[0][1].criterion
-    planar = [net.input_dim <= 2 or part.dim <= 2 for _, part in parts]
-    if all(planar):
-        return all_pieces(net, components, criterion)
-    pieces = _all(net, [component for component, flat in zip(components, planar) if flat], criterion)
-    parts = [part for part, flat in zip(parts, planar) if not flat]
-    drawn = [_drawn(part, np.log(weight)) for weight, part in parts]
-    weights = np.sort(np.concatenate([log_weight for _, _, log_weight in drawn]))
-    least = weights[-max_patterns] if len(weights) > max_patterns else -np.inf
-    for (weight, part), (patterns, which, log_weight) in zip(parts, drawn):
-        kept = log_weight >= least
-        for i in np.unique(which[kept]):
-            chosen = patterns[kept & (which == i)]
-            G, g, A, b = affine_pieces(as_network(part.chain), chosen)
-            polytopes = _failing(*halfspaces(chosen, G, g), criterion, A, b, i)
-            log_p, rel_error = probabilities(*polytopes, rtol=rtol, seed=seed, budget=POINTS)
-            pieces.append((chosen, criterion.rivals[i], np.log(weight) + log_p, rel_error))
-    return _merged(pieces, exact=False)
-
-
-def all_pieces(net: ReLUNetwork, components: list, criterion: Criterion) -> FailingPatterns:
-    """All failing pieces for input components of rank at most two."""
-    return _merged(_all(net, components, criterion), exact=True)
-
-
-def _all(net, components, criterion):
+    parts = events(net, inputs, seed=seed, **event)
+    criterion = parts[0].criterion
+    planar = [net.input_dim <= 2 or part.dim <= 2 for part in parts]
+    components = [component for component, flat in zip(components_of(inputs), planar) if flat]
     pieces = [(np.zeros((0, net.n_hidden), dtype=bool), 0, np.zeros(0), np.zeros(0))]
     for piece in exact_pieces(net, components):
         for rows, H, h, A, b in piece.blocks():
             for i, rival in enumerate(criterion.rivals):
                 log_p, rel_error = probabilities(*_failing(H, h, criterion, A, b, i), rtol=EXACT)
                 pieces.append((piece.patterns[rows], rival, np.log(piece.weight) + log_p, rel_error))
-    return pieces
+    drawn = [(part, *_drawn(part)) for part, flat in zip(parts, planar) if not flat]
+    weights = np.sort(np.concatenate([np.zeros(0), *(log_weight for *_, log_weight in drawn)]))
+    least = weights[-max_patterns] if len(weights) > max_patterns else -np.inf
+    for part, patterns, which, log_weight in drawn:
+        kept = log_weight >= least
+        for i in np.unique(which[kept]):
+            chosen = patterns[kept & (which == i)]
+            G, g, A, b = affine_pieces(as_network(part.chain), chosen)
+            polytopes = _failing(*halfspaces(chosen, G, g), criterion, A, b, i)
+            log_p, rel_error = probabilities(*polytopes, rtol=rtol, seed=seed, budget=POINTS)
+            pieces.append((chosen, criterion.rivals[i], np.log(part.weight) + log_p, rel_error))
+    return _merged(pieces, exact=all(planar))
 
 
-def _drawn(event, log_share):
+def _drawn(event):
     """Distinct (patterns, which rival, log weight) among failing draws of a proposal, with their total weights."""
     result = search(event, event.rng)
-    if result is None:
-        return np.zeros((0, event.chain.n_hidden), dtype=bool), np.zeros(0, dtype=int), np.zeros(0)
-    z = result.proposal.place(*result.proposal.draw(DRAWS, event.rng))
+    proposal = result.proposal if result else TailMixture.prior(event.dim)
+    z = proposal.draw(DRAWS, event.rng)
     z = z[event(z) >= 0]
     which = event.each(z).argmax(axis=1)
     first, index = _distinct(event.chain.patterns(z), which)
     total = np.full(len(first), -np.inf)
-    np.logaddexp.at(total, index, result.proposal.log_weight(z) + log_share)
+    np.logaddexp.at(total, index, proposal.log_weight(z) + np.log(event.weight))
     return event.chain.patterns(z[first]), which[first], total
 
 

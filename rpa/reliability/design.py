@@ -1,4 +1,4 @@
-"""Design points: the most likely failing input of each rival class, and the directions in which failures lie.
+"""Searches for failures: the most likely failing inputs, and Gaussian tails laid over the failures about them.
 
 In whitened coordinates the most likely failing point is the one nearest to the origin. `nearest` finds it for each
 rival from several starts, by the step z -> (g' . z - g(z)) g' / |g'|^2 of Hasofer, Lind, Rackwitz and Fiessler, which
@@ -8,16 +8,26 @@ point by sqrt(r). `typical` therefore finds the direction and distance at which 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_ndtr
 
 from rpa.reliability.event import Event
+from rpa.reliability.result import DesignPoint, nearest_of_each
+from rpa.reliability.splitting import bridge
 from rpa.reliability.tails import TailMixture
 
+SEARCHES = 4  # independent searches in a round
+SCOUTS = 100  # particles of the coarse splitting
+SCOUT_MOVES = 3
+SCOUT_BUDGET = 20_000
+START_WIDTHS = (0.1, 1.0, 8.0)  # standard deviations of starts about the origin; a fourth width is that of the scouts
+STARTS = 27  # number of these starts, rounded up to as many of each width for each rival
+SCOUTS_USED = 6  # scouts that are starts, for each leading rival
+SHELL = 500  # draws beyond the nearest failure, where there are at most SHELL_RANK dimensions
+SHELL_RANK = 4
+SHELL_STARTS = 12  # failing ones among them that are starts
 STEPS = (1.0,) * 6 + (0.5,) * 6 + (0.25,) * 4  # sizes of the steps from each start
 ARRIVED = 1e-9  # length of a step after which a start rests
 POLISHES = 6  # steps that must keep the point failing, after the others
@@ -32,26 +42,62 @@ LOG_CUTOFF = 12.0  # ignore points whose log Phi(-distance) is lower than that o
 MOST_DIRECTIONS = 12  # of one search; more where more rivals are near, if the budget allows
 BUDGET_EACH = 20_000  # budget for each direction beyond these
 START_OFFSETS = np.arange(-5.0, 2.0)  # starts of half-spaces about a distance, in depths of the failure set
+FIT_ROUNDS = 2  # rounds of fitting the shares
+FIT_DRAWS = 400  # draws in each of them
 
 
-@dataclass(frozen=True)
-class DesignPoint:
-    """The nearest failing input found for one rival: x, d numbers, at `distance` standard deviations.
+class SearchResult(NamedTuple):
+    """A proposal, and the nearest failing input of each rival that was found, nearest first."""
 
-    rival: the class that takes over; 0 where failure is a threshold's.
-    """
-
-    x: tuple[float, ...] = field(repr=False)
-    distance: float
-    rival: int
+    proposal: TailMixture
+    points: tuple[DesignPoint, ...]
 
 
-class Directions(NamedTuple):
-    """J directions of failure (J, r) of norm 1, the distance at which failure begins, and its variation, (J,)."""
+def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
+    """One search for failures; None where no failing point was found."""
+    limit = min(SCOUT_BUDGET, event.budget // (8 * SEARCHES))
+    scouts = bridge(event, TailMixture.prior(event.dim), SCOUTS, SCOUT_MOVES, rng, limit)
+    leading = _leading(event, scouts.z)
+    chosen: list[int] = []
+    for rival in np.unique(leading):  # at equal spacing, since neighbours descend from the same particle
+        mine = np.flatnonzero(leading == rival)
+        chosen.extend(mine[np.linspace(0, len(mine) - 1, min(SCOUTS_USED, len(mine))).astype(int)])
+    widths = np.append(START_WIDTHS, np.sqrt((scouts.z**2).mean()))
+    copies = -(-STARTS // (len(widths) * len(event.rivals)))
+    about = rng.standard_normal((len(widths), copies * len(event.rivals), event.dim)) * widths[:, None, None]
+    which = np.append(np.tile(event.rivals, copies * len(widths)), leading[chosen])
+    points, which = nearest(event, np.concatenate([about.reshape(-1, event.dim), scouts.z[chosen]]), which)
+    if len(points) == 0:
+        return None
+    if event.dim <= SHELL_RANK:
+        # Steps of `nearest` pass over thin failure sets. The radius has the tail of two dimensions.
+        beyond = rng.standard_normal((SHELL, event.dim))
+        length = np.linalg.norm(beyond, axis=1, keepdims=True)
+        beyond *= np.sqrt(np.linalg.norm(points, axis=1).min() ** 2 + 2 * rng.exponential(size=(SHELL, 1))) / length
+        beyond = beyond[event(beyond) >= 0][:SHELL_STARTS]
+        more = nearest(event, beyond, _leading(event, beyond))
+        points, which = np.concatenate([points, more[0]]), np.append(which, more[1])
+    rivals = np.zeros(len(points)) if event.flipped else event.criterion.rivals[which]
+    found = [
+        DesignPoint(tuple(event.to_input(z[None])[0].tolist()), float(np.linalg.norm(z)), int(rival))
+        for z, rival in zip(points, rivals)
+    ]
+    sharp = distinct(points, which, event.budget, rng)
+    points, which = points[sharp], which[sharp]
+    distance = np.linalg.norm(points, axis=1)
+    at_points = points / distance[:, None], distance, np.zeros(len(points))
+    proposal = tails(*map(np.concatenate, zip(at_points, typical(event, points, which, rng))))
+    for _ in range(FIT_ROUNDS):  # to failing draws of its own
+        z = proposal.draw(FIT_DRAWS, rng)
+        fails = event(z) >= 0
+        if fails.any():
+            proposal = proposal.fitted(z[fails], proposal.log_weight(z[fails]))
+    return SearchResult(proposal, nearest_of_each(found))
 
-    a: np.ndarray
-    distance: np.ndarray
-    spread: np.ndarray
+
+def _leading(event, z):
+    """The rival that comes nearest to failure at each point."""
+    return event.each(z).argmax(axis=1) * (not event.flipped)
 
 
 def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,19 +108,15 @@ def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.nda
     """
     z, moving = starts.copy(), np.arange(len(starts))
     for size in STEPS:
-        if not len(moving):
-            break
-        step = size * (aim(*event.gradient(z[moving], which[moving]), z[moving]) - z[moving])
+        step = size * (aim(z[moving], *event.gradient(z[moving], which[moving])) - z[moving])
         z[moving] += step
         moving = moving[np.linalg.norm(step, axis=1) > ARRIVED]
     z, which = _on_boundary(event, np.concatenate([z, starts]), np.append(which, which))
     first = np.sort(np.unique(np.column_stack([which, z.round(8)]), axis=0, return_index=True)[1])
     z, which, moving = z[first], which[first], np.arange(len(first))
     for _ in range(POLISHES):
-        if not len(moving):
-            break
         before = z[moving]
-        towards = aim(*event.gradient(before, which[moving]), before)
+        towards = aim(before, *event.gradient(before, which[moving]))
         for size in POLISH_STEPS:
             closer = 1.01 * (z[moving] + size * (towards - z[moving]))
             length = np.linalg.norm(closer, axis=1)
@@ -85,15 +127,15 @@ def nearest(event: Event, starts: np.ndarray, which: np.ndarray) -> tuple[np.nda
     return _on_boundary(event, z, which)
 
 
-def aim(g: np.ndarray, slope: np.ndarray, z: np.ndarray) -> np.ndarray:
+def aim(z: np.ndarray, g: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """Where the affine pieces at points z (m, r) have margin 0 nearest to the origin; z itself where they are flat.
 
     g (m,), slope (m, r): margin and gradient there. The step of Hasofer & Lind (1974) and Rackwitz & Fiessler (1978).
     """
     square = (slope**2).sum(axis=1, keepdims=True)
-    flat = square == 0
-    scale = ((slope * z).sum(axis=1) - g)[:, None] / np.where(flat, 1.0, square)
-    farthest = FARTHEST / np.sqrt(np.where(flat, 1.0, square))
+    square, flat = np.where(square > 0, square, 1.0), square == 0
+    scale = ((slope * z).sum(axis=1) - g)[:, None] / square
+    farthest = FARTHEST / np.sqrt(square)
     return np.where(flat, z, np.clip(scale, -farthest, farthest) * slope)
 
 
@@ -113,51 +155,39 @@ def _on_boundary(event, z, which):
     return direction * far[:, None], which
 
 
-def nearest_of_each(points: Iterable[DesignPoint]) -> tuple[DesignPoint, ...]:
-    """The nearest point of each rival, nearest first."""
-    best: dict[int, DesignPoint] = {}
-    for point in sorted(points, key=lambda point: point.distance):
-        best.setdefault(point.rival, point)
-    return tuple(best.values())
+def typical(event: Event, points: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """From points (m, r) of given rivals: (a (m, r) of norm 1, s (m,), spread (m,)), E g(s a + noise across a) = 0.
 
-
-def typical(event: Event, points: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> Directions:
-    """From points (m, r) of given rivals, the directions a in which E g(s a + noise across a) = 0, and the s.
-
-    Each round moves s by Newton's step on the mean margin, and a towards the mean gradient.
+    Each round moves s by Newton's step on the mean margin, and a towards the mean gradient. The spread is the standard
+    deviation of the distance at which failure begins, to first order.
     """
     distance = np.linalg.norm(points, axis=1)
     a = points / distance[:, None]
     noise = rng.standard_normal((NOISES, points.shape[1]))
     flat = np.repeat(which, NOISES)
-    for last in [False] * TYPICAL_ROUNDS + [True]:
+    for step in range(TYPICAL_ROUNDS + 1):
         moved = noise - (noise @ a.T).T[:, :, None] * a[:, None, :] + (distance[:, None] * a)[:, None, :]
         g, slope = event.gradient(moved.reshape(-1, moved.shape[2]), flat)
         g, slope = g.reshape(moved.shape[:2]), slope.reshape(moved.shape)
         mean = slope.mean(axis=1)
         rise = np.einsum("ij,ij->i", mean, a)
-        if last:
-            return Directions(a, distance, g.std(axis=1) / np.where(rise > 0, rise, np.inf))
-        step = np.where(rise > 0, g.mean(axis=1) / np.where(rise > 0, rise, 1.0), 0.0)
-        distance = np.maximum(distance - np.clip(step, -2.0, 2.0), 0.1)
+        rise = np.where(rise > 0, rise, np.inf)
+        if step == TYPICAL_ROUNDS:
+            break
+        distance = np.maximum(distance - np.clip(g.mean(axis=1) / rise, -2.0, 2.0), 0.1)
         norm = np.linalg.norm(mean, axis=1, keepdims=True)
         a = 0.3 * a + 0.7 * np.divide(mean, norm, out=a.copy(), where=norm > 0)
         a /= np.linalg.norm(a, axis=1, keepdims=True)
-    raise AssertionError("the last round returns")
+    return a, distance, g.std(axis=1) / rise
 
 
-def tails(directions: Directions) -> TailMixture:
-    """A `TailMixture` with several starts about the distance of each direction, and the whole space.
+def tails(a: np.ndarray, distance: np.ndarray, spread: np.ndarray) -> TailMixture:
+    """A `TailMixture` with several starts about the distance of each direction a (m, r), and the whole space.
 
     The depth of the failure set along a direction is 1 / distance, the depth of a Gaussian tail, or the spread of the
     distance if that is greater. Directions that are the same count once.
     """
-    a, distance, spread = directions
-    kept: list[int] = []
-    for i in range(len(a)):
-        near = [j for j in kept if abs(distance[i] - distance[j]) < SAME_DISTANCE]
-        if all(a[i] @ a[j] < SAME_COSINE for j in near):
-            kept.append(i)
+    kept = _unlike(a, np.abs(distance - distance[:, None]) < SAME_DISTANCE)
     depth = np.maximum(1 / np.maximum(distance, 1.0), spread / 1.5)
     ladders = [np.append(distance[i] + depth[i] * START_OFFSETS, -np.inf) for i in kept]
     return TailMixture.ladders(a[kept], ladders)
@@ -167,18 +197,24 @@ def distinct(points: np.ndarray, which: np.ndarray, budget: int, rng: np.random.
     """Indices of the points that get a direction each: not much less likely than the nearest, and not alike.
 
     Where the budget allows fewer, points are drawn with probabilities in proportion to Phi(-distance). Searches then
-    leave out different points, which `importance.WeightedDraws.covered_once` shows.
+    leave out different points, which `failure.WeightedDraws.covered_once` shows.
     """
-    kept: list[int] = []
     length = np.linalg.norm(points, axis=1)
     order = np.argsort(length)
-    close = log_ndtr(-length) > log_ndtr(-length[order[0]]) - LOG_CUTOFF
-    for i in order:
-        cosines = [points[i] @ points[j] / (length[i] * length[j]) for j in kept if which[j] == which[i]]
-        if close[i] and max(cosines, default=0.0) < SAME_COSINE:
-            kept.append(int(i))
+    order = order[log_ndtr(-length[order]) > log_ndtr(-length[order[0]]) - LOG_CUTOFF]
+    same = which[order] == which[order, None]
+    kept = order[_unlike(points[order] / length[order, None], same)]
     most = max(MOST_DIRECTIONS, min(len(np.unique(which[kept])), budget // BUDGET_EACH))
     if len(kept) > most:  # Gumbel's trick
         keys = log_ndtr(-length[kept]) + rng.gumbel(size=len(kept))
-        kept = np.array(kept)[np.sort(np.argsort(-keys)[:most])].tolist()
-    return np.array(kept)
+        kept = kept[np.sort(np.argsort(-keys)[:most])]
+    return kept
+
+
+def _unlike(a, same):
+    """Indices of directions a (m, r), without those that are like an earlier one where same (m, m) is true."""
+    like, kept = same & (a @ a.T >= SAME_COSINE), []
+    for i in range(len(a)):
+        if not like[i, kept].any():
+            kept.append(i)
+    return kept

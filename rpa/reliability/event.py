@@ -9,15 +9,14 @@ direction and a threshold it is direction . f(z) - threshold. The coordinates z 
 from __future__ import annotations
 
 import copy
-from collections import Counter
+import operator
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import nn
 
 from rpa import _check
@@ -30,6 +29,8 @@ CPU_ROWS = {torch.float64: 4096, torch.float32: 64}  # inputs in a batch: small 
 ACCELERATOR_ROWS = 2048  # inputs in a batch on an accelerator, which needs large batches
 PROBES = 8  # inputs evaluated in one batch and one by one, which must agree
 BELOW = -np.finfo(float).tiny
+# Convolutions on an accelerator, the same on every call: cuDNN's default is TF32 with 10 bits.
+FULL_PRECISION = {"enabled": True, "deterministic": True, "allow_tf32": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +46,14 @@ class Criterion:
     rivals: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Event:
     """Failure {z: g(z) >= 0} for z ~ N(0, I_dim), and how accurately its probability is wanted.
 
     net: outputs (n, k) for tensors z (n, dim) of the type and device of `like`; to_input maps z (n, dim) to inputs
-    (n, d). chain: `net` as a `ReLUNetwork`, if it is one. flipped: failure and success change roles. rtol, budget, rng:
-    the relative error wanted, the evaluations of the network allowed, and the source of random numbers.
+    (n, d). weight: that of this component of the input. chain: `net` as a `ReLUNetwork`, if it is one. flipped: failure
+    and success change roles. rtol, budget, rng: the relative error wanted, the evaluations of the network allowed, and
+    the source of random numbers. evaluations: those up to now; a gradient counts as three.
     """
 
     net: Callable[[torch.Tensor], torch.Tensor]
@@ -59,31 +61,37 @@ class Event:
     dim: int
     to_input: Callable[[np.ndarray], np.ndarray]
     like: torch.Tensor
+    weight: float = 1.0
     chain: ReLUNetwork | None = None
     flipped: bool = False
     rtol: float = 0.05
     budget: int = 1_000_000
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-    counter: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the network up to now; a gradient counts as three."""
-        return self.counter["evaluations"]
+    evaluations: int = 0
 
     @property
     def left(self) -> int:
         """Evaluations of the budget that have not been used."""
         return self.budget - self.evaluations
 
+    @property
+    def rivals(self) -> np.ndarray:
+        """The indices that `gradient` takes as `which`: one for each rival, only one for a flipped event."""
+        return np.arange(1 if self.flipped else len(self.criterion.rows))
+
     def each(self, z: np.ndarray) -> np.ndarray:
         """The margin of each rival, (n, q), whether flipped or not."""
-        with self._accurate():
-            batches = tmap(self._values, self._batches(z))
-        each = np.concatenate(batches) if batches else np.zeros((0, len(self.criterion.rows)))
+
+        def values(z):
+            with torch.inference_mode():
+                return self._each(z).double().numpy(force=True)
+
+        with self._precise():
+            batches = tmap(values, self._batches(z))
+        each = np.concatenate([np.zeros((0, len(self.criterion.rows))), *batches])
         if not np.isfinite(each).all():
             raise ValueError("net: returned NaN or infinite values")
-        self.counter["evaluations"] += len(each)
+        self.evaluations += len(each)
         return each
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
@@ -94,47 +102,36 @@ class Event:
         g = np.where(fails, np.maximum(g, 0.0), np.minimum(g, BELOW))
         return np.where(fails, np.minimum(-g, BELOW), -g) if self.flipped else g
 
-    @property
-    def rivals(self) -> np.ndarray:
-        """The indices that `gradient` takes as `which`: one for each rival, only one for a flipped event."""
-        return np.arange(1 if self.flipped else len(self.criterion.rows))
-
     def gradient(self, z: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(margin of one rival (n,), its gradient (n, dim)) at z (n, dim); which (n,): the rival of each point."""
-        with self._accurate():
-            values, slopes = zip(*tmap(self._slopes, zip(self._batches(z), self._batches(which, torch.int64))))
-        self.counter["evaluations"] += 3 * len(z)  # a backward pass costs about two forward passes
-        return np.concatenate(values), np.concatenate(slopes)
+
+        def slopes(z_and_which):
+            z, which = z_and_which
+            z = z.clone().requires_grad_(True)
+            each = self._each(z)
+            g = -each.amax(dim=1) if self.flipped else each.gather(1, which[:, None])[:, 0]
+            (slope,) = torch.autograd.grad(g.sum(), z)
+            return g.detach().double().numpy(force=True), slope.double().numpy(force=True)
+
+        with self._precise():
+            pairs = tmap(slopes, zip(self._batches(z), self._batches(which, torch.int64)))
+        self.evaluations += 3 * len(z)  # a backward pass costs about two forward passes
+        return np.concatenate([np.zeros(0), *(g for g, _ in pairs)]), np.concatenate([z[:0], *(s for _, s in pairs)])
 
     def complement(self) -> Event:
         """The event of success, with the budget that is left."""
-        return replace(self, flipped=not self.flipped, budget=self.left, counter=Counter())
+        return replace(self, flipped=not self.flipped, budget=self.left, evaluations=0)
 
     @property
     def _on_cpu(self):
         return self.like.device.type == "cpu"
 
-    def _accurate(self):
-        """Convolutions in full float32, the same on every call: cuDNN's default is TF32 with 10 bits."""
-        if self._on_cpu:
-            return nullcontext()
-        return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    def _precise(self):
+        return nullcontext() if self._on_cpu else torch.backends.cudnn.flags(**FULL_PRECISION)
 
     def _batches(self, z, dtype=None):
         rows = torch.as_tensor(z, dtype=dtype or self.like.dtype, device=self.like.device)
         return rows.split(CPU_ROWS.get(self.like.dtype, 256) if self._on_cpu else ACCELERATOR_ROWS) if len(rows) else []
-
-    def _values(self, z):
-        with torch.inference_mode():
-            return self._each(z).double().numpy(force=True)
-
-    def _slopes(self, z_and_which):
-        z, which = z_and_which
-        z = z.clone().requires_grad_(True)
-        each = self._each(z)
-        g = -each.amax(dim=1) if self.flipped else each.gather(1, which[:, None])[:, 0]
-        (slope,) = torch.autograd.grad(g.sum(), z)
-        return g.detach().double().numpy(force=True), slope.double().numpy(force=True)
 
     def _each(self, z):
         f = self.net(z).flatten(1)
@@ -146,40 +143,37 @@ def events(
     net: ReLUNetwork | nn.Module,
     inputs: RandomInput,
     *,
-    label: int | None = None,
-    direction: ArrayLike | None = None,
-    threshold: float | None = None,
     rtol: float = 0.05,
     seed: int = 0,
     budget: int = 1_000_000,
     input_shape: tuple[int, ...] | None = None,
     device: str | None = None,
-) -> list[tuple[float, Event]]:
-    """[(weight, `Event`), ...], one for each component of the input, with equal budgets and independent random streams.
+    **criterion: Any,
+) -> list[Event]:
+    """One `Event` for each component of the input, with equal budgets and independent random streams.
 
-    Arguments as in `rpa.reliability.failure.failure_probability`.
+    Arguments as in `rpa.reliability.failure.failure_probability`; criterion: label, or direction and threshold.
     """
     rtol, seed, device = _check.positive("rtol", rtol), _check.integer("seed", seed), _check.device("device", device)
     budget = _check.integer("budget", budget, 1)
     components, chain = components_of(inputs), _as_chain(net, input_shape)
     if chain is None:
-        module = _Rows(net, inputs.dim, input_shape, device)
-        at_mean = module(torch.as_tensor(inputs.mean[None].copy()).to(module.like)).flatten().numpy(force=True)
-        fields = [_of_module(module, part) for _, part in components]
+        module, like = _as_rows(net, inputs.dim, input_shape, device)
+        at_mean = module(torch.as_tensor(inputs.mean[None].copy()).to(like)).flatten().numpy(force=True)
+        fields = [_of_module(module, like, gaussian) for _, gaussian in components]
     else:
         if chain.input_dim != inputs.dim:
             raise ValueError(f"inputs: expected dimension {chain.input_dim} of the network's input, got {inputs.dim}")
         at_mean, fields = chain(inputs.mean[None])[0], [_of_chain(chain, part, device) for _, part in components]
     head = "" if isinstance(net, ReLUNetwork) else head_of(net)
-    if head and (direction is not None if chain is not None else len(at_mean) == 1):
+    if head and (criterion.get("direction") is not None if chain is not None else len(at_mean) == 1):
         raise ValueError(f"net: ends in {head}; expected the network without it, and a threshold for what it returns")
-    criterion = _criterion(at_mean, label, direction, threshold)
-    shared = {"criterion": criterion, "rtol": rtol, "budget": budget // len(components)}
+    shared = {"criterion": _criterion(at_mean, **criterion), "rtol": rtol, "budget": budget // len(components)}
     rngs = np.random.default_rng(seed).spawn(len(components))
-    result = [Event(**own, **shared, rng=rng) for own, rng in zip(fields, rngs)]
+    result = [Event(**own, **shared, weight=w, rng=rng) for own, (w, _), rng in zip(fields, components, rngs)]
     if chain is None:
         _check_repeatable(result[0])
-    return [(weight, event) for (weight, _), event in zip(components, result)]
+    return result
 
 
 def _as_chain(net, input_shape):
@@ -188,15 +182,13 @@ def _as_chain(net, input_shape):
         return net
     check_evaluable(net)
     large = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, nn.Unflatten)
-    if any(isinstance(layer, large) for layer in net.modules()):
-        return None
-    try:
-        return ReLUNetwork.from_torch(net, input_shape)
-    except ValueError:
-        return None
+    if not any(isinstance(layer, large) for layer in net.modules()):
+        with suppress(ValueError):
+            return ReLUNetwork.from_torch(net, input_shape)
+    return None
 
 
-def _criterion(at_mean, label, direction, threshold):
+def _criterion(at_mean, label=None, direction=None, threshold=None):
     """A `Criterion`; for a label the first of equal outputs wins, and one output is a logit, class 0 being f <= 0."""
     outputs, classes = len(at_mean), max(len(at_mean), 2)
     if direction is not None or threshold is not None:
@@ -231,42 +223,37 @@ def _of_chain(chain, gaussian, device):
     }
 
 
-def _of_module(module, gaussian):
+def _of_module(module, like, gaussian):
     """The fields of an `Event` in the coordinates of the input."""
-    full = gaussian.cov_given.ndim == 2
-    scale = gaussian.times_factor(np.eye(gaussian.dim)).T if full else np.sqrt(gaussian.cov_given)
-    mean, moved = (torch.as_tensor(a).to(module.like) for a in (gaussian.mean.copy(), scale))
+    if gaussian.root is None:
+        times, scale = operator.mul, np.sqrt(gaussian.variances)
+    else:
+        times, scale = operator.matmul, gaussian.times_factor(np.eye(gaussian.dim)).T
+    mean, moved = (torch.as_tensor(a).to(like) for a in (gaussian.mean.copy(), scale))
     return {
-        "net": lambda z: module(mean + (z @ moved if full else z * moved)),
-        "dim": len(scale) if full else gaussian.dim,
-        "to_input": lambda z: gaussian.mean + (z @ scale if full else z * scale),
-        "like": module.like,
+        "net": lambda z: module(mean + times(z, moved)),
+        "dim": len(scale),
+        "to_input": lambda z: gaussian.mean + times(z, scale),
+        "like": like,
     }
 
 
-class _Rows(nn.Module):
-    """A copy of a module on a device that takes rows (n, d), with channels last if it can: convolutions are faster."""
-
-    def __init__(self, net: nn.Module, dim: int, input_shape: Any, device: str | None):
-        super().__init__()
-        self.shape = (dim,) if input_shape is None else tuple(_check.integer("input_shape", n, 1) for n in input_shape)
-        if np.prod(self.shape) != dim:
-            raise ValueError(f"input_shape: expected {dim} entries in all, as inputs have, got {self.shape}")
-        self.inner = copy.deepcopy(net).requires_grad_(False).to(device or "cpu")
-        dtype = next((p.dtype for p in net.parameters()), torch.float64)
-        self.like = torch.zeros(0, dtype=dtype, device=device)
-        check_evaluable(self, self.like.new_zeros(1, dim), "inputs")
-        self.inner = channels_last(self.inner, self.like.new_zeros(1, *self.shape))
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.inner(rows.reshape(-1, *self.shape))
+def _as_rows(net, dim, input_shape, device):
+    """(a copy of a module on a device that takes rows (n, dim), an empty tensor of its type)."""
+    shape = (dim,) if input_shape is None else tuple(_check.integer("input_shape", n, 1) for n in input_shape)
+    if np.prod(shape) != dim:
+        raise ValueError(f"input_shape: expected {dim} entries in all, as inputs have, got {shape}")
+    inner = copy.deepcopy(net).requires_grad_(False).to(device or "cpu")
+    like = torch.zeros(0, dtype=next((p.dtype for p in net.parameters()), torch.float64), device=device)
+    check_evaluable(nn.Sequential(nn.Unflatten(1, shape), inner), like.new_zeros(1, dim), "inputs")
+    return nn.Sequential(nn.Unflatten(1, shape), channels_last(inner, like.new_zeros(1, *shape))), like
 
 
 def _check_repeatable(event):
     """ValueError where the outputs for one input differ between two calls, or between two batches."""
     z = np.random.default_rng(0).standard_normal((PROBES, event.dim))
     together, alone = event.each(z), np.concatenate([event.each(row[None]) for row in z])
-    event.counter.clear()
+    event.evaluations = 0
     off = np.abs(together - alone).max()
     if off > np.sqrt(torch.finfo(event.like.dtype).eps) * np.abs(together).max():
         raise ValueError(
@@ -284,20 +271,14 @@ def impossible(event: Event) -> bool:
     if event.chain is None:
         return False
     chain, criterion = event.chain, event.criterion
-    low, high = np.full(chain.input_dim, -np.inf), np.full(chain.input_dim, np.inf)
-    for weight, bias in zip(chain.weights[:-1], chain.biases[:-1]):
-        low, high = _interval(weight, bias, low, high)
-        low, high = (np.where(bound > 0, bound, chain.slope * bound if chain.slope else 0.0) for bound in (low, high))
-    rows = criterion.rows @ chain.weights[-1]
-    low, high = _interval(rows, criterion.rows @ chain.biases[-1] - criterion.offsets, low, high)
+    weights = *chain.weights[:-1], criterion.rows @ chain.weights[-1]
+    biases = *chain.biases[:-1], criterion.rows @ chain.biases[-1] - criterion.offsets
+    x = np.array([[-np.inf], [np.inf]]) * np.ones(chain.input_dim)
+    for weight, bias in zip(weights, biases):
+        with np.errstate(invalid="ignore"):
+            terms = np.where(weight != 0, weight * x[:, None], 0.0)  # 0 * inf counts as 0
+        low, high = bounds = bias + [terms.min(axis=0).sum(axis=1), terms.max(axis=0).sum(axis=1)]
+        x = np.where(bounds > 0, bounds, chain.slope * bounds if chain.slope else 0.0)
     if event.flipped:
         return bool(np.where(criterion.strict, low > 0, low >= 0).any())
     return bool(np.where(criterion.strict, high <= 0, high < 0).all())
-
-
-def _interval(weight, bias, low, high):
-    """Bounds (m,) of weight @ x + bias for low <= x <= high."""
-    ends = np.stack([low, high])
-    with np.errstate(invalid="ignore"):
-        terms = np.where(weight != 0, weight * ends[:, None], 0.0)  # 0 * inf counts as 0
-    return bias + terms.min(axis=0).sum(axis=1), bias + terms.max(axis=0).sum(axis=1)

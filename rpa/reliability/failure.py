@@ -8,24 +8,33 @@ several independent searches where its weights are even enough; otherwise splitt
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, logsumexp
 from torch import nn
 
 from rpa import _check
-from rpa.inputs import RandomInput, components_of
-from rpa.network import ReLUNetwork, as_network
+from rpa.inputs import RandomInput
+from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
-from rpa.reliability.certified import all_pieces
-from rpa.reliability.design import DesignPoint, nearest_of_each
+from rpa.reliability.certified import failing_patterns
+from rpa.reliability.design import SEARCHES, search
 from rpa.reliability.event import Event, events, impossible
-from rpa.reliability.importance import SEARCHES, WeightedDraws, covered_once, search, widened
-from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
-from rpa.reliability.splitting import repeated
-from rpa.reliability.tails import TailMixture
+from rpa.reliability.result import (
+    NEARLY_CERTAIN,
+    FailureProbability,
+    complemented,
+    estimated,
+    exact,
+    mixed,
+    nearest_of_each,
+    unseen,
+)  # fmt: skip
+from rpa.reliability.splitting import moved, repeated
+from rpa.reliability.tails import COVERED, TailMixture, coverage, log_weights
 
 PLANAR_RANK = 2  # rank up to which the answer is exact
 PLANAR_REACH = 40.0  # standard deviations within which it is
@@ -43,6 +52,9 @@ MIN_EFFECTIVE = 400  # effective draws of importance sampling below which no err
 MIN_FAILURES = 50  # the same for failures in plain sampling
 HEAVY = 12.0  # relative variance of the weights above which its estimate is too small, for lack of the rarest ones
 UNSEEN_WEIGHTS = 4  # if one weight carries half of the error, assume that four such weights exist
+BATCH = 4096
+WALKERS = 200  # failing draws that look for failures outside all half-spaces
+WALKER_MOVES = 30
 LEAST_BUDGET = 20_000
 
 
@@ -79,31 +91,17 @@ def failure_probability(
     >>> round(result.log_p, 6), result.method, np.round(result.design_points[0].x, 3)  # log Phi(-8)
     (-35.013437, 'exact', array([8., 0., 0.]))
     """
-    parts = events(
-        net,
-        inputs,
-        label=label,
-        direction=direction,
-        threshold=threshold,
-        rtol=rtol,
-        seed=seed,
-        budget=_check.integer("budget", budget, LEAST_BUDGET),
-        input_shape=input_shape,
-        device=device,
-    )
-    if all(event.chain is not None and 0 < event.dim <= PLANAR_RANK for _, event in parts):
-        return _planar(as_network(net), inputs, [event for _, event in parts])
-    return mixed([weight for weight, _ in parts], [exact(event) or _component(event) for _, event in parts], rtol)
-
-
-def _planar(net: ReLUNetwork, inputs: RandomInput, parts: list[Event]) -> FailureProbability:
-    """The exact answer from all affine pieces; where none has any probability, a bound by PLANAR_REACH."""
-    pieces = all_pieces(net, components_of(inputs), parts[0].criterion)
+    budget = _check.integer("budget", budget, LEAST_BUDGET)
+    wanted: dict[str, Any] = {"label": label, "direction": direction, "threshold": threshold}
+    parts = events(net, inputs, rtol=rtol, seed=seed, budget=budget, input_shape=input_shape, device=device, **wanted)
+    if not all(event.chain is not None and 0 < event.dim <= PLANAR_RANK for event in parts):
+        return mixed([event.weight for event in parts], [exact(event) or _component(event) for event in parts], rtol)
+    pieces = failing_patterns(net, inputs, input_shape=input_shape, **wanted)
     result = estimated(min(pieces.log_total, 0.0), pieces.total_error, True, "exact")
     if pieces.log_total == -np.inf and not all(impossible(event) for event in parts):
         result = unseen(-np.inf, float(log_ndtr(-PLANAR_REACH)), "exact")
     parts = [replace(event, budget=LEAST_BUDGET) for event in parts]
-    points = [point for event in parts for point in _design_points(event, _searched(event, SEARCHES))]
+    points = [point for event in parts for found in _searched(event, SEARCHES) for point in found.points]
     return replace(result, design_points=nearest_of_each(points), n=sum(event.evaluations for event in parts))
 
 
@@ -123,7 +121,8 @@ def _component(event: Event) -> FailureProbability:
         if not believed and not result.rel_error < 1:  # no digit is known: the interval is that of the pilot
             most = float(np.log(stats.beta.ppf(0.99, failures + 1, PILOT - failures)))
             result = replace(result, lower=-np.inf, upper=max(result.upper, most))
-    return replace(result, design_points=_design_points(event, searches), n=event.evaluations)
+    points = nearest_of_each(point for found in searches for point in found.points)
+    return replace(result, design_points=points, n=event.evaluations)
 
 
 def _searched(event, count):
@@ -141,7 +140,7 @@ def _rare(event, searches):
     for _ in range(SEARCH_ROUNDS):
         searches = searches + _searched(event, SEARCHES)
         if not searches:
-            return searches, repeated(event, TailMixture.prior(event.dim), "splitting")[0]
+            return searches, repeated(event)
         proposals = [result.proposal for result in searches]
         draws = WeightedDraws(event, proposals)
         draws.draw(FIRST_DRAWS)
@@ -156,7 +155,7 @@ def _rare(event, searches):
         result = estimated(result.log_p, error, result.converged and error <= event.rtol, result.method)
         if uncovered < event.rtol / 5 or event.left < event.budget / 2:
             break
-    return searches, result or _bridged(event, proposals)
+    return searches, result or repeated(event, proposals)
 
 
 def _sampled(event, proposals):
@@ -164,7 +163,7 @@ def _sampled(event, proposals):
 
     None where another method should do better, a bridge or the searches of `_rare`, with half of the budget left.
     """
-    plain = np.isinf(proposals[0].starts).all()
+    plain = proposals[0].plain
     method, fewest = ("sampling", MIN_FAILURES) if plain else ("importance sampling", MIN_EFFECTIVE)
     draws, wanted = WeightedDraws(event, proposals), FIRST_DRAWS
     while True:
@@ -187,20 +186,57 @@ def _sampled(event, proposals):
             return None if better or draws.log_p == -np.inf else result
 
 
-def _bridged(event, proposals):
-    """The result of splitting from the proposals; the share that only one search covers is part of its error."""
-    result, z = repeated(event, TailMixture.joined(proposals), "bridge")
-    if not np.isfinite(result.rel_error):
-        return result
-    error = float(np.hypot(result.rel_error, covered_once(proposals, z, result.log_p)))
-    return estimated(result.log_p, error, result.converged and error <= event.rtol, "bridge")
+class WeightedDraws:
+    """Draws from several proposals in turn, with the logs of their weights under the mixture, -inf for successes.
+
+    log_w (n,): these logs; log_p: log of their mean; variance: of one weight, relative to the squared mean; greatest:
+    share of the greatest weight. covered_once: share of the failure probability that at most one proposal covers; as in
+    Good and Turing's estimate, this is also an estimate of the share that none covers. missed: another estimate of it,
+    m^S for S proposals that each miss the share m on average.
+    """
+
+    log_p, variance, greatest, covered_once, missed = -np.inf, np.inf, 1.0, 0.0, 0.0  # without a failure
+
+    def __init__(self, event: Event, proposals: list[TailMixture]) -> None:
+        self.event, self.proposals = event, proposals
+        self.log_w, self._each = np.zeros(0), np.zeros((0, len(proposals)))
+
+    def draw(self, n: int) -> None:
+        """At least n more draws."""
+        count, n_proposals = -(-n // len(self.proposals)), len(self.proposals)
+        for first in range(0, count, BATCH):
+            for proposal in self.proposals:
+                z = proposal.draw(min(BATCH, count - first), self.event.rng)
+                fails = self.event(z) >= 0
+                each, log_w = log_weights(self.proposals, z[fails]), np.full(len(z), -np.inf)
+                log_w[fails] = np.log(n_proposals) - logsumexp(-each, axis=1)
+                self.log_w, self._each = np.append(self.log_w, log_w), np.concatenate([self._each, each])
+        if not len(self._each):
+            return
+        total, n = logsumexp(self.log_w), len(self.log_w)
+        self.log_p = float(total - np.log(n))
+        self.variance = max(float(n * np.exp(logsumexp(2 * self.log_w) - 2 * total)) - 1, 0.0)
+        self.greatest = float(np.exp(self.log_w.max() - total))
+        share = np.exp(self.log_w[np.isfinite(self.log_w)] - total)
+        covering = coverage(self._each, self.log_p)
+        self.covered_once = float(share[covering <= 1].sum())
+        self.missed = float(max(1 - share @ covering / n_proposals, 0.0) ** n_proposals)
 
 
-def _design_points(event, searches):
-    """The nearest failing input of each rival that the searches found."""
-    points = []
-    for result in searches:
-        for z, which in zip(result.points, result.which):
-            rival = 0 if event.flipped else int(event.criterion.rivals[which])
-            points.append(DesignPoint(tuple(event.to_input(z[None])[0].tolist()), float(np.linalg.norm(z)), rival))
-    return nearest_of_each(points)
+def widened(event: Event, proposals: list[TailMixture], log_p: float) -> tuple[float, list[TailMixture]]:
+    """(share of the failure probability exp(log_p) that no proposal covers, proposals that cover more of it).
+
+    Failing draws are moved by steps that preserve the failure's law, out of the half-spaces if it reaches beyond them.
+    """
+    n = min(WALKERS, max(event.left, 0) // (WALKER_MOVES + 5))
+    (rng,), joined = event.rng.spawn(1), TailMixture.joined(proposals)
+    z = joined.draw(5 * n, rng)
+    z = z[event(z) >= 0]
+    if not len(z):
+        return 0.0, proposals
+    log_w = joined.log_weight(z)
+    z = moved(event, z[rng.choice(len(z), n, p=np.exp(log_w - logsumexp(log_w)))], WALKER_MOVES, rng)
+    outside = joined.log_weight(z) > log_p + np.log(COVERED)
+    if not outside.any():
+        return 0.0, proposals
+    return float(outside.mean()), [proposal.lowered(z[outside]).fitted(z, np.zeros(n)) for proposal in proposals]

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.special import logsumexp
 
-from rpa.reliability.design import DesignPoint, nearest_of_each
 from rpa.reliability.event import Event, impossible
 
 NEARLY_CERTAIN = 0.9  # failure probability above which that of the complement is estimated instead
+
+
+@dataclass(frozen=True)
+class DesignPoint:
+    """The nearest failing input found for one rival: x, d numbers, at `distance` standard deviations.
+
+    rival: the class that takes over; 0 where failure is a threshold's.
+    """
+
+    x: tuple[float, ...] = field(repr=False)
+    distance: float
+    rival: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,14 @@ class FailureProbability:
         return f"FailureProbability: {digits} ± {100 * self.rel_error:.2g} %, {effort}, {trust}"
 
 
+def nearest_of_each(points: Iterable[DesignPoint]) -> tuple[DesignPoint, ...]:
+    """The nearest point of each rival, nearest first."""
+    best: dict[int, DesignPoint] = {}
+    for point in sorted(points, key=lambda point: point.distance):
+        best.setdefault(point.rival, point)
+    return tuple(best.values())
+
+
 def estimated(log_p: float, rel_error: float, converged: bool, method: str) -> FailureProbability:
     """A result with the interval that its error gives; without points and evaluations."""
     log_p, reach = float(log_p), 3 * float(np.log1p(rel_error))
@@ -79,7 +98,9 @@ def complemented(other: FailureProbability, event: Event) -> FailureProbability:
 
     Where q has not converged, the upper bound of q decides whether p has; without a success it is the error too.
     """
-    log_p, lower, upper = (float(_log_one_less(bound)) for bound in (other.log_p, other.upper, other.lower))
+    q = np.array([other.log_p, other.upper, other.lower])
+    with np.errstate(divide="ignore"):  # log(1 - q), to full accuracy
+        log_p, lower, upper = np.where(q < -0.69, np.log1p(-np.exp(q)), np.log(-np.expm1(q))).tolist()
     most = float(np.exp(other.upper - log_p))
     error = float(np.exp(other.log_p - log_p)) * other.rel_error if np.isfinite(other.rel_error) else most
     converged = (error if other.converged else most) <= event.rtol
@@ -92,32 +113,21 @@ def mixed(weights: Sequence[float], results: Sequence[FailureProbability], rtol:
 
     Its interval is the sum of the components' intervals, which includes components without a failure.
     """
-    if len(results) == 1:
+    log_ps, lowers, uppers = (
+        np.log(weights) + [getattr(result, name) for result in results] for name in ("log_p", "lower", "upper")
+    )
+    log_p, upper = float(logsumexp(log_ps)), min(float(logsumexp(uppers)), 0.0)
+    if len(results) == 1 or log_p == -np.inf:
         return results[0]
-    log_terms = np.log(weights) + [result.log_p for result in results]
-    log_p = float(logsumexp(log_terms))
-    if log_p == -np.inf:
-        return results[0]
-    method = " + ".join(dict.fromkeys(result.method for result in results))
-    log_uppers = np.log(weights) + [result.upper for result in results]
-    upper = min(float(logsumexp(log_uppers)), 0.0)
+    whole = unseen(log_p, upper, " + ".join(dict.fromkeys(result.method for result in results)))
     if np.isfinite([result.rel_error for result in results]).any():
         with np.errstate(over="ignore"):
-            share, most = np.exp(log_terms - log_p), np.exp(log_uppers - log_p)
+            share, most = np.exp(log_ps - log_p), np.exp(uppers - log_p)
         # The error of a component of which no digit is known is its upper bound.
-        parts = zip(share, most, results)
-        errors = [s * r.rel_error if np.isfinite(r.lower) else bound for s, bound, r in parts]
+        errors = [s * r.rel_error if np.isfinite(r.lower) else bound for s, bound, r in zip(share, most, results)]
         doubt = most[[not result.converged for result in results]].sum()
         error = float(np.linalg.norm(errors))
-        lower = float(logsumexp(np.log(weights) + [result.lower for result in results]))
-        whole = estimated(log_p, error, error <= rtol and doubt <= rtol, method)
-        whole = replace(whole, lower=lower, upper=upper)
-    else:
-        whole = unseen(log_p, upper, method)
+        whole = estimated(log_p, error, error <= rtol and doubt <= rtol, whole.method)
+        whole = replace(whole, lower=float(logsumexp(lowers)), upper=upper)
     points = nearest_of_each(point for result in results for point in result.design_points)
     return replace(whole, design_points=points, n=sum(result.n for result in results))
-
-
-def _log_one_less(log_q):
-    """log(1 - q) from log q <= 0, to full accuracy."""
-    return np.log1p(-np.exp(log_q)) if log_q < -0.69 else np.log(-np.expm1(log_q)) if log_q < 0 else -np.inf

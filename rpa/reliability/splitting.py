@@ -10,7 +10,7 @@ unbiased up to its adaptive choices, whatever its moves; its error is estimated 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
 from rpa.reliability.event import Event, events
 from rpa.reliability.result import NEARLY_CERTAIN, FailureProbability, complemented, estimated, exact, mixed, unseen
-from rpa.reliability.tails import TailMixture
+from rpa.reliability.tails import TailMixture, coverage, log_weights
 
 DRAWN = 4  # draws for each particle of a proposal with several components
 KEPT = 0.25  # share of the particles above the next level
@@ -48,33 +48,29 @@ class Run(NamedTuple):
 
 
 class _Particles:
-    """Particles of a proposal (component (n,), v (n, r) as in `place`), with their margins and log weights."""
+    """Particles z (n, r) of a proposal, with their margins and log weights."""
 
-    def __init__(self, event, proposal, component, v, rng):
+    def __init__(self, event, proposal, z, rng):
         self.event, self.proposal, self.rng, self.delta = event, proposal, rng, 0.5
-        self.component, self.v = component, v
-        self.z = proposal.place(self.component, self.v)
-        self.g, self.log_w = event(self.z), proposal.log_weight(self.z)
+        self.z, self.g, self.log_w = z, event(z), proposal.log_weight(z)
 
     def resample(self, log_w, n):
         """Systematic resampling of n particles in proportion to exp(log_w)."""
         share = np.cumsum(np.exp(log_w - logsumexp(log_w)))
         at = (self.rng.random() + np.arange(n)) / n * share[-1]
         index = np.searchsorted(share, at)
-        self.component, self.v, self.z = self.component[index], self.v[index], self.z[index]
-        self.g, self.log_w = self.g[index], self.log_w[index]
+        self.z, self.g, self.log_w = self.z[index], self.g[index], self.log_w[index]
 
     def move(self, level, power):
         """One step that preserves proposal x weight^power, restricted to g >= level."""
-        if len(self.proposal.starts) > 1:
-            self.component, self.v = self.proposal.placed(self.z, self.rng)
-        v = np.sqrt(1 - self.delta**2) * self.v + self.delta * self.rng.standard_normal(self.v.shape)
-        z = self.proposal.place(self.component, v)
+        component, v = self.proposal.placed(self.z, self.rng)
+        v = np.sqrt(1 - self.delta**2) * v + self.delta * self.rng.standard_normal(v.shape)
+        z = self.proposal.place(component, v)
         log_w, g = self.proposal.log_weight(z), np.full(len(v), -np.inf)
         accepted = np.log(self.rng.random(len(v))) < power * (log_w - self.log_w)
         g[accepted] = self.event(z[accepted])  # evaluate the network only for moves that the weights accept
         accepted &= g >= level
-        for old, new in ((self.v, v), (self.z, z), (self.g, g), (self.log_w, log_w)):
+        for old, new in ((self.z, z), (self.g, g), (self.log_w, log_w)):
             old[accepted] = new[accepted]
         self.delta = float(np.clip(self.delta * np.exp(accepted.mean() - ACCEPTED), 0.01, 0.95))
 
@@ -85,11 +81,21 @@ def bridge(
     """One run of n particles with `moves` moves a stage, cut short after about `limit` evaluations of the margin.
 
     From a proposal with weights they are resampled from DRAWN n draws, which cost less than moves and find rare places.
+    It ends early where all particles have one margin.
     """
-    drawn = DRAWN * n if len(proposal.starts) > 1 else n
-    particles = _Particles(event, proposal, *proposal.draw(drawn, rng), rng)
-    log_p, spent = 0.0, drawn
-    for level, power, log_w in _stages(particles):
+    drawn = n if proposal.plain else DRAWN * n
+    particles = _Particles(event, proposal, proposal.draw(drawn, rng), rng)
+    level, power, log_p, spent = -np.inf, 0.0, 0.0, drawn
+    while True:
+        if level < 0:
+            level = _next_level(particles.g)
+            if level is None:
+                break
+            log_w = np.where(particles.g >= level, 0.0, -np.inf)
+            power = 1.0 if level >= 0 and not particles.log_w.any() else 0.0
+        else:
+            step = _power_step(particles.log_w, 1 - power)
+            log_w, power = step * particles.log_w, min(1.0, power + step)
         log_p += float(logsumexp(log_w) - np.log(len(log_w)))
         particles.resample(log_w, n)
         if power == 1.0:
@@ -104,25 +110,10 @@ def bridge(
 
 def moved(event: Event, z: np.ndarray, moves: int, rng: np.random.Generator) -> np.ndarray:
     """Failing points z (n, r) after `moves` moves that preserve the failure's law."""
-    particles = _Particles(event, TailMixture.prior(event.dim), np.zeros(len(z), dtype=int), z.copy(), rng)
+    particles = _Particles(event, TailMixture.prior(event.dim), z.copy(), rng)
     for _ in range(moves):
         particles.move(0.0, 1.0)
     return particles.z
-
-
-def _stages(particles: _Particles) -> Iterator[tuple[float, float, np.ndarray]]:
-    """(level, power, log weights of the present particles) of each stage; ends after power 1, or when stuck."""
-    level, power = -np.inf, 0.0
-    while level < 0:
-        level = _next_level(particles.g)
-        if level is None:
-            return
-        even = level >= 0 and not particles.log_w.any()
-        yield level, 1.0 if even else 0.0, np.where(particles.g >= level, 0.0, -np.inf)
-    while power < 1:
-        step = _power_step(particles.log_w, 1 - power)
-        power = min(1.0, power + step)
-        yield level, power, step * particles.log_w
 
 
 def _next_level(g):
@@ -141,29 +132,27 @@ def _next_level(g):
 
 def _power_step(log_w, most):
     """The largest power of the weights, at most `most`, that leaves an effective share of EVENNESS."""
-    low, high = 0.0, most
-    if _evenness(most * log_w) >= EVENNESS:
+    evenness = lambda power: np.exp(2 * logsumexp(power * log_w) - logsumexp(2 * power * log_w)) / len(log_w)
+    if evenness(most) >= EVENNESS:
         return most
+    low, high = 0.0, most
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if _evenness(middle * log_w) > EVENNESS else (low, middle)
+        low, high = (middle, high) if evenness(middle) > EVENNESS else (low, middle)
     return max(low, 1e-3 * most)
 
 
-def _evenness(log_w):
-    return float(np.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w)) / len(log_w))
-
-
-def repeated(event: Event, proposal: TailMixture, method: str) -> tuple[FailureProbability, np.ndarray]:
+def repeated(event: Event, proposals: Sequence[TailMixture] = ()) -> FailureProbability:
     """Rounds of independent runs, each of more particles, until their mean is known to rtol or the budget is spent.
 
-    Returns the result and the final particles z (n, r) of the last round. Runs count in proportion to their particles
-    n_r: p = sum n_r p_r / sum n_r, with the variance sum n_r (p_r - p)^2 / ((R - 1) sum n_r) times Student's factor.
+    Runs start from the mixture of the proposals, or from N(0, I). They count in proportion to their particles n_r:
+    p = sum n_r p_r / sum n_r, with the variance sum n_r (p_r - p)^2 / ((R - 1) sum n_r) times Student's factor. The
+    share that at most one proposal covers is part of the error.
     """
+    proposal = TailMixture.joined(proposals) if proposals else TailMixture.prior(event.dim)
     runs: list[Run] = []
     sizes: list[int] = []
-    plain = bool(np.isinf(proposal.starts).all())
-    n = FIRST_PARTICLES if plain else 2 * FIRST_PARTICLES  # uneven weights need a bridge, and more particles
+    n = 2 * FIRST_PARTICLES if proposals else FIRST_PARTICLES  # uneven weights need a bridge, and more particles
     while True:
         before = event.evaluations
         for rng in event.rng.spawn(RUNS):
@@ -171,16 +160,23 @@ def repeated(event: Event, proposal: TailMixture, method: str) -> tuple[FailureP
             limit = 2 * event.left / (RUNS - len(runs) % RUNS + 1)
             runs.append(bridge(event, proposal, n, MOVES, rng, limit))
             sizes.append(n)
-        result = _mean(runs, np.array(sizes), event.rtol, method, plain)
+        result = _mean(runs, np.array(sizes), event.rtol, plain=not proposals)
         per_particle = (event.evaluations - before) / (RUNS * n)
         wanted = sum(sizes) * ((result.rel_error / event.rtol) ** 2 * 1.1 - 1) / RUNS
         n = int(np.clip(wanted, n, event.left / (ROOM * RUNS * per_particle)) if np.isfinite(wanted) else 2 * n)
         if result.converged or n < FIRST_PARTICLES or ROOM * RUNS * n * per_particle > event.left:
-            return result, np.concatenate([run.z for run in runs[-RUNS:]])
+            break
+    if not proposals or not np.isfinite(result.rel_error):
+        return result
+    z = np.concatenate([run.z for run in runs[-RUNS:]])
+    once = (coverage(log_weights(proposals, z), result.log_p) <= 1).mean()
+    error = float(np.hypot(result.rel_error, once))
+    return estimated(result.log_p, error, result.converged and error <= event.rtol, result.method)
 
 
-def _mean(runs, sizes, rtol, method, plain):
+def _mean(runs, sizes, rtol, plain):
     """The result of all runs; plain: whether they started from the input's own law."""
+    method = "splitting" if plain else "bridge"
     reached = np.array([run.reached for run in runs])
     if not reached.any():
         # Without a failure among m draws of the input, p is below -log(0.01) / m in 99 of 100 cases.
@@ -208,11 +204,11 @@ def splitting(
     """
     budget = _check.integer("budget", budget, RUNS * FIRST_PARTICLES)
     parts = events(net, inputs, rtol=rtol, budget=budget, **event)
-    return mixed([weight for weight, _ in parts], [exact(part) or _from_the_prior(part) for _, part in parts], rtol)
+    return mixed([part.weight for part in parts], [exact(part) or _from_the_prior(part) for part in parts], rtol)
 
 
 def _from_the_prior(event):
-    result, _ = repeated(event, TailMixture.prior(event.dim), "splitting")
+    result = repeated(event)
     if result.log_p > np.log(NEARLY_CERTAIN) and not event.flipped:
         return complemented(_from_the_prior(event.complement()), event)
     return replace(result, n=event.evaluations)

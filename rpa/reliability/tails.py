@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
 FLOOR = 0.1  # least part of the shares that is spread evenly
+COVERED = 1e3  # a search covers a point whose weight under its proposal is below this many means or least weights
 EVEN_DRAWS = 3.0  # the even part counts as much as this many failing draws
 
 
@@ -53,13 +54,18 @@ class TailMixture:
             np.concatenate([q.log_share for q in proposals]) - np.log(len(proposals)),
         )
 
-    def draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """n draws as (component (n,), standard normal v (n, r)), which `place` turns into points."""
+    @cached_property
+    def plain(self) -> bool:
+        """Whether this is N(0, I) itself."""
+        return bool(np.isinf(self.starts).all())
+
+    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """n draws (n, r)."""
         component = rng.choice(len(self.starts), n, p=np.exp(self.log_share - logsumexp(self.log_share)))
-        return component, rng.standard_normal((n, self.directions.shape[1]))
+        return self.place(component, rng.standard_normal((n, self.directions.shape[1])))
 
     def place(self, component: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Points z (n, r): v moved along its component's direction from N(0, 1) to the tail beyond the start."""
+        """Points z (n, r): normal v moved along its component's direction to the tail beyond that one's start."""
         a = self.directions[self.owner[component]]
         along = np.einsum("ij,ij->i", v, a)
         tail = -ndtri_exp(log_ndtr(-along) + log_ndtr(-self.starts[component]))
@@ -67,14 +73,16 @@ class TailMixture:
 
     def placed(self, z: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Inverse of `place`: (component (n,), v (n, r)) for draws z (n, r), the component drawn given z."""
+        if self.plain:
+            return np.zeros(len(z), dtype=int), z
         along = z @ self.directions.T
         heights, rows = self._heights(along), np.arange(len(z))
         owner = (heights - np.log(rng.standard_exponential(heights.shape))).argmax(axis=0)
         height = heights[owner, rows] + np.log(rng.random(len(z)))
-        component, first = np.empty(len(z), dtype=int), np.searchsorted(self.owner, owner)
+        component = np.searchsorted(self.owner, owner)
         for j in np.unique(owner):
             mine = owner == j
-            component[mine] = first[mine] + np.searchsorted(self._steps[j][1][1:], height[mine])
+            component[mine] += np.searchsorted(self._steps[j][1][1:], height[mine])
         along = along[rows, owner]
         before = -ndtri_exp(log_ndtr(-along) - log_ndtr(-self.starts[component]))
         return component, z + (before - along)[:, None] * self.directions[owner]
@@ -121,3 +129,16 @@ class TailMixture:
             heights = np.logaddexp.accumulate(self.log_share[mine] - log_ndtr(-self.starts[mine]))
             steps.append((self.starts[mine], np.append(-np.inf, heights)))
         return steps
+
+
+def log_weights(proposals: Sequence[TailMixture], z: np.ndarray) -> np.ndarray:
+    """Log weights (n, S) of points z (n, r) under each of S proposals alone."""
+    return np.stack([proposal.log_weight(z) for proposal in proposals], axis=1)
+
+
+def coverage(log_w: np.ndarray, log_p: float) -> np.ndarray:
+    """Number (n,) of searches that cover each failing point, from `log_weights` (n, S) and the failure's log p.
+
+    In many dimensions weights vary greatly where all searches agree, hence the comparison with the least weight.
+    """
+    return (log_w < np.log(COVERED) + np.maximum(log_p, log_w.min(axis=1, keepdims=True))).sum(axis=1)

@@ -59,8 +59,9 @@ def test_a_line_far_out_against_mpmath():
     assert abs(found.log_total - expected) < 1e-10 * abs(expected)
 
 
-def test_pieces_of_many_dimensions_against_samples():
-    net, inputs, n = random_network((6, 10, 8, 4), 5), random_gaussian(6, 3), 300_000
+@pytest.mark.parametrize("inputs", [random_gaussian(6, 3), random_mixture(6, 2)], ids=["gaussian", "mixture"])
+def test_pieces_of_many_dimensions_against_samples(inputs):
+    net, n = random_network((6, 10, 8, 4), 5), 300_000
     found = failing_patterns(net, inputs, label=2, max_patterns=40)
     x = inputs.sample(n, 4)
     winner, patterns = net(x).argmax(1), net.patterns(x)
@@ -68,9 +69,12 @@ def test_pieces_of_many_dimensions_against_samples():
     counts = [np.count_nonzero((winner == c) & (patterns == p).all(1)) for c, p in pieces]
     sampled = np.array(counts) / n
     error = np.hypot(np.sqrt(sampled / n), found.rel_error[:10] * sampled)
-    assert not found.exact and len(found) == 40 and 2 not in found.rival
-    assert (np.abs(np.exp(found.log_p[:10]) - sampled) < 6 * error).all()
-    assert np.exp(found.log_total) * (1 - 3 * found.total_error) < (winner != 2).mean()
+    assert not found.exact and 30 < len(found) <= 40 and 2 not in found.rival
+    # A component of a mixture counts where its own draws met the piece.
+    low = -np.inf if isinstance(inputs, GaussianMixture) else -6
+    assert ((np.exp(found.log_p[:10]) - sampled < 6 * error) & (np.exp(found.log_p[:10]) - sampled > low * error)).all()
+    share = np.exp(found.log_total) / (winner != 2).mean()
+    assert share > 0.3 and share * (1 - 3 * found.total_error) < 1
 
 
 def test_the_bound_is_below_the_failure_probability_and_near_it_far_out():
@@ -81,14 +85,6 @@ def test_the_bound_is_below_the_failure_probability_and_near_it_far_out():
     assert found.log_total + np.log1p(-3 * found.total_error) < whole.upper and found.log_total > whole.log_p - 0.2
     assert (np.diff(found.log_p) <= 0).all() and found.log_total < whole.log_p + np.log1p(6 * whole.rel_error)
     np.testing.assert_array_equal(found.log_p, failing_patterns(net, inputs, **event).log_p)
-
-
-def test_a_mixture_of_many_dimensions_adds_its_components():
-    net, inputs = random_network((5, 6, 5, 3), 3), random_mixture(5, 2)
-    found = failing_patterns(net, inputs, label=0, max_patterns=60)
-    x = inputs.sample(100_000, 0)
-    p = (net(x).argmax(1) != 0).mean()
-    assert len(found) <= 60 and 0.3 * p < np.exp(found.log_total) < p + 6 * np.sqrt(0.25 / len(x))
 
 
 def test_an_input_that_does_not_vary_fails_or_does_not():

@@ -9,16 +9,15 @@ from helpers import Net, coordinate, make_event, random_network
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
-from torch import nn
 
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.reliability import failure
-from rpa.reliability.failure import failure_probability
-from rpa.reliability.importance import SearchResult, WeightedDraws, covered_once, widened
+from rpa.reliability.design import SearchResult
+from rpa.reliability.failure import WeightedDraws, failure_probability, widened
 from rpa.reliability.result import complemented, estimated, mixed, unseen
-from rpa.reliability.splitting import Run, _mean, splitting
-from rpa.reliability.tails import TailMixture
+from rpa.reliability.splitting import Run, _mean, repeated, splitting
+from rpa.reliability.tails import TailMixture, coverage, log_weights
 
 ABOVE = {"direction": [1.0], "threshold": 0.0}
 
@@ -53,23 +52,19 @@ def test_a_place_met_by_a_few_heavy_draws_widens_the_error():
     assert np.quantile(gaps, 0.9) <= 2
 
 
-@pytest.mark.parametrize("start, hits", [(-np.inf, failure.MIN_FAILURES), (1.0, failure.MIN_EFFECTIVE)])
-def test_an_error_of_few_failures_is_not_believed(start, hits):
+@pytest.mark.parametrize("start, hits", [(-np.inf, failure.MIN_FAILURES), (1.0, failure.MIN_EFFECTIVE), (0.0, 0)])
+def test_an_error_of_few_failures_is_not_believed_and_uneven_weights_vary_more_than_they_show(start, hits):
     """However large rtol: plain sampling counts 50 failures, importance sampling 400."""
     event, p = _event([2.2], rtol=0.5), ndtr(-2.2) / ndtr(-start)
     proposals = [TailMixture.prior(3)] if start == -np.inf else [_half_spaces([start], [1.0])] * 2
-    found = failure._sampled(event, proposals)
-    assert found.converged and hits < event.evaluations * p < 3 * hits
-    assert _gap(found, log_ndtr(-2.2)) < 4
-    np.testing.assert_allclose(found.rel_error, np.sqrt((1 / p - 1) / event.evaluations), rtol=0.1)
-
-
-def test_uneven_weights_vary_more_than_their_sample_says():
-    event, p = _event([2.2], rtol=0.5), ndtr(-2.2) / ndtr(0.0)
-    found = failure._sampled(event, [_half_spaces([0.0], [1.0])] * 2)
-    variance = 1 / p - 1
-    assert variance > 2 * failure.HEAVY and _gap(found, log_ndtr(-2.2)) < 4
-    np.testing.assert_allclose(found.rel_error, variance / np.sqrt(failure.HEAVY * event.evaluations), rtol=0.1)
+    found, variance = failure._sampled(event, proposals), 1 / p - 1
+    assert found.converged and hits < event.evaluations * p and _gap(found, log_ndtr(-2.2)) < 4
+    if start == 0:
+        assert variance > 2 * failure.HEAVY
+        variance *= variance / failure.HEAVY
+    else:
+        assert event.evaluations * p < 3 * hits
+    np.testing.assert_allclose(found.rel_error, np.sqrt(variance / event.evaluations), rtol=0.1)
 
 
 def test_what_one_search_covers_alone_is_part_of_the_error():
@@ -78,9 +73,10 @@ def test_what_one_search_covers_alone_is_part_of_the_error():
     draws = WeightedDraws(_event([5.0, 5.0]), [first, second])
     draws.draw(4000)
     z = np.random.default_rng(1).standard_normal((1000, 3)) * [0, 0, 1] + np.repeat([[5.5, 0, 0], [0, 5.5, 0]], 500, 0)
-    assert covered_once([first, second], z, draws.log_p) == 0.5 and covered_once([second, second], z, draws.log_p) == 0
+    for proposals, share in (([first, second], 0.5), ([second, second], 0)):
+        assert (coverage(log_weights(proposals, z), draws.log_p) <= 1).mean() == share
     assert draws.covered_once == pytest.approx(0.5, abs=0.1) and draws.missed == pytest.approx(0.25**2, abs=0.03)
-    for estimate in (failure._sampled, failure._bridged):
+    for estimate in (failure._sampled, repeated):
         found = estimate(_event([5.0, 5.0], seed=2, rtol=0.2, budget=100_000), [first, second])
         assert not found.converged and 0.4 < found.rel_error < 0.8
         assert abs(found.log_p - _log_union(5.0, 5.0)) < 0.3
@@ -115,7 +111,7 @@ def test_searches_are_repeated_while_failures_are_covered_once_or_each_covers_fe
     """Rounds of two searches: 1 finds one half of the failures, 3 the other, 2 finds both."""
     kinds = {"1": _half_spaces([4.9], [1.0]), "2": _half_spaces([4.9, 4.9], [0.5, 0.5])}
     kinds["3"] = TailMixture.ladders(np.eye(3)[1:2], [np.array([-np.inf, 4.9])])
-    left = [[SearchResult(kinds[kind], np.zeros((0, 3)), np.zeros(0)) for kind in pair] for pair in rounds.split()]
+    left = [[SearchResult(kinds[kind], ()) for kind in pair] for pair in rounds.split()]
     expected = [each for pair in left[:calls] for each in pair]
     monkeypatch.setattr(failure, "_searched", lambda *arguments: left.pop(0))
     found, result = failure._rare(_event([5.0, 5.0], rtol=0.2), [])
@@ -130,7 +126,7 @@ def test_failures_outside_all_half_spaces_are_found_and_covered(monkeypatch):
     assert uncovered == pytest.approx(1 - ndtr(-5.0) / ndtr(-4.8), abs=0.15)
     assert 4.8 <= wider[0].starts[1] < 4.83 and 0.3 < np.exp(wider[0].log_share[1:3]).sum() < 0.9
     assert widened(event, [_half_spaces([4.7], [1.0])] * 2, log_ndtr(-4.8))[0] == 0
-    results = [SearchResult(proposal, np.zeros((0, 3)), np.zeros(0)) for proposal in proposals]
+    results = [SearchResult(proposal, ()) for proposal in proposals]
     monkeypatch.setattr(failure, "_searched", lambda *arguments: results)
     _, result = failure._rare(event, [])
     assert result.converged and _gap(result, log_ndtr(-4.8)) < 4
@@ -205,20 +201,20 @@ def test_a_complement_is_judged_by_its_upper_bound_where_it_is_not_believed():
 @pytest.mark.parametrize("spread, converged", [(0.3, True), (0.5, True), (0.75, False)])
 def test_the_error_of_repeated_runs_is_students_and_loose_runs_are_not_believed(spread, converged):
     p = 1e-9 * (1 + spread * stats.zscore(np.arange(8.0) ** 2, ddof=1))
-    found = _mean([Run(np.log(each), True, None) for each in p], np.full(8, 100), 0.5, "splitting", True)
+    found = _mean([Run(np.log(each), True, None) for each in p], np.full(8, 100), 0.5, True)
     assert found.p == pytest.approx(1e-9) and found.converged == converged
     assert 3 * found.rel_error == pytest.approx(stats.t.ppf(0.995, 7) * stats.sem(p) / 1e-9)
 
 
 def test_a_run_that_does_not_arrive_counts_as_zero_and_none_leaves_a_bound():
     runs = [Run(np.log(2e-4), True, None), Run(np.log(0.5), False, None)]
-    found = _mean(runs * 4, np.array([100, 300] * 4), 9.0, "splitting", True)
+    found = _mean(runs * 4, np.array([100, 300] * 4), 9.0, True)
     assert found.p == pytest.approx(0.5e-4) and not found.converged
     deviation, size = np.array([3.0, -1.0] * 4), np.array([100, 300] * 4)
     variance = (size * deviation**2).sum() / 7 / size.sum()
     assert 3 * found.rel_error == pytest.approx(stats.t.ppf(0.995, 7) * np.sqrt(variance))
     for plain, upper in ((True, -np.log(0.01) / 1200), (False, 1.0)):
-        found = _mean(runs[1:] * 4, size[1::2], 9.0, "splitting", plain)
+        found = _mean(runs[1:] * 4, size[1::2], 9.0, plain)
         assert np.exp(found.upper) == pytest.approx(upper) and found.log_p == min(found.upper, np.log(0.5))
         assert found.rel_error == np.inf and not found.converged
 
@@ -236,7 +232,7 @@ def test_plain_sampling_that_cannot_converge_gives_way_to_searches():
     """A pilot of many failures by chance: 4,000 draws say that the budget is not enough for plain sampling."""
     event = _event([2.7], budget=40_000)
     assert failure._sampled(event, [TailMixture.prior(3)]) is None
-    event.counter["evaluations"], rng = 30_000, np.random.default_rng(0)
+    event.evaluations, rng = 30_000, np.random.default_rng(0)
     found = failure._sampled(replace(event, rng=rng), [TailMixture.prior(3)])
     assert not found.converged and _gap(found, log_ndtr(-2.7)) < 4
 
@@ -245,33 +241,20 @@ def test_plain_sampling_that_cannot_converge_gives_way_to_searches():
 @pytest.mark.parametrize("width", [3, 2], ids=["network", "plane"])
 def test_certain_and_impossible_failures_are_exact(estimate, width):
     net = ReLUNetwork([np.eye(width), np.ones((1, width))], [np.zeros(width), [0.0]])  # at least 0
+    dead = ReLUNetwork([np.zeros((3, width)), np.ones((2, 3))], [-np.ones(3), np.zeros(2)])  # equal outputs
     inputs = GaussianMixture([0.5, 0.5], [Gaussian(np.full(width, m), 1.0) for m in (-1.0, 2.0)])
-    for direction, threshold, log_p in ((1.0, -1.0, 0.0), (1.0, 0.0, 0.0), (-1.0, 1.0, -np.inf)):
-        found = estimate(net, inputs, direction=[direction], threshold=threshold)
+    still = Gaussian(np.ones(width), 0.0)  # where the network is `width`
+    rows = [(inputs, 1, -1.0, 0.0), (inputs, 1, 0.0, 0.0), (inputs, -1, 1.0, -np.inf)]
+    for law, sign, threshold, log_p in [*rows, (still, 1, 4.0, -np.inf), (still, 1, 2.0, 0.0)]:
+        found = estimate(net, law, direction=[sign], threshold=threshold)
         assert found.log_p == pytest.approx(log_p, abs=1e-15) and found.rel_error < 1e-12 and found.converged
         assert found.method == "exact" and found.log_p <= 0
-
-
-def test_splitting_of_a_nearly_certain_failure_gives_the_error_of_its_complement():
-    event = {"direction": [1.0], "threshold": -4.86}
-    found = splitting(coordinate(3), Gaussian(np.zeros(3), 1.0), **event)
-    assert found.converged and found.method == "complement of splitting" and 0 < found.rel_error < ndtr(-4.86) / 2
-    assert abs(found.log_p - log_ndtr(4.86)) < 4 * found.rel_error and found.lower <= log_ndtr(4.86) <= found.upper
-
-
-def test_what_changes_from_call_to_call_or_with_the_batch_is_refused():
-    inputs, plain = Gaussian(np.zeros(4), 1.0), nn.Sequential(nn.Linear(4, 2), nn.Tanh())
-    batch = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.BatchNorm1d(1, track_running_stats=False), nn.Flatten())
-    for layer in (Net(lambda x: nn.functional.dropout(x, 0.1)), batch):
-        with pytest.raises(ValueError, match="^net: (expected outputs that|BatchNorm1d without running stat)"):
-            failure_probability(nn.Sequential(plain, layer).eval(), inputs, label=0)
-    assert failure_probability(plain.eval(), inputs, label=0, rtol=0.3, budget=20_000).converged
+    for label, log_p in ((0, -np.inf), (1, 0.0)):
+        found = estimate(dead, inputs.components[0], label=label)
+        assert (found.log_p, found.upper, found.converged, found.method) == (log_p, log_p, True, "exact")
 
 
 @pytest.mark.parametrize("label", [torch.tensor(1), np.array(1), np.int32(1)])
 def test_labels_of_numpy_and_torch_are_integers(label):
     net, inputs = random_network([2, 4, 3], 0), Gaussian(np.zeros(2), 1.0)
     assert failure_probability(net, inputs, label=label).log_p == failure_probability(net, inputs, label=1).log_p
-    for wrong in (torch.tensor([1]), torch.tensor(1.0), torch.tensor(True)):
-        with pytest.raises(ValueError, match="^label: expected an integer"):
-            failure_probability(net, inputs, label=wrong)
