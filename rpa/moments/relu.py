@@ -40,8 +40,9 @@ def mean(mu: TensorLike, var: TensorLike) -> torch.Tensor:
 def gain(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """P(x > 0) = E[relu'(x)] = Phi(a), elementwise; the linear response of relu to its input (1/2 at mu = var = 0)."""
     mu, var = _pair_of_one_shape(mu, var)
-    safe = torch.where(var > 0, var, 1.0).sqrt()
-    return ndtr(torch.where(var > 0, mu / safe, mu.sign() * FAR))
+    sigma = torch.where(var > 0, var, 1.0).sqrt()
+    limit = FAR * sigma  # before the division, whose derivative overflows for small variances
+    return ndtr(torch.where(var > 0, mu, mu.sign() * FAR).clamp(-limit, limit) / sigma)
 
 
 def variance(mu: TensorLike, var: TensorLike) -> torch.Tensor:
