@@ -17,11 +17,11 @@ from rpa.moments import relu
 def moments(
     mu: torch.Tensor, var: torch.Tensor, slope: float | torch.Tensor | None = None, accurate: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(E[act(x)], Var[act(x)], E[act'(x)]) for x ~ N(mu, var), elementwise; the last is the linear response of act to x.
+    """(E[act(x)], Var[act(x)], E[act'(x)]) for x ~ N(mu, var), elementwise; the last is the linear response to x.
 
-    mu and var are finite and of one shape, var >= 0; slope broadcasts to them, None is a ReLU. accurate: of the relative
-    accuracy of `rpa.moments.relu`, and much slower; gradients take that way too. Otherwise the absolute error is a few
-    roundings of sigma or var, enough for sums of many units.
+    mu and var are finite and of one shape, var >= 0; slope broadcasts to them, None is a ReLU. accurate: of the
+    relative accuracy of `rpa.moments.relu`, and much slower; gradients take that way too. Otherwise the absolute error
+    is a few roundings of sigma or var, enough for sums of many units.
     """
     if accurate or (torch.is_grad_enabled() and (mu.requires_grad or var.requires_grad)):
         mean, spread, gain = relu.mean(mu, var), relu.variance(mu, var), relu.gain(mu, var)

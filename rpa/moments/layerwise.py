@@ -147,29 +147,33 @@ def _affine(state, part, rule):
     n, m = state.mean.shape[1], mean.shape[1]
     if n > MAX_ROWS:
         raise ValueError(f"net: an affine part of {n} correlated inputs is too large; use rule='diagonal'")
-    eye = torch.eye(n).to(mean)[None]
     if state.dense is None:
-        rows = torch.cat([state.rows, eye.expand(len(state.rows), -1, -1)], 1)
-        weight = torch.cat([state.weight.expand(len(state.rest), -1), _without_denormals(state.rest, RELATIVE_ZERO**2)], 1)
+        rest, one = state.rest, torch.ones_like(state.rest)
+        # A root has no derivative at 0, a weight has.
+        scale, own = (one, rest) if rest.requires_grad else (_without_denormals(rest.sqrt()), one)
+        rows = torch.cat([state.rows.expand(len(rest), -1, -1), torch.diag_embed(scale)], 1)
+        weight = torch.cat([state.weight.expand(len(rest), -1), own], 1)
     elif m <= MAX_DENSE:
         return _State(mean, through(through(state.dense).mT.contiguous()))
     else:
-        weight, vectors = torch.linalg.eigh(state.dense.detach())
-        weight, rows = weight.clamp(min=0), vectors.mT
+        values, vectors = torch.linalg.eigh(state.dense.detach())
+        rows = (vectors * values.clamp(min=0).sqrt()[:, None]).mT
         if state.dense.requires_grad:
-            # Eigenvectors have no derivative where eigenvalues are equal; (e + d / 2e)^2 = d + ... has that of d = 0.
-            largest = weight.max()
-            e = (RELATIVE_ZERO**2 * largest).where(largest > 0, torch.finfo(weight.dtype).tiny ** 0.5).sqrt()
-            rows = torch.cat([rows, e * eye + (state.dense - state.dense.detach()) / (2 * e)], 1)
-            weight = torch.cat([weight, torch.ones_like(weight)], 1)
+            # Roots have no derivative where eigenvalues are equal or 0; (e + d / 2e)^2 = d + ... has that of d = 0.
+            largest = values.max()
+            e = (RELATIVE_ZERO**2 * largest).where(largest > 0, torch.finfo(values.dtype).tiny ** 0.5).sqrt()
+            rows = torch.cat([rows, e * torch.eye(n).to(rows) + (state.dense - state.dense.detach()) / (2 * e)], 1)
+        weight = torch.ones_like(rows[..., 0])
     rows = through(rows)
     result = _State(mean, None, rows, weight, rows.new_zeros(1, m))
-    return result if m > MAX_DENSE or (rule == "linear" and rows.shape[1] < m) else result.densified()
+    # The next affine part takes every row of a factor, and those of a dense covariance twice.
+    keep = m > MAX_DENSE or (rule == "linear" and rows.shape[1] < 2 * m)
+    return result if keep else result.densified()
 
 
-def _without_denormals(part, share):
-    """Numbers >= 0, in any shape; 0 for those that are `share` of the largest at most, unless they have gradients."""
-    return part if part.requires_grad else part.where(part > share * part.max(), 0.0)
+def _without_denormals(part):
+    """Numbers >= 0, in any shape; 0 for those that are RELATIVE_ZERO times the largest at most."""
+    return part.where(part > RELATIVE_ZERO * part.max(), 0.0)
 
 
 def _activate(state, cut, rule):
@@ -177,7 +181,7 @@ def _activate(state, cut, rule):
     mean, var, gain = activation.moments(state.mean, state.var, slope, accurate=True)
     if state.dense is not None:
         return _State(mean, activation.covariance(state.mean, state.dense, slope, rule))
-    gain = _without_denormals(gain, RELATIVE_ZERO) if slope is None else gain
+    gain = _without_denormals(gain) if slope is None else gain
     return state._replace(mean=mean, rows=state.rows * gain[:, None], rest=torch.zeros_like(mean)).with_variance(var)
 
 
@@ -193,8 +197,9 @@ def _max_pool(state, cut, rule):
         members = state.dense
         inside = members[:, first, second]
     else:
-        members = (state.weight.sqrt()[..., None] * state.rows).mT.contiguous()
-        inside = state.rest[:, index][..., None] * (first == second) + members[:, index] @ members[:, index].mT
+        members = state.rows.mT.contiguous()  # of weight 1, as there are no gradients
+        own = members[:, index]
+        inside = state.rest[:, index][..., None] * (first == second) + own @ own.mT
     top = pooling.maximum(state.mean[:, index], inside)
     # Covariances with all units (b, o, n), or the rows, of a combination of each window's members (b, o, w).
     along = partial(pooling.combine, members, index)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -41,11 +40,9 @@ def maxima(cut: Cut, mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tenso
 
 
 def _larger(a, var_a, b, var_b):
-    """Mean and variance of the larger of two independent Gaussian variables: max(x, y) = x + relu(y - x), E[x] >= E[y]."""
-    first = a > b
-    high, low = torch.where(first, a, b), torch.where(first, b, a)
-    mean, rest, keep = activation.moments(low - high, var_a + var_b)
-    return high + mean, (rest + torch.where(first, var_a, var_b) * (1 - 2 * keep)).clamp(min=0)
+    """Mean and variance of the larger of two independent Gaussian variables."""
+    mean, var, keep = activation.moments(a - b, var_a + var_b)
+    return mean + b, torch.addcmul(var + var_b, keep, var_b, value=-2).clamp(min=0)
 
 
 class Maximum(NamedTuple):

@@ -225,10 +225,7 @@ def _moments(law, stages, points, rule, outputs):
             jacobian = jacobian_of(point)
         mu = inner[i] + (x[members] - point).flatten(1) @ jacobian.T
         own, cov = (part if part is None or len(part) == 1 else part[members] for part in (var.flatten(1), full))
-        if full is None:
-            variances = own @ (jacobian**2).T
-        else:
-            variances = ((jacobian @ cov) * jacobian).sum(2)
+        variances = own @ (jacobian**2).T if full is None else ((jacobian @ cov) * jacobian).sum(2)
         response = lambda rows: _spread(rows @ jacobian, own, cov)
         hidden = None if rule in ADJOINT else _spread(jacobian, own, cov).expand(len(mu), -1, -1)
         at_point = (part[i : i + 1] for part in behind)
