@@ -10,9 +10,11 @@ noise follow Alfadly et al., Network Moments: Extensions and Sparse-Smooth Attac
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from scipy import ndimage
 from torch import nn
 from torch.nn import functional
 
@@ -89,9 +91,13 @@ def noise_attack(
     steps, seed = _check.integer("steps", steps, 1), _check.integer("seed", seed)
     if smooth is not None and _check.positive("smooth", smooth) > max(x.shape[2:]):
         raise ValueError(f"smooth: expected at most the {max(x.shape[2:])} pixels of a side, got {smooth}")
-    blur = (lambda image: image) if smooth is None else _blur(float(smooth))
-    options = (net, x, label, target, budget, share, gradient, steps, blur, seed)
-    noise = _ascend(*options, torch.ones_like(x))
+    if smooth is None:
+        blur = lambda images: images
+    else:
+        options = {"radius": int(3 * smooth + 1), "mode": "constant", "axes": (2, 3)}
+        blur = lambda images: torch.from_numpy(ndimage.gaussian_filter(images.numpy(), smooth, **options))
+    ascend = partial(_ascend, net, x, label, target, budget, share, gradient, steps, blur, seed)
+    noise = ascend(torch.ones_like(x))
     if sparse is None:
         return noise
     sparse = _check.integer("sparse", sparse, 1)
@@ -100,7 +106,7 @@ def noise_attack(
     # The shift counts as much as the variance, however little of the energy it has: it does most of the harm.
     weight = (_normalized(noise.shift**2) + _normalized(noise.variance)).sum(1).flatten(1)
     kept = torch.zeros_like(weight).scatter_(1, weight.topk(sparse, 1).indices, 1.0)
-    return _ascend(*options, kept.reshape(len(x), 1, *x.shape[2:]).expand_as(x))
+    return ascend(kept.reshape(len(x), 1, *x.shape[2:]).expand_as(x))
 
 
 def margin(output: torch.Tensor, label: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
@@ -108,9 +114,9 @@ def margin(output: torch.Tensor, label: torch.Tensor, target: torch.Tensor | Non
     _checks.batch("output", output)
     if output.ndim != 2 or output.shape[1] < 2:
         raise ValueError(f"output: expected shape (b, k) with k >= 2 classes, got {tuple(output.shape)}")
-    for name, value in (("label", label), ("target", target)):
-        if name == "label" or value is not None:
-            _check_classes(name, value, *output.shape)
+    _check_classes("label", label, *output.shape)
+    if target is not None:
+        _check_classes("target", target, *output.shape)
     own = functional.one_hot(label if target is None else target, output.shape[1]).bool()
     lead = output.masked_fill(own, -torch.inf).amax(1) - output[own]
     return lead if target is None else -lead
@@ -199,21 +205,6 @@ def _approximation(net, x, gradient, seed):
 
 def _norm(images):
     return images.flatten(1).norm(dim=1).clamp(min=TINY).reshape(-1, 1, 1, 1)
-
-
-def _blur(width):
-    """Convolution of every channel with a Gaussian of standard deviation `width` pixels."""
-    reach = int(3 * width + 1)
-    kernel = torch.exp(-((torch.arange(-reach, reach + 1, dtype=torch.float64) / width) ** 2) / 2)
-    kernel = kernel / kernel.sum()
-
-    def blur(images):
-        flat = images.flatten(0, 1)[:, None]
-        flat = functional.conv2d(flat, kernel.to(flat)[None, None, :, None], padding=(reach, 0))
-        flat = functional.conv2d(flat, kernel.to(flat)[None, None, None, :], padding=(0, reach))
-        return flat.reshape(images.shape)
-
-    return blur
 
 
 def _network(net, x):

@@ -9,15 +9,15 @@ the series of `relu.covariance_series`. The variances are those of the exact rul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from rpa.inputs import RandomInput
 from rpa.moments import activation, pooling
-from rpa.moments.prepared import Moments, mixed, prepared
+from rpa.moments.prepared import Moments, prepared
 from rpa.network import ReLUNetwork
 from rpa.tracing.conversion import windows
 from rpa.tracing.parts import Affine, Cut, as_rows, as_values, size
@@ -54,29 +54,37 @@ def layerwise(
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    net, laws = prepared(net, inputs, cov, input_shape, pool_first=True)
-    return mixed(laws, lambda law: _moments(net.parts, law, rule))
+    net, law = prepared(net, inputs, cov, input_shape, pool_first=True)
+    return law.moments(_moments, net.parts, rule)
 
 
-def _moments(parts, law, rule):
-    _, mean, var, full = law
+def _moments(law, parts, rule):
+    mean, var, full, _ = law
     if rule == "diagonal":
-        if full is not None and full.count_nonzero() > full.diagonal().count_nonzero():
+        if full is not None and full.count_nonzero() > full.diagonal(dim1=1, dim2=2).count_nonzero():
             raise ValueError("cov: the diagonal rule takes a variance or variances, got a full covariance")
         mean, var = independent(parts, mean, var)
         return Moments(mean, torch.diag_embed(var))
-    start = _State(mean.flatten(1), var.new_zeros(len(var), 0, var[0].numel()), var.flatten(1))
-    start = start if full is None else _State(start.mean, dense=full[None])
+    mean, var = mean.flatten(1), var.flatten(1)
+    state = _State(mean, full)
+    if full is None:
+        state = _State(mean, None, var.new_zeros(1, 0, len(mean[0])), var.new_zeros(1, 0), var)
     if len(var) == 1:
         # Inputs with the same noise share the covariance up to the first layer that is not affine.
-        start, parts = _through(parts[0], start, rule), parts[1:]
-    largest = max([start.mean.shape[1], *(size(part.shapes) for part in parts)])
+        state, parts = _affine(state, parts[0], rule), parts[1:]
+    largest = max([state.mean.shape[1], *(size(part.shapes) for part in parts)])
     results, together = [], max(1, COVARIANCES // largest**2)
     for i in range(0, len(mean), together):
-        state = start.inputs(slice(i, i + together))
+        cut = lambda part: None if part is None else part.expand(len(mean), *part.shape[1:])[i : i + together]
+        some = _State(*map(cut, state))
         for part in parts:
-            state = _through(part, state, rule)
-        results.append((state.mean, _densified(state).dense))
+            if isinstance(part, Affine):
+                some = _affine(some, part, rule)
+            else:
+                if rule != "linear" and some.mean.shape[1] <= MAX_DENSE:
+                    some = some.densified()
+                some = (_max_pool if part.pool else _activate)(some, part, rule)
+        results.append((some.mean, some.densified().dense))
     return Moments(*(torch.cat(column) for column in zip(*results)))
 
 
@@ -92,47 +100,42 @@ def independent(
             top, spread = pooling.maxima(part, means[0], variances[0])
             means, variances = [top, *means[1:]], [spread, *variances[1:]]
         else:
-            new = [activation.moments(*each) for each in zip(means, variances, part.slopes)]
+            new = [activation.moments(*each)[:2] for each in zip(means, variances, part.slopes)]
             means = [m for m, _ in new] + means[len(new) :]
             variances = [v for _, v in new] + variances[len(new) :]
     return means[0].reshape(len(mean), -1), variances[0].reshape(len(mean), -1)
 
 
-@dataclass(frozen=True)
-class _State:
-    """Mean (b, n) and covariance: dense (c, n, n), or else factor (c, r, n) and diag (c, n).
+class _State(NamedTuple):
+    """Mean (b, n) and covariance: dense (c, n, n), or else rows^T diag(weight) rows + diag(rest).
 
-    c is b, or 1 for a covariance common to all b inputs.
+    rows (c, r, n), weight (c, r), rest (c, n); c is b, or 1 for what is common to all b inputs.
     """
 
     mean: torch.Tensor
-    factor: torch.Tensor | None = None
-    diag: torch.Tensor | None = None
     dense: torch.Tensor | None = None
+    rows: Any = None
+    weight: Any = None
+    rest: Any = None
 
     @property
     def var(self):
         if self.dense is not None:
             return self.dense.diagonal(dim1=-2, dim2=-1).clamp(min=0)
-        return self.diag + (self.factor**2).sum(1)
+        return self.rest + (self.weight[:, None] @ self.rows**2).squeeze(1)
 
-    def inputs(self, some):
-        each = lambda part: None if part is None else part.expand(len(self.mean), *part.shape[1:])[some]
-        return _State(self.mean[some], *map(each, (self.factor, self.diag, self.dense)))
+    def densified(self):
+        if self.dense is not None:
+            return self
+        return _State(self.mean, self.rows.mT @ (self.weight[..., None] * self.rows) + torch.diag_embed(self.rest))
 
-
-def _densified(state):
-    if state.dense is not None:
-        return state
-    return _State(state.mean, dense=state.factor.mT @ state.factor + torch.diag_embed(state.diag))
-
-
-def _through(part, state, rule):
-    if isinstance(part, Affine):
-        return _affine(state, part, rule)
-    if rule != "linear" and state.mean.shape[1] <= MAX_DENSE:
-        state = _densified(state)
-    return (_max_pool if part.pool else _activate)(state, part, rule)
+    def with_variance(self, var):
+        """The state whose units have, each on its own, what is missing to these variances."""
+        # Rounding, and the cubature of a maximum, may leave a little less than nothing.
+        rest = (var - self.var).clamp(min=0)
+        if self.dense is None:
+            return self._replace(rest=rest)
+        return self._replace(dense=self.dense + torch.diag_embed(rest))
 
 
 def _affine(state, part, rule):
@@ -144,31 +147,28 @@ def _affine(state, part, rule):
     n, m = state.mean.shape[1], mean.shape[1]
     if n > MAX_ROWS:
         raise ValueError(f"net: an affine part of {n} correlated inputs is too large; use rule='diagonal'")
-    # With the linear rule a factor may be shorter than a dense covariance; its roots lack gradients.
-    shorter = rule == "linear" and state.dense is None and (state.factor.shape[1] or n) < m
-    if m <= MAX_DENSE and not (shorter and not state.var.requires_grad):
-        half = through(_densified(state).dense)
-        return _State(mean, dense=through(half.mT.contiguous()))
-    rows = state.factor
-    if state.dense is not None:
+    if state.dense is None:
+        rest, one = state.rest, torch.ones_like(state.rest)
+        # A root has no derivative at 0, a weight has.
+        scale, own = (one, rest) if rest.requires_grad else (_without_denormals(rest.sqrt()), one)
+        rows = torch.cat([state.rows.expand(len(rest), -1, -1), torch.diag_embed(scale)], 1)
+        weight = torch.cat([state.weight.expand(len(rest), -1), own], 1)
+    elif m <= MAX_DENSE:
+        return _State(mean, through(through(state.dense).mT.contiguous()))
+    else:
         values, vectors = torch.linalg.eigh(state.dense.detach())
         rows = (vectors * values.clamp(min=0).sqrt()[:, None]).mT
         if state.dense.requires_grad:
             # Roots have no derivative where eigenvalues are equal or 0; (e + d / 2e)^2 = d + ... has that of d = 0.
-            change, e = state.dense - state.dense.detach(), _next_to_nothing(values).sqrt()
-            rows = torch.cat([rows, e * torch.eye(n).to(rows) + change / (2 * e)], 1)
-    elif state.diag.requires_grad:
-        rows = torch.cat([rows, torch.diag_embed((state.diag + _next_to_nothing(state.diag)).sqrt())], 1)
-    elif state.diag.any():
-        rows = torch.cat([rows, torch.diag_embed(_without_denormals(state.diag.sqrt()))], 1)
+            largest = values.max()
+            e = (RELATIVE_ZERO**2 * largest).where(largest > 0, torch.finfo(values.dtype).tiny ** 0.5).sqrt()
+            rows = torch.cat([rows, e * torch.eye(n).to(rows) + (state.dense - state.dense.detach()) / (2 * e)], 1)
+        weight = torch.ones_like(rows[..., 0])
     rows = through(rows)
-    return _State(mean, rows, rows.new_zeros(len(rows), m))
-
-
-def _next_to_nothing(variances):
-    """A positive variance that is too small to change any of these."""
-    largest = variances.detach().max()
-    return (RELATIVE_ZERO**2 * largest).where(largest > 0, torch.finfo(variances.dtype).tiny ** 0.5)
+    result = _State(mean, None, rows, weight, rows.new_zeros(1, m))
+    # The next affine part takes every row of a factor, and those of a dense covariance twice.
+    keep = m > MAX_DENSE or (rule == "linear" and rows.shape[1] < 2 * m)
+    return result if keep else result.densified()
 
 
 def _without_denormals(part):
@@ -177,16 +177,12 @@ def _without_denormals(part):
 
 
 def _activate(state, cut, rule):
-    slope, mu, var = cut.slope_vector(), state.mean, state.var
-    mean = activation.mean(mu, var, slope)
+    slope = cut.slope_vector()
+    mean, var, gain = activation.moments(state.mean, state.var, slope, accurate=True)
     if state.dense is not None:
-        return _State(mean, dense=activation.covariance(mu, state.dense, slope, rule))
-    gain = activation.gain(mu, var, slope)
+        return _State(mean, activation.covariance(state.mean, state.dense, slope, rule))
     gain = _without_denormals(gain) if slope is None else gain
-    factor = state.factor * gain[:, None]
-    # What the linear response does not explain is each unit's own.
-    rest = (activation.variance(mu, var, slope) - (factor**2).sum(1)).clamp(min=0)
-    return _State(mean, factor, rest)
+    return state._replace(mean=mean, rows=state.rows * gain[:, None], rest=torch.zeros_like(mean)).with_variance(var)
 
 
 def _max_pool(state, cut, rule):
@@ -196,42 +192,28 @@ def _max_pool(state, cut, rule):
     # What is carried is a window of one member.
     carried = torch.arange(size(cut.shapes[:1]), size(cut.shapes))[:, None].expand(-1, index.shape[1])
     index = torch.cat([torch.from_numpy(index), carried])
-    members = state.factor.mT.contiguous() if state.dense is None else state.dense
-    top = pooling.maximum(state.mean[:, index], _window_covariance(state, index, members))
-    along = partial(_along, members, index)
+    first, second = index[:, :, None], index[:, None, :]
     if state.dense is not None:
-        response = _State(top.mean, dense=_cross(index, along(top.gains), top.gains))
+        members = state.dense
+        inside = members[:, first, second]
     else:
-        response = _State(top.mean, along(top.gains).mT, torch.zeros_like(top.mean))
+        members = state.rows.mT.contiguous()  # of weight 1, as there are no gradients
+        own = members[:, index]
+        inside = state.rest[:, index][..., None] * (first == second) + own @ own.mT
+    top = pooling.maximum(state.mean[:, index], inside)
+    # Covariances with all units (b, o, n), or the rows, of a combination of each window's members (b, o, w).
+    along = partial(pooling.combine, members, index)
+    cross = lambda rows, weights: pooling.combine(rows.mT, index, weights).mT
+    if state.dense is not None:
+        response = _State(top.mean, cross(along(top.gains), top.gains))
+    else:
+        rows = along(top.gains).mT
+        response = _State(top.mean, None, rows, torch.ones_like(rows[..., 0]), torch.zeros_like(top.mean))
     if rule != "linear" and len(index) <= MAX_DENSE and members.numel():
         directions = [(d, along(d)) for d in top.directions.unbind(-1)]
         if state.dense is None:
             bend = pooling.second_order_local(top.curvatures[0], torch.cat([rows for _, rows in directions]))[None]
         else:
-            cross = lambda a, b: _cross(index, directions[a][1], directions[b][0])
-            bend = pooling.second_order(top.curvatures, cross)
-        response = _State(top.mean, dense=_densified(response).dense + bend)
-    # What neither term explains is each maximum's own; rounding and the cubature may leave a little less than nothing.
-    rest = (top.var - response.var).clamp(min=0)
-    if response.dense is None:
-        return replace(response, diag=rest)
-    return replace(response, dense=response.dense + torch.diag_embed(rest))
-
-
-def _along(members, index, weights):
-    """Covariance with all units (b, o, n), or the factor, of a combination of each window's members (b, o, w)."""
-    return pooling.combine(members.expand(len(weights), -1, -1), index, weights)
-
-
-def _cross(index, along, weights):
-    """Covariances (b, o, o) between two combinations of the windows' members: `_along` of one, weights of the other."""
-    return pooling.combine(along.mT, index, weights).mT
-
-
-def _window_covariance(state, index, members):
-    """Covariances (b, o, w, w) within each window (o, w) of flat positions."""
-    first, second = index[:, :, None], index[:, None, :]
-    if state.dense is not None:
-        return state.dense[:, first, second]
-    inside = members[:, index]
-    return state.diag[:, index][..., None] * (first == second) + inside @ inside.mT
+            bend = pooling.second_order(top.curvatures, lambda a, b: cross(directions[a][1], directions[b][0]))
+        response = _State(top.mean, response.densified().dense + bend)
+    return response.with_variance(top.var)

@@ -9,15 +9,13 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from rpa.moments import activation, relu
+from rpa.moments import activation
 from rpa.tracing.conversion import pool_tables
 from rpa.tracing.parts import Cut
 
-FAR = 1e30  # minus this is the mean of what lies outside the plane
 ALIKE = 100  # roundings of the largest deviation by which the moments of windows that are computed once may differ
 CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
 CHUNK = 64  # windows whose cubature is done at once, to stay in cache
@@ -31,30 +29,20 @@ def maxima(cut: Cut, mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tenso
     these maxima. Exact for windows of two.
     """
     for dim, table in enumerate(pool_tables(cut), 2):
-        top, *others = zip(_members(mean, dim, table, -FAR), _members(var, dim, table, 0))
-        for other in others:
-            top = _larger(*top, *other)
+        members = [[v.index_select(dim, torch.from_numpy(column)) for v in (mean, var)] for column in table.T.clip(0)]
+        top = members[0]
+        for column, member in zip(table.T[1:], members[1:]):
+            held = torch.from_numpy(column >= 0).reshape(-1, *[1] * (mean.ndim - 1 - dim))
+            larger = _larger(*top, *member)
+            top = larger if held.all() else [torch.where(held, *each) for each in zip(larger, top)]
         mean, var = top
     return mean, var
 
 
-def _members(plane, dim, table, fill):
-    """The first, second, ... members of the windows along an axis, `fill` where a window has none."""
-    if (table < 0).any():
-        plane = functional.pad(plane, [0, 0] * (plane.ndim - 1 - dim) + [0, 1], value=fill)
-        table = np.where(table < 0, plane.shape[dim] - 1, table)
-    return [plane.index_select(dim, torch.from_numpy(column)) for column in table.T]
-
-
 def _larger(a, var_a, b, var_b):
-    """Mean and variance of the larger of two independent Gaussian variables: max(x, y) = y + relu(x - y)."""
-    gap, spread = a - b, var_a + var_b
-    if torch.is_grad_enabled() and (gap.requires_grad or spread.requires_grad):
-        keep, rest = relu.gain(gap, spread), relu.variance(gap, spread)
-        return torch.maximum(a, b) + relu.mean(-gap.abs(), spread), (rest + var_b * (1 - 2 * keep)).clamp(min=0)
-    sigma, t, e, keep = activation.excess(gap, spread)
-    rest = torch.addcmul(keep, e, t + e, value=-1).mul_(spread).clamp_(min=0)
-    return torch.maximum(a, b).addcmul_(sigma, e), rest.add_(var_b).addcmul_(keep, var_b, value=-2).clamp_(min=0)
+    """Mean and variance of the larger of two independent Gaussian variables."""
+    mean, var, keep = activation.moments(a - b, var_a + var_b)
+    return mean + b, torch.addcmul(var + var_b, keep, var_b, value=-2).clamp(min=0)
 
 
 class Maximum(NamedTuple):
@@ -192,4 +180,5 @@ def second_order_local(curvatures: torch.Tensor, rows: torch.Tensor) -> torch.Te
 def combine(members: torch.Tensor, windows: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
     """members (b, n, r) -> (b, o, r): the rows of those in each window (o, w) weighted by its gains (b, o, w)."""
     total = partial(functional.embedding_bag, windows, mode="sum")
-    return torch.stack([total(rows, per_sample_weights=each) for rows, each in zip(members, gains)])
+    rows = members.expand(len(gains), -1, -1)
+    return torch.stack([total(each, per_sample_weights=own) for each, own in zip(rows, gains)])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
-from rpa.inputs import Gaussian, GaussianMixture, RandomInput, components_of
+from rpa.inputs import RandomInput, components_of
 from rpa.moments import _checks
 from rpa.network import ReLUNetwork
 from rpa.tracing.conversion import checked_shape
@@ -31,12 +33,29 @@ class Moments(NamedTuple):
 
 
 class Law(NamedTuple):
-    """Gaussian inputs: their weight in a mixture, means (b, *shape), variances and covariance as `noise` returns."""
+    """b Gaussian inputs: means (b, *shape), variances (c, *shape) and covariances (c, n, n) or None, c = b or 1.
 
-    weight: float
+    weights (b,): the inputs are the parts of a mixture; None: each is a law of its own.
+    """
+
     mean: torch.Tensor
     var: torch.Tensor
     full: torch.Tensor | None
+    weights: torch.Tensor | None = None
+
+    def graph(self) -> torch.set_grad_enabled:
+        """A context that records a graph only where the means or the noise require gradients."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() and (self.mean.requires_grad or self.var.requires_grad))
+
+    def moments(self, function: Callable[..., Moments], *arguments: Any) -> Moments:
+        """function(law, *arguments), for a mixture by the law of total covariance."""
+        with self.graph():
+            mean, cov = function(self, *arguments)
+        if self.weights is None:
+            return Moments(mean, cov)
+        total = self.weights @ mean
+        gap = mean - total
+        return Moments(total[None], torch.tensordot(self.weights[None], cov + gap[:, :, None] * gap[:, None], 1))
 
 
 def as_module(net: ReLUNetwork | nn.Module) -> nn.Module:
@@ -90,71 +109,51 @@ def prepared(
     cov: float | torch.Tensor | None,
     input_shape: tuple[int, ...] | None = None,
     **options: Any,
-) -> tuple[Traced, list[Law]]:
-    """The network prepared for the inputs, and their laws in its type: one, or one for each part of a mixture."""
+) -> tuple[Traced, Law]:
+    """The network prepared for the inputs, and their law in its type."""
     dtype = net.like.dtype if isinstance(net, Traced) else dtype_of(net := as_module(net))
-    parts = _laws(inputs, cov, input_shape, dtype)
-    return traced(net, parts[0].mean, **options), parts
-
-
-def _laws(inputs, cov, input_shape, dtype):
-    if not isinstance(inputs, (Gaussian, GaussianMixture)):
-        if cov is None:
-            raise ValueError("cov: expected the noise's variance, variances or covariance beside means, got None")
+    if isinstance(inputs, RandomInput):
+        if cov is not None:
+            raise ValueError("cov: expected None beside a Gaussian or GaussianMixture, which has its own")
+        shape = (inputs.dim,) if input_shape is None else checked_shape(input_shape)
+        if math.prod(shape) != inputs.dim:
+            raise ValueError(f"input_shape: expected {inputs.dim} entries in all, as inputs have, got {shape}")
+        weights, parts = zip(*components_of(inputs))
+        stack = lambda arrays: torch.tensor(np.stack(arrays), dtype=dtype)
+        mean, var = (stack(arrays).unflatten(1, shape) for arrays in zip(*((p.mean, p.variances) for p in parts)))
+        _checks.finite("inputs", torch.cat([mean, var]))
+        full = stack([p.cov for p in parts]) if any(p.cov_given.ndim == 2 for p in parts) else None
+        law = Law(mean, var, full, torch.tensor(weights, dtype=dtype))
+    elif cov is None:
+        raise ValueError("cov: expected the noise's variance, variances or covariance beside means, got None")
+    else:
         means = _checks.tensor("inputs", inputs).to(dtype)
-        return [Law(1.0, means, *noise(cov, means))]
-    if cov is not None:
-        raise ValueError("cov: expected None beside a Gaussian or GaussianMixture, which has its own")
-    shape = (inputs.dim,) if input_shape is None else checked_shape(input_shape)
-    if torch.Size(shape).numel() != inputs.dim:
-        raise ValueError(f"input_shape: expected {inputs.dim} entries in all, as inputs have, got {shape}")
-    parts = []
-    for weight, part in components_of(inputs):
-        given = torch.tensor(part.cov_given, dtype=dtype)
-        mean = torch.tensor(part.mean, dtype=dtype).reshape(1, *shape)
-        parts.append(Law(weight, mean, *noise(given.reshape(shape) if given.ndim == 1 else given, mean)))
-    return parts
-
-
-def each(laws: list[Law], function: Callable[[Law], Any]) -> list:
-    """function(law) of all laws, with a graph only where the means or the noise require gradients."""
-    results = []
-    for law in laws:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (law.mean.requires_grad or law.var.requires_grad)):
-            results.append(function(law))
-    return results
-
-
-def mixed(laws: list[Law], function: Callable[[Law], Moments]) -> Moments:
-    """Moments of a mixture, function(law) those of a part, by the law of total covariance."""
-    parts = each(laws, function)
-    if len(parts) == 1:
-        return parts[0]
-    mean = sum(law.weight * part.mean for law, part in zip(laws, parts))
-    gaps = [(law.weight, part.cov, part.mean - mean) for law, part in zip(laws, parts)]
-    return Moments(mean, sum(weight * (cov + gap[:, :, None] * gap[:, None]) for weight, cov, gap in gaps))
+        law = Law(means, *noise(cov, means))
+    return traced(net, law.mean, **options), law
 
 
 def noise(
     cov: float | torch.Tensor, mean: torch.Tensor, name: str = "inputs"
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(variances, full (n, n) or None) of the input noise `cov` around mean (b, *shape), n = prod(shape).
+    """(variances, covariances or None) of the input noise `cov` around mean (b, *shape), n = prod(shape).
 
-    cov: a variance; variances (*shape) or, one map per input, (b, *shape); or a covariance (n, n), which is what an
-    (n, n) array is taken for when both readings fit. The variances returned are (b, *shape), or (1, *shape) where the
-    inputs share them. Raises ValueError for another shape, or negative or non-finite numbers.
+    cov: a variance; variances (*shape) or, one map per input, (b, *shape); or covariances (n, n) or (b, n, n), which is
+    what an (n, n) array is taken for when both readings fit. The variances returned are (b, *shape) and the covariances
+    (b, n, n), with 1 in place of b where the inputs share them. Raises ValueError for another shape, or negative or
+    non-finite numbers.
     """
     _checks.batch(name, mean)
     cov = _checks.tensor("cov", cov).to(mean)
     _checks.finite("cov", cov)
-    n = mean[0].numel()
-    full = cov if cov.shape == (n, n) and n > 1 else None
-    if full is None and cov.shape not in ((), mean.shape[1:], mean.shape):
-        expected = f"(), {tuple(mean.shape[1:])}, {tuple(mean.shape)} or {(n, n)}"
+    b, *shape = mean.shape
+    n = math.prod(shape)
+    if n > 1 and cov.shape in ((n, n), (b, n, n)):
+        _checks.covariance("cov", cov)
+        full = cov.reshape(-1, n, n)
+        return full.diagonal(dim1=1, dim2=2).reshape(-1, *shape), full
+    if cov.shape not in ((), tuple(shape), mean.shape):
+        expected = f"(), {tuple(shape)}, {tuple(mean.shape)}, {(n, n)} or {(b, n, n)}"
         raise ValueError(f"cov: expected shape {expected}, got {tuple(cov.shape)}")
-    var = cov if full is None else full.diagonal().reshape(mean.shape[1:])
-    if (var < 0).any():
-        raise ValueError(f"cov: variances must not be negative, got {var.min():g}")
-    if full is not None:
-        _checks.covariance("cov", full)
-    return var.expand(mean.shape if var.ndim == mean.ndim else mean[:1].shape), full
+    if (cov < 0).any():
+        raise ValueError(f"cov: variances must not be negative, got {cov.min():g}")
+    return cov.expand(mean.shape if cov.ndim == mean.ndim else mean[:1].shape), None

@@ -34,19 +34,20 @@ def mean(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     >>> [f"{value:.10e}" for value in mean([0.0, -8.0], [1.0, 1.0])]  # phi(0), and phi(8) - 8 Phi(-8)
     ['3.9894228040e-01', '7.5502624119e-17']
     """
-    return _apply(_Mean, mu, var)
+    return _Mean.apply(*_pair_of_one_shape(mu, var))
 
 
 def gain(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """P(x > 0) = E[relu'(x)] = Phi(a), elementwise; the linear response of relu to its input (1/2 at mu = var = 0)."""
     mu, var = _pair_of_one_shape(mu, var)
-    safe = torch.where(var > 0, var, 1.0).sqrt()
-    return ndtr(torch.where(var > 0, mu / safe, mu.sign() * FAR))
+    sigma = torch.where(var > 0, var, 1.0).sqrt()
+    limit = FAR * sigma  # before the division, whose derivative overflows for small variances
+    return ndtr(torch.where(var > 0, mu, mu.sign() * FAR).clamp(-limit, limit) / sigma)
 
 
 def variance(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """Var[relu(x)] for x ~ N(mu, var), elementwise; relatively accurate for any a."""
-    return _apply(_Variance, mu, var)
+    return _Variance.apply(*_pair_of_one_shape(mu, var))
 
 
 def second_moment(mu: TensorLike, var: TensorLike) -> torch.Tensor:
@@ -60,7 +61,7 @@ def squared_pdf(y: TensorLike, mu: TensorLike, var: TensorLike) -> tuple[torch.T
     For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the
     atom has mass Phi(-a). y, mu, var broadcast; var > 0.
     """
-    y, mu, var = (tensor(*argument) for argument in (("y", y), ("mu", mu), ("var", var)))
+    y, mu, var = (tensor(name, value) for name, value in (("y", y), ("mu", mu), ("var", var)))
     for name, value in (("y", y), ("mu", mu), ("var", var)):
         _check(name, value, value.shape)
     try:
@@ -150,8 +151,7 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mu, var):
         ctx.save_for_backward(mu, var)
-        sigma, a = _standard(mu, var)
-        return mu.clamp(min=0) + sigma * _tail(a.abs(), 1)[0]
+        return _mean(mu, var.sqrt())
 
     @staticmethod
     def backward(ctx, grad):
@@ -190,12 +190,12 @@ class _PairCovariance(torch.autograd.Function):
         both = bivariate.cdf(a1, a2, rho)
         rest = torch.sqrt((1 - rho) * (1 + rho))
         u1, u2 = _ratio(a1 - rho * a2, rest, FAR), _ratio(a2 - rho * a1, rest, FAR)
-        q1, q2 = _unit_mean(a1), _unit_mean(a2)
+        q1, q2 = (_mean(a, torch.ones_like(a)) for a in (a1, a2))
         # d/dmu_1 = Cov[x1 > 0, relu(x2)] and d/dvar_1 = (E[relu(x2) | x1 = 0] - E[relu(x2)]) pdf(x1 = 0) / 2.
         mu1 = sigma2 * (a2 * both + _pdf(a2) * ndtr(u1) + rho * _pdf(a1) * ndtr(u2) - ndtr(a1) * q2)
         mu2 = sigma1 * (a1 * both + _pdf(a1) * ndtr(u2) + rho * _pdf(a2) * ndtr(u1) - ndtr(a2) * q1)
-        var1 = _ratio(sigma2 * _pdf(a1) * (_conditional_mean(a2 - rho * a1, rest) - q2), 2 * sigma1, 0.0)
-        var2 = _ratio(sigma1 * _pdf(a2) * (_conditional_mean(a1 - rho * a2, rest) - q1), 2 * sigma2, 0.0)
+        var1 = _ratio(sigma2 * _pdf(a1) * (_mean(a2 - rho * a1, rest) - q2), 2 * sigma1, 0.0)
+        var2 = _ratio(sigma1 * _pdf(a2) * (_mean(a1 - rho * a2, rest) - q1), 2 * sigma2, 0.0)
         return grad * mu1, grad * mu2, grad * var1, grad * var2, grad * both
 
 
@@ -233,11 +233,7 @@ def _pdf(a):
     return torch.exp(-(a**2) / 2) / math.sqrt(2 * math.pi)
 
 
-def _unit_mean(a):
-    return a.clamp(min=0) + _tail(a.abs(), 1)[0]
-
-
-def _conditional_mean(shift, scale):
+def _mean(shift, scale):
     """E[relu(shift + scale z)]."""
     return shift.clamp(min=0) + scale * _tail(_ratio(shift, scale, FAR).abs(), 1)[0]
 
@@ -265,23 +261,18 @@ def _tail(t, powers):
 def _pair_of_one_shape(mu, var):
     mu, var = tensor("mu", mu), tensor("var", var)
     _check("mu", mu, var.shape)
-    _check("var", var, mu.shape, at_least=0)
-    return mu, var
+    _check("var", var, mu.shape)
+    if (var < 0).any():
+        raise ValueError(f"var: expected numbers >= 0, got {var.min():g}")
+    return mu, var.to(mu.dtype)
 
 
-def _apply(function, mu, var):
-    mu, var = _pair_of_one_shape(mu, var)
-    return function.apply(mu, var.to(mu.dtype))
-
-
-def _check(name, value, shape, at_least=None):
+def _check(name, value, shape):
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
     if not value.is_floating_point():
         raise ValueError(f"{name}: expected a floating-point tensor, got {value.dtype}")
     _checks.finite(name, value)
-    if at_least is not None and (value < at_least).any():
-        raise ValueError(f"{name}: expected numbers >= {at_least}, got {value.min():g}")
 
 
 def _symmetric(mu, cov):

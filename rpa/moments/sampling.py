@@ -48,10 +48,7 @@ def monte_carlo(
         raise ValueError(f"f: expected a function or a torch module, got {type(f).__name__}")
     if isinstance(f, nn.Module):
         check_evaluable(f)
-    try:
-        rng = np.random.default_rng(seed)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"seed: expected integers >= 0, got {seed!r}") from error
+    rng = np.random.default_rng(_check.seed("seed", seed))
     centre, scale, sums = None, np.ones(()), np.zeros(())
     for start in range(0, n, chunk):
         y = _evaluate(f, inputs.sample(min(chunk, n - start), rng))

@@ -11,18 +11,19 @@ batch of means (b, *shape) with noise: a variance, variances per pixel or a full
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
+from rpa import _check
 from rpa.inputs import RandomInput
 from rpa.moments import _checks, activation, relu
 from rpa.moments.layerwise import MAX_DENSE, RULES
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
-from rpa.moments.prepared import Moments, as_module, each, mixed, noise, prepared, traced
+from rpa.moments.prepared import Moments, as_module, noise, prepared, traced
 from rpa.moments.sampling import Estimate as Estimate
 from rpa.moments.sampling import monte_carlo as monte_carlo
 from rpa.network import ReLUNetwork
@@ -113,8 +114,10 @@ def two_stage_mean(
     """
     if at not in ("point", "mean"):
         raise ValueError(f"at: expected 'point' or 'mean', got {at!r}")
-    stages, laws, _ = _prepared(net, inputs, cov, stage_arguments, relu, input_shape)
-    return sum(each(laws, lambda law: law.weight * mean_of_stages(stages, law.mean, law.var, law.full, at)))
+    stages, law, _ = _prepared(net, inputs, cov, stage_arguments, relu, input_shape)
+    with law.graph():
+        mean = mean_of_stages(stages, law.mean, law.var, law.full, at)
+    return mean if law.weights is None else (law.weights @ mean)[None]
 
 
 def mean_of_stages(
@@ -163,86 +166,73 @@ def two_stage(
     """
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    stages, laws, points = _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points)
-    wanted = _checked_outputs(outputs, size(stages.second[-1].shapes))
-    return mixed(laws, lambda law: _moments(stages, law, points, rule, wanted))
+    stages, law, points = _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points)
+    count = size(stages.second[-1].shapes)
+    wanted = range(count) if outputs is None else np.ravel(outputs).tolist()
+    if not wanted:
+        raise ValueError(f"outputs: expected indices from 0 to {count - 1}, got none")
+    wanted = [_check.index("outputs", k, count) for k in wanted]
+    return law.moments(_moments, stages, points, rule, wanted)
 
 
 def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None):
-    """(stages, laws of the inputs, points)."""
+    """(stages, law of the inputs, points)."""
     second = None
     if callable(inputs):
         second, inputs = as_module(inputs), cov
         cov, points = (*stage_arguments, points)[:2] if stage_arguments else (None, points)
     elif stage_arguments:
         raise ValueError(f"net, inputs, cov: expected no more without a name, got {len(stage_arguments)} more")
-    net, laws = prepared(net, inputs, cov, input_shape)
+    net, law = prepared(net, inputs, cov, input_shape)
     if second is None:
-        return Stages.of(net, relu), laws, points
-    behind = traced(second, laws[0].mean.new_zeros(net.parts[-1].shapes[0]), "first: its output")
-    return Stages(net.parts, Cut(net.parts[-1].shapes, net.like, (0.0,)), behind.parts), laws, points
+        return Stages.of(net, relu), law, points
+    shapes = net.parts[-1].shapes
+    behind = traced(second, law.mean.new_zeros(shapes[0]), "first: its output")
+    return Stages(net.parts, Cut(shapes, net.like, (0.0,)), behind.parts), law, points
 
 
-def _checked_outputs(outputs, count):
-    """The numbers of the outputs wanted, by default all."""
-    try:
-        wanted = list(range(count)) if outputs is None else [operator.index(k) for k in outputs]
-    except TypeError:
-        wanted = []
-    if not wanted or not all(0 <= k < count for k in wanted) or any(isinstance(k, bool) for k in outputs or ()):
-        raise ValueError(f"outputs: expected indices from 0 to {count - 1}, got {outputs!r}")
-    return wanted
-
-
-def _moments(stages, law, points, rule, outputs):
-    _, x, var, full = law
+def _moments(law, stages, points, rule, outputs):
+    x, var, full, _ = law
     units = size(stages.cut.shapes)
     if units > MAX_DENSE and (rule not in ADJOINT or full is not None or (points is not None and not stages.affine)):
         only = f"only {ADJOINT}, without full cov, and with points only if it is affine"
         raise ValueError(f"first: {units} units; above {MAX_DENSE} {only}")
     if points is None:
-        points, nearest = torch.unique(x.detach(), dim=0, return_inverse=True)
+        points, places = torch.unique(x.detach(), dim=0, return_inverse=True)
     else:
-        nearest = _nearest(x, points)
-    points = points.to(x).detach()
-    if rule in ADJOINT and full is None and (stages.affine or units > MAX_DENSE):
-        return _adjoint(stages, x, var, rule, outputs, points, nearest)
-    parts, order = [], []
-    jacobian = inner_jacobian(stages)
-    for index in nearest.unique():
-        members = (nearest == index).nonzero().squeeze(1)
-        point = points[index : index + 1]
-        with torch.no_grad():
-            y, inner = stages.before(point), jacobian(point)
-        start = stages.activated(y)
-        behind = *jacobian_at(stages.after, start, outputs), start
-        own = (var if len(var) == 1 else var[members]).flatten(1)
-        mu = y + (x[members] - point).flatten(1) @ inner.T
-        variances = (own @ (inner**2).T if full is None else ((inner @ full) * inner).sum(1)).expand_as(mu)
-        hidden = None if rule in ADJOINT else _spread(inner, own, full).expand(len(mu), -1, -1)
-        response = lambda rows: _spread(rows @ inner, own, full)
-        parts.append(_combined(stages.cut.slope_vector(), mu, variances, *behind, rule, response, hidden))
-        order.append(members)
-    back = torch.cat(order).argsort()
-    return Moments(*(torch.cat(part)[back] for part in zip(*parts)))
-
-
-def _adjoint(stages, x, var, rule, outputs, points, nearest):
-    """`two_stage` for the rules that need no covariance of y: k products through each stage, all inputs at once.
-
-    points (p, *shape); nearest (b,): the point at which `second` is linearized for each input.
-    """
-    mu, variances = torch.broadcast_tensors(*_local_moments(stages, x, var, None))
-    used, places = nearest.unique(return_inverse=True)
+        _checks.batch("points", points)
+        if points.shape[1:] != x.shape[1:]:
+            shape = ", ".join(map(str, x.shape[1:]))
+            raise ValueError(f"points: expected shape (any, {shape}), got {tuple(points.shape)}")
+        points = points.to(x).detach()
+        used, places = torch.cdist(x.detach().flatten(1), points.flatten(1)).argmin(1).unique(return_inverse=True)
+        points = points[used]
     with torch.no_grad():
-        start = stages.activated(stages.before(points[used]))
-    behind = [each[places] for each in (*jacobian_at(stages.after, start, outputs), start)]
-
-    def response(rows):
-        rows = torch.stack([_pulled(stages.before, x, row) for row in rows.transpose(0, 1)], 1)
-        return _spread(rows.flatten(2), var.flatten(1), None)
-
-    return _combined(stages.cut.slope_vector(), mu, variances, *behind, rule, response)
+        inner = stages.before(points)
+        start = stages.activated(inner)
+    behind = *jacobian_at(stages.after, start, outputs), start
+    slope = stages.cut.slope_vector()
+    if rule in ADJOINT and full is None and (stages.affine or units > MAX_DENSE):
+        # No Jacobian of `first`: products with it, of all inputs at once.
+        mu, variances = torch.broadcast_tensors(*_local_moments(stages, x, var, None))
+        response = lambda rows: _spread(_pulled(stages.before, x, rows), var.flatten(1), None)
+        return _combined(slope, mu, variances, *(part[places] for part in behind), rule, response)
+    found = Moments(x.new_zeros(len(x), len(outputs)), x.new_zeros(len(x), len(outputs), len(outputs)))
+    jacobian_of = inner_jacobian(stages)
+    for i, point in enumerate(points.split(1)):
+        members = places == i
+        with torch.no_grad():
+            jacobian = jacobian_of(point)
+        mu = inner[i] + (x[members] - point).flatten(1) @ jacobian.T
+        own, cov = (part if part is None or len(part) == 1 else part[members] for part in (var.flatten(1), full))
+        variances = own @ (jacobian**2).T if full is None else ((jacobian @ cov) * jacobian).sum(2)
+        response = lambda rows: _spread(rows @ jacobian, own, cov)
+        hidden = None if rule in ADJOINT else _spread(jacobian, own, cov).expand(len(mu), -1, -1)
+        at_point = (part[i : i + 1] for part in behind)
+        moments = _combined(slope, mu, variances.expand_as(mu), *at_point, rule, response, hidden)
+        for result, part in zip(found, moments):
+            result[members] = part
+    return found
 
 
 def _combined(slope, mu, var, value, outer, start, rule, response, hidden=None):
@@ -250,22 +240,18 @@ def _combined(slope, mu, var, value, outer, start, rule, response, hidden=None):
 
     outer (b or 1, k, m). response: rows (b, k, m) of coefficients of y to their covariances (b, k, k).
     """
-    expected, rest = _activated(mu, var, slope)
+    expected, rest, gain = _activated(mu, var, slope)
     mean = value + (outer @ (expected - start)[..., None]).squeeze(-1)
     if hidden is not None:
         return Moments(mean, outer @ activation.covariance(mu, hidden, slope, rule) @ outer.mT)
     if rule == "diagonal":
         return Moments(mean, (outer * rest[:, None]) @ outer.mT)
-    gain = activation.gain(mu, var, slope)
-    rest = rest - gain**2 * var
-    return Moments(mean, response(outer * gain[:, None]) + (outer * rest[:, None]) @ outer.mT)
+    return Moments(mean, response(outer * gain[:, None]) + (outer * (rest - gain**2 * var)[:, None]) @ outer.mT)
 
 
 def _activated(mu, var, slope):
-    """(E[act(y)], Var[act(y)]); in double precision with full relative accuracy, as all units may be in their tails."""
-    if mu.dtype == torch.float32:
-        return activation.moments(mu, var, slope)
-    return activation.mean(mu, var, slope), activation.variance(mu, var, slope)
+    """Moments of act(y); in double precision with full relative accuracy, as all units may be in their tails."""
+    return activation.moments(mu, var, slope, accurate=mu.dtype == torch.float64)
 
 
 def _local_moments(stages, x, var, full):
@@ -277,25 +263,18 @@ def _local_moments(stages, x, var, full):
     if not stages.affine:
         raise ValueError("cov: a full covariance needs one affine part before the ReLU here; see two_stage")
     jacobian = stages.first[0].matrix()
-    return stages.before(x), ((jacobian @ full) * jacobian).sum(1, keepdim=True).T
-
-
-def _nearest(x, points):
-    _checks.batch("points", points)
-    if points.shape[1:] != x.shape[1:]:
-        raise ValueError(f"points: expected shape (any, {', '.join(map(str, x.shape[1:]))}), got {tuple(points.shape)}")
-    return torch.cdist(x.detach().flatten(1), points.flatten(1).to(x)).argmin(1)
+    return stages.before(x), ((jacobian @ full) * jacobian).sum(2)
 
 
 def _spread(rows, var, full):
-    """rows Cov[noise] rows^T (b or 1, k, k) for rows (..., k, n): variances (b or 1, n), or a full covariance."""
-    if full is None:
-        return (rows * var[:, None]) @ rows.mT
-    return (rows @ full @ rows.mT).reshape(-1, *[rows.shape[-2]] * 2)
+    """rows Cov[noise] rows^T (b or 1, k, k) for rows (..., k, n): variances (b or 1, n), or full covariances."""
+    return rows @ full @ rows.mT if full is not None else (rows * var[:, None]) @ rows.mT
 
 
-def _pulled(function, x, cotangent):
-    """cotangent^T J at x, differentiable in the cotangent."""
+def _pulled(function, x, rows):
+    """rows (b, k, m) times the Jacobian of the function at x, (b, k, n), differentiable in rows."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        return torch.autograd.grad(function(x), x, cotangent, create_graph=cotangent.requires_grad)[0]
+        y = function(x)
+        products = [torch.autograd.grad(y, x, row, True, rows.requires_grad)[0] for row in rows.unbind(1)]
+    return torch.stack(products, 1).flatten(2)
