@@ -47,7 +47,7 @@ def shrink(profile: str, full: Any, quick: Any) -> Any:
     The only way a notebook tells the profiles apart. Raises ValueError for any other profile, or for one that
     contradicts the profile the notebook is run with (RPA_PROFILE).
     """
-    expected = [os.environ["RPA_PROFILE"]] if "RPA_PROFILE" in os.environ else ["full", "quick"]
+    expected = [name for name in ("full", "quick") if os.environ.get("RPA_PROFILE", name) == name]
     if profile not in expected:
         raise ValueError(f"profile: expected {' or '.join(expected)}, as RPA_PROFILE may demand, got {profile!r}")
     _seen["profile"] = profile
@@ -220,7 +220,7 @@ def read_results(folder: str | Path | None = None) -> dict[str, dict]:
     Raises OSError naming the file for one that is no record file, or that has the name of another notebook.
     """
     contents = {}
-    for path in sorted(Path(folder or ROOT / "data" / "results").glob("*.json")):
+    for path in sorted(Path(folder or ROOT / "data" / "results").glob("[!.]*.json")):
         try:
             content = json.loads(path.read_text())
             if content["stem"] != path.stem:

@@ -151,16 +151,16 @@ def _execute(notebook, stage, label, workers):
 def _publish(content, copy, folder, label):
     """Move what a finished run wrote to its place and delete what only an earlier run wrote.
 
-    The executed copy is deleted first and written last: a run that is stopped in between counts as not done.
+    At every moment the executed copy in `folder` names all files of its notebook there, and lacks one until the last is
+    moved: a run that is stopped in between counts as not done, and the next one deletes what it left.
     """
     stage, earlier = copy.parent, label_in(copy.stem, folder).get("files", [])
     written = [path for path in sorted(stage.rglob("*")) if path.is_file() and path != copy]
     content.metadata["rpa"] = label | {"files": [path.relative_to(stage).as_posix() for path in written]}
     copy.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    (folder / copy.name).unlink(missing_ok=True)
     for name in earlier:
         (folder / name).unlink(missing_ok=True)
-    for path in [*written, copy]:
+    for path in [copy, *written]:
         place = folder / path.relative_to(stage)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, place)

@@ -54,7 +54,7 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
         if len(criteria) > 1 or (claim.get("status") == "done" and not criteria):
             reasons.append(f"expected one of {', '.join(CRITERIA)}, got {criteria or 'none'}")
         foreign = ("method", "null", "no_null") if claim.get("paper") == BEYOND else ("rival",)
-        reasons += [f"{claim['paper']} has no {key}" for key in foreign if key in claim]
+        reasons += [f"{claim.get('paper')} has no {key}" for key in foreign if key in claim]
         if "null" in claim and "no_null" in claim:
             reasons.append("expected null or no_null, got both")
         if counts[claim.get("id")] > 1:
@@ -104,11 +104,12 @@ def current_records(folder: Path | None = None) -> dict[tuple[str, str], dict]:
     """
     records = load_records(folder)
     for (stem, _), entry in records.items():
-        path = notebooks().get(stem)
-        defaults = {name: default for name, (default, _) in parameters(path).items()} if path else {}
-        entry["stale"] = "" if json.dumps(entry["notebook_parameters"]) == json.dumps(defaults) else "other parameters"
-        if entry["code"] != code_version(stem):
-            entry["stale"] = "older code"
+        entry["stale"] = "older code"
+        if entry["code"] == code_version(stem):
+            path = notebooks().get(stem)
+            defaults = {name: default for name, (default, _) in parameters(path).items()} if path else {}
+            same = json.dumps(entry["notebook_parameters"]) == json.dumps(defaults)
+            entry["stale"] = "" if same else "other parameters"
     return records
 
 
@@ -148,7 +149,7 @@ def _show(claim, entry, key):
     """The numbers under `key` of a record: one, with its error, or the range of several; "" without."""
     if key not in entry:
         return ""
-    shown = sorted((number, error) for _, number, error in numbers(entry, key))
+    shown = sorted((number, error or 0) for _, number, error in numbers(entry, key))
     (low, _), (high, error) = shown[0], shown[-1]
     if low != high:
         return f"{_format(low, _range(claim))} … {_format(high, _range(claim))}"

@@ -102,7 +102,7 @@ def fashion_mnist(split: str = "test") -> Dataset:
 
 
 def _images(name, split):
-    if split not in list(SPLITS):
+    if not isinstance(split, str) or split not in SPLITS:
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     files = [f"{name}/raw/{SPLITS[split][0]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     paths = [find(file) for file in files]

@@ -1,15 +1,18 @@
 """What a notebook leaves: records, figures and tables, whole or not at all."""
 
 import json
+import os
+import shutil
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from rpa import _files
-from rpa.companion import report
+from rpa.companion import report, run
 from rpa.companion.provenance import code_version
 
 
@@ -34,8 +37,10 @@ def test_shrink_picks_by_profile(monkeypatch):
     assert report.shrink("full", 1000, 10) == 1000
     with pytest.raises(ValueError, match="contradict|RPA_PROFILE"):
         report.shrink("quick", 1000, 10)
-    with pytest.raises(ValueError, match="'medium'"):
-        report.shrink("medium", 1000, 10)
+    for demanded in ("full", "medium"):
+        monkeypatch.setenv("RPA_PROFILE", demanded)
+        with pytest.raises(ValueError, match="'medium'"):
+            report.shrink("medium", 1000, 10)
     monkeypatch.setenv("RPA_PROFILE", "quick")
     assert report.shrink("quick", 1000, 10) == 10
 
@@ -149,6 +154,37 @@ def test_a_write_that_fails_leaves_the_old_file(out):
     with pytest.raises(KeyboardInterrupt):
         _files.replace(path, fail)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+    path.with_name(".1.ab.01_x.json").write_text("half")  # as a writer that was killed leaves it
+    assert set(report.read_results(path.parent)) == {"01_x"}
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_publication_that_is_stopped_leaves_nothing_that_the_next_one_does_not_delete(tmp_path, monkeypatch, moment):
+    label, folder, move = {"profile": "full"}, tmp_path / "build", os.replace
+
+    def publish(*names):
+        for name in ("01_x.ipynb", *names):
+            path = tmp_path / "stage" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        run._publish(nbformat.v4.new_notebook(), tmp_path / "stage" / "01_x.ipynb", folder, label)
+
+    def stopped(source, target):
+        if len(moved) == moment:
+            raise KeyboardInterrupt
+        moved.append(move(source, target))
+
+    moved = []
+    monkeypatch.setattr(run, "label_of", lambda *_: label)
+    publish("figures/01_x.csv", "figures/01_x.png", "a")
+    assert run.is_current("01_x", "full", folder)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", stopped)
+        publish("figures/01_x.pdf", "figures/01_x.png", "a")
+    assert not run.is_current("01_x", "full", folder)
+    shutil.rmtree(tmp_path / "stage")
+    publish("a")
+    assert {path.name for path in folder.rglob("*.*")} == {"01_x.ipynb"} and run.is_current("01_x", "full", folder)
 
 
 def test_figures_name_their_source_and_stand_ins_and_keep_their_layout_engine(out):

@@ -74,6 +74,7 @@ def test_a_number_within_two_errors_of_its_target_decides_nothing(target, value,
         ({"at_least": 0}, 1.5e-30, 2e-32, "1.5e-30 ± 2e-32"),
         ({"at_most": 3}, [0.95, 3.00001], None, "0.95 … 3.00001"),
         ({"value": True}, True, None, "yes"),
+        ({"at_least": 0}, {"a": 1.0, "b": 1.0}, {"b": 0.1}, "1.00 ± 0.10"),
     ],
 )
 def test_a_number_shows_on_which_side_of_its_target_it_lies(target, value, error, text):
@@ -117,6 +118,7 @@ def test_a_number_of_other_code_or_parameters_is_not_judged(out, monkeypatch):
         report.record("p1.a", 1)
         assert verdict() == expected
     monkeypatch.setattr(verdicts, "code_version", lambda stem: "000000000000")
+    monkeypatch.setattr(verdicts, "notebooks", lambda: {"01_x": "with parameters that nobody can read"})
     assert verdict() == "older code"
 
 
@@ -142,6 +144,7 @@ def test_a_claim_is_answered_by_its_own_notebook_only(out, monkeypatch):
         ({"rival": "sampling"}, "P1 has no rival"),
         ({"paper": verdicts.BEYOND, "null": "counting"}, "beyond the papers has no null"),
         ({"null": "counting", "no_null": "exact"}, "expected null or no_null, got both"),
+        ({"paper": None, "rival": "sampling"}, "expected the key paper too"),
     ],
 )
 def test_a_malformed_claim_is_named(tmp_path, change, message):

@@ -16,7 +16,7 @@ from helpers import refusals
 
 from rpa.subjects import datasets
 
-test_other_splits_are_refused = refusals({datasets.mnist: {"split": ["validation", 0, None]}})
+test_other_splits_are_refused = refusals({datasets.mnist: {"split": ["validation", 0, None, np.array(["test"])]}})
 IDX = struct.pack(">BBBB3I", 0, 0, 8, 3, 2, 28, 28) + bytes(range(256)) * 6 + bytes(32)
 FILES = ["MNIST/raw/t10k-images-idx3-ubyte", "MNIST/raw/t10k-labels-idx1-ubyte"]
 

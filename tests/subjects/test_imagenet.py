@@ -42,7 +42,7 @@ def folders(data_root, monkeypatch):
     return data_root / "imagenet" / "images"
 
 
-def test_photographs_of_the_readers_own(table):
+def test_photographs_of_the_readers_own(table, monkeypatch):
     sample = datasets.imagenet_sample()
     assert len(sample) == 2 and sample.indices.tolist() == [0, 7] and sample.names == ("thing 0", "thing 1")
     batch = sample.batch([1, 0])
@@ -57,7 +57,13 @@ def test_photographs_of_the_readers_own(table):
     with pytest.raises(OSError, match="n0.jpg"):
         datasets.imagenet_sample()
     (images / "n0.jpg").write_bytes(b"other")
-    assert datasets.imagenet_sample().sha256 != before
+    assert (other := datasets.imagenet_sample().sha256) != before
+    ours = {"imagenet/classes.csv": hashlib.sha256(table.read_bytes()).hexdigest(), "imagenet/images/*.jpg": other}
+    monkeypatch.setattr(datasets, "_checksums", lambda: ours)  # then the photographs are known too
+    assert datasets.imagenet_sample().sha256 == other
+    (images / "n0.jpg").write_bytes(b"othe")
+    with pytest.raises(OSError, match="images: a photograph is truncated or altered"):
+        datasets.imagenet_sample()
 
 
 def test_a_table_of_other_form_and_a_missing_photograph_are_no_missing_data(table):
