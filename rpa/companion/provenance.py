@@ -36,11 +36,7 @@ def code_version(notebook: str | Path) -> str:
     cells, modules = code_cells(path) if path.exists() else [], _modules()
     names = sorted(_reached(cells, modules) if cells else modules)
     parts = [f"{name}\0{_essence(modules[name].read_text())}" for name in names]
-    return _digest("\0".join([*parts, *map(_essence, cells)]).encode())
-
-
-def _digest(content):
-    return sha256(content).hexdigest()[:12]
+    return sha256("\0".join([*parts, *map(_essence, cells)]).encode()).hexdigest()[:12]
 
 
 @cache
@@ -69,7 +65,8 @@ def input_version() -> str:
     """
     files = [path for name in ("weights", "references") for path in sorted((ROOT / "data" / name).glob("*"))]
     files += [ROOT / "figures" / "rpa.mplstyle", _files.build("data.txt")]
-    return _digest(b"\0".join(path.name.encode() + (path.read_bytes() if path.is_file() else b"") for path in files))
+    parts = (path.name.encode() + (path.read_bytes() if path.is_file() else b"") for path in files)
+    return sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
 @cache

@@ -20,6 +20,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
+from scipy.integrate import cumulative_trapezoid
 
 from rpa.companion.report import ANALYTIC, MONTE_CARLO
 from rpa.experiments.montecarlo import Fresh
@@ -143,7 +144,12 @@ class Explorer:
             circles.set_visible(self.sampled.value)
         x = inputs.sample(self.n, self.seed)
         self._draw_plane(inputs)
-        self._draw_pmf(x)
+        p, ax = self.pmf.p[:STEMS], self.axes[1]
+        self.stems.set_segments([[(i, 0), (i, height)] for i, height in enumerate(p)])
+        fresh = Fresh(np.packbits(self.net.patterns(x), axis=1))
+        self.counts.set_data(np.arange(len(p)), fresh.counts(self.pmf.patterns[:STEMS]) / fresh.n)
+        ax.set_title(f"{len(self.pmf)} patterns")
+        self.stage.view(ax, "ylim", 0.0, 1.05 * p.max(), above=0.3)
         self._draw_output(x)
         self.stage.draw()
         milliseconds = 1000 * (time.perf_counter() - start)
@@ -159,14 +165,6 @@ class Explorer:
         ellipses = [part.mean[:, None] + np.linalg.cholesky(part.cov) @ circle for _, part in components_of(inputs)]
         self.ellipses.set_data(*np.hstack(ellipses))
         self.handles.set_data(*self.places.T)
-
-    def _draw_pmf(self, x):
-        p, ax = self.pmf.p[:STEMS], self.axes[1]
-        self.stems.set_segments([[(i, 0), (i, height)] for i, height in enumerate(p)])
-        fresh = Fresh(np.packbits(self.net.patterns(x), axis=1))
-        self.counts.set_data(np.arange(len(p)), fresh.counts(self.pmf.patterns[:STEMS]) / fresh.n)
-        ax.set_title(f"{len(self.pmf)} patterns")
-        self.stage.view(ax, "ylim", 0.0, 1.05 * p.max(), above=0.3)
 
     def _draw_output(self, x):
         law, ax, y = self.pmf.output(), self.axes[2], self.net(x)[:, 0]
@@ -239,8 +237,7 @@ def _fresh(hidden, seed):
 def _cumulated(law, grid, density):
     """P(f(x) <= y) on the grid: the density by the trapezoidal rule, and the atoms; or the slower exact sum."""
     places, masses = map(np.asarray, law.atoms())
-    steps = np.diff(grid) * (density[1:] + density[:-1]) / 2
-    curve = np.concatenate([[0], np.cumsum(steps)]) + (places <= grid[:, None]) @ masses
+    curve = cumulative_trapezoid(density, grid, initial=0) + (places <= grid[:, None]) @ masses
     # Peaks narrower than a step are missed, or counted several times.
     return curve if abs(curve[-1] - law.cdf(grid[-1:])[0]) < VISIBLE else np.asarray(law.cdf(grid))
 
@@ -278,10 +275,10 @@ class Stage:
         canvas = self.figure.canvas
         if self.kept is None:
             canvas.draw()
-            return
-        canvas.restore_region(self.kept)
-        self._draw_moving()
-        canvas.blit(self.figure.bbox)
+        else:
+            canvas.restore_region(self.kept)
+            self._draw_moving()
+            canvas.blit(self.figure.bbox)
 
     def _keep(self, event):
         """After a picture from scratch, which leaves the moving artists out."""

@@ -114,7 +114,8 @@ def _images(name, split):
         paths = [find(file) for file in files]
     stand_in = None in paths
     if stand_in:
-        warnings.warn(f"{name}: not in {_places()} and not downloaded; a STAND-IN is used", stacklevel=3)
+        places = " or ".join(map(str, roots()))
+        warnings.warn(f"{name}: not in {places} and not downloaded; a STAND-IN is used", stacklevel=3)
         pixels, labels = _digits(split)
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     else:  # the checksums guarantee headers and lengths
@@ -185,10 +186,6 @@ def roots() -> list[Path]:
     if os.environ.get("RPA_DATA"):
         return [Path(os.environ["RPA_DATA"])]
     return [ROOT / "data", ROOT.parent / "shared" / "data"]
-
-
-def _places():
-    return " or ".join(map(str, roots()))
 
 
 def find(relative: str) -> Path | None:
@@ -265,7 +262,7 @@ def imagenet_sample() -> ImageNetSample:
         files = [sorted(path for path in each.glob("[!.]*") if path.is_file()) for each in classes]
         if any(files):
             return _sample([(i, classes[i].name, path) for i, paths in enumerate(files) for path in paths])
-    raise FileNotFoundError(f"imagenet/classes.csv: not in {_places()}; see data/README.md")
+    raise FileNotFoundError(f"imagenet/classes.csv: not in {' or '.join(map(str, roots()))}; see data/README.md")
 
 
 def _sample(shown):

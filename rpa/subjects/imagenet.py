@@ -146,26 +146,25 @@ def download_photographs(folder: Path) -> None:
 
     Classes are numbered as torchvision does, in the order of their names. Raises OSError for a missing or wrong file.
     """
+
+    def fetch(name, sha):
+        url, path = RAW + quote(name), folder / "images" / f"{name[:9]}.jpg"
+        if path.exists() and _git_hash(path) == sha:
+            return
+        path.unlink(missing_ok=True)
+        pooch.retrieve(url, None, path.name, path.parent, downloader=pooch.HTTPDownloader(timeout=datasets.TIMEOUT))
+        if _git_hash(path) != sha:
+            path.unlink()
+            raise OSError(f"{url}: its content is not what its hash says")
+
     with urlopen(TREE, timeout=datasets.TIMEOUT) as answer:
         entries = sorted((e["path"], e["sha"]) for e in json.load(answer)["tree"] if e["path"].endswith(".JPEG"))
     pooch.get_logger().setLevel("ERROR")
-    thread_map(partial(_photograph, folder), *zip(*entries), max_workers=8, desc="photographs", disable=None)
+    thread_map(fetch, *zip(*entries), max_workers=8, desc="photographs", disable=None)
     rows = [(index, path[:9], path[10:-5].replace("_", " "), sha) for index, (path, sha) in enumerate(entries)]
     # The fourth column tells this table from that of other sizes of the same photographs.
     table = pd.DataFrame(rows, columns=["index", "wnid", "name", "git hash"])
     _files.replace(folder / "classes.csv", lambda temporary: table.to_csv(temporary, index=False))
-
-
-def _photograph(folder, name, sha):
-    """Download one photograph, unless it is there with the hash `sha` of git."""
-    url, path = RAW + quote(name), folder / "images" / f"{name[:9]}.jpg"
-    if path.exists() and _git_hash(path) == sha:
-        return
-    path.unlink(missing_ok=True)
-    pooch.retrieve(url, None, path.name, path.parent, downloader=pooch.HTTPDownloader(timeout=datasets.TIMEOUT))
-    if _git_hash(path) != sha:
-        path.unlink()
-        raise OSError(f"{url}: its content is not what its hash says")
 
 
 def _git_hash(path):

@@ -47,13 +47,13 @@ def digits(name: str) -> Subject:
     key = {"network": name, "weights": references.fingerprint(net), "images": data.sha256, "which": which}
     if name != "lenet_p2":
         return Subject(name, title, net, x, (std,), key, data.provenance)
+
+    def random_root(i):
+        root = torch.randn(784, 784, generator=torch.Generator().manual_seed(int(i)))
+        return root * 28 / root.norm()
+
     key |= {"noise": "A A^T of trace 784 sigma^2"}
-    return Subject(name, title, net, x, (std,), key, data.provenance, _random_root)
-
-
-def _random_root(i):
-    root = torch.randn(784, 784, generator=torch.Generator().manual_seed(int(i)))
-    return root * 28 / root.norm()
+    return Subject(name, title, net, x, (std,), key, data.provenance, random_root)
 
 
 def digit_moments(subject: Subject, sigma: float, n: int) -> list[np.ndarray]:

@@ -57,7 +57,8 @@ def test_photographs_of_the_readers_own(table, monkeypatch):
     with pytest.raises(OSError, match="n0.jpg"):
         datasets.imagenet_sample()
     (images / "n0.jpg").write_bytes(b"other")
-    assert (other := datasets.imagenet_sample().sha256) != before
+    other = datasets.imagenet_sample().sha256
+    assert other != before
     ours = {"imagenet/classes.csv": hashlib.sha256(table.read_bytes()).hexdigest(), "imagenet/images/*.jpg": other}
     monkeypatch.setattr(datasets, "_checksums", lambda: ours)  # then the photographs are known too
     assert datasets.imagenet_sample().sha256 == other
