@@ -184,20 +184,21 @@ def papers_and_ours(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     return [row for row in rows if row["paper"] != BEYOND], [row for row in rows if row["paper"] == BEYOND]
 
 
+def _summary(rows):
+    """'39 of 46 measured: 32 hold (9 of them by the null too), 7 do not reproduce'."""
+    verdicts = [row["verdict"].partition(" (")[0] for row in rows]
+    counts = {verdict: verdicts.count(verdict) for verdict in PLURAL if verdict in verdicts}
+    by_null = sum(row["verdict"].startswith("holds") and row["null_meets"] for row in rows)
+    words = {verdict: f"{n} {PLURAL[verdict] if n > 1 else verdict}" for verdict, n in counts.items()}
+    if by_null:
+        words["holds"] += f" ({by_null} of them by the null too)"
+    return f"{sum(counts.values())} of {len(rows)} measured" + (f": {', '.join(words.values())}" if words else "")
+
+
 def one_line(rows: list[dict]) -> str:
-    """'claims of the papers, 39 of 46 measured: 32 hold (9 of them by the null too), 7 ...; of our own, 1 of 1 ...'."""
-    parts = []
-    for whose, of_these in zip(("claims of the papers", "of our own"), papers_and_ours(rows)):
-        verdicts = [row["verdict"].partition(" (")[0] for row in of_these]
-        counts = {verdict: verdicts.count(verdict) for verdict in PLURAL if verdict in verdicts}
-        by_null = sum(row["verdict"].startswith("holds") and row["null_meets"] for row in of_these)
-        words = {verdict: f"{n} {PLURAL[verdict] if n > 1 else verdict}" for verdict, n in counts.items()}
-        if by_null:
-            words["holds"] += f" ({by_null} of them by the null too)"
-        if of_these or not parts:
-            measured = f"{whose}, {sum(counts.values())} of {len(of_these)} measured"
-            parts.append(": ".join(filter(None, [measured, ", ".join(words.values())])))
-    return "; ".join(parts)
+    """The verdicts of all claims in one line."""
+    papers, ours = papers_and_ours(rows)
+    return f"claims of the papers, {_summary(papers)}" + (f"; of our own, {_summary(ours)}" if ours else "")
 
 
 def verify(folder: Path | None = None) -> tuple[str, bool]:
