@@ -53,8 +53,12 @@ class FailingPatterns:
 
     @property
     def total_error(self) -> float:
-        """Relative error of the total: errors of the parts, which share their random points, add up linearly."""
-        return float(np.exp(self.log_p - self.log_total) @ self.rel_error) if len(self) else 0.0
+        """Relative error of the total: errors of the parts, which share their random points, add up linearly.
+
+        A part as thin as rounding, whose own error is infinite, is wrong by its probability at most.
+        """
+        errors = np.where(np.isinf(self.rel_error), 1.0, self.rel_error)
+        return float(np.exp(self.log_p - self.log_total) @ errors) if len(self) else 0.0
 
 
 def failing_patterns(
