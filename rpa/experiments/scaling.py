@@ -44,7 +44,7 @@ TASKS = ("search", "PMF", "output law", "layerwise", "failure")
 
 
 def _answer(task, net, inputs, k, threshold):
-    """(samples of plain sampling for the same standard error, multiplications of the task per weight of the network)."""
+    """(samples of plain sampling for the same standard error, its multiplications per weight of the network)."""
     if task == "search":
         best_first(net, inputs, max_patterns=k, mass=1.0)
         return np.inf, k
