@@ -120,6 +120,14 @@ def test_pieces_as_thin_as_rounding_count_as_errors(height, believed):
     assert (found.rel_error < 0.01) == believed
 
 
+def test_ties_along_rays_leave_nothing_but_rounding():
+    """Outputs w . a^+ and -w . a^+: class 1 wins nowhere, on slices of zero width whose quadrature must end."""
+    rng = np.random.default_rng(4)
+    first, share = rng.standard_normal((5, 2)), np.abs(rng.standard_normal(5))
+    net = ReLUNetwork([first, [share, -share]], [np.zeros(5), np.zeros(2)])
+    assert failing_patterns(net, Gaussian([-1.0, -1.0], 1.0), label=0).log_total < -30
+
+
 def test_nothing_found_is_an_empty_bound():
     net = ReLUNetwork([np.eye(3), np.zeros((2, 3))], [np.zeros(3), [1.0, 0.0]])
     found = failing_patterns(net, Gaussian(np.zeros(3), 1.0), label=0)
