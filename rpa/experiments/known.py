@@ -19,13 +19,11 @@ def equicorrelated(n: int, rho: float, mean: float = 0.0) -> tuple[np.ndarray, f
     P = int phi(x) Phi((mean + sqrt(rho) x) / sqrt(1 - rho))^n dx; 1 / (n + 1) for rho = 1/2 and mean 0.
     """
 
-    def log_integrand(x):
-        return n * log_ndtr((mean + math.sqrt(rho) * x) / math.sqrt(1 - rho)) - (x * x + LOG_2PI) / 2
-
     # Log-concave, curvature between 1 and that of this step, mode within the reach: the trapezoid rule is exact.
     step, reach = 0.1 / math.sqrt(1 + n * rho / (1 - rho)), 14 + abs(mean) * math.sqrt(n)
     x = np.arange(-reach, reach, step)
-    return np.full((n, n), rho) + (1 - rho) * np.eye(n), float(logsumexp(log_integrand(x)) + math.log(step))
+    log_integrand = n * log_ndtr((mean + math.sqrt(rho) * x) / math.sqrt(1 - rho)) - (x * x + LOG_2PI) / 2
+    return np.full((n, n), rho) + (1 - rho) * np.eye(n), float(logsumexp(log_integrand) + math.log(step))
 
 
 def autoregressive(n: int, rho: float, mean: float = 0.0, nodes: int = 600) -> tuple[np.ndarray, float]:

@@ -1,6 +1,6 @@
 """How the cost of each task grows: processor seconds beside plain sampling at equal error and the least work possible.
 
-A `task` computes its answer on one random network and says how exact it is; `row` times it, and says how long plain
+A task computes its answer on one random network and says how exact it is; `row` times it, and says how long plain
 sampling would take for the same error and how long the arithmetic takes that any answer needs.
 """
 
@@ -40,38 +40,31 @@ def problem(sizes: Sequence[int], uncertain: int, seed: int) -> tuple[ReLUNetwor
     return net, Gaussian(mean, distance[min(uncertain, len(distance)) - 1] ** 2)
 
 
-def _search(net, inputs, k, _):
-    best_first(net, inputs, max_patterns=k, mass=1.0)
-    return np.inf, k
+TASKS = ("search", "PMF", "output law", "layerwise", "failure")
 
 
-def _pmf(net, inputs, k, _):
+def _answer(task, net, inputs, k, threshold):
+    """(samples of plain sampling for the same standard error, its multiplications per weight of the network)."""
+    if task == "search":
+        best_first(net, inputs, max_patterns=k, mass=1.0)
+        return np.inf, k
+    if task == "layerwise":
+        layerwise(net, inputs)
+        return np.inf, max(net.hidden_sizes)
+    if task == "failure":
+        result = failure_probability(net, inputs, direction=np.eye(net.output_dim)[0], threshold=threshold)
+        if not 0 < result.p < 1 or not np.isfinite(result.rel_error):
+            return np.inf, 1
+        return (1 - result.p) / (result.p * result.rel_error**2), 1 / result.rel_error**2
     pmf = pattern_pmf(net, inputs, search="best_first", max_patterns=k, mass=1.0)
-    error = max(pmf.covered_error, 1e-12)
-    missing = np.clip(pmf.uncovered, error, 1 - error)
-    return missing * (1 - missing) / error**2, k * min(net.hidden_sizes[0], net.input_dim)
-
-
-def _law(net, inputs, k, _):
-    law = pattern_pmf(net, inputs, search="best_first", max_patterns=k, mass=1.0).output()
-    mean, var = law.mean, np.asarray(law.cov)[0, 0]
-    return var / max(mean.error[0], 1e-12) ** 2, k * min(net.hidden_sizes[0], net.input_dim)
-
-
-def _layerwise(net, inputs, _, __):
-    layerwise(net, inputs)
-    return np.inf, max(net.hidden_sizes)
-
-
-def _failure(net, inputs, _, threshold):
-    result = failure_probability(net, inputs, direction=np.eye(net.output_dim)[0], threshold=threshold)
-    if not 0 < result.p < 1 or not np.isfinite(result.rel_error):
-        return np.inf, 1
-    return (1 - result.p) / (result.p * result.rel_error**2), 1 / result.rel_error**2
-
-
-# (samples of plain sampling for the same standard error, multiplications of the task per weight of the network)
-TASKS = {"search": _search, "PMF": _pmf, "output law": _law, "layerwise": _layerwise, "failure": _failure}
+    if task == "PMF":
+        error = max(pmf.covered_error, 1e-12)
+        missing = np.clip(pmf.uncovered, error, 1 - error)
+        variance = missing * (1 - missing)
+    else:
+        law = pmf.output()
+        error, variance = max(law.mean.error[0], 1e-12), np.asarray(law.cov)[0, 0]
+    return variance / error**2, k * min(net.hidden_sizes[0], net.input_dim)
 
 
 def row(task: str, net: ReLUNetwork, inputs: Gaussian, k: int, repeats: int) -> dict[str, float]:
@@ -85,7 +78,7 @@ def row(task: str, net: ReLUNetwork, inputs: Gaussian, k: int, repeats: int) -> 
         small, rng = net.whitened(inputs), np.random.default_rng(0)
         threshold = np.quantile(small(rng.standard_normal((DRAWN, small.input_dim)))[:, 0], 1 - FAILING)
     with one_thread():
-        answers = [processor_seconds(lambda: TASKS[task](net, inputs, k, threshold)) for _ in range(repeats)]
+        answers = [processor_seconds(lambda: _answer(task, net, inputs, k, threshold)) for _ in range(repeats)]
         seconds, (samples, passes) = np.median([s for s, _ in answers]), answers[-1][1]
         passed = min(processor_seconds(lambda: net(inputs.sample(PASSED, 1)))[0] for _ in range(3)) / PASSED
         square = torch.ones(500, 500, dtype=torch.float64)

@@ -42,18 +42,18 @@ def interval(draws: np.ndarray, b: int) -> tuple[float, float]:
     return float(draws[0]), float(factor * (high - low) / 2)
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def slopes(truth: ArrayLike, found: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """Slope of the line fitted to `found` against `truth` (least squares, with intercept), for each row of weights."""
     var, _, cov = _second_moments(truth, found, weights)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return cov / var
+    return cov / var
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def correlations(truth: ArrayLike, found: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """Correlation of `found` with `truth` over all images and scores, for each row of weights."""
     var, other_var, cov = _second_moments(truth, found, weights)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return cov / np.sqrt(var * other_var)
+    return cov / np.sqrt(var * other_var)
 
 
 def _second_moments(x, y, weights):
@@ -64,10 +64,10 @@ def _second_moments(x, y, weights):
     return n * xx - x * x, n * yy - y * y, n * xy - x * y
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def shares(above: ArrayLike, below: ArrayLike, weights: np.ndarray) -> np.ndarray:
     """sum(above) / sum(below) over images and scores, for each row of weights."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (weights @ np.sum(above, 1, float)) / (weights @ np.sum(below, 1, float))
+    return (weights @ np.sum(above, 1, float)) / (weights @ np.sum(below, 1, float))
 
 
 def mean_quality(truth: ArrayLike, var: ArrayLike, found: ArrayLike, plain: ArrayLike, seed: int) -> dict:

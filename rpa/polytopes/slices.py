@@ -16,6 +16,7 @@ EPS = np.finfo(float).eps
 REACH = 9.5  # phi(REACH) / phi(0) = e^-45
 DEEP = 50.0  # slices whose density is below e^-50 of the largest are left out
 FALL = 2.5  # largest fall of the log integrand in a piece of the quadrature
+MOST = 1000  # pieces after which slices are as thin as rounding: a concave integrand needs some 100
 PROBES = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 NODES, WEIGHTS = (part.numpy() for part in rule(16))
 
@@ -82,6 +83,7 @@ class _Frame:
             cross = [(level - self.height) / self.slope for level in levels]
         t = np.concatenate([meet, *cross, [0.0]])
         edges = np.unique(np.concatenate([[low, high], t[(t > low) & (t < high)]]))
+        most = len(edges) + MOST
         for _ in range(40):
             start, width = edges[:-1], np.diff(edges)
             value = self.log_density(start[:, None] + width[:, None] * PROBES)
@@ -90,7 +92,7 @@ class _Frame:
             with np.errstate(invalid="ignore"):
                 fall = np.nan_to_num(np.abs(np.diff(value[:, 1:-1])), nan=0.0, posinf=DEEP).sum(axis=1)
             coarse = matter & (np.maximum(fall, width) > FALL)
-            if not coarse.any():
+            if not coarse.any() or len(edges) > most:
                 break
             parts = start[coarse, None] + width[coarse, None] * np.array([0.25, 0.5, 0.75])
             edges = np.unique(np.append(edges, parts))

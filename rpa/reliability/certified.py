@@ -53,8 +53,12 @@ class FailingPatterns:
 
     @property
     def total_error(self) -> float:
-        """Relative error of the total: errors of the parts, which share their random points, add up linearly."""
-        return float(np.exp(self.log_p - self.log_total) @ self.rel_error) if len(self) else 0.0
+        """Relative error of the total: errors of the parts, which share their random points, add up linearly.
+
+        A part as thin as rounding, whose own error is infinite, is wrong by its probability at most.
+        """
+        errors = np.where(np.isinf(self.rel_error), 1.0, self.rel_error)
+        return float(np.exp(self.log_p - self.log_total) @ errors) if len(self) else 0.0
 
 
 def failing_patterns(
@@ -87,15 +91,13 @@ def failing_patterns(
     max_patterns = _check.integer("max_patterns", max_patterns, 1)
     rtol = _check.fraction("rtol", rtol)
     parts = events(net, inputs, seed=seed, **event)
-    criterion = parts[0].criterion
     planar = [net.input_dim <= 2 or part.dim <= 2 for part in parts]
     components = [component for component, flat in zip(components_of(inputs), planar) if flat]
-    pieces = [(np.zeros((0, net.n_hidden), dtype=bool), 0, np.zeros(0), np.zeros(0))]
+    pieces = [(np.zeros((0, net.n_hidden), dtype=bool), np.zeros(0, dtype=int), np.zeros(0), np.zeros(0))]
     for piece in exact_pieces(net, components):
-        for rows, H, h, A, b in piece.blocks():
-            for i, rival in enumerate(criterion.rivals):
-                log_p, rel_error = probabilities(*_failing(H, h, criterion, A, b, i), rtol=EXACT)
-                pieces.append((piece.patterns[rows], rival, np.log(piece.weight) + log_p, rel_error))
+        for rows, *maps in piece.blocks():
+            for i in range(len(parts[0].criterion.rows)):
+                pieces.append(_failing(parts[0], i, piece.weight, piece.patterns[rows], *maps, rtol=EXACT))
     drawn = [(part, *_drawn(part)) for part, flat in zip(parts, planar) if not flat]
     weights = np.sort(np.concatenate([np.zeros(0), *(log_weight for *_, log_weight in drawn)]))
     least = weights[-max_patterns] if len(weights) > max_patterns else -np.inf
@@ -103,11 +105,17 @@ def failing_patterns(
         kept = log_weight >= least
         for i in np.unique(which[kept]):
             chosen = patterns[kept & (which == i)]
-            G, g, A, b = affine_pieces(as_network(part.chain), chosen)
-            polytopes = _failing(*halfspaces(chosen, G, g), criterion, A, b, i)
-            log_p, rel_error = probabilities(*polytopes, rtol=rtol, seed=seed, budget=POINTS)
-            pieces.append((chosen, criterion.rivals[i], np.log(part.weight) + log_p, rel_error))
-    return _merged(pieces, exact=all(planar))
+            G, g, *outputs = affine_pieces(as_network(part.chain), chosen)
+            maps = *halfspaces(chosen, G, g), *outputs
+            pieces.append(_failing(part, i, part.weight, chosen, *maps, rtol=rtol, seed=seed, budget=POINTS))
+    patterns, rival, log_p, rel_error = map(np.concatenate, zip(*pieces))
+    first, index = _distinct(patterns, rival)
+    total, error = np.full(len(first), -np.inf), np.zeros(len(first))
+    np.logaddexp.at(total, index, log_p)
+    real = np.isfinite(log_p)
+    np.add.at(error, index[real], np.exp(log_p[real] - total[index[real]]) * rel_error[real])
+    order = [i for i in np.argsort(-total, kind="stable") if np.isfinite(total[i])]
+    return FailingPatterns(patterns[first[order]], rival[first[order]], total[order], error[order], all(planar))
 
 
 def _drawn(event):
@@ -130,25 +138,17 @@ def _distinct(patterns, which):
     return first, index.ravel()
 
 
-def _failing(H, h, criterion, A, b, i):
-    """The part of polytopes {H z <= h} where A z + b fails by rival i more than by the others: rows and limits."""
+def _failing(event, i, weight, patterns, H, h, A, b, **accuracy):
+    """Patterns, rival, log_p, rel_error of the parts of {H z <= h} where A z + b fails by rival i more than by others.
+
+    Patterns of a component with this weight; accuracy: options of `probabilities`.
+    """
+    criterion = event.criterion
     others = np.delete(np.arange(len(criterion.rows)), i)
     rows = np.vstack([criterion.rows[others] - criterion.rows[i], -criterion.rows[[i]]])
     offsets = np.append(criterion.offsets[others] - criterion.offsets[i], -criterion.offsets[i])
     normals, limits = rows @ A, offsets - b @ rows.T
     lost = np.append(others < i, criterion.strict[i])  # where outputs are equal
     limits = np.where((normals == 0).all(axis=2) & (limits == 0) & lost, -1.0, limits)
-    return np.concatenate([H, normals], axis=1), np.concatenate([h, limits], axis=1)
-
-
-def _merged(pieces, exact):
-    """`FailingPatterns` of all pieces, summed over the components of the input, without empty ones."""
-    patterns, log_p, rel_error = (np.concatenate([piece[k] for piece in pieces]) for k in (0, 2, 3))
-    rival = np.concatenate([np.full(len(piece[2]), piece[1]) for piece in pieces])
-    first, index = _distinct(patterns, rival)
-    total, error = np.full(len(first), -np.inf), np.zeros(len(first))
-    np.logaddexp.at(total, index, log_p)
-    real = np.isfinite(log_p)
-    np.add.at(error, index[real], np.exp(log_p[real] - total[index[real]]) * rel_error[real])
-    order = [i for i in np.argsort(-total, kind="stable") if np.isfinite(total[i])]
-    return FailingPatterns(patterns[first[order]], rival[first[order]], total[order], error[order], exact)
+    log_p, rel_error = probabilities(np.hstack([H, normals]), np.hstack([h, limits]), **accuracy)
+    return patterns, np.full(len(patterns), criterion.rivals[i]), np.log(weight) + log_p, rel_error

@@ -86,9 +86,7 @@ class Event:
             with torch.inference_mode():
                 return self._each(z).double().numpy(force=True)
 
-        with self._precise():
-            batches = tmap(values, self._batches(z))
-        each = np.concatenate([np.zeros((0, len(self.criterion.rows))), *batches])
+        each = np.concatenate([np.zeros((0, len(self.criterion.rows))), *self._of_batches(values, z)])
         if not np.isfinite(each).all():
             raise ValueError("net: returned NaN or infinite values")
         self.evaluations += len(each)
@@ -105,16 +103,14 @@ class Event:
     def gradient(self, z: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(margin of one rival (n,), its gradient (n, dim)) at z (n, dim); which (n,): the rival of each point."""
 
-        def slopes(z_and_which):
-            z, which = z_and_which
+        def slopes(z, which):
             z = z.clone().requires_grad_(True)
             each = self._each(z)
             g = -each.amax(dim=1) if self.flipped else each.gather(1, which[:, None])[:, 0]
             (slope,) = torch.autograd.grad(g.sum(), z)
             return g.detach().double().numpy(force=True), slope.double().numpy(force=True)
 
-        with self._precise():
-            pairs = tmap(slopes, zip(self._batches(z), self._batches(which, torch.int64)))
+        pairs = self._of_batches(slopes, z, which)
         self.evaluations += 3 * len(z)  # a backward pass costs about two forward passes
         return np.concatenate([np.zeros(0), *(g for g, _ in pairs)]), np.concatenate([z[:0], *(s for _, s in pairs)])
 
@@ -126,12 +122,14 @@ class Event:
     def _on_cpu(self):
         return self.like.device.type == "cpu"
 
-    def _precise(self):
-        return nullcontext() if self._on_cpu else torch.backends.cudnn.flags(**FULL_PRECISION)
-
-    def _batches(self, z, dtype=None):
-        rows = torch.as_tensor(z, dtype=dtype or self.like.dtype, device=self.like.device)
-        return rows.split(CPU_ROWS.get(self.like.dtype, 256) if self._on_cpu else ACCELERATOR_ROWS) if len(rows) else []
+    def _of_batches(self, function, z, *which):
+        """function(batch of z, batch of which) for all batches."""
+        rows = CPU_ROWS.get(self.like.dtype, 256) if self._on_cpu else ACCELERATOR_ROWS
+        dtypes = self.like.dtype, torch.int64
+        tensors = [torch.as_tensor(a, dtype=t, device=self.like.device) for a, t in zip((z, *which), dtypes)]
+        with nullcontext() if self._on_cpu else torch.backends.cudnn.flags(**FULL_PRECISION):
+            batches = zip(*(tensor.split(rows) for tensor in tensors)) if len(z) else []
+            return tmap(lambda batch: function(*batch), batches)
 
     def _each(self, z):
         f = self.net(z).flatten(1)

@@ -22,7 +22,7 @@ from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
 from rpa.reliability.certified import failing_patterns
 from rpa.reliability.design import SEARCHES, search
-from rpa.reliability.event import Event, events, impossible
+from rpa.reliability.event import Event, events
 from rpa.reliability.result import (
     NEARLY_CERTAIN,
     FailureProbability,
@@ -94,12 +94,15 @@ def failure_probability(
     budget = _check.integer("budget", budget, LEAST_BUDGET)
     wanted: dict[str, Any] = {"label": label, "direction": direction, "threshold": threshold}
     parts = events(net, inputs, rtol=rtol, seed=seed, budget=budget, input_shape=input_shape, device=device, **wanted)
-    if not all(event.chain is not None and 0 < event.dim <= PLANAR_RANK for event in parts):
-        return mixed([event.weight for event in parts], [exact(event) or _component(event) for event in parts], rtol)
+    known = [exact(event) for event in parts]
+    if all(known) or not all(event.chain is not None and 0 < event.dim <= PLANAR_RANK for event in parts):
+        results = [result or _component(event) for result, event in zip(known, parts)]
+        return mixed([event.weight for event in parts], results, rtol)
     pieces = failing_patterns(net, inputs, input_shape=input_shape, **wanted)
-    result = estimated(min(pieces.log_total, 0.0), pieces.total_error, True, "exact")
-    if pieces.log_total == -np.inf and not all(impossible(event) for event in parts):
-        result = unseen(-np.inf, float(log_ndtr(-PLANAR_REACH)), "exact")
+    if pieces.log_total > -np.inf and pieces.total_error <= rtol:
+        result = estimated(min(pieces.log_total, 0.0), pieces.total_error, True, "exact")
+    else:  # nothing, or pieces as thin as rounding
+        result = unseen(-np.inf, max(pieces.log_total, float(log_ndtr(-PLANAR_REACH))), "exact")
     parts = [replace(event, budget=LEAST_BUDGET) for event in parts]
     points = [point for event in parts for found in _searched(event, SEARCHES) for point in found.points]
     return replace(result, design_points=nearest_of_each(points), n=sum(event.evaluations for event in parts))

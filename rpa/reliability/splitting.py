@@ -149,7 +149,7 @@ def repeated(event: Event, proposals: Sequence[TailMixture] = ()) -> FailureProb
     p = sum n_r p_r / sum n_r, with the variance sum n_r (p_r - p)^2 / ((R - 1) sum n_r) times Student's factor. The
     share that at most one proposal covers is part of the error.
     """
-    proposal = TailMixture.joined(proposals) if proposals else TailMixture.prior(event.dim)
+    proposal = TailMixture.joined(proposals or [TailMixture.prior(event.dim)])
     runs: list[Run] = []
     sizes: list[int] = []
     n = 2 * FIRST_PARTICLES if proposals else FIRST_PARTICLES  # uneven weights need a bridge, and more particles

@@ -2,7 +2,10 @@ import mpmath
 import numpy as np
 import pytest
 from helpers import assert_binomial, random_gaussian, random_mixture, random_network
+from scipy.integrate import quad
 from scipy.optimize import brentq
+from scipy.special import log_ndtr
+from scipy.stats import norm
 
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
@@ -104,6 +107,25 @@ def test_equal_outputs_belong_to_the_first_class():
     assert failing_patterns(net, PLANE, label=0).log_total == -np.inf
     found = failing_patterns(net, PLANE, label=2)
     assert set(found.rival) == {0} and found.log_total == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("height, believed", [(12.0, True), (40.0, False)])
+def test_pieces_as_thin_as_rounding_count_as_errors(height, believed):
+    """Class 1 equals class 0 on half-planes at most, which leaves 1e-15; class 2 wins where 2 x_1 > height + x_2^+."""
+    net = ReLUNetwork([np.eye(2), [[1, 1], [0, 0], [3, 0]]], [np.zeros(2), [0, 0, -height]])
+    found = failure_probability(net, Gaussian([-1.0, -1.0], 1.0), label=0)
+    tail = lambda x: np.exp(norm.logpdf(x + 1) + log_ndtr(-1 - (height + max(x, 0)) / 2))
+    exact = np.log(sum(quad(tail, *ends, epsabs=0)[0] for ends in ((-9, 0), (0, 9))))
+    assert found.converged == believed and found.lower <= exact <= found.upper < np.log(1e-11)
+    assert (found.rel_error < 0.01) == believed
+
+
+def test_ties_along_rays_leave_nothing_but_rounding():
+    """Outputs w . a^+ and -w . a^+: class 1 wins nowhere, on slices of zero width whose quadrature must end."""
+    rng = np.random.default_rng(4)
+    first, share = rng.standard_normal((5, 2)), np.abs(rng.standard_normal(5))
+    net = ReLUNetwork([first, [share, -share]], [np.zeros(5), np.zeros(2)])
+    assert failing_patterns(net, Gaussian([-1.0, -1.0], 1.0), label=0).log_total < -30
 
 
 def test_nothing_found_is_an_empty_bound():

@@ -249,9 +249,11 @@ def test_certain_and_impossible_failures_are_exact(estimate, width):
         found = estimate(net, law, direction=[sign], threshold=threshold)
         assert found.log_p == pytest.approx(log_p, abs=1e-15) and found.rel_error < 1e-12 and found.converged
         assert found.method == "exact" and found.log_p <= 0
-    for label, log_p in ((0, -np.inf), (1, 0.0)):
-        found = estimate(dead, inputs.components[0], label=label)
+    tied = ReLUNetwork([np.eye(width), np.eye(2, 1) * np.ones(width)], [np.zeros(width), np.zeros(2)])  # second is 0
+    for net, label, log_p in ((dead, 0, -np.inf), (dead, 1, 0.0), (tied, 0, -np.inf), (tied, 1, 0.0)):
+        found = estimate(net, inputs.components[0], label=label)
         assert (found.log_p, found.upper, found.converged, found.method) == (log_p, log_p, True, "exact")
+        assert found.rel_error == 0
 
 
 @pytest.mark.parametrize("label", [torch.tensor(1), np.array(1), np.int32(1)])
