@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import coordinate, given, random_gaussian, random_mixture, random_network, refusals
+from helpers import coordinate, given, problem, random_gaussian, random_mixture, random_network, refusals, standard
 from scipy import stats
 
 from rpa.inputs import Gaussian, GaussianMixture
@@ -126,7 +126,7 @@ def test_density_where_it_jumps_is_finite(bias):
 def test_beyond_all_points_nothing_is_certain():
     """f = sum x ~ N(0, 4) in four dimensions, at thresholds and levels that no point reaches."""
     net = ReLUNetwork([np.r_[np.eye(4), -np.eye(4)], [[1.0] * 4 + [-1.0] * 4]], [np.zeros(8), [0.0]])
-    law = pattern_pmf(net, Gaussian(np.zeros(4), 1.0)).output()
+    law = pattern_pmf(net, standard(4)).output()
     y = np.array([-14.0, -11.0, 11.0, 14.0])
     assert_within(law.cdf(y), stats.norm.cdf(y / 2), 0.0)
     assert (law.cdf(y).lower <= stats.norm.cdf(y / 2)).all() and (stats.norm.cdf(y / 2) <= law.cdf(y).upper).all()
@@ -135,7 +135,7 @@ def test_beyond_all_points_nothing_is_certain():
     assert_within(law.quantile(q), 2 * stats.norm.ppf(q), 0.0)
     np.testing.assert_array_equal(np.isfinite(law.quantile(q).error), [False, False, True, True, False])
     net = ReLUNetwork([np.eye(4), np.ones((1, 4))], [np.zeros(4), [0.0]])  # an atom of 1/16 at the least value
-    assert repr(pattern_pmf(net, Gaussian(np.zeros(4), 1.0)).output().quantile(1e-12)) == "0 ± 0"
+    assert repr(pattern_pmf(net, standard(4)).output().quantile(1e-12)) == "0 ± 0"
 
 
 def test_constant_input_gives_one_atom():
@@ -154,7 +154,7 @@ def test_equal_outputs_go_to_the_first_class():
 
 def test_density_where_components_miss_different_shares():
     """f = x_1 in eight octants, of which the narrow component shows one and the wide one all."""
-    inputs = GaussianMixture([0.5, 0.5], [Gaussian([1.0, 1.0, 1.0], 0.16), Gaussian(np.zeros(3), 1.0)])
+    inputs = GaussianMixture([0.5, 0.5], [Gaussian([1.0, 1.0, 1.0], 0.16), standard(3)])
     law = pattern_pmf(coordinate(3), inputs, max_patterns=1, search="best_first").output()
     y = np.array([-1.5, -0.5, 0.5, 1.0, 2.0])
     density = law.pdf(y)
@@ -165,7 +165,7 @@ def test_density_where_components_miss_different_shares():
 def test_points_and_inputs_of_the_rest_agree_with_the_exact_law_of_the_plane(monkeypatch):
     """Polygons beside few weighted points and inputs of the missing 15 %: errors and bounds, six seeds together."""
     monkeypatch.setattr(pieces, "TOTAL", 2**12)
-    net, inputs = random_network((2, 5, 4, 2), 9), random_gaussian(2, 9)
+    net, inputs = problem((2, 5, 4, 2), 9)
     exact = pattern_pmf(net, inputs).output()
     pmf = pattern_pmf(net, inputs, search="monte_carlo", max_patterns=2, mass=1.0)
     levels = [0.1, 0.5, 0.9]
@@ -188,7 +188,7 @@ def test_points_and_inputs_of_the_rest_agree_with_the_exact_law_of_the_plane(mon
 
 
 def test_errors_of_the_exact_law_add_up():
-    net, inputs = random_network((2, 5, 4, 2), 9), random_gaussian(2, 9)
+    net, inputs = problem((2, 5, 4, 2), 9)
     pmf = pattern_pmf(net, inputs)
     law, error = pmf.output(), pmf.p @ pmf.rel_error
     assert law.cdf(1e9).error == pytest.approx(error) == pmf.covered_error
@@ -201,7 +201,7 @@ def test_errors_of_the_exact_law_add_up():
     np.testing.assert_allclose(classes.upper - classes.lower, 6 * classes.error, rtol=1e-2)
 
 
-LAW = pattern_pmf(random_network((2, 3, 1), 0), random_gaussian(2, 0)).output()
+LAW = pattern_pmf(*problem((2, 3, 1), 0)).output()
 test_bad_values_are_refused_by_name = refusals(
     {
         given(LAW.cdf, y=[0.0]): {"output": [3], "y": [[[0.0]]]},
@@ -215,7 +215,7 @@ test_bad_values_are_refused_by_name = refusals(
 @pytest.mark.parametrize("inputs", [2, 4])
 def test_an_output_may_have_any_unit(inputs):
     """One output of two is 1e-13, 1e-40 or 1e-120 times as large as the same output of another network."""
-    net, law = random_network((inputs, 6, 2), 0), Gaussian(np.zeros(inputs), 1.0)
+    net, law = random_network((inputs, 6, 2), 0), standard(inputs)
     y = np.array([-1.0, 0.0, 1.0])
     expected = pattern_pmf(net, law).output()
     for unit in (1e-13, 1e-40, 1e-120):
@@ -232,7 +232,7 @@ def test_what_rounding_leaves_of_a_slope_is_an_atom():
     for inputs in (2, 4):
         first = np.tile(np.eye(1, inputs), (3, 1))
         net = ReLUNetwork([first, [[0.1, 0.2, -0.3]]], [[9.0, 9.0, 9.0], [0.5]])
-        values, p = pattern_pmf(net, Gaussian(np.zeros(inputs), 1.0)).output().atoms()
+        values, p = pattern_pmf(net, standard(inputs)).output().atoms()
         np.testing.assert_allclose(values, 0.5, rtol=1e-15)
         assert p.sum() == pytest.approx(1.0, rel=1e-12)
 
@@ -242,7 +242,7 @@ def test_missing_patterns_are_in_the_error_of_a_density_that_no_input_shows():
     places = [-2, -1.5, -1, 1, 1.5, 2]
     first = np.vstack([np.eye(3), -np.eye(3), [[1.0, 0, 0]] * 6])
     net = ReLUNetwork([first, [[1.0, 0, 0, -1, 0, 0, *[0] * 6]]], [np.append(np.zeros(6), places), [0.0]])
-    pmf = pattern_pmf(net, Gaussian(np.zeros(3), 1.0), search="best_first", max_patterns=8, mass=1.0)
+    pmf = pattern_pmf(net, standard(3), search="best_first", max_patterns=8, mass=1.0)
     y = np.linspace(-3.5, 3.5, 30)
     for seed in range(10):
         density = pmf.output(n=20, seed=seed).pdf(y)
@@ -251,5 +251,5 @@ def test_missing_patterns_are_in_the_error_of_a_density_that_no_input_shows():
 
 def test_the_rounding_of_a_constant_output_is_in_the_error_of_its_variance():
     net = ReLUNetwork([np.eye(3), [[1e-20, 0, 0]]], [np.zeros(3), [5.0]])
-    cov = pattern_pmf(net, Gaussian(np.zeros(3), 1.0)).output().cov[0, 0]
+    cov = pattern_pmf(net, standard(3)).output().cov[0, 0]
     assert float(cov) < 3 * cov.error < 1e-20

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import given, refusals
+from helpers import given, refusals, standard
 from scipy.special import log_ndtr
 from scipy.stats import norm
 
@@ -71,7 +71,7 @@ def test_rounding_of_the_bounds_is_in_the_error(d, size):
 @pytest.mark.parametrize("width", [1e-6, 1e-12, 1e-15, 1e-16, 1e-100])
 def test_slab_of_small_width_times_an_orthant(d, width):
     H = np.vstack([-unit(0, d), np.eye(d)])
-    answer = probability(H, [0.0, width] + [0.0] * (d - 1), Gaussian(np.zeros(d), 1.0))
+    answer = probability(H, [0.0, width] + [0.0] * (d - 1), standard(d))
     assert_right(answer, math.log(width) - width**2 / 6 + LOG_DENSITY - (d - 1) * math.log(2))
 
 
@@ -94,7 +94,7 @@ def test_wedges(rows, tangent, rtol):
 @pytest.mark.parametrize("rows, d", [(1, 1), (1, 2), (1, 3), (2, 2), (3, 3)])
 @pytest.mark.parametrize("far", [1.0, 10.0, 1e3, 39_000.0, 41_000.0, 1.01e6, 1e9])
 def test_far_half_spaces_and_corners(rows, d, far):
-    answer, exact = probability(-np.eye(d)[:rows], [-far] * rows, Gaussian(np.zeros(d), 1.0)), rows * log_ndtr(-far)
+    answer, exact = probability(-np.eye(d)[:rows], [-far] * rows, standard(d)), rows * log_ndtr(-far)
     assert answer.log_p == pytest.approx(float(exact), rel=1e-14 if rows == 1 else 1e-13)
     assert abs(answer.log_p - exact) <= 3 * answer.rel_error
 
@@ -111,8 +111,8 @@ def test_variances_of_a_narrow_box(width):
 @pytest.mark.parametrize("width", [1e-3, 1e-12])
 def test_no_draw_outside_a_narrow_interval(d, width):
     H, h = np.vstack([unit(0, d), -unit(0, d)]), np.array([0.3 + width, -0.3])
-    drawn = truncated.sample(H, h, Gaussian(np.zeros(d), 1.0), 5000, 0)
-    turned = truncated.sample(H[::-1], h[::-1], Gaussian(np.zeros(d), 1.0), 5000, 0)
+    drawn = truncated.sample(H, h, standard(d), 5000, 0)
+    turned = truncated.sample(H[::-1], h[::-1], standard(d), 5000, 0)
     assert (drawn.points @ H.T <= h).all() and drawn.method == turned.method == "exact"
     np.testing.assert_array_equal(drawn.points, turned.points)
     assert drawn.points[:, 0].std() == pytest.approx(width / math.sqrt(12), rel=0.05)
@@ -136,7 +136,7 @@ def test_neighbours_padding_order_and_copies_change_no_bit(rows, d):
     order = np.random.default_rng(1).permutation(rows)
     np.testing.assert_array_equal(together, probabilities(H[:, order], h[:, order]))
     np.testing.assert_array_equal(together, probabilities(4 * H, 4 * h))
-    single = [probability(*pair, Gaussian(np.zeros(d), 1.0), rtol=1e-2) for pair in zip(H, h)]
+    single = [probability(*pair, standard(d), rtol=1e-2) for pair in zip(H, h)]
     np.testing.assert_array_equal(together, np.transpose([(found.log_p, found.rel_error) for found in single]))
 
 

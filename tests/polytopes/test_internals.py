@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import spy, standard
 from scipy import optimize
 from scipy.special import log_ndtr
 from scipy.stats import norm, truncnorm
@@ -60,13 +61,6 @@ def test_bivariate_law_against_a_dense_rule(monkeypatch):
 
 
 FREE = (-np.inf, np.inf)  # no probability is too small or too large for rtol
-
-
-def spy(monkeypatch, module, name, size=lambda *given: 1):
-    """What the calls of module.name cost, to be filled while they are made."""
-    costs, real = [], getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *given, **more: costs.append(size(*given)) or real(*given, **more))
-    return costs
 
 
 # Distance: nodes and edges of polygons, nodes of slices; polygons in slices, linear programs, empty, unknown; stated.
@@ -239,7 +233,7 @@ def test_moments_of_a_turned_box():
     spread = truncnorm.std(low, high)
     for rtol in (1e-2, 2e-3):
         H, h = np.vstack([turn, -turn]), np.append(high, -low)
-        log_p, mean, cov = moments(H, h, Gaussian(np.zeros(4), 1.0), rtol=rtol)
+        log_p, mean, cov = moments(H, h, standard(4), rtol=rtol)
         gaps = (turn @ mean - truncnorm.mean(low, high)) / spread, np.diag(turn @ cov @ turn.T) / spread**2 - 1
         assert log_p == pytest.approx(log_interval(low, high).sum(), abs=rtol / 10)
         assert 0.2 * rtol < np.abs(gaps).max() < rtol
@@ -324,7 +318,7 @@ def hard_problem(name):
     """(H, h, law, log p or None)"""
     if name.startswith("blocks"):
         H, h, log_p = known.rotated_blocks(*map(int, name[6:]), 0)
-        return H, h, Gaussian(np.zeros(H.shape[1]), 1.0), log_p
+        return H, h, standard(H.shape[1]), log_p
     family, n, rho, mean = {
         "equal": (known.equicorrelated, 6, 0.5, -2.0),
         "tail": (known.equicorrelated, 5, 0.3, -7.0),

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import given, refusals
+from helpers import given, refusals, standard
 from scipy.special import log_ndtr
 
 from rpa.experiments import known
@@ -16,10 +16,6 @@ def assert_honest(found, log_p, rtol=1e-3):
     """Accuracy asked for, reported, and true: within three reported errors of exp(log_p)."""
     assert found.converged and found.rel_error <= rtol
     assert abs(math.expm1(found.log_p - log_p)) <= 3 * found.rel_error + 1e-12
-
-
-def standard(dim):
-    return Gaussian(np.zeros(dim), 1.0)
 
 
 EQUICORRELATED = [(n, 0.5, 0) for n in (1, 2, 3, 5, 10, 20, 50, 100)]
