@@ -64,12 +64,12 @@ def standard(dim):
     return Gaussian(np.zeros(dim), 1.0)
 
 
-def random_gaussian(dim, seed, spread=1.0):
-    """Full covariance, mean up to `spread` from the origin."""
+def random_gaussian(dim, seed, spread=1.0, scale=1.0):
+    """Full covariance, with deviations of about `scale`; mean `spread` from the origin."""
     rng = np.random.default_rng(seed)
     factor = rng.standard_normal((dim, dim))
     mean = rng.standard_normal(dim)
-    return Gaussian(spread * mean / np.linalg.norm(mean), factor @ factor.T / dim)
+    return Gaussian(spread * mean / np.linalg.norm(mean), scale**2 * factor @ factor.T / dim)
 
 
 def random_mixture(dim, seed, n_components=3, spread=1.0):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import standard
 from torch import nn
 
 from rpa.moments import pooling, two_stage

@@ -3,7 +3,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, given, problem, random_gaussian, random_network, refusals, small_network, standard
+from helpers import assert_binomial, given, problem, random_network, refusals, small_network, standard, units
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian, GaussianMixture
@@ -32,7 +32,7 @@ LOW_RANK = {
     "d=1": ((1, 6, 4, 1), Gaussian([0.3], 2.0)),
     "rank 1": ((2, 6, 4, 1), Gaussian([0.3, 0.1], [[1.0, 1.0], [1.0, 1.0]])),
     "one constant input": ((2, 6, 4, 1), Gaussian([0.3, 0.1], [0.0, 1.0])),
-    "two units first": ((5, 2, 6, 1), random_gaussian(5, 0)),
+    "two units first": ((5, 2, 6, 1), Gaussian(np.zeros(5), 0.5 * np.eye(5) + 0.5)),
     "rank 2 of 6": ((6, 7, 4, 2), Gaussian(np.zeros(6), np.outer(np.arange(6), np.arange(6)) + np.ones((6, 6)))),
 }
 EXACT = [(*planar_case(seed), 200_000, seed) for seed in range(6)]
