@@ -4,11 +4,14 @@ import pathlib
 import numpy as np
 import pytest
 from helpers import assert_binomial, given, problem, random_network, refusals, small_network, standard, units
+from torch import nn
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.patterns.pmf import pattern_pmf
-from rpa.patterns.regions import label
+from rpa.patterns.regions import label, planar_regions, region_at
+from rpa.patterns.support import best_first
+from rpa.reliability.certified import failing_patterns
 
 REFERENCE = json.loads((pathlib.Path(__file__).parents[1] / "reference" / "planar.json").read_text())
 
@@ -47,6 +50,15 @@ def test_exact_pmf_against_samples(net, inputs, n, seed):
     counts, other = pattern_counts(net, inputs, pmf.patterns, n, seed)
     assert other == 0 and abs(pmf.p.sum() - 1) < 1e-12 and (np.diff(pmf.log_p) <= 0).all()
     assert_binomial(counts, n, pmf.p)
+
+
+def test_a_torch_module_is_as_good_as_a_network():
+    net, law = problem((2, 4, 3), 0)
+    module = net.to_torch()
+    np.testing.assert_array_equal(pattern_pmf(module, law).p, pattern_pmf(net, law).p)
+    assert region_at(module, [0.1, 0.2]).label == region_at(net, [0.1, 0.2]).label
+    assert len(best_first(module, law, max_patterns=3)) == len(best_first(net, law, max_patterns=3))
+    assert len(planar_regions(module, law).log_p) == len(planar_regions(net, law).log_p)
 
 
 def test_constant_input_and_linear_network():
@@ -137,15 +149,23 @@ def test_views_of_the_result():
     np.testing.assert_array_equal(p, pmf.p)
 
 
+LINEAR, LINE = nn.Linear(6, 2), pattern_pmf(*problem((1, 3, 1), 0))
 SIX = dict(zip(("net", "inputs"), problem((6, 8, 1), 0)))
 test_bad_values_are_refused_by_name = refusals(
     {
         given(pattern_pmf, net=random_network((3, 4, 1), 0), inputs=standard(3)): {
-            "max_patterns": [0, {"search": "exhaustive", "max_patterns": 3}],
-            "mass": [1.5],
+            "net": [[1, 2]],
+            "module": [SIX | {"net": nn.Sequential(LINEAR, layer)} for layer in (nn.Tanh(), nn.Dropout())],
+            "max_patterns": [0, 2**70, {"search": "exhaustive", "max_patterns": 3}],
+            "mass": [1.5, "1"],
+            "seed": [None, 2**64],
             "rtol": [-1],
             "search": ["magic", SIX | {"search": "exhaustive"}],
             "inputs": [3, standard(4)],
-        }
+        },
+        given(best_first, net="net", inputs=standard(2)): {"net": ["net"]},
+        LINE.region: {"i": [99]},
+        given(failing_patterns, **SIX): {"budget": [-3]},
+        LINE.output: {"n": [[5]]},
     }
 )

@@ -98,6 +98,7 @@ test_bad_values_are_refused_by_name = refusals(
     {
         given(region_of, net=NET): {"pattern": [[True], [0.5, 1, 1, 0], 16]},
         given(region_at, net=NET): {"x": [[1.0]]},
+        planar_regions(NET, standard(2)).vertices: {"i": [99]},
         given(affine_pieces, net=NET): {"patterns": [[True] * 4]},
         given(planar_regions, net=NET): {"inputs": ["x", LINE, {"net": random_network((3, 4, 1), 0), "inputs": SPACE}]},
     }

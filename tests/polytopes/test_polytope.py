@@ -175,8 +175,14 @@ test_bad_values_are_refused_by_name = refusals(
             "rtol": [2.0],
             "seed": [-1],
             "budget": [100],
+            "method": ["magic"],
         },
-        given(probabilities, H=np.ones((2, 3, 4)), h=np.ones((2, 3))): {"H": [np.ones((2, 3))], "h": [np.ones((2, 4))]},
+        given(orthant, mean=[0.0, 0.0]): {"cov": [np.eye(3)]},
+        given(probabilities, H=np.ones((2, 3, 4)), h=np.ones((2, 3))): {
+            "H": [np.ones((2, 3))],
+            "h": [np.ones((2, 4))],
+            "device": ["x"],
+        },
     }
 )
 
