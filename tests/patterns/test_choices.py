@@ -75,13 +75,6 @@ def test_shapes_and_counts_of_what_is_seen():
     assert found == pytest.approx({1: 2 * 300 / 1000, 2: 3 * 100 / 300, 3: 0.0, 7: 7})
 
 
-def test_inputs_that_rank(monkeypatch):
-    assert support._ranking_inputs(random_network((6, 40, 1), 0)) == 2**20
-    assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**18 == 2 ** int(np.log2(4e9 / 15200))
-    monkeypatch.setattr(support, "RANKING", (2**10, 2**14))
-    assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**14
-
-
 REACHED = {  # nodes; sum of masses; rms error of log q, without and with refinement; nodes and mass within 5 nats
     (2, 10, 8, 1): (2017, 0.958557, 0.76522, 0.46597, 25, 0.966976),
     (2, 6, 5, 4, 1): (592, 0.9762, 1.03871, 0.97965, 20, 0.997908),

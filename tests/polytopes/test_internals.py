@@ -188,8 +188,7 @@ def test_no_weight_exceeds_its_bound():
 
 
 def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
-    count, slopes = [], truncated._Saddle.slopes
-    monkeypatch.setattr(truncated._Saddle, "slopes", lambda *given: count.append(1) or slopes(*given))
+    count = spy(monkeypatch, truncated._Saddle, "slopes")
     for correlation in (0.2, 0.9):
         rows = -np.linalg.cholesky(known.equicorrelated(6, correlation)[0])
         h = np.random.default_rng(0).standard_normal((5, 6)) - np.array([[0], [1], [3], [8], [30.0]])
