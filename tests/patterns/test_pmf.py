@@ -3,11 +3,12 @@ import pathlib
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, given, problem, random_network, refusals, small_network, standard, units
+from helpers import assert_binomial, given, problem, random_mixture, random_network, refusals, small_network, standard
 from torch import nn
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian, GaussianMixture
+from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label, planar_regions, region_at
 from rpa.patterns.support import best_first
@@ -44,12 +45,19 @@ EXACT += [pytest.param(random_network(each, 1), law, 100_000, 0, id=name) for na
 EXACT += [pytest.param(*problem((2, 6, 5, 1), 3, slope=0.2), 100_000, 0, id="leaky")]
 
 
+# Without biases, cones that meet in the apex.
+CONES = ReLUNetwork(random_network((3, 5, 4, 2), 4).weights, [np.zeros(5), np.zeros(4), np.zeros(2)])
+EXACT += [(CONES, inputs, 400_000, 1) for inputs in (Gaussian([0.3, -0.2, 0.5], 0.5), random_mixture(3, 2))]
+
+
 @pytest.mark.parametrize("net, inputs, n, seed", EXACT)
 def test_exact_pmf_against_samples(net, inputs, n, seed):
     pmf = pattern_pmf(net, inputs)
     counts, other = pattern_counts(net, inputs, pmf.patterns, n, seed)
+    tiny, error = (1e-14, pmf.p * pmf.rel_error) if net is CONES else (1e-12, 0.0)
     assert other == 0 and abs(pmf.p.sum() - 1) < 1e-12 and (np.diff(pmf.log_p) <= 0).all()
-    assert_binomial(counts, n, pmf.p)
+    assert pmf.stopped == "complete" and abs(pmf.covered - 1) < tiny and pmf.uncovered < tiny
+    assert_binomial(counts, n, pmf.p, error)
 
 
 def test_a_torch_module_is_as_good_as_a_network():
@@ -76,7 +84,8 @@ def test_constant_input_and_linear_network():
 def test_slivers_between_repeated_units_leave_the_error_of_the_mass_finite():
     """Rounding leaves 1e-17 between copies of a unit; of such a pattern no digit is known, but it has no more mass."""
     net = random_network((4, 3, 2), 2)
-    copies = units(*(np.repeat(part[0], 3, axis=0) for part in (net.weights, net.biases)))
+    rows, biases = (np.repeat(part[0], 3, axis=0) for part in (net.weights, net.biases))
+    copies = ReLUNetwork([rows, np.ones((1, 9))], [biases, [0.0]])
     pmf = pattern_pmf(copies, standard(4), search="best_first")
     assert pmf.stopped == "mass" and pmf.covered_error < 0.01 and abs(pmf.covered - 1) < 3 * pmf.covered_error
     assert (pmf.rel_error[pmf.p < 1e-15] == np.inf).all() and (pmf.p < 1e-15).any()

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from helpers import (
     all_patterns,
-    assert_binomial,
     given,
     problem,
-    random_mixture,
     random_network,
     refusals,
     standard,
@@ -17,11 +15,8 @@ from helpers import (
 )
 from scipy.optimize import linprog
 
-from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian
-from rpa.network import ReLUNetwork
 from rpa.patterns.packing import among
-from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import (
     affine_pieces,
     enumerate_regions,
@@ -147,17 +142,3 @@ def test_more_regions_than_the_limit_are_none():
     rows, offsets = np.ones((12, 3)) + 1e-9 * np.eye(12, 3), 0.1 * np.arange(12)  # all but parallel
     layers = units(rows, offsets)
     assert enumerate_regions(layers, 149) is None and len(enumerate_regions(layers, 150)) == 13  # 1 + 12 + 66 + 220
-
-
-@pytest.mark.parametrize("inputs", [Gaussian([0.3, -0.2, 0.5], 0.5), random_mixture(3, 2)])
-def test_a_network_without_biases_is_complete(inputs):
-    """Cones that meet in the apex: nothing is left, every probability agrees with counting."""
-    rng = np.random.default_rng(4)
-    weights = [rng.standard_normal(shape) for shape in ((5, 3), (4, 5), (2, 4))]
-    net = ReLUNetwork(weights, [np.zeros(5), np.zeros(4), np.zeros(2)])
-    pmf = pattern_pmf(net, inputs)
-    assert pmf.stopped == "complete" and pmf.complete and abs(pmf.covered - 1) < 1e-14 and pmf.uncovered < 1e-14
-    n = 400_000
-    counts, other = pattern_counts(net, inputs, pmf.patterns, n, 1)
-    assert other == 0
-    assert_binomial(counts, n, pmf.p, pmf.rel_error * pmf.p)
