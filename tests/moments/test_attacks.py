@@ -76,15 +76,12 @@ def test_the_random_share_is_kept_where_gradients_vanish(convolutional, unit):
     assert torch.allclose(noise.variance.sum((1, 2, 3)), torch.tensor(0.9, dtype=torch.float64))
 
 
-def _roughness(images):
-    return ((images.diff(dim=2) ** 2).sum() + (images.diff(dim=3) ** 2).sum()) / (images**2).sum()
-
-
 def test_smooth_noise_is_smoother(convolutional):
     net, x, label = convolutional
     plain, smooth = (noise_attack(net, x, label, budget=1.5, share=0.5, smooth=s) for s in (None, 1.5))
+    roughness = lambda images: sum((images.diff(dim=way) ** 2).sum() for way in (2, 3)) / (images**2).sum()
     for rough, soft in zip(plain, smooth):
-        assert _roughness(soft) < 0.5 * _roughness(rough)
+        assert roughness(soft) < 0.5 * roughness(rough)
 
 
 @pytest.mark.parametrize("target", [None, "next"])

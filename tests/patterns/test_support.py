@@ -53,9 +53,10 @@ def test_stops_at_mass_and_at_max_patterns(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_input_without_noise_has_one_pattern(method):
-    net, mean = random_network([5, 6, 4, 1], 8), np.random.default_rng(8).standard_normal(5)
-    found = method(net, Gaussian(mean, 0.0))
+@pytest.mark.parametrize("sizes, cov", [((5, 6, 4, 1), 0.0), ((5, 2), 1.0)])
+def test_without_noise_or_units_there_is_one_pattern(method, sizes, cov):
+    net, mean = random_network(sizes, 8), np.random.default_rng(8).standard_normal(5)
+    found = method(net, Gaussian(mean, cov))
     np.testing.assert_array_equal(found.patterns, net.patterns(mean[None]))
     assert found.log_q[0] == 0
 
@@ -85,12 +86,6 @@ def test_noise_on_a_line(method):
     assert np.isfinite(found.log_q).all()
     if method is best_first:
         assert {bytes(p) for p in seen} <= set(as_dict(found))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_no_unit(method):
-    found = method(ReLUNetwork((np.eye(2),), (np.zeros(2),)), standard(2))
-    assert found.patterns.shape == (1, 0) and found.log_q[0] == 0
 
 
 @pytest.mark.parametrize("last", [0, 1, 2])
