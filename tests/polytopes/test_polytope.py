@@ -99,6 +99,21 @@ def test_a_point_is_empty_where_its_bounds_are_exact(mean):
     assert found.rel_error == (0 if mean == 0 else math.inf) and (mean == 0 or found.method == "interval")
 
 
+STATED = {1: -324.44078, 2: -270.51552, 3: -58.478555}  # sum of logs of stated errors
+
+
+@pytest.mark.parametrize("rank", STATED)
+def test_stated_errors_of_laws_far_from_the_origin(rank):
+    """Rounding of bounds and covariances. A sharper bound may replace these numbers, to be printed by this test."""
+    rng, total = np.random.default_rng(rank), 0.0
+    for _ in range(12):
+        factor, H = rng.standard_normal((rank, rank)), rng.standard_normal((5, rank))
+        law = Gaussian(rng.standard_normal(rank) * 10 ** rng.uniform(0, 6), factor @ factor.T)
+        h = H @ (law.mean + factor @ rng.standard_normal(rank)) + rng.exponential(1.0, 5)
+        total += math.log(probability(H, h, law, budget=512).rel_error)
+    assert total == pytest.approx(STATED[rank], rel=1e-6), f"[{total}]"
+
+
 def test_a_log_probability_beyond_the_doubles_is_unknown():
     for rank in (1, 2, 3, 4):
         found = probability(-np.eye(rank), np.append(np.zeros(rank - 1), -1e160), standard(rank))
