@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from unittest.mock import patch
 
 import nbformat
@@ -47,18 +47,29 @@ def small_network(case):
     return net, Gaussian(0.7 * rng.standard_normal(net.input_dim), float(rng.choice([0.05, 0.3, 1.0])) ** 2)
 
 
+def units(rows, biases=0.0, last=1.0, offset=0.0):
+    """The network last @ relu(rows x + biases) + offset; by default the sum of its units."""
+    rows = np.asarray(rows, dtype=float)
+    last = np.full((1, len(rows)), last) if np.ndim(last) == 0 else np.asarray(last, dtype=float)
+    return ReLUNetwork([rows, last], [np.broadcast_to(biases, len(rows)), np.broadcast_to(offset, len(last))])
+
+
 def coordinate(dim, bias=0.0):
     """The network f(x) = x_1 + bias on 2 dim hidden units."""
-    first, last = np.vstack([np.eye(dim), -np.eye(dim)]), np.eye(1, 2 * dim) - np.eye(1, 2 * dim, dim)
-    return ReLUNetwork([first, last], [np.zeros(2 * dim), [bias]])
+    last = np.eye(1, 2 * dim) - np.eye(1, 2 * dim, dim)
+    return units(np.vstack([np.eye(dim), -np.eye(dim)]), last=last, offset=bias)
 
 
-def random_gaussian(dim, seed, spread=1.0):
-    """Full covariance, mean up to `spread` from the origin."""
+def standard(dim):
+    return Gaussian(np.zeros(dim), 1.0)
+
+
+def random_gaussian(dim, seed, spread=1.0, scale=1.0):
+    """Full covariance, with deviations of about `scale`; mean `spread` from the origin."""
     rng = np.random.default_rng(seed)
     factor = rng.standard_normal((dim, dim))
     mean = rng.standard_normal(dim)
-    return Gaussian(spread * mean / np.linalg.norm(mean), factor @ factor.T / dim)
+    return Gaussian(spread * mean / np.linalg.norm(mean), scale**2 * factor @ factor.T / dim)
 
 
 def random_mixture(dim, seed, n_components=3, spread=1.0):
@@ -67,17 +78,36 @@ def random_mixture(dim, seed, n_components=3, spread=1.0):
     return GaussianMixture(weights / weights.sum(), parts)
 
 
+def problem(sizes, seed, slope=0.0, spread=1.0, mixture=False):
+    """A random network and a random law of its inputs."""
+    law = random_mixture if mixture else random_gaussian
+    return random_network(sizes, seed, slope), law(sizes[0], seed, spread=spread)
+
+
 def make_event(f, dim, rivals=1, **options):
     """The `Event` that one of the `rivals` columns of f(z) is not negative; options: rtol, budget, rng."""
     criterion = Criterion(np.eye(rivals), np.zeros(rivals), np.zeros(rivals, dtype=bool), np.arange(rivals))
     return Event(f, criterion, dim, lambda z: z, torch.zeros(0, dtype=torch.float64), **options)
 
 
-def assert_binomial(counts, n, p):
-    """Every count is within six standard errors of n p, judged by the exact binomial tail."""
-    sigmas = np.atleast_1d(binomial_sigmas(counts, n, p))
+def assert_binomial(counts, n, p, error=0.0):
+    """Every count is within six standard errors of n p, by the exact tail; p may be off by three times its error."""
+    nearest = np.clip(np.divide(counts, n), p - 3 * np.asarray(error), p + 3 * np.asarray(error))
+    sigmas = np.atleast_1d(binomial_sigmas(counts, n, np.clip(nearest, 0, 1)))
     worst = int(np.argmax(sigmas))
     assert sigmas[worst] < 6, f"item {worst}: {np.atleast_1d(counts)[worst]} of {n}, p = {np.atleast_1d(p)[worst]:.6g}"
+
+
+def all_patterns(n):
+    """Every pattern (2^n, n) of n units, in the order of its label."""
+    return np.array(list(product([False, True], repeat=n)))
+
+
+def spy(monkeypatch, module, name, size=lambda *given: 1):
+    """What the calls of module.name cost, to be filled while they are made."""
+    costs, real = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *given, **more: costs.append(size(*given)) or real(*given, **more))
+    return costs
 
 
 def given(function, **good):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import random_gaussian, random_network
+from helpers import problem, random_gaussian, random_network
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -54,7 +54,7 @@ def _in_other_units(net, inputs, rng):
 @example(4, 50_000)  # one region is exact, and the sum over all of them is not
 @given(dims, seeds)
 def test_what_changes_no_activation_changes_no_probability(change, dim, seed):
-    net, inputs = random_network([dim, 3, 2, 1], seed), random_gaussian(dim, seed)
+    net, inputs = problem([dim, 3, 2, 1], seed)
     moved, same, columns = change(net, inputs, np.random.default_rng(seed))
     pmf = rpa.pattern_pmf(moved, same)
     assert change is not _with_a_dead_unit or not pmf.patterns[:, 3].any()
@@ -79,7 +79,7 @@ def _failure(net, inputs, sign, threshold, seed):
 @few
 @given(dims, seeds, st.floats(-3, 3))
 def test_an_event_and_its_complement_add_up_to_one_in_any_units(dim, seed, quantile):
-    net, inputs = random_network([dim, 5, 4, 1], seed), random_gaussian(dim, seed)
+    net, inputs = problem([dim, 5, 4, 1], seed)
     f = net(inputs.sample(400, 0))[:, 0]
     threshold = f.mean() + quantile * f.std()
     found = [_failure(net, inputs, sign, threshold, seed) for sign in (1.0, -1.0)]

@@ -72,27 +72,17 @@ def test_one_hidden_layer_is_exact():
     assert torch.allclose(two_stage_mean(shallow, x, 0.49), exact.mean, rtol=1e-12, atol=1e-14)
 
 
-def test_a_sum_of_a_value_with_itself_has_four_times_its_variance(monkeypatch):
-    """In a part too large for a matrix, whose layers are squared one by one."""
-    monkeypatch.setattr(parts, "DENSE", 0)
-    conv, x = nn.Conv2d(1, 2, 3).double(), torch.rand(1, 1, 4, 4, dtype=torch.float64)
-    once, twice = (
-        layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ([], [Net(lambda y: y + y)])
-    )
-    assert torch.allclose(twice, 4 * once, rtol=1e-12)
-
-
-def test_a_value_spread_over_a_constant_keeps_its_variance(monkeypatch):
+def test_parts_too_large_for_a_matrix(monkeypatch):
+    """Their layers are squared one by one: a value twice in a sum, or beside a constant of more places."""
     monkeypatch.setattr(parts, "DENSE", 0)
     conv, grid = nn.Conv2d(1, 2, 4).double(), torch.rand(3, 5, dtype=torch.float64)
-    x = torch.rand(2, 1, 4, 4, dtype=torch.float64)
-    once, spread = (
-        layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ([], [Net(lambda y: y - grid)])
+    x, rest = torch.rand(2, 1, 4, 4, dtype=torch.float64), (Net(lambda y: y + y), Net(lambda y: y - grid))
+    once, twice, spread = (
+        layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ((), rest[:1], rest[1:])
     )
+    assert torch.allclose(twice, 4 * once, rtol=1e-12)
     assert torch.allclose(spread, once.repeat_interleave(15, 1), rtol=1e-12)
-
-
-def test_a_layer_that_mixes_channels_is_refused_where_it_is_too_large(monkeypatch):
+    # One that mixes channels is refused.
     monkeypatch.setattr(parts, "DENSE", 500)
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ChannelShuffle(4)).eval()
     with pytest.raises(ValueError, match=r"ChannelShuffle\) is too large for independent units"):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import torch
-from helpers import given, refusals
+from helpers import given, refusals, standard
 from torch import nn
 
 from rpa import Gaussian, affine_relu_affine, layerwise, noise_attack, noise_map, two_stage
@@ -25,7 +25,7 @@ NOISY = nn.Sequential(NET[0], nn.Dropout(0.5)).double()
 ONE = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.ReLU()).double()
 POOLED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2)).double()
 SMOOTH = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()).double()
-LAW, FLAT = Gaussian([0.0, 0.0], 1.0), Gaussian(np.zeros(36), 1.0)
+LAW, FLAT = Gaussian([0.0, 0.0], 1.0), standard(36)
 SKEWED, TOO_LARGE = [[1.0, 0.5], [0.2, 1.0]], [[1.0, 2.0], [2.0, 1.0]]
 NOISE = Noise(torch.zeros_like(IMAGES), torch.ones_like(IMAGES))
 NEGATIVE, INFINITE = Noise(NOISE.shift, -NOISE.variance), Noise(NOISE.shift * NAN, NOISE.variance)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from helpers import standard
 from torch import nn
 
-from rpa.inputs import Gaussian
 from rpa.moments import pooling, two_stage
 from rpa.moments.layerwise import layerwise
 from rpa.tracing.conversion import windows
@@ -95,7 +95,7 @@ def test_max_pooling_keeps_what_neighbours_share():
     net[3].weight.fill_(1.0)
     x = torch.zeros(1, 1, 10, 10, dtype=F64)
     flat = nn.Sequential(nn.Unflatten(1, (1, 10, 10)), net)
-    sampled = two_stage.monte_carlo(flat, Gaussian(np.zeros(100), 1.0), 200_000, 0)
+    sampled = two_stage.monte_carlo(flat, standard(100), 200_000, 0)
     linear, both = (layerwise(net, x, 1.0, rule).var.item() / sampled.var[0] for rule in ("linear", "series"))
     assert abs(both - 1) < abs(linear - 1) / 3
     direct = layerwise(net, x, torch.eye(100, dtype=F64), "series").var.item() / sampled.var[0]

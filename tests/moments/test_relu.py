@@ -90,6 +90,13 @@ def gaussian(n, seed, batch=()):
     return 2 * torch.randn(*batch, n, dtype=F64, generator=rng), factor @ factor.mT
 
 
+def test_lists_are_as_good_as_tensors():
+    mean, variance, cov = [0.3, -1.0], [1.0, 0.0], [[1.0, 0.5], [0.5, 2.0]]
+    tensors = [torch.tensor(v, dtype=F64) for v in (mean, variance, cov)]
+    assert torch.equal(relu.mean(mean, np.array(variance)), relu.mean(*tensors[:2]))
+    assert torch.equal(relu.covariance(mean, cov), relu.covariance(*tensors[::2]))
+
+
 def test_gradients():
     mu, cov = gaussian(4, 0, (2,))
     symmetric = lambda f: lambda m, c: f(m, (c + c.mT) / 2)

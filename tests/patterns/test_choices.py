@@ -1,13 +1,12 @@
 """What the PMF and the search decide by themselves, and what the figures show."""
 
 import inspect
-import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from helpers import random_gaussian, random_mixture, random_network
+from helpers import all_patterns, coordinate, problem, random_network, spy, standard, units
 from scipy.special import log_ndtr, ndtr
 from scipy.stats import truncnorm
 
@@ -27,37 +26,32 @@ SEARCHES = {"best_first": "ranked", "entropy": "entropy_pruned", "monte_carlo": 
 
 @pytest.mark.parametrize("name, method", SEARCHES.items())
 def test_each_search_is_the_one_named(monkeypatch, name, method):
-    used = []
-    for each in SEARCHES.values():
-        found = getattr(support, each)
-        monkeypatch.setattr(support, each, lambda *a, f=found, e=each, **k: (used.append(e), f(*a, **k))[1])
-    pattern_pmf(random_network((4, 6, 5, 2), 0), random_gaussian(4, 0), search=name, max_patterns=20)
-    assert set(used) == {method}
+    used = {each: spy(monkeypatch, support, each) for each in SEARCHES.values()}
+    pattern_pmf(*problem((4, 6, 5, 2), 0), search=name, max_patterns=20)
+    assert [each for each in used if used[each]] == [method]
 
 
 def test_limits_of_enumeration():
     """In the plane to 40 standard deviations, up to rank five to 8.5; the regions of all components together count."""
-    far = [ReLUNetwork([[[1.0]], [[1.0]]], [[-limit], [0.0]]) for limit in (39.9, 40.1)]
-    assert [len(planar_regions(net, Gaussian([0.0], 1.0)).patterns) for net in far] == [2, 1]
-    far = [ReLUNetwork([np.eye(3)[:1], [[1.0]]], [[limit], [0.0]]) for limit in (8.49, 8.51)]
-    assert [len(enumerate_regions(net, 9)) for net in far] == [2, 1]
-    assert pattern_pmf(random_network((3, 4, 1), 0), random_gaussian(3, 0)).covered_error == 3 * 4e-17
-    assert pattern_pmf(random_network((5, 5, 1), 0), random_gaussian(5, 0), search="exhaustive").complete
-    net, mixture = random_network((3, 5, 4, 1), 1), random_mixture(3, 1)
+    assert [len(planar_regions(units([[1.0]], -limit), standard(1)).patterns) for limit in (39.9, 40.1)] == [2, 1]
+    assert [len(enumerate_regions(units(np.eye(3)[:1], limit), 9)) for limit in (8.49, 8.51)] == [2, 1]
+    assert pattern_pmf(*problem((3, 4, 1), 0)).covered_error == 3 * 4e-17
+    assert pattern_pmf(*problem((5, 5, 1), 0), search="exhaustive").complete
+    net, mixture = problem((3, 5, 4, 1), 1, mixture=True)
     every = len(pattern_pmf(net, mixture, search="exhaustive"))
     with pytest.raises(ValueError, match="max_patterns: expected at least the number of regions"):
         pattern_pmf(net, mixture, search="exhaustive", max_patterns=every - 1)
 
 
 def test_a_threshold_at_the_largest_output_counts_each_region_once():
-    net = ReLUNetwork([[[1.0], [-1.0]], [[-1.0, -1.0]]], [[0.0, 0.0], [0.0]])  # f(x) = -|x|
-    np.testing.assert_allclose(pattern_pmf(net, Gaussian([0.0], 1.0)).output().cdf([0.0, 1.0]), 1.0, atol=1e-14)
+    law = pattern_pmf(units([[1], [-1]], last=-1.0), standard(1)).output()  # f(x) = -|x|
+    np.testing.assert_allclose(law.cdf([0.0, 1.0]), 1.0, atol=1e-14)
 
 
 def test_ranking_by_masses_and_counts():
     """Candidates with the right masses keep them up to the noise of few inputs; the others come from the inputs."""
     net = random_network((3, 7, 6, 1), 1)
-    exact = pattern_pmf(net, Gaussian(np.zeros(3), 1.0))
+    exact = pattern_pmf(net, standard(3))
     kept = np.arange(0, len(exact), 2)
     patterns, log_q = support._ranked(net, exact.patterns[kept], exact.log_p[kept], 2**14, len(exact), 0)
     truth = {row.tobytes(): p for row, p in zip(exact.patterns, exact.p)}
@@ -81,13 +75,6 @@ def test_shapes_and_counts_of_what_is_seen():
     assert found == pytest.approx({1: 2 * 300 / 1000, 2: 3 * 100 / 300, 3: 0.0, 7: 7})
 
 
-def test_inputs_that_rank(monkeypatch):
-    assert support._ranking_inputs(random_network((6, 40, 1), 0)) == 2**20
-    assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**18 == 2 ** int(np.log2(4e9 / 15200))
-    monkeypatch.setattr(support, "RANKING", (2**10, 2**14))
-    assert support._ranking_inputs(random_network((4, 50, 300, 1), 0)) == 2**14
-
-
 REACHED = {  # nodes; sum of masses; rms error of log q, without and with refinement; nodes and mass within 5 nats
     (2, 10, 8, 1): (2017, 0.958557, 0.76522, 0.46597, 25, 0.966976),
     (2, 6, 5, 4, 1): (592, 0.9762, 1.03871, 0.97965, 20, 0.997908),
@@ -98,8 +85,7 @@ REACHED = {  # nodes; sum of masses; rms error of log q, without and with refine
 @pytest.mark.parametrize("sizes", REACHED)
 def test_how_close_the_search_comes(sizes):
     """Beside the exact regions of the plane. A change that comes closer may replace these numbers."""
-    net = random_network(sizes, 1, 0.1 if len(sizes) == 5 else 0.0)
-    inputs = random_gaussian(2, 1, 4.0 if sizes[1] == 12 else 1.0)
+    net, inputs = problem(sizes, 1, 0.1 if len(sizes) == 5 else 0.0, 4.0 if sizes[1] == 12 else 1.0)
     pmf, small = pattern_pmf(net, inputs), net.whitened(inputs)
     truth = dict(zip(map(bytes, pmf.patterns), pmf.log_p))
     numbers = []
@@ -118,7 +104,7 @@ def test_how_close_the_search_comes(sizes):
 
 
 def test_shifts_are_uniform_and_belong_to_pattern_and_seed():
-    patterns = np.array(list(itertools.product([False, True], repeat=12)))
+    patterns = all_patterns(12)
     first, second = (shifts(patterns, 3, seed) for seed in (0, 1))
     np.testing.assert_array_equal(first[::-1], shifts(patterns[::-1], 3, 0))
     both = np.hstack([first, second])
@@ -129,7 +115,7 @@ def test_shifts_are_uniform_and_belong_to_pattern_and_seed():
 
 
 def test_what_the_figures_show():
-    net, inputs = random_network((3, 5, 4, 2), 0), random_gaussian(3, 0)
+    net, inputs = problem((3, 5, 4, 2), 0)
     pmf = pattern_pmf(net, inputs)
     law, (left, right) = pmf.output(), plt.subplots(1, 2)[1]
     assert pmf.plot(left) is left and law.plot(right) is right
@@ -140,7 +126,7 @@ def test_what_the_figures_show():
     np.testing.assert_allclose(y[[0, -1]], [middle - 4 * deviation, middle + 4 * deviation])
     np.testing.assert_allclose(right.lines[0].get_ydata(), cdf)
     np.testing.assert_allclose([band.max(), band.min()], [(cdf + 3 * cdf.error).max(), (cdf - 3 * cdf.error).min()])
-    wide = pattern_pmf(random_network((2, 24, 1), 0), random_gaussian(2, 0))
+    wide = pattern_pmf(*problem((2, 24, 1), 0))
     (line,), shown = wide.plot(frequencies=wide.p / 2, floor=0.02).lines, wide.p >= 0.02
     np.testing.assert_array_equal(line.get_xydata(), np.column_stack([1 + np.flatnonzero(shown), wide.p[shown] / 2]))
     samples = net(inputs.sample(1000, 0))
@@ -164,7 +150,7 @@ PASSES = {  # rows that can be found, of them regions with p = 0.01, scatter, ma
 @pytest.mark.parametrize("rows, real, scatter, mass, passes, verdict", PASSES.values(), ids=PASSES)
 def test_passes_of_the_search(monkeypatch, rows, real, scatter, mass, passes, verdict):
     """The error of a sum p of replicates p (1 ± s) is 1.3 p s sqrt(16 / 15) / 4; the floor is the average mass."""
-    every, used, floors = np.array(list(itertools.product([False, True], repeat=10)))[:rows], [], []
+    every, used, floors = all_patterns(10)[:rows], [], []
     bits = 2 ** np.arange(10)[::-1]
 
     def found(net, inputs, max_patterns, mass, progress, seed):
@@ -179,18 +165,17 @@ def test_passes_of_the_search(monkeypatch, rows, real, scatter, mass, passes, ve
     monkeypatch.setattr(support, "ranked", found)
     monkeypatch.setattr("rpa.patterns.pmf.region_probabilities", probabilities)
     net = random_network((6, 10, 1), 0)
-    pmf = pattern_pmf(net, Gaussian(np.zeros(6), 1.0), search="best_first", mass=mass, max_patterns=100)
+    pmf = pattern_pmf(net, standard(6), search="best_first", mass=mass, max_patterns=100)
     assert used == passes and pmf.stopped == verdict and len(pmf) == real and floors[0] == pytest.approx(-np.log(500))
     assert pmf.covered_error == pytest.approx(1.3 * 0.01 * real * scatter * np.sqrt(16 / 15) / 4, abs=1e-13)
 
 
 def test_candidates_beyond_the_mass_cost_no_second_search(monkeypatch):
     """Two of four patterns promise the mass and fall short of it; the other two come from the same search."""
-    every, searches = np.array(list(itertools.product([False, True], repeat=2))), []
-    found = support.Support(every, np.log([0.6, 0.4, 0.1, 0.1]))
-    monkeypatch.setattr(support, "ranked", lambda *args: (searches.append(args), found)[1])
-    net = ReLUNetwork([np.eye(6)[:2], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])
-    pmf = pattern_pmf(net, Gaussian(np.zeros(6), 1.0), search="best_first", mass=0.99, max_patterns=100)
+    found = support.Support(all_patterns(2), np.log([0.6, 0.4, 0.1, 0.1]))
+    monkeypatch.setattr(support, "ranked", lambda *args: found)
+    searches = spy(monkeypatch, support, "ranked")
+    pmf = pattern_pmf(units(np.eye(6)[:2]), standard(6), search="best_first", mass=0.99, max_patterns=100)
     assert len(searches) == 1 and pmf.stopped == "mass" and pmf.covered == pytest.approx(1.0)
     assert len(found.cut(0.99)) == 2 and len(found.cut(0.6)) == 1 and found.cut(1.0) is found
 
@@ -201,35 +186,39 @@ def _of_one_point(law):
     return weights.max() / len(weights)
 
 
+ONE_PATTERN = {"search": "best_first", "max_patterns": 1, "mass": 1.0}
+
+
 def test_the_rest_by_hand():
-    """f(x) = (x, -1/2) by relu(x) and relu(-x), x ~ N(1, 1), of which the region x > 0 alone is known."""
-    net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, -1.0], [0.0, 0.0]]], [[0.0, 0.0], [0.0, -0.5]])
-    pmf, p = pattern_pmf(net, Gaussian([1.0], 1.0), search="best_first", max_patterns=1, mass=1.0), ndtr(1.0)
+    """f(x) = (x, -1/2, relu(x) - 1) by relu(x) and relu(-x), x ~ N(1, 1), of which the region x > 0 alone is known."""
+    net = units([[1], [-1]], last=[[1, -1], [0, 0], [1, 0]], offset=[0.0, -0.5, -1.0])
+    pmf, p = pattern_pmf(net, Gaussian([1.0], 1.0), **ONE_PATTERN), ndtr(1.0)
     law = pmf.output(n=200)
     rest, won = law._rest[0], law.class_probabilities()
-    m, share = len(rest), np.array([(law._rest[0][:, 0] >= -0.5).mean(), (law._rest[0][:, 0] < -0.5).mean()])
+    m, share = len(rest), np.array([(rest[:, 0] >= -0.5).mean(), (rest[:, 0] < -0.5).mean(), 0.0])
     assert pmf.covered == pytest.approx(p) and abs(m - 200 * (1 - p)) < 30 and (rest[:, 0] <= 0).all()
-    np.testing.assert_allclose(won, [p + (1 - p) * share[0], (1 - p) * share[1]])
+    np.testing.assert_allclose(won, [p + (1 - p) * share[0], (1 - p) * share[1], 0.0])
     from_rest = (1 - p) * np.sqrt((share * (1 - share) + 1 / (m + 1)) / m)
     one = _of_one_point(law)
     np.testing.assert_allclose(won.error, np.hypot(from_rest, one))
-    np.testing.assert_allclose([won.lower, won.upper], [[p - 3 * one, 0.0], [1.0, 1 - p + 3 * one]], atol=1e-12)
+    bounds = [[p - 3 * one, 0.0, 0.0], [1.0, 1 - p + 3 * one, 1 - p + 3 * one]]
+    np.testing.assert_allclose([won.lower, won.upper], bounds, atol=1e-12)
     far, inside = np.abs(rest - rest.mean(axis=0)).max(axis=0)[0], np.exp(-0.5) / np.sqrt(2 * np.pi)  # phi(1)
     assert law.mean[0] == pytest.approx(p + inside + (1 - p) * rest[:, 0].mean(), rel=1e-3)
     known = 2 * p + inside - 2 * law.mean[0] * (p + inside) + law.mean[0] ** 2 * p  # E[(x - mean)^2; x > 0]
     assert law.cov[0, 0] == pytest.approx(known + (1 - p) * ((rest[:, 0] - law.mean[0]) ** 2).mean(), rel=1e-3)
     spread = (1 - p) * np.sqrt((rest[:, 0].var() + far**2 / (m + 1)) / m)
     assert law.mean.error[0] == pytest.approx(spread, rel=0.02) and law.mean.lower[0] == -np.inf
-    values, atoms = law.atoms(1)
-    np.testing.assert_allclose([values, atoms, atoms.error], [[-0.5], [1.0], [(1 - p) / np.sqrt(m)]], rtol=1e-6)
+    for output, value, mass in ((1, -0.5, 1.0), (2, -1.0, 1 - p)):  # the latter in the rest alone
+        values, atoms = law.atoms(output)
+        np.testing.assert_allclose([values, atoms, atoms.error], [[value], [mass], [(1 - p) / np.sqrt(m)]], rtol=1e-6)
 
 
 def test_a_rest_that_no_input_shows():
     """Ten typical deviations away may be what none of the inputs shows; a probability may be all of the rest."""
-    net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, -1.0]]], [[0.0, 0.0], [0.0]])
-    far = pattern_pmf(net, Gaussian([9.0], 1.0), search="best_first", mass=1.0).output()
+    far = pattern_pmf(coordinate(1), Gaussian([9.0], 1.0), search="best_first", mass=1.0).output()
     assert far.pdf(-0.5) == pytest.approx(np.exp(-(9.5**2) / 2) / np.sqrt(2 * np.pi))
-    pmf, p = pattern_pmf(net, Gaussian([3.0], 1.0), search="best_first", max_patterns=1, mass=1.0), ndtr(3.0)
+    pmf, p = pattern_pmf(coordinate(1), Gaussian([3.0], 1.0), **ONE_PATTERN), ndtr(3.0)
     law, phi = pmf.output(n=1), np.exp(-4.5) / np.sqrt(2 * np.pi)
     assert len(law._rest[0]) == 0 and law.mean[0] == pytest.approx(3 + phi / p, rel=1e-4)
     assert law.mean.error[0] == pytest.approx((1 - p) * 10 * np.sqrt(10 * p + 3 * phi), rel=1e-2)
@@ -245,8 +234,8 @@ def test_a_rest_that_no_input_shows():
 
 def test_points_of_each_region():
     """8 to 4,096 points per replicate, and an eighth from a second proposal; free directions are standard normal."""
-    net = ReLUNetwork([np.eye(3), np.ones((1, 3))], [[0.0, 40.0, -4.0], [0.0]])
-    pmf = pattern_pmf(net, Gaussian(np.zeros(3), 1.0), search="best_first", max_patterns=4, mass=1.0)
+    net = units(np.eye(3), [0.0, 40.0, -4.0])
+    pmf = pattern_pmf(net, standard(3), search="best_first", max_patterns=4, mass=1.0)
     (part,), sizes = pmf.pieces, []
     for draws in pieces.draw(part, 0):
         sizes += [draws.z.shape[3]] * len(draws.z)
@@ -263,10 +252,10 @@ def test_amounts_of_work():
     assert steps == [[512, 88], [200, 200, 200]]
     assert search.node_bytes(random_network((5, 10, 4, 1), 0)) == 4 * (2 * 10**2 + 16 * 14)
     assert search.node_bytes(random_network((5, 4, 10, 1), 0)) == 4 * (4 * 10**2 + 16 * 14)
-    ticks, net = [], ReLUNetwork([[[1e-4], [1e-4]], [[1.0, 1.0]]], [[2.9e-4, 3.1e-4], [0.0]])
+    ticks, net = [], units([[1e-4], [1e-4]], [2.9e-4, 3.1e-4])
     log_q = search.beam(net, 9, 5.0, lambda: ticks.append(1))[1]  # both are too certain to be sites, one is decided
     assert len(ticks) == 1 and log_q == pytest.approx([log_ndtr([2.9, 3.1]).sum()], rel=1e-3)
-    both = [ReLUNetwork([[[1.0]], [[1.0]]], [[offset], [0.0]]) for offset in (1e4, 1.1e4)]
+    both = [units([[1.0]], offset) for offset in (1e4, 1.1e4)]
     assert [str(search.hidden_layers(net)[0][1].dtype) for net in both] == ["torch.float32", "torch.float64"]
     region_probabilities(both[0], np.ones((600, 1), dtype=bool), 0.1, 0, (-5.0, 0.0), ticks.append)
     assert ticks == [1, 512, 88]
@@ -277,26 +266,17 @@ def test_amounts_of_work():
 
 
 def test_texts():
-    net, mixture = random_network((2, 3, 5), 0), random_mixture(2, 1)
-    pmf = pattern_pmf(net, mixture)
+    pmf = pattern_pmf(*problem((2, 3, 5), 0, mixture=True))
     assert repr(pmf).startswith(f"PatternPMF: {len(pmf)} patterns of 3 units, covered 1 ± ")
     assert repr(pmf).endswith(", stopped: complete") and pmf._repr_html_().count("<tr") == 1 + min(len(pmf), 10)
     law = pmf.output()
     each = ", ".join(f"{m:.4g} ± {s:.4g}" for m, s in zip(law.mean.p[:4], np.sqrt(np.diag(law.cov))))
     assert repr(law).endswith(f" deviation {each}, ... (5 outputs); {len(pmf)} patterns, exact")
-    few = pattern_pmf(random_network((4, 6, 1), 0), random_gaussian(4, 0), search="best_first", max_patterns=5)
+    few = pattern_pmf(*problem((4, 6, 1), 0), search="best_first", max_patterns=5)
     assert repr(few.output()).endswith(f"; 5 patterns, uncovered {few.uncovered:.2g}, sampled with 400,000 inputs")
     many = Estimate(np.zeros(17), np.arange(17) / 8)
     assert repr(many) == "Estimate of shape (17,), errors up to 2" and f"{many[1]:.1f} {many[1]}" == "0.0 0 ± 0.12"
     np.testing.assert_array_equal(many.copy().error, many.error)
-
-
-def test_atoms_of_the_rest():
-    """relu(x) - 1 of x ~ N(1, 1), x > 0 known: the atom is in the rest."""
-    net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 0.0]]], [[0.0, 0.0], [-1.0]])
-    law = pattern_pmf(net, Gaussian([1.0], 1.0), search="best_first", max_patterns=1, mass=1.0).output()
-    values, p = law.atoms(0)
-    np.testing.assert_allclose([values, p, p.error], [[-1.0], [ndtr(-1)], [ndtr(-1) / np.sqrt(len(law._rest[0]))]])
 
 
 def test_pruning_keeps_the_most_probable():
@@ -311,7 +291,7 @@ def test_pruning_keeps_the_most_probable():
             t = np.where(patterns, g, -g) / np.linalg.norm(G, axis=2)
         np.testing.assert_allclose(log_q, log_ndtr(t).sum(axis=1), atol=1e-9)
         assert len(patterns) == 2**10 or not slope
-    net = ReLUNetwork([np.eye(3), np.ones((1, 3))], [[0.3, -0.5, 0.9], [0.0]])
+    net = units(np.eye(3), [0.3, -0.5, 0.9])
     every, truth = pruning.enumerate_layers(net, 1e-9, 9)
     assert len(every) == 8 and truth[0] == pytest.approx(log_ndtr([0.3, 0.5, 0.9]).sum())
     for limit in range(1, 9):
@@ -372,7 +352,7 @@ def test_beams_of_the_passes(monkeypatch, dim, rows, ends, mass, passes):
 
     monkeypatch.setattr(search, "beam", beam)
     monkeypatch.setattr(support, "RANKING", (2**10, 2**14))
-    found = support.best_first(random_network((dim, 40, 1), 0), Gaussian(np.zeros(dim), 1.0), mass=mass)
+    found = support.best_first(random_network((dim, 40, 1), 0), standard(dim), mass=mass)
     enough = 1 + np.searchsorted(np.exp(np.linspace(*ends, 19)).cumsum(), mass) if mass < 1 else min(rows, 2000)
     assert used == passes and len(found) == enough
     assert found.exhausted == (mass == 1 and rows < 2000)

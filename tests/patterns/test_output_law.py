@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import coordinate, given, random_gaussian, random_mixture, random_network, refusals
+from helpers import coordinate, problem, random_gaussian, random_mixture, random_network, refusals, standard, units
 from scipy import stats
 
 from rpa.inputs import Gaussian, GaussianMixture
@@ -8,21 +8,16 @@ from rpa.network import ReLUNetwork
 from rpa.patterns import pieces
 from rpa.patterns.pmf import pattern_pmf
 
-
-def wider(gaussian, scale):
-    return Gaussian(gaussian.mean, scale**2 * gaussian.cov)
-
-
 CASES = {
     "plane": ((2, 16, 16, 1), 7, random_gaussian(2, 0), {}),
     "plane, mixture": ((2, 12, 8, 3), 7, random_mixture(2, 1), {}),
     "rank one": ((3, 8, 8, 1), 7, Gaussian([0.1, 0.2, 0.3], np.ones((3, 3))), {}),
-    "most is found": ((5, 8, 8, 3), 23, wider(random_gaussian(5, 2), 0.5), {}),
-    "little is found": ((6, 10, 8, 3), 23, wider(random_gaussian(6, 3), 3.0), {"max_patterns": 15}),
+    "most is found": ((5, 8, 8, 3), 23, random_gaussian(5, 2, scale=0.5), {}),
+    "little is found": ((6, 10, 8, 3), 23, random_gaussian(6, 3, scale=3.0), {"max_patterns": 15}),
     "all regions": ((3, 6, 4, 3), 23, random_mixture(3, 1), {}),
     "mixture": ((4, 8, 6, 3), 23, random_mixture(4, 2), {"max_patterns": 60}),
     "more units than inputs see": ((6, 2, 9, 3), 23, random_gaussian(6, 5), {"search": "best_first"}),
-    "free directions": ((7, 5, 5, 3), 23, wider(random_gaussian(7, 6, 40.0), 0.1), {"search": "best_first"}),
+    "free directions": ((7, 5, 5, 3), 23, random_gaussian(7, 6, 40.0, 0.1), {"search": "best_first"}),
 }
 
 
@@ -86,8 +81,7 @@ def test_density_against_samples_or_the_exact_distribution_function(case):
 
 def test_quantiles_and_atoms_in_closed_form():
     """2 + relu(x) + relu(y): mass 1/4 at 2; 1 + relu(x): mass 1/2 at 1, Phi above."""
-    net = ReLUNetwork([np.eye(2), [[1.0, 1.0], [1.0, 0.0]]], [[0.0, 0.0], [2.0, 1.0]])
-    law = pattern_pmf(net, Gaussian([0.0, 0.0], 1.0)).output()
+    law = pattern_pmf(units(np.eye(2), last=[[1, 1], [1, 0]], offset=[2.0, 1.0]), standard(2)).output()
     found = law.quantile([1e-15, 0.25, 0.5, 1 - 1e-9], 1)
     np.testing.assert_allclose(found, 1 + np.array([0, 0, 0, stats.norm.ppf(1 - 1e-9)]), atol=1e-6)
     assert found.error[0] == 0 and 1e-9 < found.error[3] < 1e-4
@@ -107,8 +101,7 @@ def test_quantiles_and_atoms_in_closed_form():
 @pytest.mark.parametrize("offset", [0.0, 1e6, 1e10])
 def test_exact_covariance_of_outputs_far_from_zero(offset):
     """Var |x| = 1 - 2 / pi, wherever the last bias puts it: no difference of two second moments."""
-    net = ReLUNetwork([[[1.0], [-1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [offset]])
-    law = pattern_pmf(net, Gaussian([0.0], 1.0)).output()
+    law = pattern_pmf(units([[1], [-1]], offset=offset), standard(1)).output()
     cov = law.cov[0, 0]
     assert abs(cov - (1 - 2 / np.pi)) < 3 * cov.error < 1e-13 * (2 + 0.1 * offset)
     assert repr(law).endswith("± 0.6028; 2 patterns, exact")
@@ -117,7 +110,7 @@ def test_exact_covariance_of_outputs_far_from_zero(offset):
 @pytest.mark.parametrize("bias", [0.0, 1e-7, 0.1, 1 / 3])
 def test_density_where_it_jumps_is_finite(bias):
     """f - bias is a sum of ReLUs, with a density above 0 and none below."""
-    net = ReLUNetwork([[[1.0, 0.3], [0.0, 1.0], [0.0, 0.7]], np.ones((1, 3))], [np.zeros(3), [bias]])
+    net = units([[1.0, 0.3], [0.0, 1.0], [0.0, 0.7]], offset=bias)
     found = pattern_pmf(net, Gaussian([-1.0, -1.0], 1.0)).output().pdf([bias, bias + 1e-9])
     assert (found[0], found[0].error) == (0, 0)
     assert found[1] == pytest.approx(0.25153, abs=1e-4) and found[1].error < 1e-6
@@ -125,8 +118,7 @@ def test_density_where_it_jumps_is_finite(bias):
 
 def test_beyond_all_points_nothing_is_certain():
     """f = sum x ~ N(0, 4) in four dimensions, at thresholds and levels that no point reaches."""
-    net = ReLUNetwork([np.r_[np.eye(4), -np.eye(4)], [[1.0] * 4 + [-1.0] * 4]], [np.zeros(8), [0.0]])
-    law = pattern_pmf(net, Gaussian(np.zeros(4), 1.0)).output()
+    law = pattern_pmf(units(np.vstack([np.eye(4), -np.eye(4)]), last=[[1] * 4 + [-1] * 4]), standard(4)).output()
     y = np.array([-14.0, -11.0, 11.0, 14.0])
     assert_within(law.cdf(y), stats.norm.cdf(y / 2), 0.0)
     assert (law.cdf(y).lower <= stats.norm.cdf(y / 2)).all() and (stats.norm.cdf(y / 2) <= law.cdf(y).upper).all()
@@ -134,8 +126,8 @@ def test_beyond_all_points_nothing_is_certain():
     q = np.array([1e-12, 1e-8, 1e-3, 1 - 1e-3, 1 - 1e-9])
     assert_within(law.quantile(q), 2 * stats.norm.ppf(q), 0.0)
     np.testing.assert_array_equal(np.isfinite(law.quantile(q).error), [False, False, True, True, False])
-    net = ReLUNetwork([np.eye(4), np.ones((1, 4))], [np.zeros(4), [0.0]])  # an atom of 1/16 at the least value
-    assert repr(pattern_pmf(net, Gaussian(np.zeros(4), 1.0)).output().quantile(1e-12)) == "0 ± 0"
+    atom = pattern_pmf(units(np.eye(4)), standard(4)).output()  # of 1/16 at the least value
+    assert repr(atom.quantile(1e-12)) == "0 ± 0"
 
 
 def test_constant_input_gives_one_atom():
@@ -148,13 +140,13 @@ def test_constant_input_gives_one_atom():
 
 
 def test_equal_outputs_go_to_the_first_class():
-    net = ReLUNetwork([np.eye(2), np.ones((2, 2))], [[0.0, 0.0], [0.0, 0.0]])
-    np.testing.assert_allclose(pattern_pmf(net, Gaussian([0.0, 0.0], 1.0)).class_probabilities(), [1, 0], atol=1e-14)
+    pmf = pattern_pmf(units(np.eye(2), last=np.ones((2, 2))), standard(2))
+    np.testing.assert_allclose(pmf.class_probabilities(), [1, 0], atol=1e-14)
 
 
 def test_density_where_components_miss_different_shares():
     """f = x_1 in eight octants, of which the narrow component shows one and the wide one all."""
-    inputs = GaussianMixture([0.5, 0.5], [Gaussian([1.0, 1.0, 1.0], 0.16), Gaussian(np.zeros(3), 1.0)])
+    inputs = GaussianMixture([0.5, 0.5], [Gaussian([1.0, 1.0, 1.0], 0.16), standard(3)])
     law = pattern_pmf(coordinate(3), inputs, max_patterns=1, search="best_first").output()
     y = np.array([-1.5, -0.5, 0.5, 1.0, 2.0])
     density = law.pdf(y)
@@ -165,7 +157,7 @@ def test_density_where_components_miss_different_shares():
 def test_points_and_inputs_of_the_rest_agree_with_the_exact_law_of_the_plane(monkeypatch):
     """Polygons beside few weighted points and inputs of the missing 15 %: errors and bounds, six seeds together."""
     monkeypatch.setattr(pieces, "TOTAL", 2**12)
-    net, inputs = random_network((2, 5, 4, 2), 9), random_gaussian(2, 9)
+    net, inputs = problem((2, 5, 4, 2), 9)
     exact = pattern_pmf(net, inputs).output()
     pmf = pattern_pmf(net, inputs, search="monte_carlo", max_patterns=2, mass=1.0)
     levels = [0.1, 0.5, 0.9]
@@ -188,7 +180,7 @@ def test_points_and_inputs_of_the_rest_agree_with_the_exact_law_of_the_plane(mon
 
 
 def test_errors_of_the_exact_law_add_up():
-    net, inputs = random_network((2, 5, 4, 2), 9), random_gaussian(2, 9)
+    net, inputs = problem((2, 5, 4, 2), 9)
     pmf = pattern_pmf(net, inputs)
     law, error = pmf.output(), pmf.p @ pmf.rel_error
     assert law.cdf(1e9).error == pytest.approx(error) == pmf.covered_error
@@ -201,10 +193,10 @@ def test_errors_of_the_exact_law_add_up():
     np.testing.assert_allclose(classes.upper - classes.lower, 6 * classes.error, rtol=1e-2)
 
 
-LAW = pattern_pmf(random_network((2, 3, 1), 0), random_gaussian(2, 0)).output()
+LAW = pattern_pmf(*problem((2, 3, 1), 0)).output()
 test_bad_values_are_refused_by_name = refusals(
     {
-        given(LAW.cdf, y=[0.0]): {"output": [3], "y": [[[0.0]]]},
+        LAW.cdf: {"output": [{"y": [0.0], "output": 3}], "y": [[[0.0]]]},
         LAW.pdf: {"y": [np.nan]},
         LAW.quantile: {"q": [[0.5, 1.0]]},
         LAW.pmf.class_probabilities: {"n": [0], "seed": [-1]},
@@ -215,7 +207,7 @@ test_bad_values_are_refused_by_name = refusals(
 @pytest.mark.parametrize("inputs", [2, 4])
 def test_an_output_may_have_any_unit(inputs):
     """One output of two is 1e-13, 1e-40 or 1e-120 times as large as the same output of another network."""
-    net, law = random_network((inputs, 6, 2), 0), Gaussian(np.zeros(inputs), 1.0)
+    net, law = random_network((inputs, 6, 2), 0), standard(inputs)
     y = np.array([-1.0, 0.0, 1.0])
     expected = pattern_pmf(net, law).output()
     for unit in (1e-13, 1e-40, 1e-120):
@@ -230,9 +222,8 @@ def test_an_output_may_have_any_unit(inputs):
 def test_what_rounding_leaves_of_a_slope_is_an_atom():
     """0.1 + 0.2 - 0.3 is 6e-17: the output is constant but for rounding."""
     for inputs in (2, 4):
-        first = np.tile(np.eye(1, inputs), (3, 1))
-        net = ReLUNetwork([first, [[0.1, 0.2, -0.3]]], [[9.0, 9.0, 9.0], [0.5]])
-        values, p = pattern_pmf(net, Gaussian(np.zeros(inputs), 1.0)).output().atoms()
+        net = units(np.tile(np.eye(1, inputs), (3, 1)), 9.0, [[0.1, 0.2, -0.3]], 0.5)
+        values, p = pattern_pmf(net, standard(inputs)).output().atoms()
         np.testing.assert_allclose(values, 0.5, rtol=1e-15)
         assert p.sum() == pytest.approx(1.0, rel=1e-12)
 
@@ -240,9 +231,9 @@ def test_what_rounding_leaves_of_a_slope_is_an_atom():
 def test_missing_patterns_are_in_the_error_of_a_density_that_no_input_shows():
     """f = x_1, cut at six places; twenty inputs show the values of few of the other patterns."""
     places = [-2, -1.5, -1, 1, 1.5, 2]
-    first = np.vstack([np.eye(3), -np.eye(3), [[1.0, 0, 0]] * 6])
-    net = ReLUNetwork([first, [[1.0, 0, 0, -1, 0, 0, *[0] * 6]]], [np.append(np.zeros(6), places), [0.0]])
-    pmf = pattern_pmf(net, Gaussian(np.zeros(3), 1.0), search="best_first", max_patterns=8, mass=1.0)
+    rows = np.vstack([np.eye(3), -np.eye(3), [[1.0, 0, 0]] * 6])
+    net = units(rows, np.append(np.zeros(6), places), [[1, 0, 0, -1, 0, 0, *[0] * 6]])
+    pmf = pattern_pmf(net, standard(3), search="best_first", max_patterns=8, mass=1.0)
     y = np.linspace(-3.5, 3.5, 30)
     for seed in range(10):
         density = pmf.output(n=20, seed=seed).pdf(y)
@@ -250,6 +241,5 @@ def test_missing_patterns_are_in_the_error_of_a_density_that_no_input_shows():
 
 
 def test_the_rounding_of_a_constant_output_is_in_the_error_of_its_variance():
-    net = ReLUNetwork([np.eye(3), [[1e-20, 0, 0]]], [np.zeros(3), [5.0]])
-    cov = pattern_pmf(net, Gaussian(np.zeros(3), 1.0)).output().cov[0, 0]
+    cov = pattern_pmf(units(np.eye(3), last=[[1e-20, 0, 0]], offset=5.0), standard(3)).output().cov[0, 0]
     assert float(cov) < 3 * cov.error < 1e-20

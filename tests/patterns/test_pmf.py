@@ -3,13 +3,16 @@ import pathlib
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals, small_network
+from helpers import assert_binomial, given, problem, random_mixture, random_network, refusals, small_network, standard
+from torch import nn
 
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
 from rpa.patterns.pmf import pattern_pmf
-from rpa.patterns.regions import label
+from rpa.patterns.regions import label, planar_regions, region_at
+from rpa.patterns.support import best_first
+from rpa.reliability.certified import failing_patterns
 
 REFERENCE = json.loads((pathlib.Path(__file__).parents[1] / "reference" / "planar.json").read_text())
 
@@ -17,60 +20,73 @@ REFERENCE = json.loads((pathlib.Path(__file__).parents[1] / "reference" / "plana
 @pytest.mark.parametrize("record", REFERENCE, ids=lambda r: f"{r['sizes']}-{float(r['log_p']):.0f}")
 def test_tail_probabilities_against_mpmath(record):
     """Down to p = 1e-20: 1e-10 relative, and within three reported errors."""
-    net, gaussian = random_network(record["sizes"], record["seed"]), random_gaussian(2, record["seed"], spread=2.0)
-    pmf = pattern_pmf(net, gaussian)
+    pmf = pattern_pmf(*problem(record["sizes"], record["seed"], spread=2.0))
     i = pmf.labels.index(int(record["label"]))
     error = abs(pmf.log_p[i] - float(record["log_p"]))
     assert error < 1e-10 and error < 3 * pmf.rel_error[i] + 1e-15 * abs(pmf.log_p[i])
 
 
 def planar_case(seed):
-    """Networks up to 2-32-32-1, Gaussian and mixture inputs of full covariance, means up to 6 standard deviations
-    off.
-    """
+    """Full covariances, means up to 6 standard deviations off."""
     sizes = [(2, 5, 1), (2, 16, 1), (2, 8, 8, 1), (2, 16, 16, 1), (2, 32, 32, 1)][seed % 5]
-    make = random_mixture if seed % 2 else random_gaussian
-    return random_network(sizes, seed), make(2, seed, spread=6.0 * (seed % 4) / 3)
+    return problem(sizes, seed, spread=6.0 * (seed % 4) / 3, mixture=seed % 2)
 
 
 LOW_RANK = {
     "d=1": ((1, 6, 4, 1), Gaussian([0.3], 2.0)),
     "rank 1": ((2, 6, 4, 1), Gaussian([0.3, 0.1], [[1.0, 1.0], [1.0, 1.0]])),
     "one constant input": ((2, 6, 4, 1), Gaussian([0.3, 0.1], [0.0, 1.0])),
-    "two units first": ((5, 2, 6, 1), random_gaussian(5, 0)),
+    "two units first": ((5, 2, 6, 1), Gaussian(np.zeros(5), 0.5 * np.eye(5) + 0.5)),
     "rank 2 of 6": ((6, 7, 4, 2), Gaussian(np.zeros(6), np.outer(np.arange(6), np.arange(6)) + np.ones((6, 6)))),
 }
 EXACT = [(*planar_case(seed), 200_000, seed) for seed in range(6)]
 EXACT += [pytest.param(*planar_case(seed), 10_000_000, seed, marks=pytest.mark.slow) for seed in range(20)]
 EXACT += [pytest.param(random_network(each, 1), law, 100_000, 0, id=name) for name, (each, law) in LOW_RANK.items()]
-EXACT += [pytest.param(random_network((2, 6, 5, 1), 3, slope=0.2), random_gaussian(2, 0), 100_000, 0, id="leaky")]
+EXACT += [pytest.param(*problem((2, 6, 5, 1), 3, slope=0.2), 100_000, 0, id="leaky")]
+
+
+# Without biases, cones that meet in the apex.
+CONES = ReLUNetwork(random_network((3, 5, 4, 2), 4).weights, [np.zeros(5), np.zeros(4), np.zeros(2)])
+EXACT += [(CONES, inputs, 400_000, 1) for inputs in (Gaussian([0.3, -0.2, 0.5], 0.5), random_mixture(3, 2))]
 
 
 @pytest.mark.parametrize("net, inputs, n, seed", EXACT)
 def test_exact_pmf_against_samples(net, inputs, n, seed):
     pmf = pattern_pmf(net, inputs)
     counts, other = pattern_counts(net, inputs, pmf.patterns, n, seed)
+    tiny, error = (1e-14, pmf.p * pmf.rel_error) if net is CONES else (1e-12, 0.0)
     assert other == 0 and abs(pmf.p.sum() - 1) < 1e-12 and (np.diff(pmf.log_p) <= 0).all()
-    assert_binomial(counts, n, pmf.p)
+    assert pmf.stopped == "complete" and abs(pmf.covered - 1) < tiny and pmf.uncovered < tiny
+    assert_binomial(counts, n, pmf.p, error)
+
+
+def test_a_torch_module_is_as_good_as_a_network():
+    net, law = problem((2, 4, 3), 0)
+    module = net.to_torch()
+    np.testing.assert_array_equal(pattern_pmf(module, law).p, pattern_pmf(net, law).p)
+    assert region_at(module, [0.1, 0.2]).label == region_at(net, [0.1, 0.2]).label
+    assert len(best_first(module, law, max_patterns=3)) == len(best_first(net, law, max_patterns=3))
+    assert len(planar_regions(module, law).log_p) == len(planar_regions(net, law).log_p)
 
 
 def test_constant_input_and_linear_network():
-    spatial = pattern_pmf(random_network((3, 2), 0), Gaussian(np.zeros(3), 1.0))
+    spatial = pattern_pmf(random_network((3, 2), 0), standard(3))
     assert spatial.p == pytest.approx([1.0]) and spatial.complete
     with np.errstate(invalid="raise"):  # lines without an end
         assert spatial.output().pdf(spatial.net.biases[0][0]).p > 0
     constant = pattern_pmf(random_network((2, 4, 1), 0), Gaussian([0.3, -0.2], 0.0))
     np.testing.assert_array_equal(constant.patterns, constant.net.patterns([[0.3, -0.2]]))
     np.testing.assert_allclose(constant.p, 1.0, atol=1e-15)
-    linear = pattern_pmf(random_network((2, 3), 0), random_gaussian(2, 0))
+    linear = pattern_pmf(*problem((2, 3), 0))
     assert linear.patterns.shape == (1, 0) and linear.labels == [0]
 
 
 def test_slivers_between_repeated_units_leave_the_error_of_the_mass_finite():
     """Rounding leaves 1e-17 between copies of a unit; of such a pattern no digit is known, but it has no more mass."""
     net = random_network((4, 3, 2), 2)
-    copies = ReLUNetwork([np.repeat(net.weights[0], 3, axis=0), np.ones((1, 9))], [np.repeat(net.biases[0], 3), [0.0]])
-    pmf = pattern_pmf(copies, Gaussian(np.zeros(4), 1.0), search="best_first")
+    rows, biases = (np.repeat(part[0], 3, axis=0) for part in (net.weights, net.biases))
+    copies = ReLUNetwork([rows, np.ones((1, 9))], [biases, [0.0]])
+    pmf = pattern_pmf(copies, standard(4), search="best_first")
     assert pmf.stopped == "mass" and pmf.covered_error < 0.01 and abs(pmf.covered - 1) < 3 * pmf.covered_error
     assert (pmf.rel_error[pmf.p < 1e-15] == np.inf).all() and (pmf.p < 1e-15).any()
 
@@ -78,14 +94,14 @@ def test_slivers_between_repeated_units_leave_the_error_of_the_mass_finite():
 def test_an_exact_component_stays_exact_beside_a_sampled_one():
     """Half the mass at one point, half in rank three: each component's regions add up to one by themselves."""
     net = random_network((3, 5, 1), 0)
-    pmf = pattern_pmf(net, GaussianMixture([0.5, 0.5], [Gaussian(np.ones(3), 0.0), Gaussian(np.zeros(3), 1.0)]))
+    pmf = pattern_pmf(net, GaussianMixture([0.5, 0.5], [Gaussian(np.ones(3), 0.0), standard(3)]))
     assert pmf.complete and len(pmf) > 9
     np.testing.assert_allclose([np.exp(part.log_p).sum() for part in pmf.pieces], 1.0, rtol=1e-14)
 
 
 def test_searched_pmf_agrees_with_the_exact_one():
     """The general route (search, then polytope probabilities) on the same plane, pattern by pattern."""
-    net, inputs = random_network((2, 8, 6, 1), 2), random_mixture(2, 3)
+    net, inputs = problem((2, 8, 6, 1), 2, mixture=True)
     exact = pattern_pmf(net, inputs)
     searched = pattern_pmf(net, inputs, search="best_first", max_patterns=10_000, mass=1.0)
     truth = dict(zip(exact.labels, exact.log_p))
@@ -98,14 +114,12 @@ def test_searched_pmf_agrees_with_the_exact_one():
 @pytest.mark.parametrize("search", ["best_first", "entropy", "monte_carlo"])
 def test_general_pmf_against_samples(search):
     """Rank 6 with 16 units: every probability within its reported error and six sigma of samples."""
-    net, inputs = random_network((6, 8, 8, 3), 4), random_gaussian(6, 4)
+    net, inputs = problem((6, 8, 8, 3), 4)
     pmf = pattern_pmf(net, inputs, max_patterns=150, search=search, rtol=1e-2)
     n = 400_000
     counts, other = pattern_counts(net, inputs, pmf.patterns, n, 1)
-    slack = 6 * np.sqrt(pmf.p / n) + 4 * pmf.rel_error * pmf.p + 6 / n
-    assert (np.abs(counts / n - pmf.p) < slack).all()
-    covered = 1 - other / n
-    assert abs(pmf.covered - covered) < 6 * np.sqrt(covered * (1 - covered) / n) + 3 * pmf.covered_error
+    assert_binomial(counts, n, pmf.p, pmf.rel_error * pmf.p)
+    assert_binomial(n - other, n, pmf.covered, pmf.covered_error)
     assert len(pmf) <= 150 and abs(pmf.uncovered + pmf.covered - 1) < 1e-12
 
 
@@ -116,8 +130,8 @@ def test_no_error_exceeds_the_mass_that_may_be_missing():
     assert 0.002 < (loose.p * loose.rel_error).max() <= 0.02 and (close.p * close.rel_error).max() <= 0.002
     assert close.covered_error < 0.003 < 0.005 < loose.covered_error and close.covered >= 0.998 - close.covered_error
     n = 1_000_000
-    counts, other = pattern_counts(net, inputs, close.patterns[:5], n, 1)
-    assert (np.abs(counts / n - close.p[:5]) < 6 * np.sqrt(close.p[:5] / n) + 3 * (close.p * close.rel_error)[:5]).all()
+    counts, _ = pattern_counts(net, inputs, close.patterns[:5], n, 1)
+    assert_binomial(counts, n, close.p[:5], (close.p * close.rel_error)[:5])
 
 
 def test_a_mass_of_few_points_knows_what_they_miss():
@@ -125,13 +139,13 @@ def test_a_mass_of_few_points_knows_what_they_miss():
     (net, inputs), n = small_network(22), 1_000_000
     for mass in (0.999, 1.0):
         pmf = pattern_pmf(net, inputs, mass=mass, max_patterns=9)
-        share = 1 - pattern_counts(net, inputs, pmf.patterns, n, 1)[1] / n
-        assert abs(pmf.covered - share) < 3 * pmf.covered_error + 6 * np.sqrt(share * (1 - share) / n)
+        other = pattern_counts(net, inputs, pmf.patterns, n, 1)[1]
+        assert_binomial(n - other, n, pmf.covered, pmf.covered_error)
         assert (pmf.p * pmf.rel_error).max() < 0.001 or mass == 1
 
 
 def test_views_of_the_result():
-    net, inputs = random_network((2, 5, 4, 3), 0), random_gaussian(2, 0)
+    net, inputs = problem((2, 5, 4, 3), 0)
     pmf = pattern_pmf(net, inputs)
     frame = pmf.to_frame()
     assert list(frame.columns) == ["label", "p", "log_p", "rel_error", "active"]
@@ -144,15 +158,23 @@ def test_views_of_the_result():
     np.testing.assert_array_equal(p, pmf.p)
 
 
-SIX = {"net": random_network((6, 8, 1), 0), "inputs": random_gaussian(6, 0)}
+LINEAR, LINE = nn.Linear(6, 2), pattern_pmf(*problem((1, 3, 1), 0))
+SIX = dict(zip(("net", "inputs"), problem((6, 8, 1), 0)))
 test_bad_values_are_refused_by_name = refusals(
     {
-        given(pattern_pmf, net=random_network((3, 4, 1), 0), inputs=Gaussian(np.zeros(3), 1.0)): {
-            "max_patterns": [0, {"search": "exhaustive", "max_patterns": 3}],
-            "mass": [1.5],
+        given(pattern_pmf, net=random_network((3, 4, 1), 0), inputs=standard(3)): {
+            "net": [[1, 2]],
+            "module": [SIX | {"net": nn.Sequential(LINEAR, layer)} for layer in (nn.Tanh(), nn.Dropout())],
+            "max_patterns": [0, 2**70, {"search": "exhaustive", "max_patterns": 3}],
+            "mass": [1.5, "1"],
+            "seed": [None, 2**64],
             "rtol": [-1],
             "search": ["magic", SIX | {"search": "exhaustive"}],
-            "inputs": [3, Gaussian(np.zeros(4), 1.0)],
-        }
+            "inputs": [3, standard(4)],
+        },
+        given(best_first, net="net", inputs=standard(2)): {"net": ["net"]},
+        LINE.region: {"i": [99]},
+        given(failing_patterns, **SIX): {"budget": [-3]},
+        LINE.output: {"n": [[5]]},
     }
 )

@@ -1,17 +1,22 @@
 """Regions of patterns; all regions in few dimensions: counted by formula, met by samples, each with an interior."""
 
-import itertools
 from math import comb
 
 import numpy as np
 import pytest
-from helpers import given, random_gaussian, random_mixture, random_network, refusals
+from helpers import (
+    all_patterns,
+    given,
+    problem,
+    random_network,
+    refusals,
+    standard,
+    units,
+)
 from scipy.optimize import linprog
 
 from rpa.inputs import Gaussian
-from rpa.network import ReLUNetwork
 from rpa.patterns.packing import among
-from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import (
     affine_pieces,
     enumerate_regions,
@@ -58,17 +63,17 @@ def test_singular_values_are_those_of_the_whole_jacobian(sizes):
 @pytest.mark.parametrize("sizes", [(2, 3, 1), (2, 3, 3, 2), (1, 4, 3, 1)])
 def test_planar_regions_are_all_feasible_patterns(sizes):
     """Against a linear program for every one of the 2^N patterns: inside 28 standard deviations all are there."""
-    net, gaussian = random_network(sizes, 5), Gaussian(np.zeros(sizes[0]), 1.0)
-    found = {tuple(pattern) for pattern in planar_regions(net, gaussian).patterns}
-    for bits in itertools.product([False, True], repeat=net.n_hidden):
+    net, gaussian = random_network(sizes, 5), standard(sizes[0])
+    found = {bytes(pattern) for pattern in planar_regions(net, gaussian).patterns}
+    for bits in all_patterns(net.n_hidden):
         region = region_of(net, bits)
         near = linprog(np.zeros(sizes[0]), region.H, region.h - 1e-6, bounds=(-28, 28)).status == 0
         anywhere = linprog(np.zeros(sizes[0]), region.H, region.h + 1e-6, bounds=(-41, 41)).status == 0
-        assert near <= (bits in found) <= anywhere
+        assert near <= (bytes(bits) in found) <= anywhere
 
 
 def test_vertices_are_corners_of_the_region():
-    net, gaussian = random_network((2, 6, 5, 1), 3), random_gaussian(2, 3)
+    net, gaussian = problem((2, 6, 5, 1), 3)
     regions = planar_regions(net, gaussian)
     for i in range(0, len(regions.patterns), 5):
         centre = regions.vertices(i).mean(axis=0)
@@ -77,17 +82,18 @@ def test_vertices_are_corners_of_the_region():
 
 def test_dead_units_and_exact_zeros_follow_the_convention():
     """A pre-activation of exactly zero is inactive, as in `patterns`."""
-    net = ReLUNetwork([[[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]], [[1.0, 1.0, 1.0]]], [[0.0, 1e-15, 0.0], [0.0]])
-    regions = planar_regions(net, Gaussian([0.0, 0.0], 1.0))
+    net = units([[0, 0], [0, 0], [1, 0]], [0.0, 1e-15, 0.0])
+    regions = planar_regions(net, standard(2))
     assert sorted(map(tuple, regions.patterns)) == [(False, True, False), (False, True, True)]
     np.testing.assert_allclose(np.exp(regions.log_p), 0.5, rtol=1e-14)
 
 
-NET, LINE, SPACE = random_network((2, 4, 1), 0), Gaussian([0.0], 1.0), Gaussian(np.zeros(3), 1.0)
+NET, LINE, SPACE = random_network((2, 4, 1), 0), Gaussian([0.0], 1.0), standard(3)
 test_bad_values_are_refused_by_name = refusals(
     {
         given(region_of, net=NET): {"pattern": [[True], [0.5, 1, 1, 0], 16]},
         given(region_at, net=NET): {"x": [[1.0]]},
+        planar_regions(NET, standard(2)).vertices: {"i": [99]},
         given(affine_pieces, net=NET): {"patterns": [[True] * 4]},
         given(planar_regions, net=NET): {"inputs": ["x", LINE, {"net": random_network((3, 4, 1), 0), "inputs": SPACE}]},
     }
@@ -111,13 +117,14 @@ FORMULAS = [  # of the number of regions
 
 @pytest.mark.parametrize("rows, offsets, number", FORMULAS)
 def test_planes_cut_space_into_as_many_regions_as_formulas_say(rows, offsets, number):
-    patterns = enumerate_regions(ReLUNetwork([rows, np.ones((1, len(rows)))], [offsets, [0.0]]), 10_000)
+    patterns = enumerate_regions(units(rows, offsets), 10_000)
     assert len(patterns) == number == len(np.unique(patterns, axis=0))
 
 
 @pytest.mark.parametrize("sizes, slope", [((3, 6, 5, 2), 0.0), ((4, 5, 5, 1), 0.1), ((5, 4, 4, 4, 1), 0.0)])
 def test_regions_have_an_interior_and_hold_every_sample(sizes, slope):
-    net = random_network(sizes, 1, slope).whitened(random_gaussian(sizes[0], 1))
+    net, inputs = problem(sizes, 1, slope)
+    net = net.whitened(inputs)
     patterns = enumerate_regions(net, 10_000)
     z = np.random.default_rng(0).standard_normal((200_000, net.input_dim))
     assert among(net.patterns(z), patterns).all()
@@ -133,21 +140,5 @@ def test_regions_have_an_interior_and_hold_every_sample(sizes, slope):
 def test_more_regions_than_the_limit_are_none():
     assert enumerate_regions(random_network((4, 12, 12, 1), 0), 50) is None
     rows, offsets = np.ones((12, 3)) + 1e-9 * np.eye(12, 3), 0.1 * np.arange(12)  # all but parallel
-    layers = ReLUNetwork([rows, np.ones((1, 12))], [offsets, [0.0]])
+    layers = units(rows, offsets)
     assert enumerate_regions(layers, 149) is None and len(enumerate_regions(layers, 150)) == 13  # 1 + 12 + 66 + 220
-
-
-@pytest.mark.parametrize("inputs", [Gaussian([0.3, -0.2, 0.5], 0.5), random_mixture(3, 2)])
-def test_a_network_without_biases_is_complete(inputs):
-    """Cones that meet in the apex: nothing is left, every probability agrees with counting."""
-    rng = np.random.default_rng(4)
-    weights = [rng.standard_normal(shape) for shape in ((5, 3), (4, 5), (2, 4))]
-    net = ReLUNetwork(weights, [np.zeros(5), np.zeros(4), np.zeros(2)])
-    pmf = pattern_pmf(net, inputs)
-    assert pmf.stopped == "complete" and pmf.complete and abs(pmf.covered - 1) < 1e-14 and pmf.uncovered < 1e-14
-    n = 400_000
-    drawn, counts = np.unique(net.patterns(inputs.sample(n, 1)), axis=0, return_counts=True)
-    assert among(drawn, pmf.patterns).all()
-    sampled = dict(zip(map(bytes, drawn), counts / n))
-    share = np.array([sampled.get(bytes(pattern), 0.0) for pattern in pmf.patterns])
-    assert (np.abs(share - pmf.p) < 6 * np.sqrt((pmf.p + 1 / n) / n) + 4 * pmf.rel_error * pmf.p).all()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, given, random_gaussian, random_mixture, random_network, refusals
+from helpers import assert_binomial, given, problem, random_mixture, random_network, refusals, standard, units
 from scipy.special import log_ndtr, logsumexp, ndtr
 
 from rpa.inputs import Gaussian
@@ -18,18 +18,11 @@ def as_dict(found):
     return dict(zip(map(bytes, found.patterns), found.log_q))
 
 
-def one_layer(rows, bias=None):
-    """A network with one hidden layer of the given rows, and one output."""
-    rows = np.asarray(rows, dtype=float)
-    bias = np.zeros(len(rows)) if bias is None else bias
-    return ReLUNetwork((rows, np.ones((1, len(rows)))), (bias, np.zeros(1)))
-
-
 @pytest.mark.parametrize("n", [2, 3, 6, 10])
 def test_equicorrelated_orthant(n):
     """P(all positive) = 1 / (n + 1) at correlation 1/2; moment matching is good to a few per cent."""
     cov = (np.eye(n) + 1) / 2
-    found = best_first(one_layer(np.eye(n)), Gaussian(np.zeros(n), cov), max_patterns=2**n, mass=1.0)
+    found = best_first(units(np.eye(n)), Gaussian(np.zeros(n), cov), max_patterns=2**n, mass=1.0)
     log_q = as_dict(found)[bytes(np.ones(n, dtype=bool))]
     assert abs(log_q + np.log(n + 1)) < 0.03
 
@@ -47,7 +40,7 @@ def test_mixtures_add_up_over_components(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stops_at_mass_and_at_max_patterns(method):
-    net, inputs = random_network([8, 7, 5, 1], 3), random_gaussian(8, 3)
+    net, inputs = problem([8, 7, 5, 1], 3)
     whole = method(net, inputs, max_patterns=5000, mass=1.0)
     some = method(net, inputs, max_patterns=5000, mass=0.8)
     total = np.exp(some.log_q).sum()
@@ -60,9 +53,10 @@ def test_stops_at_mass_and_at_max_patterns(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_input_without_noise_has_one_pattern(method):
-    net, mean = random_network([5, 6, 4, 1], 8), np.random.default_rng(8).standard_normal(5)
-    found = method(net, Gaussian(mean, 0.0))
+@pytest.mark.parametrize("sizes, cov", [((5, 6, 4, 1), 0.0), ((5, 2), 1.0)])
+def test_without_noise_or_units_there_is_one_pattern(method, sizes, cov):
+    net, mean = random_network(sizes, 8), np.random.default_rng(8).standard_normal(5)
+    found = method(net, Gaussian(mean, cov))
     np.testing.assert_array_equal(found.patterns, net.patterns(mean[None]))
     assert found.log_q[0] == 0
 
@@ -94,16 +88,10 @@ def test_noise_on_a_line(method):
         assert {bytes(p) for p in seen} <= set(as_dict(found))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_no_unit(method):
-    found = method(ReLUNetwork((np.eye(2),), (np.zeros(2),)), Gaussian(np.zeros(2), 1.0))
-    assert found.patterns.shape == (1, 0) and found.log_q[0] == 0
-
-
 @pytest.mark.parametrize("last", [0, 1, 2])
 def test_interrupt_returns_what_the_last_pass_found(monkeypatch, last):
     """Ctrl-C in pass `last`: the answer is that of the pass before; with none before, it is an interrupt like any."""
-    net, inputs = random_network([12, 10, 8, 1], 1), random_gaussian(12, 1)
+    net, inputs = problem([12, 10, 8, 1], 1)
     beam, results = search.beam, []
 
     def interrupted(*arguments):
@@ -124,7 +112,7 @@ def test_interrupt_returns_what_the_last_pass_found(monkeypatch, last):
 
 
 def test_memory_bounds_the_width():
-    net, inputs = random_network([12, 10, 8, 1], 1), random_gaussian(12, 1)
+    net, inputs = problem([12, 10, 8, 1], 1)
     nodes = 50
     found = best_first(net, inputs, mass=1.0, memory=nodes * search.node_bytes(net))
     assert len(found) == nodes
@@ -141,14 +129,14 @@ def test_fixed_units_by_entropy():
 
 def test_pruning_fixes_near_certain_units():
     """Two units of entropy 2e-3 and 1 bit: at the usual threshold only the second one is enumerated."""
-    net = one_layer(np.eye(2), np.array([4.0, 0.0]))
-    found = entropy_pruned(net, Gaussian(np.zeros(2), 1.0), mass=1.0)
+    net = units(np.eye(2), [4.0, 0.0])
+    found = entropy_pruned(net, standard(2), mass=1.0)
     assert set(as_dict(found)) == {bytes(np.array([True, False])), bytes(np.array([True, True]))}
-    assert len(entropy_pruned(net, Gaussian(np.zeros(2), 1.0), mass=1.0, threshold=1e-9)) == 4
+    assert len(entropy_pruned(net, standard(2), mass=1.0, threshold=1e-9)) == 4
 
 
 def test_sampling_is_seeded():
-    net, inputs = random_network([4, 6, 5, 1], 1), random_gaussian(4, 1)
+    net, inputs = problem([4, 6, 5, 1], 1)
     first, again, other = (monte_carlo(net, inputs, 50_000, seed, 20) for seed in (1, 1, 2))
     assert as_dict(first) == as_dict(again) != as_dict(other)
     assert len(first) == 20 and (np.diff(first.log_q) <= 0).all() and len(monte_carlo(net, inputs, 99, 0, 1)) == 1
@@ -163,13 +151,13 @@ def test_keys_tell_patterns_apart():
     assert pattern_keys(np.uint8([[7, 1]])) == pattern_keys(np.uint8([[7, 1, 0]])) != pattern_keys(np.uint8([[1, 7]]))
 
 
-PLANE = {"net": random_network([2, 3, 1], 0), "inputs": Gaussian(np.zeros(2), 1.0)}
+PLANE = {"net": random_network([2, 3, 1], 0), "inputs": standard(2)}
 test_bad_values_are_refused_by_name = refusals(
-    {given(method, **PLANE): {"max_patterns": [0], "inputs": [Gaussian(np.zeros(3), 1.0)]} for method in METHODS}
+    {given(method, **PLANE): {"max_patterns": [0], "inputs": [standard(3)]} for method in METHODS}
     | {
         given(entropy_pruned, **PLANE): {"threshold": [0.0]},
         given(best_first, **PLANE): {"memory": [0]},
-        given(monte_carlo, **PLANE, n=10, seed=0): {"n": [0], "inputs": [Gaussian(np.zeros(3), 1.0)]},
+        given(monte_carlo, **PLANE, n=10, seed=0): {"n": [0], "inputs": [standard(3)]},
     }
 )
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import given, refusals
+from helpers import given, refusals, standard
 from scipy.special import log_ndtr
 from scipy.stats import norm
 
@@ -14,8 +14,6 @@ from rpa.polytopes import truncated
 from rpa.polytopes.polytope import orthant, probabilities, probability
 from rpa.polytopes.trapezoid import plan
 
-LOG_DENSITY = -0.5 * math.log(2 * math.pi)  # log of the standard normal density at 0
-
 
 def assert_right(answer, log_p, rtol=1e-3):
     """Finite, asked-for accuracy, and within three stated errors of exp(log_p)."""
@@ -23,19 +21,10 @@ def assert_right(answer, log_p, rtol=1e-3):
     assert abs(math.expm1(answer.log_p - log_p)) <= 3 * answer.rel_error
 
 
-def equal_correlations(scales, rho):
-    scales = np.asarray(scales, dtype=float)
-    return (np.full((len(scales),) * 2, rho) + (1 - rho) * np.eye(len(scales))) * np.outer(scales, scales)
-
-
-def unit(i, d):
-    return np.eye(d)[[i]]
-
-
 @pytest.mark.parametrize("scale", [1.0, 1e5, 1e-5])
 @pytest.mark.parametrize("gap", [1e-2, 1e-6, 1e-10])
 def test_difference_of_two_nearly_equal_coordinates(gap, scale):
-    cov = equal_correlations([1.0, 1.0, scale], 0.5)
+    cov = (0.5 + 0.5 * np.eye(3)) * np.outer([1.0, 1.0, scale], [1.0, 1.0, scale])
     cov[0, 1] = cov[1, 0] = 1 - gap
     a = np.array([1.0, -1.0, 0.0])
     answer = probability([a], [-3 * math.sqrt(a @ cov @ a)], Gaussian(np.zeros(3), cov))
@@ -70,15 +59,19 @@ def test_rounding_of_the_bounds_is_in_the_error(d, size):
 @pytest.mark.parametrize("d", [2, 3, 4])
 @pytest.mark.parametrize("width", [1e-6, 1e-12, 1e-15, 1e-16, 1e-100])
 def test_slab_of_small_width_times_an_orthant(d, width):
-    H = np.vstack([-unit(0, d), np.eye(d)])
-    answer = probability(H, [0.0, width] + [0.0] * (d - 1), Gaussian(np.zeros(d), 1.0))
-    assert_right(answer, math.log(width) - width**2 / 6 + LOG_DENSITY - (d - 1) * math.log(2))
+    H = np.vstack([-np.eye(1, d), np.eye(d)])
+    answer = probability(H, [0.0, width] + [0.0] * (d - 1), standard(d))
+    assert_right(answer, math.log(width) - width**2 / 6 + norm.logpdf(0) - (d - 1) * math.log(2))
 
 
-def test_a_slab_thinner_than_rounding_is_neither_empty_nor_known():
-    H, mean = np.vstack([-unit(0, 3), np.eye(3)]), np.full(3, 1e10)
-    answer = probability(H, H @ mean, Gaussian(mean, 1.0))
-    assert -20 < answer.log_p < -10 and answer.rel_error == math.inf and not answer.converged
+THIN = [(np.vstack([-np.eye(1, 3), np.eye(3)]), [-1e10, 1e10, 1e10, 1e10], np.full(3, 1e10), -20, -10)]
+THIN += [([[1, 0, 0], [-1, 0, 0], [0, 0, 1]], [3, -3 - 1e-15, 0], [3.0, 0, 0], -50, -20)]
+
+
+@pytest.mark.parametrize("H, h, mean, low, high", THIN)
+def test_a_slab_thinner_than_rounding_is_neither_empty_nor_known(H, h, mean, low, high):
+    answer = probability(H, h, Gaussian(mean, 1.0))
+    assert low < answer.log_p < high and answer.rel_error == math.inf and not answer.converged
 
 
 @pytest.mark.parametrize(
@@ -94,7 +87,7 @@ def test_wedges(rows, tangent, rtol):
 @pytest.mark.parametrize("rows, d", [(1, 1), (1, 2), (1, 3), (2, 2), (3, 3)])
 @pytest.mark.parametrize("far", [1.0, 10.0, 1e3, 39_000.0, 41_000.0, 1.01e6, 1e9])
 def test_far_half_spaces_and_corners(rows, d, far):
-    answer, exact = probability(-np.eye(d)[:rows], [-far] * rows, Gaussian(np.zeros(d), 1.0)), rows * log_ndtr(-far)
+    answer, exact = probability(-np.eye(d)[:rows], [-far] * rows, standard(d)), rows * log_ndtr(-far)
     assert answer.log_p == pytest.approx(float(exact), rel=1e-14 if rows == 1 else 1e-13)
     assert abs(answer.log_p - exact) <= 3 * answer.rel_error
 
@@ -110,22 +103,18 @@ def test_variances_of_a_narrow_box(width):
 @pytest.mark.parametrize("d", [1, 2, 3])
 @pytest.mark.parametrize("width", [1e-3, 1e-12])
 def test_no_draw_outside_a_narrow_interval(d, width):
-    H, h = np.vstack([unit(0, d), -unit(0, d)]), np.array([0.3 + width, -0.3])
-    drawn = truncated.sample(H, h, Gaussian(np.zeros(d), 1.0), 5000, 0)
-    turned = truncated.sample(H[::-1], h[::-1], Gaussian(np.zeros(d), 1.0), 5000, 0)
+    H, h = np.vstack([np.eye(1, d), -np.eye(1, d)]), np.array([0.3 + width, -0.3])
+    drawn = truncated.sample(H, h, standard(d), 5000, 0)
+    turned = truncated.sample(H[::-1], h[::-1], standard(d), 5000, 0)
     assert (drawn.points @ H.T <= h).all() and drawn.method == turned.method == "exact"
     np.testing.assert_array_equal(drawn.points, turned.points)
     assert drawn.points[:, 0].std() == pytest.approx(width / math.sqrt(12), rel=0.05)
 
 
-def random_batch(count, rows, d, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((count, rows, d)), rng.uniform(-0.5, 2, (count, rows)) * math.sqrt(d)
-
-
 @pytest.mark.parametrize("rows, d", [(12, 6), (3, 5), (7, 2), (9, 3), (2, 1), (20, 12)])
 def test_neighbours_padding_order_and_copies_change_no_bit(rows, d):
-    H, h = random_batch(24, rows, d)
+    rng = np.random.default_rng(0)
+    H, h = rng.standard_normal((24, rows, d)), rng.uniform(-0.5, 2, (24, rows)) * math.sqrt(d)
     h[::3] += 5  # with fewer rows that matter
     together = np.array(probabilities(H, h))
     alone = np.hstack([probabilities(H[[i]], h[[i]]) for i in range(len(H))])
@@ -136,7 +125,7 @@ def test_neighbours_padding_order_and_copies_change_no_bit(rows, d):
     order = np.random.default_rng(1).permutation(rows)
     np.testing.assert_array_equal(together, probabilities(H[:, order], h[:, order]))
     np.testing.assert_array_equal(together, probabilities(4 * H, 4 * h))
-    single = [probability(*pair, Gaussian(np.zeros(d), 1.0), rtol=1e-2) for pair in zip(H, h)]
+    single = [probability(*pair, standard(d), rtol=1e-2) for pair in zip(H, h)]
     np.testing.assert_array_equal(together, np.transpose([(found.log_p, found.rel_error) for found in single]))
 
 

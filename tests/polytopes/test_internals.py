@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import spy, standard
 from scipy import optimize
 from scipy.special import log_ndtr
 from scipy.stats import norm, truncnorm
@@ -62,40 +63,6 @@ def test_bivariate_law_against_a_dense_rule(monkeypatch):
 FREE = (-np.inf, np.inf)  # no probability is too small or too large for rtol
 
 
-def spy(monkeypatch, module, name, size=lambda *given: 1):
-    """What the calls of module.name cost, to be filled while they are made."""
-    costs, real = [], getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *given, **more: costs.append(size(*given)) or real(*given, **more))
-    return costs
-
-
-# Distance: nodes and edges of polygons, nodes of slices; polygons in slices, linear programs, empty, unknown; stated.
-# What decides between two methods is rounding, which depends on the processor: one polygon may go the other way.
-WORK = {
-    0.1: (4036, 568, 1, 16, 16, 0, -1230.9),
-    1.0: (5652, 522, 1, 17, 17, 0, -1238.0),
-    60.0: (6620, 124129, 17, 33, 17, 0, -1109.3),
-    300.0: (2672, 215211, 26, 43, 17, 0, -1018.6),
-}
-
-
-@pytest.mark.parametrize("far", WORK)
-def test_work_and_stated_errors_of_polygons(far, monkeypatch):
-    """Each third polygon has opposite lines. A better method may replace these numbers, to be printed by this test."""
-    rng = np.random.default_rng(0)
-    angle, h = rng.uniform(0, 2 * np.pi, (60, 5)), far * (rng.standard_normal((60, 5)) + rng.exponential(1, (60, 1)))
-    H = np.stack([np.cos(angle), np.sin(angle)], axis=2)
-    H[::3, 1], h[::3, 1] = -H[::3, 0], rng.choice([1.0, 1e-4, 1e-9, -1e-8], 20) - h[::3, 0]
-    nodes, cuts = (spy(monkeypatch, module, "log_interval", lambda a, b: np.size(b)) for module in (planar, slices))
-    sliced = spy(monkeypatch, slices, "log_probability")
-    programs = spy(monkeypatch, planar, "is_empty", lambda rows, *_: len(rows))
-    log_p, error = planar.log_probability(H, h, 1e-15 * np.abs(h))
-    counts = [*map(sum, (nodes, cuts, sliced, programs)), int((error == 0).sum()), int(np.isinf(error).sum())]
-    stated = float(np.log(error[(error > 0) & (error < np.inf)]).sum())
-    assert counts[0] == WORK[far][0] and counts[1] == pytest.approx(WORK[far][1], rel=0.35), f"{[*counts, stated]}"
-    assert [*counts[2:], stated] == pytest.approx(WORK[far][2:], abs=1), f"{[*counts, stated]}"
-
-
 def test_slices_agree_with_polygons():
     """Random polygons, near and 30 deviations out; an error of the lines is passed on as by the derivatives."""
     rng = np.random.default_rng(0)
@@ -113,9 +80,8 @@ def test_slices_agree_with_polygons():
         assert slices.log_probability(np.column_stack([a, c]), shift)[1] == pytest.approx(change, rel=1e-4)
         assert 0.8 * change < planar.log_probability(a[None], c[None], shift[None])[1][0] < 40 * change
     assert slices.log_probability(np.column_stack([a, c]), np.full(n, 10.0))[1] == np.inf
-    for turn in np.random.default_rng(0).uniform(
-        0, 2 * np.pi, 12
-    ):  # far, thin slabs: a bound moved by 1e-9 changes log P by 1e5 times that
+    # Far, thin slabs: a bound moved by 1e-9 changes log P by 1e5 times that.
+    for turn in np.random.default_rng(0).uniform(0, 2 * np.pi, 12):
         normals = np.column_stack([np.cos([turn, turn, turn + 1]), np.sin([turn, turn, turn + 1])])
         slab = np.column_stack([normals * [[1], [-1], [1]], [-1e5, 1e5 + 1e-4, 0.0]])
         assert slices.log_probability(slab, 1e-9 * np.eye(3)[0])[1] == pytest.approx(1e-4, rel=0.1)
@@ -222,8 +188,7 @@ def test_no_weight_exceeds_its_bound():
 
 
 def test_newton_finds_the_saddle_in_few_steps(monkeypatch):
-    count, slopes = [], truncated._Saddle.slopes
-    monkeypatch.setattr(truncated._Saddle, "slopes", lambda *given: count.append(1) or slopes(*given))
+    count = spy(monkeypatch, truncated._Saddle, "slopes")
     for correlation in (0.2, 0.9):
         rows = -np.linalg.cholesky(known.equicorrelated(6, correlation)[0])
         h = np.random.default_rng(0).standard_normal((5, 6)) - np.array([[0], [1], [3], [8], [30.0]])
@@ -239,7 +204,7 @@ def test_moments_of_a_turned_box():
     spread = truncnorm.std(low, high)
     for rtol in (1e-2, 2e-3):
         H, h = np.vstack([turn, -turn]), np.append(high, -low)
-        log_p, mean, cov = moments(H, h, Gaussian(np.zeros(4), 1.0), rtol=rtol)
+        log_p, mean, cov = moments(H, h, standard(4), rtol=rtol)
         gaps = (turn @ mean - truncnorm.mean(low, high)) / spread, np.diag(turn @ cov @ turn.T) / spread**2 - 1
         assert log_p == pytest.approx(log_interval(low, high).sum(), abs=rtol / 10)
         assert 0.2 * rtol < np.abs(gaps).max() < rtol
@@ -309,44 +274,35 @@ def test_rows_that_are_left_out_and_groups_of_the_others():
     assert len(reduction.groups(kept, 2)) == 1 and len(groups) > len(reduction.groups(kept, 3)) > 3
 
 
-ACCURACY = {  # errors of 2^13 points of "lookahead", "minimax", "genz"; estimates of all three, sweeps of factors
-    "equal": (0.00013283571, 0.00019223918, 0.0022770225, 3, 21),
-    "tail": (0.00011060558, 0.00013231111, 0.0287602, 3, 21),
-    "alike": (0.00052176714, 0.00014826354, 0.00014826354, 3, 9),
-    "chain": (0.00030396065, 0.00019940182, 0.00024469874, 3, 18),
-    "slabs": (0.00014, 0.00014, 0.00023, 3, 27),  # rounding, which depends on the processor, chooses between equal rows
-    "blocks34": (0.00045568748, 0.00014228215, 0.0061545678, 3, 27),
-    "blocks26": (0.00018465647, 0.00019271847, 0.00016216187, 3, 21),
-}
-
-
-def hard_problem(name):
-    """(H, h, law, log p or None)"""
-    if name.startswith("blocks"):
-        H, h, log_p = known.rotated_blocks(*map(int, name[6:]), 0)
-        return H, h, Gaussian(np.zeros(H.shape[1]), 1.0), log_p
-    family, n, rho, mean = {
-        "equal": (known.equicorrelated, 6, 0.5, -2.0),
-        "tail": (known.equicorrelated, 5, 0.3, -7.0),
-        "alike": (known.equicorrelated, 5, 1 - 1e-4, -1.0),
-        "chain": (known.autoregressive, 8, 0.8, 0.0),
-        "slabs": (known.equicorrelated, 5, 0.5, -1.0),
-    }[name]
+def equal(n, rho, mean, family=known.equicorrelated):
     cov, log_p = family(n, rho, mean)
-    H, h, law = -np.eye(n), np.full(n, mean), Gaussian(np.zeros(n), cov)
-    return (H, h, law, log_p) if name != "slabs" else (np.vstack([H, -H[:2]]), np.append(h, [1.3, 3.0]), law, None)
+    return -np.eye(n), np.full(n, mean), Gaussian(np.zeros(n), cov), log_p
+
+
+def blocks(*sizes):
+    H, h, log_p = known.rotated_blocks(*sizes, 0)
+    return H, h, standard(H.shape[1]), log_p
+
+
+ACCURACY = {  # errors of 2^13 points of "lookahead", "minimax", "genz"; estimates of all three, sweeps of factors
+    "equal": (equal(6, 0.5, -2.0), (0.00013283571, 0.00019223918, 0.0022770225, 3, 21)),
+    "tail": (equal(5, 0.3, -7.0), (0.00011060558, 0.00013231111, 0.0287602, 3, 21)),
+    "alike": (equal(5, 1 - 1e-4, -1.0), (0.00052176714, 0.00014826354, 0.00014826354, 3, 9)),
+    "chain": (equal(8, 0.8, 0.0, known.autoregressive), (0.00030396065, 0.00019940182, 0.00024469874, 3, 18)),
+    "blocks34": (blocks(3, 4), (0.00045568748, 0.00014228215, 0.0061545678, 3, 27)),
+    "blocks26": (blocks(2, 6), (0.00018465647, 0.00019271847, 0.00016216187, 3, 21)),
+}
 
 
 @pytest.mark.parametrize("name", ACCURACY)
 def test_accuracy_of_a_budget(name, monkeypatch):
     """What a method's points buy. A change that buys more may replace these numbers, to be printed by this test."""
-    H, h, law, log_p = hard_problem(name)
+    (*problem, log_p), expected = ACCURACY[name]
     estimates, sweeps = spy(monkeypatch, quadrature, "estimate"), spy(monkeypatch, lookahead, "truncated_above")
-    found = [probability(H, h, law, rtol=1e-9, method=method, budget=2**13) for method in METHODS[1:]]
+    found = [probability(*problem, rtol=1e-9, method=method, budget=2**13) for method in METHODS[1:]]
     numbers = [each.rel_error for each in found] + [len(estimates), len(sweeps)]
-    assert numbers == pytest.approx(ACCURACY[name], rel=0.25 if name == "slabs" else 1e-5), f"{numbers}"
-    middle = found[0].log_p if log_p is None else log_p
-    assert all(abs(np.expm1(each.log_p - middle)) < 3 * each.rel_error for each in found if each.rel_error < 0.01)
+    assert numbers == pytest.approx(expected, rel=1e-5), f"{numbers}"
+    assert all(abs(np.expm1(each.log_p - log_p)) < 3 * each.rel_error for each in found if each.rel_error < 0.01)
 
 
 def test_replicates_deviate_by_the_reported_error_and_average_to_nothing():

@@ -2,14 +2,13 @@ import math
 
 import numpy as np
 import pytest
-from helpers import given, refusals
+from helpers import assert_binomial, given, refusals, standard
 from scipy.special import log_ndtr
 
 from rpa.experiments import known
 from rpa.inputs import Gaussian
 from rpa.polytopes.normal import log_interval
 from rpa.polytopes.polytope import moments, orthant, probabilities, probability, sample
-from rpa.polytopes.trapezoid import PolytopeSampler
 
 
 def assert_honest(found, log_p, rtol=1e-3):
@@ -18,13 +17,9 @@ def assert_honest(found, log_p, rtol=1e-3):
     assert abs(math.expm1(found.log_p - log_p)) <= 3 * found.rel_error + 1e-12
 
 
-def standard(dim):
-    return Gaussian(np.zeros(dim), 1.0)
-
-
 EQUICORRELATED = [(n, 0.5, 0) for n in (1, 2, 3, 5, 10, 20, 50, 100)]
 EQUICORRELATED += [(10, 0.2, -2), (20, 0.5, -4), (20, 0.3, -7), (50, 0.8, -3), (100, 0.1, -1.5)]
-EQUICORRELATED += [(5, 0.5, -8), (12, 0.5, -6), (30, 0.5, -5), (8, 0.2, -8)]
+EQUICORRELATED += [(5, 0.5, -8), (12, 0.5, -6), (30, 0.5, -5), (8, 0.2, -8), (6, 0.9, -1), (6, 1 - 1e-6, -1)]
 AUTOREGRESSIVE = [(10, 0.8, 0), (20, 0.8, -5), (25, 0.5, -8), (40, 0.95, 1), (50, -0.5, -1), (60, 0.8, -1)]
 ORTHANTS = [(known.equicorrelated, *case) for case in EQUICORRELATED]
 ORTHANTS += [(known.autoregressive, *case) for case in AUTOREGRESSIVE]
@@ -71,11 +66,10 @@ def test_singular_covariance_is_ordinary_input(rank):
     rng = np.random.default_rng(rank)
     factor = rng.standard_normal((6, rank))
     mean = rng.uniform(0.0, 1.0, 6)
-    found = orthant(mean, factor @ factor.T)
-    n = 1_000_000
+    found, n = orthant(mean, factor @ factor.T), 1_000_000
     count = (rng.standard_normal((n, rank)) @ factor.T + mean > 0).all(axis=1).sum()
     assert found.converged and 0 < found.p < 1
-    assert abs(count - n * found.p) < 6 * math.sqrt(n * found.p * (1 - found.p)) + 3 * n * found.p * found.rel_error
+    assert_binomial(count, n, found.p, found.p * found.rel_error)
 
 
 def test_rows_without_variance_are_certain_or_impossible():
@@ -134,20 +128,9 @@ def test_empty_polytopes_of_every_rank():
             assert found.log_p == -math.inf and found.rel_error == 0 and found.converged and found.method == "empty"
 
 
-def test_opposite_rows_prove_nothing_within_the_rounding_of_their_bounds():
-    found = probability([[1, 0, 0], [-1, 0, 0], [0, 0, 1]], [3, -3 - 1e-15, 0], Gaussian([3.0, 0, 0], 1.0))
-    assert -50 < found.log_p < -20 and found.rel_error == math.inf
-
-
-@pytest.mark.parametrize("gap", [0.1, 1e-6])
-def test_nearly_parallel_rows(gap):
-    cov, log_p = known.equicorrelated(6, 1 - gap, -1.0)
-    assert_honest(orthant(np.full(6, -1.0), cov), log_p)
-
-
 def test_dropped_rows_enter_the_error():
     """Ten rows at 5.5 sigma: together 1.9e-7, below the rounding of rtol = 0.1 but not below that of 1e-6."""
-    H, h = np.vstack([np.eye(12)[:2], np.eye(12)[2:]]), np.concatenate([[-1.0, -2.0], np.full(10, 5.5)])
+    H, h = np.eye(12), np.concatenate([[-1.0, -2.0], np.full(10, 5.5)])
     exact = float(log_ndtr(h).sum())
     for rtol in (0.1, 1e-6):
         found = probability(H, h, standard(12), rtol=rtol)
@@ -177,7 +160,7 @@ def test_batch_of_nothing():
 
 
 def test_same_seed_same_answer_and_arguments_unchanged():
-    H, h, log_p = known.rotated_blocks(4, 3, 5)
+    H, h, _ = known.rotated_blocks(4, 3, 5)
     kept = H.copy(), h.copy()
     first, again = (probability(H, h, standard(8), seed=1) for _ in range(2))
     other = probability(H, h, standard(8), seed=2)
@@ -195,8 +178,14 @@ test_bad_values_are_refused_by_name = refusals(
             "rtol": [2.0],
             "seed": [-1],
             "budget": [100],
+            "method": ["magic"],
         },
-        given(probabilities, H=np.ones((2, 3, 4)), h=np.ones((2, 3))): {"H": [np.ones((2, 3))], "h": [np.ones((2, 4))]},
+        given(orthant, mean=[0.0, 0.0]): {"cov": [np.eye(3)]},
+        given(probabilities, H=np.ones((2, 3, 4)), h=np.ones((2, 3))): {
+            "H": [np.ones((2, 3))],
+            "h": [np.ones((2, 4))],
+            "device": ["x"],
+        },
     }
 )
 
@@ -230,29 +219,12 @@ def test_moments_and_draws_against_rejection(name):
     assert (np.abs(np.cov(drawn.points.T) - cov) <= 0.1 * np.outer(spread, spread)).all()
 
 
-SEEDED = {  # sums of 200 draws, of their mean and of their covariance; log p; points spent
-    "full rank": (1442.4486, 7.1359696, 1.9103931, -3.8432365, 30912),
-    "more rows than rank": (-159.2457, -0.8700759, 0.41675482, -3.8422514, 26304),
-    "singular": (946.0994, 4.8089176, 10.184968, -0.95392837, 30912),
-    "one row": (-442.01278, -2.2958232, 1.2475297, -2.2963912, 26304),
-    "slabs": (533.94032, 2.6378331, 0.94884766, -2.0263378, 26304),
-    "chains": (-1382.9793, -6.8420377, 0.2433748, -52.547118, 91328),
-}
-
-
-@pytest.mark.parametrize("name", SEEDED)
-def test_seeded_draws_and_moments(name, monkeypatch):
-    """A better method may replace these numbers, to be printed by this test."""
-    H, h, gaussian = REGIONS[name]
-    spent, points = [], PolytopeSampler.points
-    counted = lambda self, index, u, *more: spent.append(u.shape[-1]) or points(self, index, u, *more)
-    monkeypatch.setattr(PolytopeSampler, "points", counted)
-    drawn, (log_p, mean, cov) = sample(H, h, gaussian, 200, 0), moments(H, h, gaussian, rtol=5e-3)
-    numbers = [float(part.sum()) for part in (drawn.points, mean, cov)] + [log_p, sum(spent)]
-    assert numbers == pytest.approx(SEEDED[name], rel=1e-6), f"{numbers}"
-    assert drawn.method == ("slice" if name == "chains" else "exact")
-    assert (drawn.points @ H.T <= h).all() and np.isfinite(drawn.points).all()
-    assert (np.abs(drawn.points.mean(axis=0) - mean) <= 0.4 * np.sqrt(np.diag(cov))).all()
+def test_draws_too_rare_for_acceptance_walk_along_slices():
+    H, h, gaussian = REGIONS["chains"]
+    drawn, (_, mean, cov) = sample(H, h, gaussian, 4000, 0), moments(H, h, gaussian, rtol=5e-3)
+    assert drawn.method == "slice" and (drawn.points @ H.T <= h).all()
+    assert len(np.unique(drawn.points, axis=0)) == 4000
+    assert (np.abs(drawn.points.mean(axis=0) - mean) <= 0.15 * np.sqrt(np.diag(cov))).all()
 
 
 EMPTY = [{"H": H, "h": h} for H, h in (([[1], [-1]], [-1, -1]), ([[0]], [-1]), ([[1]], [-1e160]))]

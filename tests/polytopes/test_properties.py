@@ -147,7 +147,7 @@ def rewritten(H, h, cov, rng, far):
 
 
 def judge(kind, seed, ways, rtol=1e-2):
-    """(checked, [what is wrong]) of one problem."""
+    """What is wrong with the answers to one problem."""
     H, h, cov, log_p = known_problem(kind, seed)
     rng, wrong = np.random.default_rng([seed, 99]), []
     for way in range(ways):
@@ -170,19 +170,18 @@ def judge(kind, seed, ways, rtol=1e-2):
             rounding = 8 * np.finfo(float).eps * (np.abs(h_) + np.abs(points) @ np.abs(H_).T)
             if (slack < -rounding).any():
                 wrong.append(f"draws outside: {here}")
-    return ways, wrong
+    return wrong
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_do_not_depend_on_how_a_problem_is_written(kind):
-    checked, wrong = zip(*(judge(kind, seed, 20) for seed in range(50)))
-    wrong = [line for lines in wrong for line in lines]
+    wrong = [line for seed in range(50) for line in judge(kind, seed, 20)]
     far = [line for line in wrong if "errors: " in line]
     assert len(wrong) == len(far), "\n".join(wrong)
-    assert len(far) <= sum(checked) / 500, "\n".join(far)
+    assert len(far) <= 2, "\n".join(far)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_of_them(kind):
-    assert [line for seed in range(3) for line in judge(kind, seed, 3, rtol=0.1)[1]] == []
+    assert [line for seed in range(3) for line in judge(kind, seed, 3, rtol=0.1)] == []

@@ -216,12 +216,6 @@ def close(found, expected, rtol=1e-4):
     torch.testing.assert_close(found, expected, rtol=0, atol=rtol * expected.abs().max().item() + 1e-30)
 
 
-def check_conversion(net, x):
-    flat = rpa.ReLUNetwork.from_torch(net, tuple(x.shape[1:]))
-    images = torch.randn(100, *x.shape[1:], generator=torch.Generator().manual_seed(4), dtype=x.dtype)
-    close(torch.from_numpy(flat(images.flatten(1).numpy())), net(images).reshape(100, -1), 1e-9)
-
-
 def check_linearization(net, x, jacobian):
     """Where no kink is near, every function is the linearization."""
     value, cov = net(x).reshape(1, -1), TINY**2 * jacobian @ jacobian.T
@@ -293,7 +287,9 @@ def named(models, quick):
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_models(name):
     net, x, jacobian = ready(MODELS[name])
-    check_conversion(net, x)
+    flat = rpa.ReLUNetwork.from_torch(net, tuple(x.shape[1:]))
+    images = torch.randn(100, *x.shape[1:], generator=torch.Generator().manual_seed(4), dtype=x.dtype)
+    close(torch.from_numpy(flat(images.flatten(1).numpy())), net(images).reshape(100, -1), 1e-9)
     check_linearization(net, x, jacobian)
     check_independent_units(net, x)
     check_samples(net, x)
