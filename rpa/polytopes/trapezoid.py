@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import erfcx
+from scipy.special import erfcx, ndtri_exp
 
+from rpa.polytopes.bivariate import ndtr
 from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.reduction import matching
 
@@ -218,10 +219,10 @@ class _Interval:
             high, low = self.b, (centre - lower).div_(spread)  # distances of the ends from the centre
             self.flip = high > low
             self.a, self.b = torch.maximum(high, low).neg_(), torch.minimum(high, low)
-            self.at_a = _ndtr(self.a)
+            self.at_a = ndtr(self.a)
             if (self.b - self.a).abs_().amin() < 2 * SHORT:
                 self.short = (self.width < SHORT) & (self.width > 0) & (self.b >= DEEP)
-        self.at_b = _ndtr(self.b)
+        self.at_b = ndtr(self.b)
         self.mass = self.at_b if self.a is None else (self.at_b - self.at_a).clamp_min_(0.0)
         self.deep = self.b < DEEP if self.b.amin() < DEEP else None
 
@@ -278,14 +279,6 @@ def _log_ratio(a, b, width):
     return (width * (a + b) / 2 + mills.log()).clamp_max(0.0)
 
 
-def _ndtr(x):
-    return torch.mul(x, -(0.5**0.5)).erfc_().div_(2)
-
-
 def _log_ndtri(log_q):
-    """x with log Phi(x) = log_q, for log_q below -100: Newton's method on log Phi, which is nearly quadratic there."""
-    x = -torch.sqrt(-2 * log_q)
-    for _ in range(5):
-        mills = (np.pi / 2) ** 0.5 * torch.special.erfcx(-x * 0.5**0.5)
-        x = x - (torch.special.log_ndtr(x) - log_q) * mills
-    return x
+    """x with log Phi(x) = log_q."""
+    return torch.as_tensor(ndtri_exp(log_q.numpy(force=True)), device=log_q.device)

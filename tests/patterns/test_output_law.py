@@ -163,8 +163,8 @@ def test_density_where_components_miss_different_shares():
 
 
 def test_points_and_inputs_of_the_rest_agree_with_the_exact_law_of_the_plane(monkeypatch):
-    """Polygons beside weighted points of all patterns, where a line cut a hundredth too short would show in the density;
-    then beside few points and inputs of the missing 15 %: errors and bounds, six seeds together.
+    """Polygons beside points of all patterns, where a line a hundredth too short would show in the density; then beside
+    few points and inputs of the missing 15 %: errors and bounds, six seeds together.
     """
     net, inputs = random_network((2, 5, 4, 2), 9), random_gaussian(2, 9)
     exact = pattern_pmf(net, inputs).output()
