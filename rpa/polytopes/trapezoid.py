@@ -159,12 +159,17 @@ class PolytopeSampler:
         self._spread = torch.as_tensor(np.stack([q.spread for q in proposals], axis=1), device=device)
         self._coordinates = []
         for k in range(self.dim):
-            slopes, shifts = [q.slope[:, k, None, :k] for q in proposals], [q.shift[:, k] for q in proposals]
-            (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
-            matrix, offset = np.concatenate([*slopes, -above, -below], axis=1), np.column_stack([*shifts, upper, lower])
-            spare = -matrix.shape[1] % TILE if k > 1 else 0
-            arrays = np.pad(offset, [(0, 0), (0, spare)])[:, :, None], np.pad(matrix, [(0, 0), (0, spare), (0, 0)])
-            sizes = [self.sources, upper.shape[1], lower.shape[1], spare]
+            matrices, offsets = [q.slope[:, k, None, :k] for q in proposals], [q.shift[:, k, None] for q in proposals]
+            sizes = [self.sources]
+            for sign in (+1, -1):  # rows that bound y_k from above and below, as offset + matrix y_<k
+                coef, bound, _ = p.owned(k, sign)
+                scale = np.where(coef[:, :, k] == 0, float(sign), coef[:, :, k])
+                matrices.append(-(coef[:, :, :k] / scale[:, :, None]))
+                offsets.append(bound / scale)
+                sizes.append(bound.shape[1])
+            sizes.append(-sum(sizes) % TILE if k > 1 else 0)
+            arrays = np.concatenate(offsets, axis=1)[:, :, None], np.concatenate(matrices, axis=1)
+            arrays = [np.pad(array, [(0, 0), (0, sizes[-1]), (0, 0)]) for array in arrays]
             self._coordinates.append(([torch.as_tensor(array, device=device) for array in arrays], sizes))
 
     def points(self, index: np.ndarray, uniforms: torch.Tensor, counts: Sequence[int] = ()) -> Any:
@@ -199,13 +204,6 @@ class PolytopeSampler:
                 x = (y[:, k, None] - centre).div_(spread)
                 log_w.addcmul_(x, x, value=0.5)
         return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
-
-
-def _limits(p, k, sign):
-    """Rows bounding y_k from above (sign +1) or below as y_k <= or >= bound - slope . y_<k: slope (K, S, k), bound."""
-    coef, bound, _ = p.owned(k, sign)
-    scale = np.where(coef[:, :, k] == 0, float(sign), coef[:, :, k])
-    return coef[:, :, :k] / scale[:, :, None], bound / scale
 
 
 class _Interval:
