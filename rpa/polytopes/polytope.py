@@ -1,9 +1,7 @@
 """Probabilities of convex polytopes {x : H x <= h} under a Gaussian, in any dimension, far into the tails.
 
 Start with `probability` or `orthant`; `probabilities` takes a batch of polytopes under N(0, I). The dimension that
-counts is the rank of the rows that matter: rank one is an interval and rank two a polygon, both exact; above,
-`rpa.polytopes.quadrature` samples until the requested accuracy is reached. Every answer carries a relative error, which
-includes the union bound of the dropped rows.
+counts is the rank of the rows that matter. Every relative error includes the union bound of the dropped rows.
 """
 
 from dataclasses import dataclass, replace

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import erfcx, ndtri_exp
+from scipy.special import erfcx
 
 from rpa.polytopes.bivariate import ndtr
 from rpa.polytopes.normal import LOG_2PI, log_interval
@@ -265,7 +265,7 @@ class _Interval:
             x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + torch.log1p((share[deep] - 1) * held))
         x = torch.clamp(x, a, torch.maximum(a, b))
         y = torch.addcmul(centre, torch.where(flip, -x, x), spread)
-        if self.short is not None and (short := part(self.short)).any():
+        if (short := part(self.short)) is not None:
             low, width = part(self.lower.expand_as(self.b))[short], part(self.width)[short]
             y[short] = low + spread.expand_as(b)[short] * width * u.expand_as(b)[short]
         return y
@@ -278,5 +278,9 @@ def _log_ratio(a, b, width):
 
 
 def _log_ndtri(log_q):
-    """x with log Phi(x) = log_q."""
-    return torch.as_tensor(ndtri_exp(log_q.numpy(force=True)), device=log_q.device)
+    """x with log Phi(x) = log_q, for log_q below -100: Newton's method on log Phi, which is nearly quadratic there."""
+    x = -torch.sqrt(-2 * log_q)
+    for _ in range(5):
+        mills = (np.pi / 2) ** 0.5 * torch.special.erfcx(-x * 0.5**0.5)
+        x = x - (torch.special.log_ndtr(x) - log_q) * mills
+    return x
