@@ -168,9 +168,9 @@ class PolytopeSampler:
                 offsets.append(bound / scale)
                 sizes.append(bound.shape[1])
             sizes.append(-sum(sizes) % TILE if k > 1 else 0)
-            arrays = np.concatenate(offsets, axis=1)[:, :, None], np.concatenate(matrices, axis=1)
-            arrays = [np.pad(array, [(0, 0), (0, sizes[-1]), (0, 0)]) for array in arrays]
-            self._coordinates.append(([torch.as_tensor(array, device=device) for array in arrays], sizes))
+            both = np.concatenate(offsets, axis=1)[:, :, None], np.concatenate(matrices, axis=1)
+            padded = [np.pad(array, [(0, 0), (0, sizes[-1]), (0, 0)]) for array in both]
+            self._coordinates.append(([torch.as_tensor(array, device=device) for array in padded], sizes))
 
     def points(self, index: np.ndarray, uniforms: torch.Tensor, counts: Sequence[int] = ()) -> Any:
         """Draws y (K, <= c, M) and the logs of their weights under each proposal, (K, J, M).
