@@ -127,6 +127,7 @@ class OutputMixture:
         levels, place = self._rising("q", q, output)
         if ((levels <= 0) | (levels >= 1)).any():
             raise ValueError(f"q: expected numbers in (0, 1), got {levels[(levels <= 0) | (levels >= 1)][0]:g}")
+        inverse = lambda levels: self._bisected(levels, output)
         if not self.exact:
             f, weights = self._regions
             rest, mass = self._rest[0][:, output], weights.ravel() / len(weights)
@@ -134,12 +135,7 @@ class OutputMixture:
             order, missing = np.argsort(values), max(1.0 - mass.sum(), 0.0)
             total = np.cumsum(np.concatenate([mass, np.full(len(rest), missing) / len(rest)])[order])
             values, share = values[order], total / total[-1]
-
-        def inverse(levels):
-            if self.exact:
-                return self._bisected(levels, output)
-            return values[np.searchsorted(total, levels * total[-1]).clip(max=len(values) - 1)]
-
+            inverse = lambda levels: values[np.searchsorted(total, levels * total[-1]).clip(max=len(values) - 1)]
         value = inverse(levels)
         spread = np.maximum(self.cdf(value, output).error, 1e-15)
         around = np.concatenate([levels - spread, levels + spread]).clip(1e-16, 1 - 1e-16)

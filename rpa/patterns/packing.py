@@ -48,22 +48,6 @@ def among(patterns: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.isin(pattern_keys(keys), pattern_keys(sought))
 
 
-def first_and_counts(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the first of each distinct row, in order, and how often the row occurs."""
-    keys = pattern_keys(packed)
-    # The index takes the place of the key's last bits: sorting numbers is ten times faster than sorting indices.
-    low = np.uint64((1 << len(keys).bit_length()) - 1)
-    order = (np.sort(keys & ~low | np.arange(len(keys), dtype=np.uint64)) & low).astype(np.intp)
-    ordered = keys[order]
-    start = np.flatnonzero(np.diff(ordered, prepend=~ordered[:1]) != 0)
-    if len(start) > 1 and (ordered[start][1:] & ~low == ordered[start][:-1] & ~low).any():  # two keys that differ there
-        order = np.argsort(keys, kind="stable")
-        start = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]) != 0)
-    first, counts = order[start], np.diff(start, append=len(keys))
-    by_index = np.argsort(first)
-    return first[by_index], counts[by_index]
-
-
 def draw_packed(net: ReLUNetwork, inputs: RandomInput, n: int, seed: int) -> np.ndarray:
     """Activation patterns of n random inputs, eight units to a byte: uint8 (n, ceil(N / 8)), seeded.
 

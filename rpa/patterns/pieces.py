@@ -24,14 +24,14 @@ from rpa.patterns.packing import shifts
 from rpa.patterns.regions import affine_pieces, halfspaces, planar_regions
 from rpa.polytopes import quadrature, reduction
 from rpa.polytopes.lookahead import lookahead
-from rpa.polytopes.polytope import replicates
+from rpa.polytopes.polytope import BUDGET, solve
 from rpa.polytopes.trapezoid import plan
 
 BLOCK_BYTES = 2e8
 FLAT = 1e-14  # slopes of an output below this, relative to the terms of which they are sums, are rounding
 REGIONS_AT_ONCE = 512  # regions at once: enough for array operations, few enough for a progress bar to move
 TOTAL = 2**18  # points shared out among the regions by their probability
-FEWEST, MOST = 8, 2**12  # points per replicate in one region
+FEWEST, MOST = 8, 2**12  # points per replicate in one region, of its probability (to begin with) and of the output law
 DROPPED = 1e-6  # union bound of the rows left out of a region, relative to its probability
 
 
@@ -84,12 +84,12 @@ def exact_pieces(net: ReLUNetwork, components: list) -> list[Pieces]:
 def region_probabilities(
     net: ReLUNetwork, patterns: np.ndarray, rtol: float, seed: int, log_range: Any, tick: Callable[[int], Any]
 ) -> Any:
-    """log_p (K,), rel_error (K,) and deviations (K, R) of patterns of a whitened net: see `polytope.replicates`."""
-    answers = []
+    """log_p (K,), rel_error (K,) and deviations (K, R) of patterns of a whitened net: see `polytope.solve`."""
+    effort, answers = quadrature.Effort(rtol, seed, BUDGET, first=FEWEST, log_range=log_range), []
     for rows in _slices(net, len(patterns)):
         H, h = halfspaces(patterns[rows], *affine_pieces(net, patterns[rows])[:2])
         move = shifts(patterns[rows], net.input_dim, seed)
-        answers.append(replicates(H, h, rtol=rtol, seed=seed, log_range=log_range, shifts=move))
+        answers.append(solve(H, h, effort, shifts=move)[:3])
         tick(rows.stop - rows.start)
     return tuple(np.concatenate(column) for column in zip(*answers))
 

@@ -1,7 +1,6 @@
 """The probability mass function of activation patterns: P1's law of the random affine function.
 
-`pattern_pmf` finds the patterns that carry the mass and gives each its probability with an error. What it did not find
-is `uncovered`, an upper bound on the total-variation error of everything derived from it.
+`pattern_pmf` finds the patterns that carry the mass and gives each its probability with an error.
 """
 
 from __future__ import annotations

@@ -265,26 +265,21 @@ def _cut(cells, a, b, facet):
     below = []
     cells = list(cells)
     for i in crossed:
-        cells[i], other = _halves(*cells[i], value[starts[i] : starts[i] + sizes[i]], facet)
-        below.append(other)
+        (vertices, facets), height = cells[i], value[starts[i] : starts[i] + sizes[i]]
+        above, under = np.flatnonzero(height > 0), np.flatnonzero(height < 0)
+        j, k = np.nonzero(facets[above].astype(np.float32) @ facets[under].T >= vertices.shape[1] - 1)
+        j, k = above[j], under[k]
+        common = facets[j] & facets[k]
+        edges = (common.astype(np.float32) @ ~facets.T == 0).sum(axis=1) == 2
+        j, k, common = j[edges], k[edges], common[edges]
+        share = (height[j] / (height[j] - height[k]))[:, None]
+        points = vertices[j] + share * (vertices[k] - vertices[j])
+        halves = []
+        for side in (height >= 0, height <= 0):
+            meeting = np.concatenate([facets[side], common])
+            meeting[:, facet] = np.concatenate([height[side] == 0, np.ones(len(points), dtype=bool)])
+            halves.append((np.concatenate([vertices[side], points]), meeting))
+        cells[i] = halves[0]
+        below.append(halves[1])
     parent = np.concatenate([np.arange(len(cells)), crossed])
     return cells + below, parent, np.concatenate([active, np.zeros(len(below), dtype=bool)])
-
-
-def _halves(vertices, facets, value, facet):
-    """The parts of a cell where the value at its vertices (n,) is positive and negative."""
-    above, under = np.flatnonzero(value > 0), np.flatnonzero(value < 0)
-    shared = facets[above].astype(np.float32) @ facets[under].T
-    i, j = np.nonzero(shared >= vertices.shape[1] - 1)
-    i, j = above[i], under[j]
-    common = facets[i] & facets[j]
-    edges = (common.astype(np.float32) @ ~facets.T == 0).sum(axis=1) == 2
-    i, j, common = i[edges], j[edges], common[edges]
-    share = (value[i] / (value[i] - value[j]))[:, None]
-    points = vertices[i] + share * (vertices[j] - vertices[i])
-    halves = []
-    for side in (value >= 0, value <= 0):
-        meeting = np.concatenate([facets[side], common])
-        meeting[:, facet] = np.concatenate([value[side] == 0, np.ones(len(points), dtype=bool)])
-        halves.append((np.concatenate([vertices[side], points]), meeting))
-    return halves

@@ -18,7 +18,7 @@ from rpa import _check
 from rpa.inputs import Gaussian, RandomInput
 from rpa.network import ReLUNetwork, as_network
 from rpa.patterns import pruning, search
-from rpa.patterns.packing import checked, draw_packed, first_and_counts, pattern_keys
+from rpa.patterns.packing import checked, draw_packed, pattern_keys
 
 MEMORY = 2 * 2**30  # bytes that a search may use
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
@@ -141,11 +141,19 @@ def commonest(packed: np.ndarray, n_hidden: int, max_patterns: int | None = None
     """The commonest `max_patterns` of the packed patterns (n, bytes), as `monte_carlo` gives them."""
     if max_patterns is not None:
         max_patterns = _check.integer("max_patterns", max_patterns, 1)
-    n = len(packed)
-    first, counts = first_and_counts(packed)
-    order = np.argsort(-counts, kind="stable")[:max_patterns]
-    patterns = np.unpackbits(packed[first[order]], axis=1, count=n_hidden).astype(bool)
-    return Support(patterns, np.log(counts[order] / n))
+    keys = pattern_keys(packed)
+    # The index takes the place of the key's last bits: sorting numbers is ten times faster than sorting indices.
+    low = np.uint64((1 << len(keys).bit_length()) - 1)
+    order = (np.sort(keys & ~low | np.arange(len(keys), dtype=np.uint64)) & low).astype(np.intp)
+    ordered = keys[order]
+    start = np.flatnonzero(np.diff(ordered, prepend=~ordered[:1]) != 0)
+    if len(start) > 1 and (ordered[start][1:] & ~low == ordered[start][:-1] & ~low).any():  # two keys that differ there
+        order = np.argsort(keys, kind="stable")
+        start = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]) != 0)
+    first, counts = order[start], np.diff(start, append=len(keys))
+    best = np.lexsort((first, -counts))[:max_patterns]
+    patterns = np.unpackbits(packed[first[best]], axis=1, count=n_hidden).astype(bool)
+    return Support(patterns, np.log(counts[best] / len(keys)))
 
 
 def _passes(small, max_patterns, mass, memory, tick):

@@ -70,11 +70,12 @@ def _integral(a1, a2, low, high, size):
     peak = 8 * A / (2 * decay + torch.sqrt(4 * decay**2 + 64 * A * B))
     y = (0.5 * peak.log()).clamp(min=low).clamp(max=high)
     t = torch.exp(2 * y)
+    root = lambda level: torch.sqrt((level - 2 * torch.sqrt(A * B)) * (level + 2 * torch.sqrt(A * B)))
     level = A / t + B * t + DROP
     high = torch.minimum(high, y + DROP / decay)
-    high = torch.minimum(high, 0.5 * torch.log((level + _root(level, A, B)) / (2 * B)))
+    high = torch.minimum(high, 0.5 * torch.log((level + root(level)) / (2 * B)))
     level = level + decay * y
-    low = torch.maximum(low, 0.5 * torch.log(2 * A / (level + _root(level, A, B))))
+    low = torch.maximum(low, 0.5 * torch.log(2 * A / (level + root(level))))
     low = torch.minimum(low, high)
     # An interval this short carries a factor of at most exp(-4), which 12 nodes resolve to rounding.
     first, last = torch.exp(2 * low), torch.exp(2 * high)
@@ -87,10 +88,6 @@ def _integral(a1, a2, low, high, size):
             args = (A[part], B[part], low[part], high[part], None if weight is None else weight[part])
             result[part] = _gauss_legendre(*args, nodes)
     return result.reshape(a1.shape)
-
-
-def _root(level, A, B):
-    return torch.sqrt((level - 2 * torch.sqrt(A * B)) * (level + 2 * torch.sqrt(A * B)))
 
 
 @lru_cache

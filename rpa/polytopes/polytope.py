@@ -1,9 +1,7 @@
 """Probabilities of convex polytopes {x : H x <= h} under a Gaussian, in any dimension, far into the tails.
 
 Start with `probability` or `orthant`; `probabilities` takes a batch of polytopes under N(0, I). The dimension that
-counts is the rank of the rows that matter: rank one is an interval and rank two a polygon, both exact; above,
-`rpa.polytopes.quadrature` samples until the requested accuracy is reached. Every answer carries a relative error, which
-includes the union bound of the dropped rows.
+counts is the rank of the rows that matter. Every relative error includes the union bound of the dropped rows.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +23,6 @@ from rpa.polytopes.truncated import moments as moments
 from rpa.polytopes.truncated import sample as sample
 
 BUDGET = 2**20
-SMALLEST = 8  # points per replicate that a polytope of little weight in a sum gets at least
 MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything is known
 PROPOSALS = {"lookahead": lookahead, "minimax": lambda p: [minimax(p)[0]], "genz": lambda p: [plain(p)]}
 METHODS = ("auto", *PROPOSALS)
@@ -83,7 +80,7 @@ def probability(
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     budget = _check.integer("budget", budget, 512)
-    log_p, rel_error, used, _ = _solve(rows, slack, method, quadrature.Effort(rtol, seed, budget), doubt)
+    log_p, rel_error, _, used = solve(rows, slack, quadrature.Effort(rtol, seed, budget), method, doubt)
     return Probability(float(log_p[0]), float(rel_error[0]), str(used[0]), bool(rel_error[0] <= rtol))
 
 
@@ -116,25 +113,22 @@ def probabilities(
     h = _check.array("h", h, H.shape[:2])
     rtol = _check.fraction("rtol", rtol)
     seed, budget = _check.integer("seed", seed), _check.integer("budget", budget, 512)
-    return _solve(H, h, "auto", quadrature.Effort(rtol, seed, budget, _check.device("device", device)))[:2]
+    return solve(H, h, quadrature.Effort(rtol, seed, budget, _check.device("device", device)))[:2]
 
 
-def replicates(
-    H: np.ndarray, h: np.ndarray, *, rtol: float, seed: int, log_range: Any, shifts: np.ndarray | None = None
+def solve(
+    H: np.ndarray,
+    h: np.ndarray,
+    effort: quadrature.Effort,
+    method: str = "auto",
+    doubt: reduction.Doubt | None = None,
+    shifts: np.ndarray | None = None,
 ) -> Any:
-    """`probabilities` for sums over many polytopes: log_p (K,), rel_error (K,) and relative deviations (K, R).
+    """log_p, rel_error (K,), relative deviations (K, R) and method (K,) of K polytopes; doubt: of a single one.
 
-    The R replicates are independent: the scatter of sum_k p_k (1 + deviation_kr) over r is the error of sum_k p_k. The
-    error of each is at most rtol times its probability, clipped to the range exp(log_range). shifts (K, r): see
-    `quadrature.draws`.
+    The R replicates are independent: the scatter of sum_k p_k (1 + deviation_kr) over r is the error of sum_k p_k.
+    shifts (K, r): see `quadrature.draws`.
     """
-    effort = quadrature.Effort(rtol, seed, BUDGET, first=SMALLEST, log_range=log_range)
-    log_p, rel_error, _, deviation = _solve(H, h, "auto", effort, shifts=shifts)
-    return log_p, rel_error, deviation
-
-
-def _solve(H, h, method, effort, doubt=None, shifts=None):
-    """(log_p, rel_error, method), each (K,), and deviations (K, R); doubt: of a single polytope."""
     rtol, log_floor = effort.rtol, effort.log_range[0]
     count, given = len(H), H if doubt is None else doubt.given[None]
     H, h, empty = reduction.unit_rows(H, h)
@@ -172,7 +166,7 @@ def _solve(H, h, method, effort, doubt=None, shifts=None):
         rel_error += missed + doubt.of_law(H[0], h[0], relevant[0], doubt.rows[places[0]], log_p[0])
         if np.isfinite(doubt.log_ceiling):
             log_p, rel_error = np.minimum(log_p, doubt.log_ceiling), np.array([np.inf])
-    return log_p, rel_error, used, deviation
+    return log_p, rel_error, deviation, used
 
 
 def _estimate(H, h, shift, method, effort, shifts):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy.special import erfcx
 
+from rpa.polytopes.bivariate import ndtr
 from rpa.polytopes.normal import LOG_2PI, log_interval
 from rpa.polytopes.reduction import matching
 
@@ -158,13 +159,18 @@ class PolytopeSampler:
         self._spread = torch.as_tensor(np.stack([q.spread for q in proposals], axis=1), device=device)
         self._coordinates = []
         for k in range(self.dim):
-            slopes, shifts = [q.slope[:, k, None, :k] for q in proposals], [q.shift[:, k] for q in proposals]
-            (above, upper), (below, lower) = _limits(p, k, +1), _limits(p, k, -1)
-            matrix, offset = np.concatenate([*slopes, -above, -below], axis=1), np.column_stack([*shifts, upper, lower])
-            spare = -matrix.shape[1] % TILE if k > 1 else 0
-            arrays = np.pad(offset, [(0, 0), (0, spare)])[:, :, None], np.pad(matrix, [(0, 0), (0, spare), (0, 0)])
-            sizes = [self.sources, upper.shape[1], lower.shape[1], spare]
-            self._coordinates.append(([torch.as_tensor(array, device=device) for array in arrays], sizes))
+            matrices, offsets = [q.slope[:, k, None, :k] for q in proposals], [q.shift[:, k, None] for q in proposals]
+            sizes = [self.sources]
+            for sign in (+1, -1):  # rows that bound y_k from above and below, as offset + matrix y_<k
+                coef, bound, _ = p.owned(k, sign)
+                scale = np.where(coef[:, :, k] == 0, float(sign), coef[:, :, k])
+                matrices.append(-(coef[:, :, :k] / scale[:, :, None]))
+                offsets.append(bound / scale)
+                sizes.append(bound.shape[1])
+            sizes.append(-sum(sizes) % TILE if k > 1 else 0)
+            both = np.concatenate(offsets, axis=1)[:, :, None], np.concatenate(matrices, axis=1)
+            padded = [np.pad(array, [(0, 0), (0, sizes[-1]), (0, 0)]) for array in both]
+            self._coordinates.append(([torch.as_tensor(array, device=device) for array in padded], sizes))
 
     def points(self, index: np.ndarray, uniforms: torch.Tensor, counts: Sequence[int] = ()) -> Any:
         """Draws y (K, <= c, M) and the logs of their weights under each proposal, (K, J, M).
@@ -200,13 +206,6 @@ class PolytopeSampler:
         return y, log_w - (y * y).sum(dim=1, keepdim=True) / 2
 
 
-def _limits(p, k, sign):
-    """Rows bounding y_k from above (sign +1) or below as y_k <= or >= bound - slope . y_<k: slope (K, S, k), bound."""
-    coef, bound, _ = p.owned(k, sign)
-    scale = np.where(coef[:, :, k] == 0, float(sign), coef[:, :, k])
-    return coef[:, :, :k] / scale[:, :, None], bound / scale
-
-
 class _Interval:
     """N(centre, spread^2) truncated to [lower, upper]; [a, b] in standard deviations, mirrored where mostly above 0."""
 
@@ -218,10 +217,10 @@ class _Interval:
             high, low = self.b, (centre - lower).div_(spread)  # distances of the ends from the centre
             self.flip = high > low
             self.a, self.b = torch.maximum(high, low).neg_(), torch.minimum(high, low)
-            self.at_a = _ndtr(self.a)
+            self.at_a = ndtr(self.a)
             if (self.b - self.a).abs_().amin() < 2 * SHORT:
                 self.short = (self.width < SHORT) & (self.width > 0) & (self.b >= DEEP)
-        self.at_b = _ndtr(self.b)
+        self.at_b = ndtr(self.b)
         self.mass = self.at_b if self.a is None else (self.at_b - self.at_a).clamp_min_(0.0)
         self.deep = self.b < DEEP if self.b.amin() < DEEP else None
 
@@ -266,7 +265,7 @@ class _Interval:
             x[deep] = _log_ndtri(torch.special.log_ndtr(b[deep]) + torch.log1p((share[deep] - 1) * held))
         x = torch.clamp(x, a, torch.maximum(a, b))
         y = torch.addcmul(centre, torch.where(flip, -x, x), spread)
-        if self.short is not None and (short := part(self.short)).any():
+        if (short := part(self.short)) is not None:
             low, width = part(self.lower.expand_as(self.b))[short], part(self.width)[short]
             y[short] = low + spread.expand_as(b)[short] * width * u.expand_as(b)[short]
         return y
@@ -276,10 +275,6 @@ def _log_ratio(a, b, width):
     """log of Phi(a) / Phi(b), b = a + width, far in the lower tail, where the two logs would cancel; a may be -inf."""
     mills = torch.special.erfcx(-a * 0.5**0.5) / torch.special.erfcx(-b * 0.5**0.5)
     return (width * (a + b) / 2 + mills.log()).clamp_max(0.0)
-
-
-def _ndtr(x):
-    return torch.mul(x, -(0.5**0.5)).erfc_().div_(2)
 
 
 def _log_ndtri(log_q):

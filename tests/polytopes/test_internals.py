@@ -213,7 +213,8 @@ def test_moments_of_a_turned_box():
 def test_terms_beyond_the_range_need_the_absolute_error_at_its_end():
     H, h, log_p = known.rotated_blocks(4, 3, 0)
     ranges = log_p + np.array([FREE, (0.0, np.inf), (1.0, np.inf), (6.0, np.inf), (-np.inf, -1.0)])
-    errors = [polytope.replicates(H[None], h[None], rtol=0.01, seed=0, log_range=ends)[1][0] for ends in ranges]
+    efforts = [quadrature.Effort(0.01, 0, polytope.BUDGET, first=8, log_range=ends) for ends in ranges]
+    errors = [polytope.solve(H[None], h[None], effort)[1][0] for effort in efforts]
     assert errors[0] == errors[1] and errors[2] == errors[3]  # the latter with the fewest points
     assert errors[4] <= 0.01 / np.e < 0.005 < errors[0] <= 0.01 < errors[2] < 0.01 * np.e
 
@@ -309,7 +310,8 @@ def test_replicates_deviate_by_the_reported_error_and_average_to_nothing():
     H, h, log_p = known.rotated_blocks(4, 3, 0)
     gaps = []
     for seed in range(12):
-        found, error, deviation = polytope.replicates(H[None], h[None], rtol=0.03, seed=seed, log_range=FREE)
+        effort = quadrature.Effort(0.03, seed, polytope.BUDGET, first=8)
+        found, error, deviation, _ = polytope.solve(H[None], h[None], effort)
         np.testing.assert_allclose(deviation.mean(axis=1), 0.0, atol=1e-12)
         gaps.append(np.expm1(found[0] - log_p) / error[0])
     assert 0.3 < np.sqrt(np.mean(np.square(gaps))) < 1.5
