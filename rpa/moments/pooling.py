@@ -41,8 +41,11 @@ def maxima(cut: Cut, mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tenso
 
 def _larger(a, var_a, b, var_b):
     """Mean and variance of the larger of two independent Gaussian variables."""
-    mean, var, keep = activation.moments(a - b, var_a + var_b)
-    return mean + b, torch.addcmul(var + var_b, keep, var_b, value=-2).clamp(min=0)
+    gap = a - b
+    mean, var, keep = activation.moments(gap, var_a + var_b)
+    # The larger mean first: what is added to it is small, and it keeps its digits beside a lower one of any size.
+    mean = torch.where(gap > 0, a + (mean - gap), b + mean)
+    return mean, torch.addcmul(var + var_b, keep, var_b, value=-2).clamp(min=0)
 
 
 class Maximum(NamedTuple):
