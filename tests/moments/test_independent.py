@@ -63,33 +63,16 @@ def test_two_stage_means_are_those_of_torchs_jacobian_product():
         assert torch.allclose(ours[level], value + shift, rtol=1e-10, atol=1e-12)
 
 
-def test_one_hidden_layer_is_exact():
-    net = small_net()
-    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
-    shallow = nn.Sequential(*net[:2], nn.Flatten())
-    found, exact = (layerwise(shallow, x, 0.49, rule) for rule in ("diagonal", "exact"))
-    assert torch.allclose(found.mean, exact.mean, rtol=1e-12) and torch.allclose(found.var, exact.var, rtol=1e-12)
-    assert torch.allclose(two_stage_mean(shallow, x, 0.49), exact.mean, rtol=1e-12, atol=1e-14)
-
-
-def test_a_sum_of_a_value_with_itself_has_four_times_its_variance(monkeypatch):
-    """In a part too large for a matrix, whose layers are squared one by one."""
+@pytest.mark.parametrize("last, expected", [
+    (lambda y: y + y, lambda var: 4 * var),
+    (lambda y: y - torch.ones(3, 5, dtype=torch.float64), lambda var: var.repeat_interleave(15, 1)),
+])  # fmt: skip
+def test_sums_in_a_part_too_large_for_a_matrix(last, expected, monkeypatch):
+    """Its layers are squared one by one: a value with itself, and one spread over a constant."""
     monkeypatch.setattr(parts, "DENSE", 0)
-    conv, x = nn.Conv2d(1, 2, 3).double(), torch.rand(1, 1, 4, 4, dtype=torch.float64)
-    once, twice = (
-        layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ([], [Net(lambda y: y + y)])
-    )
-    assert torch.allclose(twice, 4 * once, rtol=1e-12)
-
-
-def test_a_value_spread_over_a_constant_keeps_its_variance(monkeypatch):
-    monkeypatch.setattr(parts, "DENSE", 0)
-    conv, grid = nn.Conv2d(1, 2, 4).double(), torch.rand(3, 5, dtype=torch.float64)
-    x = torch.rand(2, 1, 4, 4, dtype=torch.float64)
-    once, spread = (
-        layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ([], [Net(lambda y: y - grid)])
-    )
-    assert torch.allclose(spread, once.repeat_interleave(15, 1), rtol=1e-12)
+    conv, x = nn.Conv2d(1, 2, 4).double(), torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    once, found = (layerwise(net, x, 0.3, "diagonal").var for net in (conv, nn.Sequential(conv, Net(last))))
+    assert torch.allclose(found, expected(once), rtol=1e-12)
 
 
 def test_a_layer_that_mixes_channels_is_refused_where_it_is_too_large(monkeypatch):

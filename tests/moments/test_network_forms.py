@@ -128,12 +128,6 @@ def test_maps_see_every_layer_before_the_first_activation():
         torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-6)
 
 
-def test_statistics_of_the_batch_are_refused_by_name():
-    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False)).eval()
-    with pytest.raises(ValueError, match="without running statistics depends on the batch"):
-        rpa.noise_map(net, np.ones((2, 2)), 1)
-
-
 def test_the_call_that_a_message_gives_works():
     net = nn.Sequential(nn.Conv2d(2, 2, 14, 14, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)).eval()
     law = rpa.Gaussian(np.zeros(1568), 0.01)
