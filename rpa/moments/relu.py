@@ -67,9 +67,7 @@ def squared_pdf(y: TensorLike, mu: TensorLike, var: TensorLike) -> tuple[torch.T
     For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the
     atom has mass Phi(-a). y, mu, var broadcast; var > 0.
     """
-    y, mu, var = (tensor(name, value) for name, value in (("y", y), ("mu", mu), ("var", var)))
-    for name, value in (("y", y), ("mu", mu), ("var", var)):
-        _check(name, value, value.shape)
+    y, mu, var = _checked("y", y), _checked("mu", mu), _checked("var", var)
     try:
         torch.broadcast_shapes(y.shape, mu.shape, var.shape)
     except RuntimeError as error:
@@ -254,28 +252,27 @@ def _tail(t, powers):
 
 
 def _pair_of_one_shape(mu, var):
-    mu, var = tensor("mu", mu), tensor("var", var)
-    _check("mu", mu, var.shape)
-    _check("var", var, mu.shape)
+    mu, var = _checked("mu", mu), _checked("var", var)
+    if mu.shape != var.shape:
+        raise ValueError(f"mu: expected shape {tuple(var.shape)} as var, got {tuple(mu.shape)}")
     if (var < 0).any():
         raise ValueError(f"var: expected numbers >= 0, got {var.min():g}")
     return mu, var.to(mu.dtype)
 
 
-def _check(name, value, shape):
-    if value.shape != shape:
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
+def _checked(name, value):
+    value = tensor(name, value)
     if not value.is_floating_point():
         raise ValueError(f"{name}: expected a floating-point tensor, got {value.dtype}")
     _checks.finite(name, value)
+    return value
 
 
 def _symmetric(mu, cov):
     """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis) and its entries."""
-    cov = tensor("cov", cov)
+    cov = _checked("cov", cov)
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2] or (mu is not None and cov.shape[:-1] != mu.shape):
         raise ValueError(f"cov: expected shape (..., n, n) beside mu (..., n), got {tuple(cov.shape)}")
-    _check("cov", cov, cov.shape)
     if cov.numel() == 0:
         raise ValueError(f"cov: expected at least one variable, got shape {tuple(cov.shape)}")
     _checks.covariance("cov", cov)

@@ -14,7 +14,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 
@@ -128,7 +127,7 @@ def mean_of_stages(
     Or for one mean and several noise levels: x (1, *shape) and var (b, *shape) share the noise-free pass.
     """
     mu, var = torch.broadcast_tensors(*_local_moments(stages, x, var, full))
-    expected = _activated(mu, var, stages.cut.slope_vector())[0]
+    expected = activation.moments(mu, var, stages.cut.slope_vector(), accurate=mu.dtype == torch.float64)[0]
     if at == "mean":
         return stages.after(expected)
     point, shapes = stages.activated(mu[: len(x)]), stages.cut.shapes
@@ -168,10 +167,10 @@ def two_stage(
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     stages, law, points = _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points)
     count = size(stages.second[-1].shapes)
-    wanted = range(count) if outputs is None else np.ravel(outputs).tolist()
-    if not wanted:
+    given = range(count) if outputs is None else _check.several("outputs", outputs)
+    if not given:
         raise ValueError(f"outputs: expected indices from 0 to {count - 1}, got none")
-    wanted = [_check.index("outputs", k, count) for k in wanted]
+    wanted = [_check.index("outputs", k.tolist() if hasattr(k, "tolist") else k, count) for k in given]
     return law.moments(_moments, stages, points, rule, wanted)
 
 
@@ -240,18 +239,14 @@ def _combined(slope, mu, var, value, outer, start, rule, response, hidden=None):
 
     outer (b or 1, k, m). response: rows (b, k, m) of coefficients of y to their covariances (b, k, k).
     """
-    expected, rest, gain = _activated(mu, var, slope)
+    # In double precision of full relative accuracy, as all units may be in their tails.
+    expected, rest, gain = activation.moments(mu, var, slope, accurate=mu.dtype == torch.float64)
     mean = value + (outer @ (expected - start)[..., None]).squeeze(-1)
     if hidden is not None:
         return Moments(mean, outer @ activation.covariance(mu, hidden, slope, rule) @ outer.mT)
     if rule == "diagonal":
         return Moments(mean, (outer * rest[:, None]) @ outer.mT)
     return Moments(mean, response(outer * gain[:, None]) + (outer * (rest - gain**2 * var)[:, None]) @ outer.mT)
-
-
-def _activated(mu, var, slope):
-    """Moments of act(y); in double precision with full relative accuracy, as all units may be in their tails."""
-    return activation.moments(mu, var, slope, accurate=mu.dtype == torch.float64)
 
 
 def _local_moments(stages, x, var, full):
