@@ -70,29 +70,25 @@ def splits(net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
 
     Raises ValueError where a later layer reads more than one ReLU's output; `two_stage(net, ..., relu=i)` takes these.
     """
-    graph, root, _ = record(as_module(net))
-    count = sum(node.target is act for node in graph.nodes)
-    return [tuple(_stage(root, graph, number, behind) for behind in (False, True)) for number in range(count)]
-
-
-def _stage(root, graph, number, behind):
-    """What lies before or behind an activation, as a module of its own."""
-    graph = copy.deepcopy(graph)
-    start, node = next(iter(graph.nodes)), [n for n in graph.nodes if n.target is act][number]
-    if node.args[1] != 0:
-        raise ValueError(f"net: activation {number} is no ReLU; use two_stage(net, inputs, relu={number})")
-    if behind:
-        with graph.inserting_after(start):
-            node.replace_all_uses_with(graph.placeholder("q"))
-    else:
-        graph.output_node().args = (node.args[0],)
-    graph.eliminate_dead_code(lambda each: each.op in ("placeholder", "output"))
-    if behind:
+    recorded, root, _ = record(as_module(net))
+    result = []
+    for number in range(sum(node.target is act for node in recorded.nodes)):
+        first, second = copy.deepcopy(recorded), copy.deepcopy(recorded)
+        last, before = ([n for n in graph.nodes if n.target is act][number] for graph in (first, second))
+        if last.args[1] != 0:
+            raise ValueError(f"net: activation {number} is no ReLU; use two_stage(net, inputs, relu={number})")
+        first.output_node().args = (last.args[0],)
+        start = next(iter(second.nodes))
+        with second.inserting_after(start):
+            before.replace_all_uses_with(second.placeholder("q"))
+        for graph in (first, second):
+            graph.eliminate_dead_code(lambda each: each.op in ("placeholder", "output"))
         if start.users:
             raise ValueError(f"net: a layer behind ReLU {number} reads values before it; "
                              f"use two_stage(net, inputs, relu={number})")  # fmt: skip
-        graph.erase_node(start)
-    return fx.GraphModule(root, graph).eval()
+        second.erase_node(start)
+        result.append((fx.GraphModule(root, first).eval(), fx.GraphModule(root, second).eval()))
+    return result
 
 
 def two_stage_mean(

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import Net, random_network
 from torch import nn
 
 from rpa.inputs import Gaussian
@@ -12,19 +13,10 @@ from rpa.moments import attacks, two_stage
 from rpa.moments.attacks import expected_output, margin, noise_attack
 
 
-def _linear(*rows, bias=0.0):
-    layer = nn.Linear(len(rows[0]), len(rows), dtype=torch.float64)
-    layer.weight.data = torch.tensor(np.array(rows))
-    layer.bias.data = torch.full((len(rows),), bias, dtype=torch.float64)
-    return layer
-
-
 @pytest.fixture
 def fold():
     """Outputs (0.5, |x_0|) of images of two pixels: class 1 wins in expectation only through the kink."""
-    last = _linear([0.0, 0.0], [1.0, 1.0])
-    last.bias.data[0] = 0.5
-    return nn.Sequential(_linear([1.0, 0.0], [-1.0, 0.0]), nn.ReLU(), last).requires_grad_(False)
+    return Net(lambda x: torch.stack([0 * x[:, 0, 0, 0] + 0.5, x[:, 0, 0, 0].abs()], 1)).eval()
 
 
 @pytest.fixture
@@ -38,13 +30,12 @@ def convolutional():
 
 @pytest.mark.parametrize("gradient", ["two-stage", "layerwise", "plain"])
 def test_on_an_affine_network_the_shift_is_the_weight_difference(gradient):
-    rng = np.random.default_rng(0)
-    first = _linear(*rng.standard_normal((6, 9)), bias=50.0)
-    net = nn.Sequential(first, nn.ReLU(), _linear(*rng.standard_normal((2, 6)))).requires_grad_(False)
+    net = random_network((9, 6, 2), 0).to_torch().requires_grad_(False)
+    net[0].bias += 50.0  # no unit is ever off
     x = torch.rand(3, 1, 3, 3, dtype=torch.float64)
     label = net(x.flatten(1)).argmax(1)
     noise = noise_attack(net, x, label, budget=2.0, share=0.75, gradient=gradient)
-    slope = (net[2].weight[1] - net[2].weight[0]) @ first.weight
+    slope = (net[2].weight[1] - net[2].weight[0]) @ net[0].weight
     best = margin(net(x.flatten(1)), label) + 1.0 * slope.norm()
     assert torch.allclose(margin(net((x + noise.shift).flatten(1)), label), best, rtol=1e-6)
 
@@ -90,15 +81,12 @@ def test_the_random_share_is_kept_where_gradients_vanish(convolutional, unit):
     assert torch.allclose(noise.variance.sum((1, 2, 3)), torch.tensor(0.9, dtype=torch.float64))
 
 
-def _roughness(images):
-    return ((images.diff(dim=2) ** 2).sum() + (images.diff(dim=3) ** 2).sum()) / (images**2).sum()
-
-
 def test_smooth_noise_is_smoother(convolutional):
     net, x, label = convolutional
     plain, smooth = (noise_attack(net, x, label, budget=1.5, share=0.5, smooth=s) for s in (None, 1.5))
+    roughness = lambda images: sum((images.diff(dim=dim) ** 2).sum() for dim in (2, 3)) / (images**2).sum()
     for rough, soft in zip(plain, smooth):
-        assert _roughness(soft) < 0.5 * _roughness(rough)
+        assert roughness(soft) < 0.5 * roughness(rough)
 
 
 @pytest.mark.parametrize("target", [None, "next"])

@@ -102,11 +102,10 @@ def test_max_pooling_keeps_what_neighbours_share():
     assert direct == pytest.approx(both, rel=1e-9)
 
 
-def drawn(mean, var, n, seed=2):
+def drawn(mean, var, n):
     """Maxima of n draws of the independent members (w,) of one window."""
-    return (
-        mean + var.sqrt() * torch.randn(n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=F64)
-    ).amax(1)
+    z = torch.randn(n, len(mean), generator=torch.Generator().manual_seed(2), dtype=F64)
+    return (mean + var.sqrt() * z).amax(1)
 
 
 def test_the_fold_of_two_independent_units_is_exact():
