@@ -34,7 +34,7 @@ def mean(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     >>> [f"{value:.10e}" for value in mean([0.0, -8.0], [1.0, 1.0])]  # phi(0), and phi(8) - 8 Phi(-8)
     ['3.9894228040e-01', '7.5502624119e-17']
     """
-    return mean_and_variance(mu, var)[0]
+    return _Moments.apply(*_pair_of_one_shape(mu, var), 1)[0]
 
 
 def gain(mu: TensorLike, var: TensorLike) -> torch.Tensor:
@@ -52,7 +52,7 @@ def variance(mu: TensorLike, var: TensorLike) -> torch.Tensor:
 
 def mean_and_variance(mu: TensorLike, var: TensorLike) -> tuple[torch.Tensor, torch.Tensor]:
     """Both, as quickly as the variance alone."""
-    return _Moments.apply(*_pair_of_one_shape(mu, var))
+    return _Moments.apply(*_pair_of_one_shape(mu, var), 2)
 
 
 def second_moment(mu: TensorLike, var: TensorLike) -> torch.Tensor:
@@ -153,21 +153,23 @@ def coefficient(n: int, a: torch.Tensor) -> torch.Tensor:
 
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, mu, var):
+    def forward(ctx, mu, var, powers):
         sigma, a = _standard(mu, var)
         t = a.abs()
-        first, second = _tail(t, 2)
-        # relu(z + a) = z + a + relu(-z - a): for a > 0 only tail terms are subtracted from 1.
-        unit = torch.where(a > 0, 1 - second - 2 * t * first, second) - first**2
+        first, *second = _tail(t, powers)
         ctx.save_for_backward(sigma, a, first)
-        return mu.clamp(min=0) + sigma * first, var * unit
+        mean = mu.clamp(min=0) + sigma * first
+        if powers == 1:
+            return (mean,)
+        # relu(z + a) = z + a + relu(-z - a): for a > 0 only tail terms are subtracted from 1.
+        return mean, var * (torch.where(a > 0, 1 - second[0] - 2 * t * first, second[0]) - first**2)
 
     @staticmethod
-    def backward(ctx, of_mean, of_var):
+    def backward(ctx, of_mean, of_var=0.0):
         sigma, a, first = ctx.saved_tensors
         unit_mean, above, density = a.clamp(min=0) + first, ndtr(a), _pdf(a)
         by_mu = of_mean * above + of_var * 2 * sigma * unit_mean * ndtr(-a)
-        return by_mu, of_mean * _ratio(density, 2 * sigma, 0.0) + of_var * (above - unit_mean * density)
+        return by_mu, of_mean * _ratio(density, 2 * sigma, 0.0) + of_var * (above - unit_mean * density), None
 
 
 class _PairCovariance(torch.autograd.Function):
