@@ -24,7 +24,7 @@ def moments(
     is a few roundings of sigma or var, enough for sums of many units.
     """
     if accurate or (torch.is_grad_enabled() and (mu.requires_grad or var.requires_grad)):
-        mean, spread, gain = relu.mean(mu, var), relu.variance(mu, var), relu.gain(mu, var)
+        (mean, spread), gain = relu.mean_and_variance(mu, var), relu.gain(mu, var)
     else:
         # relu(mu) + sigma e and var (P - e (t + e)), where t = |mu| / sigma, e = phi(t) - t Phi(-t), P = P(x > 0).
         sigma = (var + torch.finfo(var.dtype).tiny).sqrt_()  # a variance of 0 has a root to divide by
@@ -60,9 +60,9 @@ def covariance(mu: torch.Tensor, cov: torch.Tensor, slope: torch.Tensor | None, 
     bent = (slope != 1).nonzero().squeeze(1)
     if not len(bent):
         return cov
-    response = moments(mu, cov.diagonal(dim1=-2, dim2=-1), slope, accurate=True)[2]
-    inner, some = cov[:, bent][:, :, bent], mu[:, bent]
-    positive = relu.gain(some, inner.diagonal(dim1=-2, dim2=-1))
+    gain = relu.gain(mu, cov.diagonal(dim1=-2, dim2=-1))
+    response = gain + slope * (1 - gain)
+    inner, some, positive = cov[:, bent][:, :, bent], mu[:, bent], gain[:, bent]
     bend = rectified(some, inner) - positive[:, :, None] * inner * positive[:, None]
     bend = (1 - slope[bent])[:, None] * bend * (1 - slope[bent])
     rows = torch.zeros_like(cov[:, bent]).index_add(2, bent, bend)

@@ -21,7 +21,6 @@ from torch.nn import functional
 from rpa import _check
 from rpa.moments import _checks
 from rpa.moments.layerwise import layerwise
-from rpa.moments.linearized import Stages
 from rpa.moments.prepared import on_images, traced
 from rpa.moments.two_stage import two_stage_mean
 from rpa.network import ReLUNetwork
@@ -199,7 +198,6 @@ def _approximation(net, x, gradient, seed):
         draw = lambda mean: torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
         return lambda mean, variance: net(mean + draw(mean) * variance.clamp(min=TINY).sqrt())
     prepared = traced(net, x, "x")
-    Stages.of(prepared, 0)
     return lambda mean, variance: two_stage_mean(prepared, mean, variance, at="mean")
 
 

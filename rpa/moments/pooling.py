@@ -41,8 +41,11 @@ def maxima(cut: Cut, mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tenso
 
 def _larger(a, var_a, b, var_b):
     """Mean and variance of the larger of two independent Gaussian variables."""
-    mean, var, keep = activation.moments(a - b, var_a + var_b)
-    return mean + b, torch.addcmul(var + var_b, keep, var_b, value=-2).clamp(min=0)
+    gap = a - b
+    mean, var, keep = activation.moments(gap, var_a + var_b)
+    # The larger mean first: what is added to it is small, and it keeps its digits beside a lower one of any size.
+    mean = torch.where(gap > 0, a + (mean - gap), b + mean)
+    return mean, torch.addcmul(var + var_b, keep, var_b, value=-2).clamp(min=0)
 
 
 class Maximum(NamedTuple):
@@ -66,39 +69,26 @@ def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     Hessian follows from Stein's lemma, E[grad^2 f(z)] = E[f(z) (z z^T - I)], in coordinates where the law is standard.
     """
     rows, squares = mean.reshape(-1, mean.shape[-1]).double(), cov.expand(*mean.shape, -1).flatten(0, -3).double()
-    first, back = _alike(rows, squares, ALIKE * torch.finfo(mean.dtype).eps)
-    found = _maximum(rows[first], squares[first], mean.dtype)
-    return Maximum(*(part[back].unflatten(0, mean.shape[:-1]).to(mean.dtype) for part in found))
-
-
-def _alike(mean, cov, allowed):
-    """(first, back): one of each group of windows that are alike, and the group of every window.
-
-    allowed: by how much, in units of the largest deviation. On a flat background most windows are alike.
-    """
-    scale = cov.diagonal(dim1=-2, dim2=-1).max().sqrt()
+    # One of each group of windows that are alike: on a flat background most are.
+    scale = squares.diagonal(dim1=-2, dim2=-1).max().sqrt()
     scale = scale.where(scale > 0, 1.0)
-    key = torch.cat([mean / scale, (cov / scale / scale).flatten(1)], 1).div(allowed).round()
-    groups, back = torch.unique(key, dim=0, return_inverse=True)
-    first = torch.zeros(len(groups), dtype=back.dtype)
-    return first.scatter_reduce(0, back, torch.arange(len(back)), "amin", include_self=False), back
-
-
-def _maximum(mean, cov, dtype):
-    """The fields of `Maximum` for mean (n, w), cov (n, w, w), float64: by cubature where the winner is not certain."""
-    winner = mean.argmax(-1, keepdim=True)
-    var = cov.diagonal(dim1=-2, dim2=-1)
-    row = cov.gather(-2, winner[..., None].expand(-1, 1, mean.shape[-1])).squeeze(-2)
+    key = torch.cat([rows / scale, (squares / scale / scale).flatten(1)], 1)
+    groups, back = key.div(ALIKE * torch.finfo(mean.dtype).eps).round().unique(dim=0, return_inverse=True)
+    first = back.new_zeros(len(groups)).scatter_reduce(0, back, torch.arange(len(back)), "amin", include_self=False)
+    rows, squares = rows[first], squares[first]
+    # Cubature where the winner is not certain.
+    var = squares.diagonal(dim1=-2, dim2=-1)
+    highest, winner = rows.max(-1, keepdim=True)
+    row = squares.gather(-2, winner[..., None].expand(-1, 1, rows.shape[-1])).squeeze(-2)
     spread = (var.gather(-1, winner) + var - 2 * row).clamp(min=0).sqrt()
-    open_ = (mean.gather(-1, winner) - mean < CERTAIN * spread).any(-1).nonzero().squeeze(1)
-    none = torch.zeros_like(cov)[..., 1:]
-    gains = functional.one_hot(winner.squeeze(-1), mean.shape[-1]).to(mean)
-    found = [mean.gather(-1, winner).squeeze(-1), var.gather(-1, winner).squeeze(-1), gains, none[:, 0], none]
-    if not len(open_):
-        return found
-    chunks = [_cubature(mean[part], cov[part], dtype) for part in open_.split(CHUNK)]
-    values = (torch.cat(column) for column in zip(*chunks))
-    return [part.index_copy(0, open_, value.to(part)) for part, value in zip(found, values)]
+    open_ = (highest - rows < CERTAIN * spread).any(-1).nonzero().squeeze(1)
+    bends = torch.zeros_like(rows[:, 1:]), torch.zeros_like(squares[..., 1:])
+    gains = functional.one_hot(winner.squeeze(-1), rows.shape[-1]).to(rows)
+    found = [highest.squeeze(-1), var.gather(-1, winner).squeeze(-1), gains, *bends]
+    for part in open_.split(CHUNK) if len(open_) else ():
+        for whole, value in zip(found, _cubature(rows[part], squares[part], mean.dtype)):
+            whole[part] = value.to(whole)
+    return Maximum(*(part[back].unflatten(0, mean.shape[:-1]).to(mean.dtype) for part in found))
 
 
 def _cubature(mean, cov, dtype):
@@ -109,7 +99,13 @@ def _cubature(mean, cov, dtype):
     highest = mean.max(-1, keepdim=True).values
     members = (vectors * scale[..., None, :]).to(dtype) @ points + (mean - highest).to(dtype)[..., None]
     top = members.amax(-2)
-    gains = torch.stack([won.count_nonzero(-1) for won in _wins(members, top)], -1).double() / points.shape[1]
+    # Of equal members the first wins.
+    open_, wins = torch.ones_like(top, dtype=torch.bool), []
+    for member in members.unbind(-2):
+        below = member < top
+        wins.append((open_ & ~below).count_nonzero(-1))
+        open_ &= below
+    gains = torch.stack(wins, -1).double() / points.shape[1]
     centre = top.mean(-1, keepdim=True)
     away = top - centre
     products = (points[:, None] * points).flatten(0, 1)
@@ -117,15 +113,6 @@ def _cubature(mean, cov, dtype):
     curvatures, axes = torch.linalg.eigh(hessian.double())
     directions = vectors * torch.where(scale > 0, 1 / scale, 0.0)[..., None, :] @ axes
     return (centre + highest).squeeze(-1), away.square().mean(-1), gains, curvatures[..., 1:], directions[..., 1:]
-
-
-def _wins(members, top):
-    """For each of the members (n, w, points) where it is the maximum `top` (n, points); of equal ones the first is."""
-    open_ = torch.ones_like(top, dtype=torch.bool)
-    for member in members.unbind(-2):
-        below = member < top
-        yield open_ & ~below
-        open_ &= below
 
 
 @lru_cache

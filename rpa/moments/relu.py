@@ -34,7 +34,7 @@ def mean(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     >>> [f"{value:.10e}" for value in mean([0.0, -8.0], [1.0, 1.0])]  # phi(0), and phi(8) - 8 Phi(-8)
     ['3.9894228040e-01', '7.5502624119e-17']
     """
-    return _Mean.apply(*_pair_of_one_shape(mu, var))
+    return _Moments.apply(*_pair_of_one_shape(mu, var), 1)[0]
 
 
 def gain(mu: TensorLike, var: TensorLike) -> torch.Tensor:
@@ -47,12 +47,18 @@ def gain(mu: TensorLike, var: TensorLike) -> torch.Tensor:
 
 def variance(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """Var[relu(x)] for x ~ N(mu, var), elementwise; relatively accurate for any a."""
-    return _Variance.apply(*_pair_of_one_shape(mu, var))
+    return mean_and_variance(mu, var)[1]
+
+
+def mean_and_variance(mu: TensorLike, var: TensorLike) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both, as quickly as the variance alone."""
+    return _Moments.apply(*_pair_of_one_shape(mu, var), 2)
 
 
 def second_moment(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """E[relu(x)^2] = (mu^2 + var) Phi(a) + mu sigma phi(a), elementwise (P2, lemma 1 integrated)."""
-    return variance(mu, var) + mean(mu, var) ** 2
+    first, rest = mean_and_variance(mu, var)
+    return rest + first**2
 
 
 def squared_pdf(y: TensorLike, mu: TensorLike, var: TensorLike) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,9 +67,7 @@ def squared_pdf(y: TensorLike, mu: TensorLike, var: TensorLike) -> tuple[torch.T
     For y > 0 the density is exp(-(sqrt(y) - mu)^2 / (2 var)) / (2 sqrt(2 pi var y)); for y <= 0 it is 0 and the
     atom has mass Phi(-a). y, mu, var broadcast; var > 0.
     """
-    y, mu, var = (tensor(name, value) for name, value in (("y", y), ("mu", mu), ("var", var)))
-    for name, value in (("y", y), ("mu", mu), ("var", var)):
-        _check(name, value, value.shape)
+    y, mu, var = _checked("y", y), _checked("mu", mu), _checked("var", var)
     try:
         torch.broadcast_shapes(y.shape, mu.shape, var.shape)
     except RuntimeError as error:
@@ -147,34 +151,25 @@ def coefficient(n: int, a: torch.Tensor) -> torch.Tensor:
     return torch.where(density > 0, (-1) ** n * hermite * density / math.sqrt(math.factorial(n)), 0.0)
 
 
-class _Mean(torch.autograd.Function):
+class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, mu, var):
-        ctx.save_for_backward(mu, var)
-        return _mean(mu, var.sqrt())
-
-    @staticmethod
-    def backward(ctx, grad):
-        sigma, a = _standard(*ctx.saved_tensors)
-        return grad * ndtr(a), grad * _ratio(_pdf(a), 2 * sigma, 0.0)
-
-
-class _Variance(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, mu, var):
+    def forward(ctx, mu, var, powers):
         sigma, a = _standard(mu, var)
         t = a.abs()
-        first, second = _tail(t, 2)
-        # relu(z + a) = z + a + relu(-z - a): for a > 0 only tail terms are subtracted from 1.
-        unit = torch.where(a > 0, 1 - second - 2 * t * first, second) - first**2
+        first, *second = _tail(t, powers)
         ctx.save_for_backward(sigma, a, first)
-        return var * unit
+        mean = mu.clamp(min=0) + sigma * first
+        if powers == 1:
+            return (mean,)
+        # relu(z + a) = z + a + relu(-z - a): for a > 0 only tail terms are subtracted from 1.
+        return mean, var * (torch.where(a > 0, 1 - second[0] - 2 * t * first, second[0]) - first**2)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, of_mean, of_var=0.0):
         sigma, a, first = ctx.saved_tensors
-        unit_mean = a.clamp(min=0) + first
-        return grad * 2 * sigma * unit_mean * ndtr(-a), grad * (ndtr(a) - unit_mean * _pdf(a))
+        unit_mean, above, density = a.clamp(min=0) + first, ndtr(a), _pdf(a)
+        by_mu = of_mean * above + of_var * 2 * sigma * unit_mean * ndtr(-a)
+        return by_mu, of_mean * _ratio(density, 2 * sigma, 0.0) + of_var * (above - unit_mean * density), None
 
 
 class _PairCovariance(torch.autograd.Function):
@@ -259,28 +254,27 @@ def _tail(t, powers):
 
 
 def _pair_of_one_shape(mu, var):
-    mu, var = tensor("mu", mu), tensor("var", var)
-    _check("mu", mu, var.shape)
-    _check("var", var, mu.shape)
+    mu, var = _checked("mu", mu), _checked("var", var)
+    if mu.shape != var.shape:
+        raise ValueError(f"mu: expected shape {tuple(var.shape)} as var, got {tuple(mu.shape)}")
     if (var < 0).any():
         raise ValueError(f"var: expected numbers >= 0, got {var.min():g}")
     return mu, var.to(mu.dtype)
 
 
-def _check(name, value, shape):
-    if value.shape != shape:
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
+def _checked(name, value):
+    value = tensor(name, value)
     if not value.is_floating_point():
         raise ValueError(f"{name}: expected a floating-point tensor, got {value.dtype}")
     _checks.finite(name, value)
+    return value
 
 
 def _symmetric(mu, cov):
     """`cov` made exactly symmetric, after checking its shape (that of mu and one more axis) and its entries."""
-    cov = tensor("cov", cov)
+    cov = _checked("cov", cov)
     if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2] or (mu is not None and cov.shape[:-1] != mu.shape):
         raise ValueError(f"cov: expected shape (..., n, n) beside mu (..., n), got {tuple(cov.shape)}")
-    _check("cov", cov, cov.shape)
     if cov.numel() == 0:
         raise ValueError(f"cov: expected at least one variable, got shape {tuple(cov.shape)}")
     _checks.covariance("cov", cov)

@@ -67,7 +67,10 @@ def noise_map(
     Raises ValueError for a wrong shape, a sigma that is not positive, a window that does not fit or is outside the
     image, an unknown method, or a network without ReLU in a two-stage map.
     """
-    module, x = _module_and_image(net, x)
+    if np.ndim(x) not in (2, 3):
+        raise ValueError(f"x: expected shape (c, H, W) or (H, W), got {np.shape(x)}; a row of pixels is x[None, None]")
+    image = torch.as_tensor(_check.array("x", x, (None,) * np.ndim(x)))
+    module, (x,) = on_images(net, image[None, None] if image.ndim == 2 else image[None])
     seed = _check.integer("seed", seed)
     levels = [_check.positive("sigma", each) for each in np.atleast_1d(sigma)]
     window = _check.integer("window", window, 1)
@@ -81,7 +84,7 @@ def noise_map(
     size = [side - window + 1 for side in x.shape[1:]]
     wanted = torch.arange(size[0] * size[1]) if at is None else _positions(at, size)
     if method == "linear":
-        square = _window_sums(output_jacobian(module, x) ** 2, window).flatten(1)[:, wanted]
+        square = sum(_shifts(output_jacobian(module, x) ** 2, window)).flatten(1)[:, wanted]
         found = [each**2 * square for each in levels]
     elif method == "two-stage":
         found = _two_stage(module, x, levels, window, order, wanted)
@@ -107,15 +110,6 @@ def output_jacobian(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return jacobian_at(module, x[None])[1][0].unflatten(1, x.shape)
 
 
-def _module_and_image(net, x):
-    x = x.numpy(force=True) if isinstance(x, torch.Tensor) else x
-    if np.ndim(x) not in (2, 3):
-        raise ValueError(f"x: expected shape (c, H, W) or (H, W), got {np.shape(x)}; a row of pixels is x[None, None]")
-    x = torch.as_tensor(_check.array("x", x, (None,) * np.ndim(x)))
-    module, images = on_images(net, x[None, None] if x.ndim == 2 else x[None])
-    return module, images[0]
-
-
 @torch.no_grad()
 def _two_stage(module, x, levels, window, order, wanted):
     stages = Stages.of(traced(module, x[None], "x"), 0)
@@ -123,27 +117,23 @@ def _two_stage(module, x, levels, window, order, wanted):
     jacobian = inner_jacobian(stages)(x[None]).reshape(-1, *x.shape)
     weight = jacobian_at(stages.after, stages.activated(u))[1][0]
     slope = stages.cut.slope_vector()
-    slope = None if slope is None else slope[:, None]
+    u, slope = u.T, torch.zeros_like(u.T) if slope is None else slope[:, None]
 
     # A unit that does not see the window has scale 0 and adds nothing: 0 * c_n of anything finite.
-    unit = _window_sums(jacobian**2, window).flatten(1)[:, wanted].sqrt()
+    unit = sum(_shifts(jacobian**2, window)).flatten(1)[:, wanted].sqrt()
     direction = [j.flatten(1)[:, wanted] / unit.where(unit > 0, 1.0) for j in _shifts(jacobian, window)]
-    return [_series(u.reshape(-1, 1), weight, sigma * unit, direction, order, slope) for sigma in levels]
-
-
-def _series(u, weight, scale, direction, order, slope):
-    """The module's series for Var, cut after `order` terms: (k, p), from s (m, p) and the entries of e (m, p) each."""
-    alpha = u / scale.where(scale > 0, 1.0)
-    total = 0.0
-    for n in range(1, order + 1):
-        coefficient = relu.coefficient(n, alpha)
-        if slope is not None:  # act(x) = slope x + (1 - slope) relu(x)
-            coefficient = (1 - slope) * coefficient + (slope if n == 1 else 0)
-        coefficient = scale * coefficient
-        for index in combinations_with_replacement(range(len(direction)), n):
-            repeats = factorial(n) / prod(factorial(index.count(i)) for i in set(index))
-            total = total + repeats * (weight @ (coefficient * prod(direction[i] for i in index))) ** 2
-    return total
+    found = [0.0] * len(levels)
+    for level, sigma in enumerate(levels):
+        scale = sigma * unit
+        for n in range(1, order + 1):
+            # act(x) = slope x + (1 - slope) relu(x)
+            bent = (1 - slope) * relu.coefficient(n, u / scale.where(scale > 0, 1.0))
+            coefficient = scale * (slope * (n == 1) + bent)
+            for index in combinations_with_replacement(range(len(direction)), n):
+                repeats = factorial(n) / prod(factorial(index.count(i)) for i in set(index))
+                term = weight @ (coefficient * prod(direction[i] for i in index))
+                found[level] = found[level] + repeats * term**2
+    return found
 
 
 def _shifts(images, window):
@@ -155,10 +145,6 @@ def _shifts(images, window):
         for i in range(window)
         for j in range(window)
     ]
-
-
-def _window_sums(images, window):
-    return sum(_shifts(images, window))
 
 
 @torch.no_grad()

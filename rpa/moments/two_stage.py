@@ -14,7 +14,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 
@@ -71,29 +70,25 @@ def splits(net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
 
     Raises ValueError where a later layer reads more than one ReLU's output; `two_stage(net, ..., relu=i)` takes these.
     """
-    graph, root, _ = record(as_module(net))
-    count = sum(node.target is act for node in graph.nodes)
-    return [tuple(_stage(root, graph, number, behind) for behind in (False, True)) for number in range(count)]
-
-
-def _stage(root, graph, number, behind):
-    """What lies before or behind an activation, as a module of its own."""
-    graph = copy.deepcopy(graph)
-    start, node = next(iter(graph.nodes)), [n for n in graph.nodes if n.target is act][number]
-    if node.args[1] != 0:
-        raise ValueError(f"net: activation {number} is no ReLU; use two_stage(net, inputs, relu={number})")
-    if behind:
-        with graph.inserting_after(start):
-            node.replace_all_uses_with(graph.placeholder("q"))
-    else:
-        graph.output_node().args = (node.args[0],)
-    graph.eliminate_dead_code(lambda each: each.op in ("placeholder", "output"))
-    if behind:
+    recorded, root, _ = record(as_module(net))
+    result = []
+    for number in range(sum(node.target is act for node in recorded.nodes)):
+        first, second = copy.deepcopy(recorded), copy.deepcopy(recorded)
+        last, before = ([n for n in graph.nodes if n.target is act][number] for graph in (first, second))
+        if last.args[1] != 0:
+            raise ValueError(f"net: activation {number} is no ReLU; use two_stage(net, inputs, relu={number})")
+        first.output_node().args = (last.args[0],)
+        start = next(iter(second.nodes))
+        with second.inserting_after(start):
+            before.replace_all_uses_with(second.placeholder("q"))
+        for graph in (first, second):
+            graph.eliminate_dead_code(lambda each: each.op in ("placeholder", "output"))
         if start.users:
             raise ValueError(f"net: a layer behind ReLU {number} reads values before it; "
                              f"use two_stage(net, inputs, relu={number})")  # fmt: skip
-        graph.erase_node(start)
-    return fx.GraphModule(root, graph).eval()
+        second.erase_node(start)
+        result.append((fx.GraphModule(root, first).eval(), fx.GraphModule(root, second).eval()))
+    return result
 
 
 def two_stage_mean(
@@ -128,7 +123,7 @@ def mean_of_stages(
     Or for one mean and several noise levels: x (1, *shape) and var (b, *shape) share the noise-free pass.
     """
     mu, var = torch.broadcast_tensors(*_local_moments(stages, x, var, full))
-    expected = _activated(mu, var, stages.cut.slope_vector())[0]
+    expected = activation.moments(mu, var, stages.cut.slope_vector(), accurate=mu.dtype == torch.float64)[0]
     if at == "mean":
         return stages.after(expected)
     point, shapes = stages.activated(mu[: len(x)]), stages.cut.shapes
@@ -168,10 +163,10 @@ def two_stage(
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     stages, law, points = _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points)
     count = size(stages.second[-1].shapes)
-    wanted = range(count) if outputs is None else np.ravel(outputs).tolist()
-    if not wanted:
+    given = range(count) if outputs is None else _check.several("outputs", outputs)
+    if not given:
         raise ValueError(f"outputs: expected indices from 0 to {count - 1}, got none")
-    wanted = [_check.index("outputs", k, count) for k in wanted]
+    wanted = [_check.index("outputs", k.tolist() if hasattr(k, "tolist") else k, count) for k in given]
     return law.moments(_moments, stages, points, rule, wanted)
 
 
@@ -240,18 +235,14 @@ def _combined(slope, mu, var, value, outer, start, rule, response, hidden=None):
 
     outer (b or 1, k, m). response: rows (b, k, m) of coefficients of y to their covariances (b, k, k).
     """
-    expected, rest, gain = _activated(mu, var, slope)
+    # In double precision of full relative accuracy, as all units may be in their tails.
+    expected, rest, gain = activation.moments(mu, var, slope, accurate=mu.dtype == torch.float64)
     mean = value + (outer @ (expected - start)[..., None]).squeeze(-1)
     if hidden is not None:
         return Moments(mean, outer @ activation.covariance(mu, hidden, slope, rule) @ outer.mT)
     if rule == "diagonal":
         return Moments(mean, (outer * rest[:, None]) @ outer.mT)
     return Moments(mean, response(outer * gain[:, None]) + (outer * (rest - gain**2 * var)[:, None]) @ outer.mT)
-
-
-def _activated(mu, var, slope):
-    """Moments of act(y); in double precision with full relative accuracy, as all units may be in their tails."""
-    return activation.moments(mu, var, slope, accurate=mu.dtype == torch.float64)
 
 
 def _local_moments(stages, x, var, full):

@@ -63,26 +63,19 @@ def test_two_stage_means_are_those_of_torchs_jacobian_product():
         assert torch.allclose(ours[level], value + shift, rtol=1e-10, atol=1e-12)
 
 
-def test_one_hidden_layer_is_exact():
-    net = small_net()
-    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
-    shallow = nn.Sequential(*net[:2], nn.Flatten())
-    found, exact = (layerwise(shallow, x, 0.49, rule) for rule in ("diagonal", "exact"))
-    assert torch.allclose(found.mean, exact.mean, rtol=1e-12) and torch.allclose(found.var, exact.var, rtol=1e-12)
-    assert torch.allclose(two_stage_mean(shallow, x, 0.49), exact.mean, rtol=1e-12, atol=1e-14)
-
-
-def test_parts_too_large_for_a_matrix(monkeypatch):
-    """Their layers are squared one by one: a value twice in a sum, or beside a constant of more places."""
+@pytest.mark.parametrize("last, expected", [
+    (lambda y: y + y, lambda var: 4 * var),
+    (lambda y: y - torch.ones(3, 5, dtype=torch.float64), lambda var: var.repeat_interleave(15, 1)),
+])  # fmt: skip
+def test_sums_in_a_part_too_large_for_a_matrix(last, expected, monkeypatch):
+    """Its layers are squared one by one: a value with itself, and one spread over a constant."""
     monkeypatch.setattr(parts, "DENSE", 0)
-    conv, grid = nn.Conv2d(1, 2, 4).double(), torch.rand(3, 5, dtype=torch.float64)
-    x, rest = torch.rand(2, 1, 4, 4, dtype=torch.float64), (Net(lambda y: y + y), Net(lambda y: y - grid))
-    once, twice, spread = (
-        layerwise(nn.Sequential(conv, *more), x, 0.3, "diagonal").var for more in ((), rest[:1], rest[1:])
-    )
-    assert torch.allclose(twice, 4 * once, rtol=1e-12)
-    assert torch.allclose(spread, once.repeat_interleave(15, 1), rtol=1e-12)
-    # One that mixes channels is refused.
+    conv, x = nn.Conv2d(1, 2, 4).double(), torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    once, found = (layerwise(net, x, 0.3, "diagonal").var for net in (conv, nn.Sequential(conv, Net(last))))
+    assert torch.allclose(found, expected(once), rtol=1e-12)
+
+
+def test_a_layer_that_mixes_channels_is_refused_where_it_is_too_large(monkeypatch):
     monkeypatch.setattr(parts, "DENSE", 500)
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ChannelShuffle(4)).eval()
     with pytest.raises(ValueError, match=r"ChannelShuffle\) is too large for independent units"):

@@ -69,7 +69,7 @@ test_bad_values_are_refused_by_name = refusals({
     given(two_stage, net=NET, inputs=X, cov=0.1): {"relu": [1], "rule": ["magic"]},
     lambda extra: two_stage(NET, X, 0.1, extra): {"net, inputs, cov": [{"extra": None}]},
     staged(two_stage): {
-        "outputs": [3, [7], [], [None]],
+        "outputs": [3, [7], [], [None], [1, [2]], torch.ones(2, dtype=torch.bfloat16)],
         "net": [{"first": NOISY}],
         "first": [{"second": NET[:1]}],
         "inputs": [torch.zeros(2, 5)],

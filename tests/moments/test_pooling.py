@@ -102,11 +102,10 @@ def test_max_pooling_keeps_what_neighbours_share():
     assert direct == pytest.approx(both, rel=1e-9)
 
 
-def drawn(mean, var, n, seed=2):
+def drawn(mean, var, n):
     """Maxima of n draws of the independent members (w,) of one window."""
-    return (
-        mean + var.sqrt() * torch.randn(n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=F64)
-    ).amax(1)
+    z = torch.randn(n, len(mean), generator=torch.Generator().manual_seed(2), dtype=F64)
+    return (mean + var.sqrt() * z).amax(1)
 
 
 def test_the_fold_of_two_independent_units_is_exact():
@@ -147,8 +146,11 @@ def test_the_fold_over_windows_of_every_kind(name):
         torch.testing.assert_close(ours.detach(), other)
 
 
-def test_a_member_far_above_is_the_maximum():
-    mean = torch.zeros(1, 1, 2, 2, dtype=F64)
-    mean[0, 0, 1, 0] = 50.0
-    top = pooling.maxima(cut_of(nn.MaxPool2d(2), mean), mean, torch.ones_like(mean))[0]
-    assert top.item() == pytest.approx(50, rel=1e-12)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("high, low", [(50.0, 0.0), (1e-3, -1e4), (-1e31, -1e32)])
+def test_a_member_far_above_is_the_maximum(high, low, dtype):
+    """Also with padding, whose members are none however low the others are."""
+    mean = torch.full((1, 1, 5, 5), low, dtype=dtype)
+    mean[0, 0, 0, 0] = high
+    top = pooling.maxima(cut_of(nn.MaxPool2d(3, 2, padding=1), mean), mean, torch.full_like(mean, 1e-8))[0]
+    assert top[0, 0, 0, 0].item() == pytest.approx(high, rel=1e-12 if dtype == F64 else 1e-6)

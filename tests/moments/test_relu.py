@@ -122,6 +122,9 @@ def test_gradients_are_finite_without_noise_and_at_perfect_correlation():
     var = cov.diagonal().clone().requires_grad_()
     (relu.mean(mu, var) + relu.variance(mu, var) + relu.gain(mu, var)).sum().backward()
     assert var.grad.isfinite().all()
+    var = torch.tensor(1e-38, requires_grad=True)
+    relu.gain(torch.tensor(30.0), var).backward()  # |mu| / var overflows
+    assert var.grad == 0
 
 
 def test_price_theorem_gives_orthant_probabilities():

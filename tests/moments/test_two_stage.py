@@ -1,4 +1,4 @@
-"""Moments of networks: exact cases, agreement of every form of the same computation, sampling, and P1's exact law."""
+"""Moments of networks: exact cases, every form of the same computation, sampling, P1's exact law, rivals' formulas."""
 
 import sys
 from functools import partial
@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from bench_moments import authors_moments, cumulants
 from helpers import Net, random_gaussian, random_mixture, random_network
 from torch import nn
 
@@ -84,6 +85,18 @@ def test_activations_without_a_kink_pass_the_noise(rule):
     for moments in (two_stage.two_stage, layerwise):
         found = moments(nn.Sequential(first, nn.LeakyReLU(1.0), second).eval(), x, 0.2, rule=rule)
         torch.testing.assert_close(found.cov[0], expected)
+
+
+def test_formulas_of_rivals_where_they_coincide_with_ours():
+    """Cumulants of order two are the linear rule; the authors' moments are exact for units of mean zero."""
+    net, x = perceptron([5, 8, 7, 4], 0), torch.randn(3, 5, dtype=F64, generator=torch.Generator().manual_seed(1))
+    close(two_stage.Moments(*cumulants(net[::2], x, 0.7)), layerwise(net, x, 0.7**2, "linear"))
+    for cut in (0, 1):
+        mean = authors_moments(net[::2], cut, x, 0.7)[0]
+        torch.testing.assert_close(mean, two_stage.two_stage(net, x, 0.7**2, relu=cut).mean)
+    net[0].bias[:] = -net[0].weight @ x[0]
+    theirs = two_stage.Moments(*authors_moments(net[::2], 0, x[:1], 0.7))
+    close(theirs, two_stage.two_stage(net, x[:1], 0.7**2, rule="exact"))
 
 
 def test_two_stage_without_jacobians_equals_two_stage_with_them():
