@@ -137,3 +137,14 @@ def test_slopes_keep_their_digits_before_the_activation_of_two_stages():
     jacobian = torch.autograd.functional.jacobian(net, x)[0, :, 0]
     found = rpa.two_stage(net, x, 1.0, relu=1, rule="exact").cov[0]
     torch.testing.assert_close(found, jacobian @ jacobian.T, rtol=1e-12, atol=1e-12)
+
+
+def test_each_input_may_have_its_own_covariance():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).double().requires_grad_(False)
+    x, root = torch.randn(2, 3, dtype=F64), torch.randn(2, 3, 3, dtype=F64)
+    covs = root @ root.mT
+    for function in (rpa.layerwise, rpa.two_stage):
+        together, alone = function(net, x, covs), [function(net, *pair) for pair in zip(x.split(1), covs)]
+        torch.testing.assert_close(together.mean, torch.cat([each.mean for each in alone]))
+        torch.testing.assert_close(together.cov, torch.cat([each.cov for each in alone]))
