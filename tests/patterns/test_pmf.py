@@ -9,6 +9,7 @@ from torch import nn
 from rpa.experiments.montecarlo import pattern_counts
 from rpa.inputs import Gaussian, GaussianMixture
 from rpa.network import ReLUNetwork
+from rpa.patterns.pieces import region_probabilities
 from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label, planar_regions, region_at
 from rpa.patterns.support import best_first
@@ -89,6 +90,17 @@ def test_slivers_between_repeated_units_leave_the_error_of_the_mass_finite():
     pmf = pattern_pmf(copies, standard(4), search="best_first")
     assert pmf.stopped == "mass" and pmf.covered_error < 0.01 and abs(pmf.covered - 1) < 3 * pmf.covered_error
     assert (pmf.rel_error[pmf.p < 1e-15] == np.inf).all() and (pmf.p < 1e-15).any()
+
+
+def test_a_pattern_of_which_no_digit_is_known_may_be_wrong_by_all_its_mass(monkeypatch):
+    def without_digits(*arguments):
+        log_p, rel_error, deviation = region_probabilities(*arguments)
+        rel_error[log_p.argmax()] = np.inf
+        return log_p, rel_error, deviation
+
+    monkeypatch.setattr("rpa.patterns.pmf.region_probabilities", without_digits)
+    pmf = pattern_pmf(*problem((7, 4, 2), 0), search="best_first")
+    assert pmf.rel_error[0] == np.inf and pmf.covered_error > 0.99 * pmf.p[0]
 
 
 def test_an_exact_component_stays_exact_beside_a_sampled_one():
