@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_a_point_is_empty_where_its_bounds_are_exact(mean):
     found = probability([[1.0], [-1.0]], [mean, -mean], Gaussian([mean], 1.0))
     assert (found.log_p, found.method) == (-math.inf, "empty") if mean == 0 else -40 < found.log_p < -12
     assert found.rel_error == (0 if mean == 0 else math.inf) and (mean == 0 or found.method == "interval")
+
+
+def test_an_interval_as_thin_as_rounding_is_not_called_empty():
+    thin = 0
+    for a, b, c, mean in np.random.default_rng(0).uniform([0.1, 0.1, -2, -2], [10, 10, 2, 2], (200, 4)):
+        if Fraction(b * c) / Fraction(b) < Fraction(a * c) / Fraction(a):
+            thin += 1
+            assert probability([[a], [-b]], [a * c, -(b * c)], Gaussian([mean], 1.0)).rel_error > 0
+    assert thin > 50
 
 
 STATED = {1: -324.44078, 2: -270.51552, 3: -58.478555}  # sum of logs of stated errors

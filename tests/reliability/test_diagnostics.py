@@ -213,6 +213,8 @@ def test_a_run_that_does_not_arrive_counts_as_zero_and_none_leaves_a_bound():
     deviation, size = np.array([3.0, -1.0] * 4), np.array([100, 300] * 4)
     variance = (size * deviation**2).sum() / 7 / size.sum()
     assert 3 * found.rel_error == pytest.approx(stats.t.ppf(0.995, 7) * np.sqrt(variance))
+    one_lost = _mean(runs[:1] * 7 + runs[1:], np.full(8, 100), 9.0, True)
+    assert one_lost.rel_error < 0.2 and not one_lost.converged  # although its runs are not loose
     for plain, upper in ((True, -np.log(0.01) / 1200), (False, 1.0)):
         found = _mean(runs[1:] * 4, size[1::2], 9.0, plain)
         assert np.exp(found.upper) == pytest.approx(upper) and found.log_p == min(found.upper, np.log(0.5))
