@@ -40,8 +40,7 @@ class Pieces:
     """Regions of a network seen by one input component.
 
     weight: of the component; net: the network as a function of z ~ N(0, I_r); patterns bool (K, N); log_p, rel_error
-    (K,): P(region) under the component, not 0; polygons: the regions as `planar.Polygons` when
-    r = 2, else None.
+    (K,): P(region) under the component, not 0; polygons: the regions as `planar.Polygons` if r = 2, else None.
     """
 
     weight: float

@@ -54,7 +54,11 @@ class SearchResult(NamedTuple):
 
 
 def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
-    """One search for failures; None where no failing point was found."""
+    """One search for failures; None where no failing point was found.
+
+    Starts are points about the origin and particles of a coarse splitting; in few dimensions also failing draws beyond
+    the nearest point. The proposal has the nearest points and the typical directions, with shares fitted to its draws.
+    """
     limit = min(SCOUT_BUDGET, event.budget // (8 * SEARCHES))
     scouts = bridge(event, TailMixture.prior(event.dim), SCOUTS, SCOUT_MOVES, rng, limit)
     leading = _leading(event, scouts.z)
