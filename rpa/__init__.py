@@ -13,12 +13,12 @@ A network f with a Gaussian input x is a random affine function; its activation 
     noise_map, noise_attack                        which pixels matter; noise that changes the class
     failure_probability                            how likely noise changes the class, down to 1e-40
 
-Rooms, each importing only from those above it:
+Rooms, each importing only from those above it (companion, the machinery, comes before the mathematics):
 
+    tracing     torch modules as affine parts           companion   notebooks run, records, verdicts
     polytopes   Gaussian probability of polytopes       patterns    P1: regions, search, PMF, output law
     moments     P2: ReLU moments, deep networks         subjects    data sets, trained networks, references
     reliability failure probabilities in far tails      experiments what the notebooks compute and draw
-    companion   notebooks run, records, verdicts        tracing     torch modules as affine parts and activations
 
 Every estimate carries its error, every stochastic call takes a seed, and arguments are never changed. Importing this
 package loads none of it: each name is fetched when it is first used.
