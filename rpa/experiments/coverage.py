@@ -128,14 +128,18 @@ def efforts(
     counts: Sequence[int],
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Coverage against seconds, arrays of (seconds, coverage) rows: "search" for `sizes`, "counted" for `counts`.
+    """Coverage against seconds, arrays of (seconds, coverage) rows named "search", "pruned" and "counted".
 
-    sizes: patterns that the search may propose; counts: samples drawn, whose `max_patterns` commonest patterns count.
+    sizes: patterns that our search and P1's pruning may propose; counts: samples drawn, whose `max_patterns` commonest
+    patterns count.
     """
     fresh = Fresh(draw_packed(net, inputs, n_fresh, seed))
-    search = [_timed(lambda: best_first(net, inputs, max_patterns=k, mass=1.0), fresh) for k in sizes]
-    counted = [_timed(lambda: monte_carlo(net, inputs, n, seed + 1, max_patterns), fresh) for n in counts]
-    points = {"search": search, "counted": counted}
+    methods = {"search": best_first, "pruned": entropy_pruned}
+    points = {
+        name: [_timed(lambda: method(net, inputs, max_patterns=k, mass=1.0), fresh) for k in sizes]
+        for name, method in methods.items()
+    }
+    points["counted"] = [_timed(lambda: monte_carlo(net, inputs, n, seed + 1, max_patterns), fresh) for n in counts]
     return {name: np.array([(entry.seconds, entry.coverage) for entry in each]) for name, each in points.items()}
 
 
@@ -202,7 +206,8 @@ def curve_panel(ax: Axes, results: dict, network: str, max_patterns: int) -> Non
 
 
 def effort_panel(ax: Axes, points: dict[str, np.ndarray], sizes: Sequence[int], draws: Sequence[int]) -> None:
-    """Coverage against seconds of `efforts`, with the effort of the first and last point."""
+    """Coverage against seconds of `efforts`, with the effort of the first and last point (not for pruning, in grey)."""
+    ax.plot(*points["pruned"].T, "o-", color=NEUTRAL, markersize=3)
     # The search starts below the counts and ends to their left: its labels are below, theirs beside and above.
     below: Any = dict(xytext=(4, -3), va="top"), dict(xytext=(6, -12), va="top")
     above: Any = dict(xytext=(-5, 0), va="center", ha="right"), dict(xytext=(0, 4))
