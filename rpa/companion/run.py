@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,7 +47,7 @@ def label_of(stem: str, profile: str, parameters: dict | None = None) -> dict:
 
 
 def label_in(stem: str, folder: Path) -> dict:
-    """The label of the results in `folder`, with the names of their `files`; {} where a notebook has none there."""
+    """The label of the results in `folder`, with their `files`, name -> SHA-256; {} where a notebook has none there."""
     try:
         return json.loads((folder / f"{stem}.ipynb").read_text())["metadata"].get("rpa", {})
     except (OSError, ValueError, KeyError, TypeError):  # not there, or cut off
@@ -54,11 +55,16 @@ def label_in(stem: str, folder: Path) -> dict:
 
 
 def is_current(stem: str, profile: str, folder: Path | None = None, parameters: dict | None = None) -> bool:
-    """Whether `folder` (default: build/<profile>) holds the results of the present code, inputs and parameters."""
+    """Whether `folder` (default: build/<profile>) holds what the present code, inputs and parameters made, unedited."""
     folder = folder or _files.build(profile)
     label = label_in(stem, folder)
-    whole = all((folder / name).exists() for name in label.pop("files", []))
-    return whole and label == label_of(stem, profile, parameters)
+    files = label.pop("files", {})
+    return files == _digests(folder, files) and label == label_of(stem, profile, parameters)
+
+
+def _digests(folder, names):
+    """{name: SHA-256} of those files that are there."""
+    return {name: sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).exists()}
 
 
 def run(
@@ -154,9 +160,10 @@ def _publish(content, copy, folder, label):
     At every moment the executed copy in `folder` names all files of its notebook there, and lacks one until the last is
     moved: a run that is stopped in between counts as not done, and the next one deletes what it left.
     """
-    stage, earlier = copy.parent, label_in(copy.stem, folder).get("files", [])
+    stage, earlier = copy.parent, label_in(copy.stem, folder).get("files", {})
     written = [path for path in sorted(stage.rglob("*")) if path.is_file() and path != copy]
-    content.metadata["rpa"] = label | {"files": [path.relative_to(stage).as_posix() for path in written]}
+    names = [path.relative_to(stage).as_posix() for path in written]
+    content.metadata["rpa"] = label | {"files": _digests(stage, names)}
     copy.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     for name in earlier:
         (folder / name).unlink(missing_ok=True)

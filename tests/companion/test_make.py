@@ -118,6 +118,10 @@ def test_only_what_changed_runs_again(project):
     assert _ran(_make(project, "figures")) == ["02_b"] and "02_b.png" not in _bytes(project / "build" / "full")
     (project / "build" / "full" / "figures" / "01_a.png").unlink()
     assert _ran(_make(project, "figures")) == ["01_a"]
+    path = project / "build" / "full" / "data" / "results" / "01_a.json"
+    path.write_text(path.read_text().replace('"value": 10', '"value": 9'))  # a number that no notebook made
+    assert "01_a: no results of the present code" in _make(project, "accept", fails=True)
+    assert _ran(_make(project, "figures")) == ["01_a"]
     for module, line in (("report", "# why"), ("verdicts", "x = 1"), ("report", "x = 1")):
         with (project / "rpa" / "companion" / f"{module}.py").open("a") as stream:
             stream.write(f"\n{line}\n")
