@@ -223,6 +223,7 @@ def test_a_claim_is_shown_with_its_evidence_and_unknown_requests_are_refused(pro
     output = _make(project, "claim", "ID=x")
     assert "recorded by cell [4]" in output and 'report.record("x"' in output and "01_a.png" in output
     assert [line.split()[-1] for line in output.splitlines() if " 10 " in line] == ["holds", "holds"]
+    assert "fails (quick profile)" in _make(project, "claim", "ID=x", "PROFILE=quick")  # its 2 is no 10
     assert _status(project) == ""
     assert "P1, figure 1" in _make(project, "claim")
     for request, answer in (("ID=y", "no claim is named 'y'"), ("PROFILE=medium", "'medium' is not one of 'full'")):
