@@ -129,6 +129,9 @@ def _execute(notebook, stage, label, workers):
     values, options = {"profile": label["profile"]} | label["parameters"], {"prepare_only": True, "progress_bar": False}
     stage.mkdir()
     content = provenance.papermill().execute_notebook(notebook, stage / notebook.name, values, **options)
+    for cell in content.cells:
+        if cell.cell_type == "code":  # what a notebook that was saved with its outputs shows is of another run
+            cell.update(execution_count=None, outputs=[])
     client = NotebookClient(
         content,
         kernel_name="python3",
@@ -173,6 +176,14 @@ def _publish(content, copy, folder, label):
         os.replace(path, place)
 
 
+def _seconds(stem):
+    """What the committed run of a notebook took; 0 where that is not known."""
+    try:
+        return json.loads((ROOT / FOLDERS[2] / f"{stem}.json").read_text())["notebook"]
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
 def run_all(profile: str, jobs: int | None = None) -> list[str]:
     """Run all notebooks whose results in build/<profile> are out of date; the reasons of failures.
 
@@ -181,8 +192,7 @@ def run_all(profile: str, jobs: int | None = None) -> list[str]:
     """
     jobs = jobs or min(4, cpu_count())
     pending = [stem for stem in provenance.notebooks() if not is_current(stem, profile)]
-    timings = {path.stem: json.loads(path.read_text()) for path in (ROOT / FOLDERS[2]).glob("*.json")}
-    pending.sort(key=lambda stem: timings[stem]["notebook"] if stem in timings else 0.0, reverse=True)
+    pending.sort(key=_seconds, reverse=True)
     workers = max(1, cpu_count() // max(1, min(jobs, len(pending))))
 
     def work(stem):

@@ -154,7 +154,9 @@ def test_quick_results_and_stand_in_data_are_not_accepted(project):
 
 def test_a_failing_notebook_is_named_and_the_last_good_results_stay(project):
     good = _bytes(project / "build" / "full")
-    _edit(project, "02_b", RECORD, "\ncount = 0\n1 / count")
+    _edit(project, "02_b", RECORD, "\ncount = 0\n1 / count", "not reached")
+    path = project / "notebooks" / "02_b.ipynb"  # saved with the count of another run
+    path.write_text(path.read_text().replace('"execution_count": null', '"execution_count": 9'))
     output = _make(project, "figures", fails=True)
     assert "02_b.ipynb, cell 4 (count = 0): ZeroDivisionError: division by zero" in output
     assert "build/full/failed/02_b.ipynb" in output and (project / "build/full/failed/02_b.ipynb").exists()
@@ -164,6 +166,7 @@ def test_a_failing_notebook_is_named_and_the_last_good_results_stay(project):
     (project / "build" / "full" / "02_b.ipynb").write_text("{}")
     assert "FAILED 02_b.ipynb: its kernel died" in _make(project, "figures", fails=True)
     _edit(project, "02_b", "b = 1", RECORD)
+    (project / "data" / "results" / "timings" / "02_b.json").write_text("<<<<<<< HEAD")  # as a merge leaves it
     _make(project, "figures", "accept")
 
 
@@ -228,6 +231,8 @@ def test_a_claim_is_shown_with_its_evidence_and_unknown_requests_are_refused(pro
     assert "P1, figure 1" in _make(project, "claim")
     for request, answer in (("ID=y", "no claim is named 'y'"), ("PROFILE=medium", "'medium' is not one of 'full'")):
         assert answer in _make(project, "claim", request, fails=True)
+    (project / "data" / "targets.toml").write_text(CLAIM.replace("01_a", "01_b"))
+    assert "expected one of 01_a, 02_b" in _make(project, "claim", "ID=x", fails=True)
 
 
 def test_a_notebook_run_by_hand_writes_to_the_lab_of_its_own_checkout(project):
@@ -248,6 +253,7 @@ def test_runs_are_listed_and_deleted_and_what_cannot_be_read_or_written_is_named
     elsewhere = f"RPA_BUILD={project / 'elsewhere'}"
     _make(project, "run", "NB=01", "P=", elsewhere)
     assert "01_a-" in _make(project, "runs", elsewhere) and not (project / "build" / "runs").exists()
+    assert "without spaces" in _make(project, "clean", f"RPA_BUILD={project / 'elsewhere'} x", fails=True)
     output = _make(project, "runs", "CLEAN=1", elsewhere)
     assert "01_a-" not in output and not (project / "elsewhere" / "runs").exists()
     (project / "grid.yaml").write_text("a: [")
