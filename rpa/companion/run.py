@@ -203,6 +203,8 @@ def run_all(profile: str, jobs: int | None = None) -> list[str]:
         except (RuntimeError, ValueError) as error:
             print(f"FAILED {error}", flush=True)
             return str(error)
+        except OSError as error:  # a full disk, or a folder that cannot be written: the others meet it too
+            raise OSError(error.errno, f"{stem}: {error.strerror or error}", error.filename) from error
         print(f"{stem} ({profile}) done in {time.perf_counter() - started:.0f} s", flush=True)
         return None
 
