@@ -262,7 +262,7 @@ def test_runs_are_listed_and_deleted_and_what_cannot_be_read_or_written_is_named
     for goal, answer in ("figures", "; RPA_BUILD names another folder"), ("sweep", "FAILED while parsing"):
         output = _make(project, goal, "NB=01", "GRID=grid.yaml", fails=True)
         assert answer in output and "Traceback" not in output
-        assert goal == "sweep" or "build/full/stage" in output and any(f"{stem}: " in output for stem in STEMS)
+        assert goal == "sweep" or ("build/full/stage" in output and any(f"{stem}: " in output for stem in STEMS))
 
 
 def test_a_bundle_holds_the_committed_files_and_the_executed_notebooks(project):
