@@ -11,6 +11,8 @@ ifeq ($(origin PYTHON),command line)
 ENV :=
 endif
 BUILD := $(or $(RPA_BUILD),build)
+# Make splits names at spaces: `make clean` would delete other folders.
+$(if $(word 2,$(BUILD)),$(error RPA_BUILD: expected a path without spaces, got $(BUILD)))
 JOBS_OF_TESTS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$n || echo 4)
 COMPANION = $(PYTHON) -m rpa.companion
 

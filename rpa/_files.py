@@ -44,7 +44,8 @@ def reading(path):
     try:
         with np.load(path, allow_pickle=False) as stored:
             yield stored
-    except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+    # NotImplementedError is a RuntimeError: zipfile's answers to headers that name other methods or passwords.
+    except (ValueError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
         raise OSError(f"{path}: truncated, altered or of another version ({error}); restore or delete it") from error
 
 

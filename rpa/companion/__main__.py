@@ -82,7 +82,7 @@ def claim(name: str | None, profile: str) -> None:
         return
     if name not in claims:
         raise ValueError(f"no claim is named {name!r}; there are:\n\n{lines}")
-    run_notebook(claims[name]["stem"], profile, workers=cpu_count())
+    run_notebook(stem_of(claims[name]["stem"]), profile, workers=cpu_count())
     text, good = companion.comparison.evidence(claims[name], _files.build(profile))
     print(text)
     sys.exit(not good)

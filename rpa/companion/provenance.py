@@ -63,7 +63,7 @@ def input_version() -> str:
 
     The data sets count by the list of what `make data` found, build/data.txt.
     """
-    files = [path for name in ("weights", "references") for path in sorted((ROOT / "data" / name).glob("*"))]
+    files = [path for name in ("weights", "references") for path in sorted((ROOT / "data" / name).glob("[!.]*"))]
     files += [ROOT / "figures" / "rpa.mplstyle", _files.build("data.txt")]
     parts = (path.name.encode() + (path.read_bytes() if path.is_file() else b"") for path in files)
     return sha256(b"\0".join(parts)).hexdigest()[:12]
@@ -79,8 +79,12 @@ def package_versions() -> dict[str, str]:
 @cache
 def parameters(notebook: str | Path) -> dict[str, tuple[object, str]]:
     """{name: (default, comment)} of a notebook's cell tagged `parameters`, but for its profile; notebook: a path."""
-    listed = papermill().inspect_notebook(str(notebook)).values()
-    return {p["name"]: (ast.literal_eval(p["default"]), p["help"]) for p in listed if p["name"] != "profile"}
+    listed = [p for p in papermill().inspect_notebook(str(notebook)).values() if p["name"] != "profile"]
+    try:
+        return {p["name"]: (ast.literal_eval(p["default"]), p["help"]) for p in listed}
+    except (ValueError, SyntaxError) as error:
+        lines = ", ".join(f"{p['name']} = {p['default']}" for p in listed)
+        raise ValueError(f"{notebook}: expected parameters that are plain values, got {lines}") from error
 
 
 def papermill() -> Any:
@@ -93,8 +97,11 @@ def papermill() -> Any:
 
 def code_cells(notebook: Path) -> list[str]:
     """The sources of a notebook's code cells, in order; notebook: a path."""
-    cells = json.loads(notebook.read_text())["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    try:
+        cells = json.loads(notebook.read_text())["cells"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{notebook}: no notebook ({error!r}), as after a merge with conflicts") from error
 
 
 def parsed(source: str) -> ast.Module:

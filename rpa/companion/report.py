@@ -226,7 +226,10 @@ def read_results(folder: str | Path | None = None) -> dict[str, dict]:
             if content["stem"] != path.stem:
                 raise ValueError(f"a copy of {content['stem']}.json")
             contents[path.stem] = {key: content[key] for key in ("profile", "code", "packages", "records")} | content
-        except (ValueError, KeyError, TypeError) as error:
+            for id, entry in content["records"].items():
+                shown = [entry["value"], *(entry[k] for k in ("error", "null", "ours", "tolerance") if k in entry)]
+                _plain(id, shown, numbers_only=True)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OSError(f"{path}: no record file ({error!r}); delete it and run its notebook again") from error
     return contents
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,7 +47,7 @@ def label_of(stem: str, profile: str, parameters: dict | None = None) -> dict:
 
 
 def label_in(stem: str, folder: Path) -> dict:
-    """The label of the results in `folder`, with the names of their `files`; {} where a notebook has none there."""
+    """The label of the results in `folder`, with their `files`, name -> SHA-256; {} where a notebook has none there."""
     try:
         return json.loads((folder / f"{stem}.ipynb").read_text())["metadata"].get("rpa", {})
     except (OSError, ValueError, KeyError, TypeError):  # not there, or cut off
@@ -54,11 +55,16 @@ def label_in(stem: str, folder: Path) -> dict:
 
 
 def is_current(stem: str, profile: str, folder: Path | None = None, parameters: dict | None = None) -> bool:
-    """Whether `folder` (default: build/<profile>) holds the results of the present code, inputs and parameters."""
+    """Whether `folder` (default: build/<profile>) holds what the present code, inputs and parameters made, unedited."""
     folder = folder or _files.build(profile)
     label = label_in(stem, folder)
-    whole = all((folder / name).exists() for name in label.pop("files", []))
-    return whole and label == label_of(stem, profile, parameters)
+    files = label.pop("files", {})
+    return files == _digests(folder, files) and label == label_of(stem, profile, parameters)
+
+
+def _digests(folder, names):
+    """{name: SHA-256} of those files that are there."""
+    return {name: sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).exists()}
 
 
 def run(
@@ -123,6 +129,9 @@ def _execute(notebook, stage, label, workers):
     values, options = {"profile": label["profile"]} | label["parameters"], {"prepare_only": True, "progress_bar": False}
     stage.mkdir()
     content = provenance.papermill().execute_notebook(notebook, stage / notebook.name, values, **options)
+    for cell in content.cells:
+        if cell.cell_type == "code":  # what a notebook that was saved with its outputs shows is of another run
+            cell.update(execution_count=None, outputs=[])
     client = NotebookClient(
         content,
         kernel_name="python3",
@@ -154,9 +163,10 @@ def _publish(content, copy, folder, label):
     At every moment the executed copy in `folder` names all files of its notebook there, and lacks one until the last is
     moved: a run that is stopped in between counts as not done, and the next one deletes what it left.
     """
-    stage, earlier = copy.parent, label_in(copy.stem, folder).get("files", [])
+    stage, earlier = copy.parent, label_in(copy.stem, folder).get("files", {})
     written = [path for path in sorted(stage.rglob("*")) if path.is_file() and path != copy]
-    content.metadata["rpa"] = label | {"files": [path.relative_to(stage).as_posix() for path in written]}
+    names = [path.relative_to(stage).as_posix() for path in written]
+    content.metadata["rpa"] = label | {"files": _digests(stage, names)}
     copy.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     for name in earlier:
         (folder / name).unlink(missing_ok=True)
@@ -164,6 +174,14 @@ def _publish(content, copy, folder, label):
         place = folder / path.relative_to(stage)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, place)
+
+
+def _seconds(stem):
+    """What the committed run of a notebook took; 0 where that is not known."""
+    try:
+        return json.loads((ROOT / FOLDERS[2] / f"{stem}.json").read_text())["notebook"]
+    except (OSError, ValueError, KeyError):
+        return 0.0
 
 
 def run_all(profile: str, jobs: int | None = None) -> list[str]:
@@ -174,8 +192,7 @@ def run_all(profile: str, jobs: int | None = None) -> list[str]:
     """
     jobs = jobs or min(4, cpu_count())
     pending = [stem for stem in provenance.notebooks() if not is_current(stem, profile)]
-    timings = {path.stem: json.loads(path.read_text()) for path in (ROOT / FOLDERS[2]).glob("*.json")}
-    pending.sort(key=lambda stem: timings[stem]["notebook"] if stem in timings else 0.0, reverse=True)
+    pending.sort(key=_seconds, reverse=True)
     workers = max(1, cpu_count() // max(1, min(jobs, len(pending))))
 
     def work(stem):
@@ -186,6 +203,8 @@ def run_all(profile: str, jobs: int | None = None) -> list[str]:
         except (RuntimeError, ValueError) as error:
             print(f"FAILED {error}", flush=True)
             return str(error)
+        except OSError as error:  # a full disk, or a folder that cannot be written: the others meet it too
+            raise OSError(error.errno, f"{stem}: {error.strerror or error}", error.filename) from error
         print(f"{stem} ({profile}) done in {time.perf_counter() - started:.0f} s", flush=True)
         return None
 

@@ -69,7 +69,7 @@ def checked(stem: str, values: dict[str, Any], profile: str = "full") -> dict[st
     of another type, and a parameter that the profile replaces.
     """
     path = provenance.notebooks()[stem]
-    known, replaced = provenance.parameters(path), _replaced_by_profile(path)
+    replaced, known = _replaced_by_profile(path), provenance.parameters(path)
     lines = [f"  {name} = {default!r}  # {comment}" for name, (default, comment) in known.items()]
     result = {}
     for name, value in values.items():

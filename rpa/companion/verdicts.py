@@ -44,12 +44,18 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
 
     Raises ValueError naming the claim and what is wrong with it.
     """
-    claims = tomllib.loads(Path(path or in_checkout("data/targets.toml")).read_text())["claim"]
+    path = Path(path or in_checkout("data/targets.toml"))
+    try:
+        claims = tomllib.loads(path.read_text())["claim"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: expected [[claim]] blocks of TOML ({error})") from error
     counts = Counter(claim.get("id") for claim in claims)
     for claim in claims:
         reasons = [f"expected the key {key} too" for key in KEYS if key not in claim]
         wrong = [(key, allowed) for key, allowed in ALLOWED.items() if claim.get(key, allowed[0]) not in allowed]
         reasons += [f"{key}: expected one of {allowed}, got {claim[key]!r}" for key, allowed in wrong]
+        edges = {key: claim[key] for key in (*CRITERIA, "tolerance") if key in claim}
+        reasons += [f"{k}: expected a number, got {v!r}" for k, v in edges.items() if not isinstance(v, (int, float))]
         criteria = [key for key in CRITERIA if key in claim]
         if len(criteria) > 1 or (claim.get("status") == "done" and not criteria):
             reasons.append(f"expected one of {', '.join(CRITERIA)}, got {criteria or 'none'}")

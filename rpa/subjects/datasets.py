@@ -4,7 +4,7 @@ A data set is read from the data roots (`roots`), else downloaded by torchvision
 warning. Every file is checked against data/SHA256SUMS. `python -m rpa.subjects.datasets` fetches what is missing and
 reports.
 
-Environment: RPA_DATA names the only data root; RPA_OFFLINE=1 forbids downloads.
+Environment: RPA_DATA names the only data root, relative to the checkout; RPA_OFFLINE=1 forbids downloads.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _digits(split):
 def roots() -> list[Path]:
     """The folders in which data are looked for; downloads go to the first."""
     if os.environ.get("RPA_DATA"):
-        return [Path(os.environ["RPA_DATA"])]
+        return [ROOT / os.environ["RPA_DATA"]]
     return [ROOT / "data", ROOT.parent / "shared" / "data"]
 
 

@@ -19,6 +19,8 @@ RECORDS = {
     "fitted": {"value": {"a": 5, "b": 50}, "varies": "retrained", "tolerance": {"a": 1, "b": 10}},
 }
 
+WRONG = [{"value": "1"}, {"value": math.nan}, {"value": 1, "null": None}, {"value": 1, "error": ["0"]}]
+
 
 def _content(records, **changed):
     header = {"stem": STEM, "profile": "full", "code": code_version(STEM)}
@@ -78,6 +80,22 @@ def test_other_code_packages_data_and_profile_are_named(judged):
     assert agrees and "profile: committed full, now quick" in text and "no number can be compared" in text
 
 
+def test_a_claim_whose_numbers_are_off_or_missing_has_no_evidence_except_in_another_profile(tmp_path):
+    claim = {"id": "x", "stem": STEM, "paper": "P1", "where": "here", "statement": "", "status": "done", "at_most": 9}
+    committed = {"value": {"a": 1.0, "b": 2.0}}
+    _write(tmp_path / "committed", _content({"x": committed}))
+    for value, profile, good in (
+        ({"a": 1.0, "b": 2.0}, "full", True),
+        ({"a": 1.1, "b": 2.0}, "full", False),
+        ({"a": 1.0}, "full", False),
+        ({"a": 1.1}, "quick", True),
+    ):
+        _write(tmp_path / "rerun", _content({"x": {"value": value}}, profile=profile))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(comparison, "ROOT", tmp_path / "committed")
+            assert comparison.evidence(claim, tmp_path / "rerun")[1] == good
+
+
 def test_a_file_that_is_no_record_is_named(judged, tmp_path):
     _write(tmp_path / "rerun", _content(RECORDS))
     path = tmp_path / "rerun" / "data" / "results" / "other.json"
@@ -85,6 +103,9 @@ def test_a_file_that_is_no_record_is_named(judged, tmp_path):
         ("{", "run its notebook again"),
         (json.dumps(_content(RECORDS)), "a copy of 01_moons_noise.json"),  # whose numbers nobody made
         (json.dumps({"stem": "other", "profile": "full", "code": ""}), "'packages'"),
+        (json.dumps(_content([], stem="other")), "no record file"),
+        (json.dumps(_content({"a": {"varies": "exact"}}, stem="other")), "'value'"),
+        *((json.dumps(_content({"a": entry}, stem="other")), "'a'.*numbers") for entry in WRONG),
     ):
         path.write_text(text)
         with pytest.raises(OSError, match=rf"other.json.*{message}"):

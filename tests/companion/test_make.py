@@ -118,6 +118,10 @@ def test_only_what_changed_runs_again(project):
     assert _ran(_make(project, "figures")) == ["02_b"] and "02_b.png" not in _bytes(project / "build" / "full")
     (project / "build" / "full" / "figures" / "01_a.png").unlink()
     assert _ran(_make(project, "figures")) == ["01_a"]
+    path = project / "build" / "full" / "data" / "results" / "01_a.json"
+    path.write_text(path.read_text().replace('"value": 10', '"value": 9'))  # a number that no notebook made
+    assert "01_a: no results of the present code" in _make(project, "accept", fails=True)
+    assert _ran(_make(project, "figures")) == ["01_a"]
     for module, line in (("report", "# why"), ("verdicts", "x = 1"), ("report", "x = 1")):
         with (project / "rpa" / "companion" / f"{module}.py").open("a") as stream:
             stream.write(f"\n{line}\n")
@@ -150,7 +154,9 @@ def test_quick_results_and_stand_in_data_are_not_accepted(project):
 
 def test_a_failing_notebook_is_named_and_the_last_good_results_stay(project):
     good = _bytes(project / "build" / "full")
-    _edit(project, "02_b", RECORD, "\ncount = 0\n1 / count")
+    _edit(project, "02_b", RECORD, "\ncount = 0\n1 / count", "not reached")
+    path = project / "notebooks" / "02_b.ipynb"  # saved with the count of another run
+    path.write_text(path.read_text().replace('"execution_count": null', '"execution_count": 9'))
     output = _make(project, "figures", fails=True)
     assert "02_b.ipynb, cell 4 (count = 0): ZeroDivisionError: division by zero" in output
     assert "build/full/failed/02_b.ipynb" in output and (project / "build/full/failed/02_b.ipynb").exists()
@@ -160,6 +166,7 @@ def test_a_failing_notebook_is_named_and_the_last_good_results_stay(project):
     (project / "build" / "full" / "02_b.ipynb").write_text("{}")
     assert "FAILED 02_b.ipynb: its kernel died" in _make(project, "figures", fails=True)
     _edit(project, "02_b", "b = 1", RECORD)
+    (project / "data" / "results" / "timings" / "02_b.json").write_text("<<<<<<< HEAD")  # as a merge leaves it
     _make(project, "figures", "accept")
 
 
@@ -219,10 +226,13 @@ def test_a_claim_is_shown_with_its_evidence_and_unknown_requests_are_refused(pro
     output = _make(project, "claim", "ID=x")
     assert "recorded by cell [4]" in output and 'report.record("x"' in output and "01_a.png" in output
     assert [line.split()[-1] for line in output.splitlines() if " 10 " in line] == ["holds", "holds"]
+    assert "fails (quick profile)" in _make(project, "claim", "ID=x", "PROFILE=quick")  # its 2 is no 10
     assert _status(project) == ""
     assert "P1, figure 1" in _make(project, "claim")
     for request, answer in (("ID=y", "no claim is named 'y'"), ("PROFILE=medium", "'medium' is not one of 'full'")):
         assert answer in _make(project, "claim", request, fails=True)
+    (project / "data" / "targets.toml").write_text(CLAIM.replace("01_a", "01_b"))
+    assert "expected one of 01_a, 02_b" in _make(project, "claim", "ID=x", fails=True)
 
 
 def test_a_notebook_run_by_hand_writes_to_the_lab_of_its_own_checkout(project):
@@ -243,6 +253,7 @@ def test_runs_are_listed_and_deleted_and_what_cannot_be_read_or_written_is_named
     elsewhere = f"RPA_BUILD={project / 'elsewhere'}"
     _make(project, "run", "NB=01", "P=", elsewhere)
     assert "01_a-" in _make(project, "runs", elsewhere) and not (project / "build" / "runs").exists()
+    assert "without spaces" in _make(project, "clean", f"RPA_BUILD={project / 'elsewhere'} x", fails=True)
     output = _make(project, "runs", "CLEAN=1", elsewhere)
     assert "01_a-" not in output and not (project / "elsewhere" / "runs").exists()
     (project / "grid.yaml").write_text("a: [")
@@ -251,7 +262,7 @@ def test_runs_are_listed_and_deleted_and_what_cannot_be_read_or_written_is_named
     for goal, answer in ("figures", "; RPA_BUILD names another folder"), ("sweep", "FAILED while parsing"):
         output = _make(project, goal, "NB=01", "GRID=grid.yaml", fails=True)
         assert answer in output and "Traceback" not in output
-        assert goal == "sweep" or "build/full/stage" in output
+        assert goal == "sweep" or ("build/full/stage" in output and any(f"{stem}: " in output for stem in STEMS))
 
 
 def test_a_bundle_holds_the_committed_files_and_the_executed_notebooks(project):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers import write_notebook
 
 from rpa.companion import provenance
 from rpa.companion.provenance import notebooks
@@ -84,6 +85,29 @@ def test_prose_in_the_code_changes_no_version(write):
     assert provenance.code_version("01_x") == first
     write("rpa/upper/a.py", prose.replace("text", "Text"))
     assert provenance.code_version("01_x") != first
+
+
+def test_inputs_are_weights_and_references_but_no_hidden_files(write):
+    write("data/weights/a.npz", "1")
+    first = provenance.input_version.__wrapped__()
+    write("data/weights/.DS_Store", "1")
+    assert provenance.input_version.__wrapped__() == first
+    write("data/weights/a.npz", "2")
+    assert provenance.input_version.__wrapped__() != first
+
+
+@pytest.mark.parametrize("text", ["{\n<<<<<<< HEAD", "[]", "{}", '{"cells": [{"cell_type": "code"}]}'])
+def test_a_file_that_is_no_notebook_is_named(write, text):
+    write("notebooks/01_x.ipynb", text)
+    with pytest.raises(ValueError, match="01_x.ipynb: no notebook"):
+        provenance.code_version("01_x")
+
+
+def test_parameters_that_are_no_plain_values_are_named(tmp_path):
+    path = write_notebook(tmp_path / "01_x.ipynb")
+    path.write_text(path.read_text().replace("profile = ", "n = 10**2\\nprofile = "))
+    with pytest.raises(ValueError, match=r"01_x.ipynb: expected parameters that are plain values, got n = 10\*\*2"):
+        provenance.parameters(path)
 
 
 def test_an_edit_of_attacks_touches_notebook_11_alone():

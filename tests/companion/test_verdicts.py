@@ -145,6 +145,7 @@ def test_a_claim_is_answered_by_its_own_notebook_only(out, monkeypatch):
         ({"paper": verdicts.BEYOND, "null": "counting"}, "beyond the papers has no null"),
         ({"null": "counting", "no_null": "exact"}, "expected null or no_null, got both"),
         ({"paper": None, "rival": "sampling"}, "expected the key paper too"),
+        ({"at_most": "1"}, "at_most: expected a number, got '1'"),
     ],
 )
 def test_a_malformed_claim_is_named(tmp_path, change, message):
@@ -153,6 +154,10 @@ def test_a_malformed_claim_is_named(tmp_path, change, message):
     path.write_text("\n".join(["[[claim]]", *(f"{k} = {json.dumps(v)}" for k, v in claim.items())]))
     with pytest.raises(ValueError, match=f"'p1.a'.*{message}"):
         verdicts.load_claims(path)
+    for text in ("", "<<<<<<< HEAD"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="targets.toml: expected"):
+            verdicts.load_claims(path)
 
 
 def test_verify_fails_only_for_a_finished_claim_that_fails(out, monkeypatch):

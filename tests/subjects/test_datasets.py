@@ -72,6 +72,12 @@ def test_the_stand_in_warns_is_marked_and_is_the_same_each_time(data_root, load)
     assert (distance.argmin(1) == data.y[5000:]).mean() > 0.5
 
 
+def test_a_relative_data_root_is_that_of_the_checkout_wherever_a_kernel_works(monkeypatch, tmp_path):
+    monkeypatch.setenv("RPA_DATA", "mine")
+    monkeypatch.chdir(tmp_path)
+    assert datasets.roots() == [datasets.ROOT / "mine"]
+
+
 @pytest.mark.skipif(not any((root / "MNIST").exists() for root in datasets.roots()), reason="needs the real MNIST")
 def test_the_real_digits():
     train, test = datasets.mnist("train"), datasets.mnist("test")
