@@ -280,3 +280,10 @@ def test_repeated_runs_keep_their_budget_and_end_once_they_converge(budget):
     found = splitting.repeated(event)
     assert found.converged and found.rel_error <= 0.2 and event.evaluations < 60_000
     assert abs(found.log_p - log_ndtr(-2.2)) < 4 * found.rel_error
+
+
+def test_runs_that_lose_the_failures_leave_no_digit():
+    """The mean of 8 runs, of which 3 reach the failure, is e^28 too low in one case of P(all of 12 x_i <= 0)."""
+    runs = [splitting.Run(-48.0, i < 3, np.zeros((1, 2))) for i in range(8)]
+    found = splitting._mean(runs, np.full(8, 500), 0.1, plain=False)
+    assert not found.converged and found.rel_error > 1
