@@ -227,6 +227,8 @@ def _of_module(module, like, gaussian):
         times, scale = operator.mul, np.sqrt(gaussian.variances)
     else:
         times, scale = operator.matmul, gaussian.times_factor(np.eye(gaussian.dim)).T
+    if not scale.any():  # an input that does not vary
+        times, scale = operator.matmul, np.zeros((0, gaussian.dim))
     mean, moved = (torch.as_tensor(a).to(like) for a in (gaussian.mean.copy(), scale))
     return {
         "net": lambda z: module(mean + times(z, moved)),

@@ -112,6 +112,15 @@ def test_a_nearly_certain_failure_has_the_error_of_its_complement(estimate, dist
     assert abs(found.log_p - exact) < 3 * found.rel_error and found.lower <= exact <= found.upper
 
 
+@pytest.mark.parametrize("cov", [0.0, np.zeros(4)])
+def test_a_module_whose_input_does_not_vary_is_exact(cov):
+    module = nn.Sequential(nn.Linear(4, 1), nn.Tanh()).double().eval()
+    value = module(torch.ones(1, 4, dtype=torch.float64)).item()
+    for threshold, log_p in ((value - 0.01, 0.0), (value + 0.01, -np.inf)):
+        found = _fail(module, Gaussian(np.ones(4), cov), threshold)
+        assert (found.log_p, found.rel_error, found.method, found.n) == (log_p, 0.0, "exact", 1)
+
+
 def test_a_failure_that_is_never_met_leaves_a_bound_and_says_so():
     module = nn.Sequential(nn.Linear(4, 1), nn.Tanh())  # never reaches 2, which no bound here proves
     found = _fail(module.eval(), budget=20_000)

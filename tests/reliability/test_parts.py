@@ -280,3 +280,19 @@ def test_repeated_runs_keep_their_budget_and_end_once_they_converge(budget):
     found = splitting.repeated(event)
     assert found.converged and found.rel_error <= 0.2 and event.evaluations < 60_000
     assert abs(found.log_p - log_ndtr(-2.2)) < 4 * found.rel_error
+
+
+def test_runs_that_lose_the_failures_leave_no_digit():
+    """The mean of 8 runs, of which 3 reach the failure, is e^28 too low in one case of P(all of 12 x_i <= 0)."""
+    runs = [splitting.Run(-48.0, i < 3, np.zeros((1, 2))) for i in range(8)]
+    found = splitting._mean(runs, np.full(8, 500), 0.1, plain=False)
+    assert not found.converged and found.rel_error > 1
+
+
+def test_what_one_proposal_alone_covers_may_be_missed_as_often():
+    """Of three half-spaces of equal probability the first proposal covers one, the second all."""
+    event = make_event(lambda z: z[:, :3].amax(dim=1, keepdim=True) - 4, 3, budget=40_000)
+    ladder = np.array([-np.inf, 3.0, 4.0])
+    proposals = [TailMixture.ladders(np.eye(3)[:k], [ladder] * k) for k in (1, 3)]
+    found = splitting.repeated(event, proposals)
+    assert not found.converged and found.rel_error == pytest.approx(2.0, rel=0.3)
