@@ -93,7 +93,8 @@ def traced(net: ReLUNetwork | nn.Module | Traced, x: torch.Tensor, name: str = "
     if isinstance(net, Traced):
         return net
     try:
-        result = Traced(as_module(net), x, inputs=name, **options)
+        with torch.inference_mode(False), torch.no_grad():  # its constants serve gradients, whatever the caller's mode
+            result = Traced(as_module(net), x.clone(), inputs=name, **options)
     except ValueError as error:
         if x.ndim > 2 or not str(error).startswith("inputs: the network does not take"):
             raise

@@ -265,8 +265,8 @@ def _spread(rows, var, full):
 
 def _pulled(function, x, rows):
     """rows (b, k, m) times the Jacobian of the function at x, (b, k, n), differentiable in rows."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False):
+        x = x.detach().clone().requires_grad_()
         y = function(x)
         products = [torch.autograd.grad(y, x, row, True, rows.requires_grad)[0] for row in rows.unbind(1)]
     return torch.stack(products, 1).flatten(2)

@@ -154,3 +154,22 @@ def test_each_input_may_have_its_own_covariance():
         together, alone = function(net, x, covs), [function(net, *pair) for pair in zip(x.split(1), covs)]
         torch.testing.assert_close(together.mean, torch.cat([each.mean for each in alone]))
         torch.testing.assert_close(together.cov, torch.cat([each.cov for each in alone]))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_mode_does_not_matter(mode):
+    norm = nn.BatchNorm2d(2)
+    norm.running_var.uniform_(0.5, 2.0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 2), norm, nn.LeakyReLU(), nn.Conv2d(2, 2, 2), nn.ReLU(), nn.Flatten())
+    net = net.append(nn.Linear(8, 2)).double().eval()
+    images = torch.rand(2, 1, 4, 4, dtype=F64)
+
+    def everything():
+        x = images.clone()
+        found = [rpa.two_stage(net, x, 0.1, relu=i, rule=rule).cov for i in (0, 1) for rule in RULES]
+        found += [rpa.noise_map(net, x[0], 0.1, method=method) for method in ("linear", "two-stage")]
+        return found + list(rpa.noise_attack(net, x, torch.tensor([0, 1]), budget=1.0, steps=2))
+
+    expected = everything()
+    with mode():
+        assert all(map(torch.equal, everything(), expected))
