@@ -11,6 +11,7 @@ from torch import nn
 
 import rpa
 from rpa.moments.layerwise import RULES
+from rpa.moments.two_stage import two_stage_mean
 
 F64 = torch.float64
 few = settings(derandomize=True, deadline=None, max_examples=25, database=None)
@@ -173,3 +174,14 @@ def test_the_callers_mode_does_not_matter(mode):
     expected = everything()
     with mode():
         assert all(map(torch.equal, everything(), expected))
+
+
+def test_a_covariance_of_one_input_is_a_variance():
+    net = nn.Sequential(nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    x, cov = torch.tensor([[-1.0], [0.0], [2.0]], dtype=F64), torch.tensor([[0.3]], dtype=F64)
+    means = lambda *inputs: [two_stage_mean(*inputs, relu=1)]
+    for function in (rpa.layerwise, rpa.two_stage, means):
+        expected = function(net, x, 0.3)
+        for same in (cov, cov.expand(3, 1, 1)):
+            assert all(map(torch.equal, function(net, x, same), expected))
+        assert torch.equal(function(net, rpa.Gaussian(x[0], cov))[0], expected[0][:1])
