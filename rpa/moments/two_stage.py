@@ -201,7 +201,8 @@ def _moments(law, stages, points, rule, outputs):
             shape = ", ".join(map(str, x.shape[1:]))
             raise ValueError(f"points: expected shape (any, {shape}), got {tuple(points.shape)}")
         points = points.to(x).detach()
-        used, places = torch.cdist(x.detach().flatten(1), points.flatten(1)).argmin(1).unique(return_inverse=True)
+        apart = torch.cdist(x.detach().flatten(1), points.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        used, places = apart.argmin(1).unique(return_inverse=True)
         points = points[used]
     with torch.no_grad():
         inner = stages.before(points)

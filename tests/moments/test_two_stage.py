@@ -137,6 +137,14 @@ def test_points_serve_an_affine_stage_of_any_size():
         two_stage.two_stage(nn.Sequential(net[0], nn.ReLU(), *net[1:]), IMAGES, 0.1, points=IMAGES, relu=1)
 
 
+def test_the_nearest_point_is_found_far_from_zero():
+    x = 100 + torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) / 100
+    net = perceptron([30, 20, 20, 2], 0).float()
+    net[0].bias[:], net[2].bias[:] = 0.0, 0.0
+    net[0].bias -= net[0].weight @ x.mean(0)
+    close(*(two_stage.two_stage(net, x, 1e-8, points=points) for points in (x.flip(0), None)), 1e-3, 1e-12)
+
+
 def test_noise_levels_of_one_input_share_its_jacobians():
     found = partial(two_stage.two_stage, convolutional(), relu=1)
     var = torch.tensor([0.1, 0.4], dtype=F64).repeat_interleave(2)[:, None, None, None].expand(-1, 1, 8, 8)
