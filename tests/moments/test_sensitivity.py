@@ -156,3 +156,4 @@ def test_chosen_windows_and_several_levels_are_parts_of_the_maps(shallow, method
     assert torch.allclose(noise_map(net, x, [0.1, 0.5], window=2, method=method), maps, rtol=1e-12)
     found = noise_map(net, x, [0.1, 0.5], window=2, method=method, at=places)
     assert torch.allclose(found, maps[:, :, places[:, 0], places[:, 1]], rtol=1e-12)
+    assert noise_map(net, x, [0.1, 0.5], window=2, method=method, at=places[:0]).shape == (2, 3, 0)
