@@ -16,7 +16,7 @@ from rpa.moments import activation
 from rpa.tracing.conversion import pool_tables
 from rpa.tracing.parts import Cut
 
-ALIKE = 100  # roundings of an input's largest deviation by which the moments of windows that are computed once may differ
+ALIKE = 100  # roundings of an input's largest deviation by which moments of windows computed once may differ
 CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
 CHUNK = 64  # windows whose cubature is done at once, to stay in cache
 BLOCK = 256  # windows whose shared inputs are looked for at once
