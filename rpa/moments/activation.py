@@ -48,7 +48,8 @@ def covariance(mu: torch.Tensor, cov: torch.Tensor, slope: torch.Tensor | None, 
     rule for pairs of activations: "exact"; "series", the first four terms; "linear", the first. A pair of which one
     passes has gain_1 gain_2 cov_12, exactly.
     """
-    # Rounding in earlier layers may have moved |cov_12| beyond sigma_1 sigma_2, or a variance below 0.
+    # Rounding in earlier layers may have moved |cov_12| beyond sigma_1 sigma_2 or off cov_21, or a variance below 0.
+    cov = (cov + cov.mT) / 2
     given = cov.detach()
     sigma = given.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     limit = (1 + 4 * torch.finfo(cov.dtype).eps) * sigma[..., :, None] * sigma[..., None, :]

@@ -181,7 +181,7 @@ def _normalized(images):
 
 def _gradients(expected, x, shift, variance, label, target):
     """Derivatives of the margin by shift and by variance; None for what it does not depend on."""
-    with torch.enable_grad():
+    with torch.inference_mode(False):
         shift, variance = shift.clone().requires_grad_(), variance.clone().requires_grad_()
         total = margin(expected(x + shift, variance), label, target).sum()
         return torch.autograd.grad(total, (shift, variance), allow_unused=True)

@@ -84,8 +84,8 @@ def jacobian_at(
 
     outputs: indices of the outputs wanted, k of them, default all.
     """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False):  # with gradients, whatever mode the caller is in
+        x = x.detach().clone().requires_grad_()
         values = function(x).reshape(len(x), -1)
         values = values if outputs is None else values[:, outputs]
         total = values.sum(0)

@@ -16,7 +16,7 @@ from rpa.moments import activation
 from rpa.tracing.conversion import pool_tables
 from rpa.tracing.parts import Cut
 
-ALIKE = 100  # roundings of the largest deviation by which the moments of windows that are computed once may differ
+ALIKE = 100  # roundings of an input's largest deviation by which moments of windows computed once may differ
 CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
 CHUNK = 64  # windows whose cubature is done at once, to stay in cache
 BLOCK = 256  # windows whose shared inputs are looked for at once
@@ -70,10 +70,12 @@ def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     """
     rows, squares = mean.reshape(-1, mean.shape[-1]).double(), cov.expand(*mean.shape, -1).flatten(0, -3).double()
     # One of each group of windows that are alike: on a flat background most are.
-    scale = squares.diagonal(dim1=-2, dim2=-1).max().sqrt()
-    scale = scale.where(scale > 0, 1.0)
+    eps = torch.finfo(mean.dtype).eps
+    deviations = squares.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    sizes = torch.cat([eps * rows.abs(), deviations], 1).reshape(len(mean), -1).amax(1)
+    scale = sizes.where(sizes > 0, 1.0).min()  # of the quietest input; without noise, what rounding leaves
     key = torch.cat([rows / scale, (squares / scale / scale).flatten(1)], 1)
-    groups, back = key.div(ALIKE * torch.finfo(mean.dtype).eps).round().unique(dim=0, return_inverse=True)
+    groups, back = key.div(ALIKE * eps).round().unique(dim=0, return_inverse=True)
     first = back.new_zeros(len(groups)).scatter_reduce(0, back, torch.arange(len(back)), "amin", include_self=False)
     rows, squares = rows[first], squares[first]
     # Cubature where the winner is not certain.

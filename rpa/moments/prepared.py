@@ -93,7 +93,8 @@ def traced(net: ReLUNetwork | nn.Module | Traced, x: torch.Tensor, name: str = "
     if isinstance(net, Traced):
         return net
     try:
-        result = Traced(as_module(net), x, inputs=name, **options)
+        with torch.inference_mode(False), torch.no_grad():  # its constants serve gradients, whatever the caller's mode
+            result = Traced(as_module(net), x.clone(), inputs=name, **options)
     except ValueError as error:
         if x.ndim > 2 or not str(error).startswith("inputs: the network does not take"):
             raise
@@ -122,7 +123,8 @@ def prepared(
         stack = lambda arrays: torch.tensor(np.stack(arrays), dtype=dtype)
         mean, var = (stack(arrays).unflatten(1, shape) for arrays in zip(*((p.mean, p.variances) for p in parts)))
         _checks.finite("inputs", torch.cat([mean, var]))
-        full = stack([p.cov for p in parts]) if any(p.cov_given.ndim == 2 for p in parts) else None
+        dense = inputs.dim > 1 and any(p.cov_given.ndim == 2 for p in parts)
+        full = stack([p.cov for p in parts]) if dense else None
         law = Law(mean, var, full, torch.tensor(weights, dtype=dtype))
     elif cov is None:
         raise ValueError("cov: expected the noise's variance, variances or covariance beside means, got None")
@@ -147,10 +149,10 @@ def noise(
     _checks.finite("cov", cov)
     b, *shape = mean.shape
     n = math.prod(shape)
-    if n > 1 and cov.shape in ((n, n), (b, n, n)):
+    if cov.shape in ((n, n), (b, n, n)):
         _checks.covariance("cov", cov)
         full = cov.reshape(-1, n, n)
-        return full.diagonal(dim1=1, dim2=2).reshape(-1, *shape), full
+        return full.diagonal(dim1=1, dim2=2).reshape(-1, *shape), full if n > 1 else None
     if cov.shape not in ((), tuple(shape), mean.shape):
         expected = f"(), {tuple(shape)}, {tuple(mean.shape)}, {(n, n)} or {(b, n, n)}"
         raise ValueError(f"cov: expected shape {expected}, got {tuple(cov.shape)}")

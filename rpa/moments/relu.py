@@ -143,12 +143,12 @@ def coefficient(n: int, a: torch.Tensor) -> torch.Tensor:
     """
     if n == 1:
         return ndtr(a)
-    before, hermite = torch.zeros_like(a), torch.ones_like(a)
+    before, hermite = torch.zeros_like(a), torch.ones_like(a)  # He_k / sqrt(k!)
     for degree in range(n - 2):
-        before, hermite = hermite, a * hermite - degree * before
+        before, hermite = hermite, (a * hermite - math.sqrt(degree) * before) / math.sqrt(degree + 1)
     # The density first: far from the kink a may be 1e9, and its powers would overflow.
     density = _pdf(a)
-    return torch.where(density > 0, (-1) ** n * hermite * density / math.sqrt(math.factorial(n)), 0.0)
+    return torch.where(density > 0, (-1) ** n * hermite * density / math.sqrt(n * (n - 1)), 0.0)
 
 
 class _Moments(torch.autograd.Function):

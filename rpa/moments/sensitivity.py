@@ -73,6 +73,8 @@ def noise_map(
     module, (x,) = on_images(net, image[None, None] if image.ndim == 2 else image[None])
     seed = _check.integer("seed", seed)
     levels = [_check.positive("sigma", each) for each in np.atleast_1d(sigma)]
+    if not levels:
+        raise ValueError("sigma: expected at least one, got none")
     window = _check.integer("window", window, 1)
     order = _check.integer("order", order, 1)
     if window > min(x.shape[1:]):
@@ -163,7 +165,7 @@ def _lines(module, x, sigma, window, nodes, seed, wanted):
     for part in pixels.split(max(1, _BATCH // len(steps))):
         points = x.flatten().repeat(len(part), len(steps), 1)
         points.scatter_add_(2, part[:, None].expand(-1, len(steps), -1), steps.expand(len(part), -1, -1))
-        outputs = (module(points.reshape(-1, *x.shape)) - centre).reshape(len(part), dim, nodes - 1, -1)
+        outputs = (module(points.reshape(-1, *x.shape)) - centre).reshape(len(part), dim, nodes - 1, centre.numel())
         mean = torch.einsum("j,pdjk->pk", weight[outer], outputs) / dim
         square = torch.einsum("pdik,ij,pdjk->pk", outputs, gram[outer][:, outer], outputs) / dim
         variances.append(square - mean**2)

@@ -61,8 +61,9 @@ def affine_relu_affine(
         _checks.finite(name, value)
     hidden = A @ full @ A.T if full is not None else (A * var[:, None]) @ A.T
     mu = mean @ A.T + c1
-    inner = relu.covariance(mu, hidden.expand(len(mu), *hidden.shape[-2:]))
-    return Moments(relu.mean(mu, hidden.diagonal(dim1=-2, dim2=-1).expand_as(mu)) @ B.T + c2, B @ inner @ B.T)
+    inner = activation.covariance(mu, hidden.expand(len(mu), *hidden.shape[-2:]), None, "exact")
+    var = hidden.diagonal(dim1=-2, dim2=-1).clamp(min=0).expand_as(mu)
+    return Moments(relu.mean(mu, var) @ B.T + c2, B @ inner @ B.T)
 
 
 def splits(net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
@@ -200,7 +201,8 @@ def _moments(law, stages, points, rule, outputs):
             shape = ", ".join(map(str, x.shape[1:]))
             raise ValueError(f"points: expected shape (any, {shape}), got {tuple(points.shape)}")
         points = points.to(x).detach()
-        used, places = torch.cdist(x.detach().flatten(1), points.flatten(1)).argmin(1).unique(return_inverse=True)
+        apart = torch.cdist(x.detach().flatten(1), points.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        used, places = apart.argmin(1).unique(return_inverse=True)
         points = points[used]
     with torch.no_grad():
         inner = stages.before(points)
@@ -220,7 +222,7 @@ def _moments(law, stages, points, rule, outputs):
             jacobian = jacobian_of(point)
         mu = inner[i] + (x[members] - point).flatten(1) @ jacobian.T
         own, cov = (part if part is None or len(part) == 1 else part[members] for part in (var.flatten(1), full))
-        variances = own @ (jacobian**2).T if full is None else ((jacobian @ cov) * jacobian).sum(2)
+        variances = own @ (jacobian**2).T if full is None else ((jacobian @ cov) * jacobian).sum(2).clamp(min=0)
         response = lambda rows: _spread(rows @ jacobian, own, cov)
         hidden = None if rule in ADJOINT else _spread(jacobian, own, cov).expand(len(mu), -1, -1)
         at_point = (part[i : i + 1] for part in behind)
@@ -254,7 +256,7 @@ def _local_moments(stages, x, var, full):
     if not stages.affine:
         raise ValueError("cov: a full covariance needs one affine part before the ReLU here; see two_stage")
     jacobian = stages.first[0].matrix()
-    return stages.before(x), ((jacobian @ full) * jacobian).sum(2)
+    return stages.before(x), ((jacobian @ full) * jacobian).sum(2).clamp(min=0)
 
 
 def _spread(rows, var, full):
@@ -264,8 +266,8 @@ def _spread(rows, var, full):
 
 def _pulled(function, x, rows):
     """rows (b, k, m) times the Jacobian of the function at x, (b, k, n), differentiable in rows."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False):
+        x = x.detach().clone().requires_grad_()
         y = function(x)
         products = [torch.autograd.grad(y, x, row, True, rows.requires_grad)[0] for row in rows.unbind(1)]
     return torch.stack(products, 1).flatten(2)

@@ -11,6 +11,7 @@ from torch import nn
 
 import rpa
 from rpa.moments.layerwise import RULES
+from rpa.moments.two_stage import two_stage_mean
 
 F64 = torch.float64
 few = settings(derandomize=True, deadline=None, max_examples=25, database=None)
@@ -154,3 +155,33 @@ def test_each_input_may_have_its_own_covariance():
         together, alone = function(net, x, covs), [function(net, *pair) for pair in zip(x.split(1), covs)]
         torch.testing.assert_close(together.mean, torch.cat([each.mean for each in alone]))
         torch.testing.assert_close(together.cov, torch.cat([each.cov for each in alone]))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_mode_does_not_matter(mode):
+    norm = nn.BatchNorm2d(2)
+    norm.running_var.uniform_(0.5, 2.0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 2), norm, nn.LeakyReLU(), nn.Conv2d(2, 2, 2), nn.ReLU(), nn.Flatten())
+    net = net.append(nn.Linear(8, 2)).double().eval()
+    images = torch.rand(2, 1, 4, 4, dtype=F64)
+
+    def everything():
+        x = images.clone()
+        found = [rpa.two_stage(net, x, 0.1, relu=i, rule=rule).cov for i in (0, 1) for rule in RULES]
+        found += [rpa.noise_map(net, x[0], 0.1, method=method) for method in ("linear", "two-stage")]
+        return found + list(rpa.noise_attack(net, x, torch.tensor([0, 1]), budget=1.0, steps=2))
+
+    expected = everything()
+    with mode():
+        assert all(map(torch.equal, everything(), expected))
+
+
+def test_a_covariance_of_one_input_is_a_variance():
+    net = nn.Sequential(nn.Linear(1, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    x, cov = torch.tensor([[-1.0], [0.0], [2.0]], dtype=F64), torch.tensor([[0.3]], dtype=F64)
+    means = lambda *inputs: [two_stage_mean(*inputs, relu=1)]
+    for function in (rpa.layerwise, rpa.two_stage, means):
+        expected = function(net, x, 0.3)
+        for same in (cov, cov.expand(3, 1, 1)):
+            assert all(map(torch.equal, function(net, x, same), expected))
+        assert torch.equal(function(net, rpa.Gaussian(x[0], cov))[0], expected[0][:1])

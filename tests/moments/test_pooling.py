@@ -47,6 +47,20 @@ def test_maxima_of_many_windows_are_those_of_each_alone():
     assert found.mean[0, 1] == 90 and found.gains[0, 1].tolist() == [1, 0, 0, 0]
 
 
+def test_an_input_is_the_same_beside_a_louder_one():
+    """Also one without noise, of which every window is certain; in single precision."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)).requires_grad_(False)
+    x = torch.rand(1, 1, 5, 5).expand(3, -1, -1, -1) * torch.tensor([1e-6, 1e-3, 1.0]).reshape(3, 1, 1, 1)
+    var = torch.tensor([0.0, 1e-6, 1e6]).reshape(3, 1, 1, 1).expand_as(x)
+    net[0].bias[:], net[3].bias[:] = 0.0, 0.0
+    together = layerwise(net, x, var)
+    for i in range(3):
+        alone = layerwise(net.double(), x[i : i + 1].double(), var[i : i + 1].double())
+        for found, expected in zip(together, alone):
+            gap = (found[i] - expected[0]).abs().max() / expected.abs().max().clamp(min=1e-30)
+            assert gap < 1e-3
+
+
 def test_of_equal_members_of_a_window_one_wins():
     """As at an edge, where a window counts its last member twice: gains still sum to one."""
     mean = torch.tensor([0.3, -0.2, -0.2], dtype=F64)

@@ -124,6 +124,14 @@ def test_series_coefficients_are_hermite_coefficients_of_relu():
             assert abs(ours - exact) < 1e-12
 
 
+def test_series_coefficients_of_any_order_are_finite():
+    """Parseval: with c_0 = E[relu(z + a)] their squares sum to E[relu(z + a)^2], the rest falls like N^-3/2."""
+    for dtype in (torch.float32, torch.float64):
+        a = torch.tensor([-1.0, 0.0, 0.5, 3.0], dtype=dtype)
+        one, orders = torch.ones_like(a), [relu.coefficient(n, a) for n in range(1, 400)]
+        torch.testing.assert_close(sum(c**2 for c in orders), relu.variance(a, one), rtol=0, atol=1e-4)
+
+
 def test_units_that_see_nothing_add_nothing():
     net = _net(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
     net[0].weight.data[:, 0] = 0.0
@@ -148,3 +156,4 @@ def test_chosen_windows_and_several_levels_are_parts_of_the_maps(shallow, method
     assert torch.allclose(noise_map(net, x, [0.1, 0.5], window=2, method=method), maps, rtol=1e-12)
     found = noise_map(net, x, [0.1, 0.5], window=2, method=method, at=places)
     assert torch.allclose(found, maps[:, :, places[:, 0], places[:, 1]], rtol=1e-12)
+    assert noise_map(net, x, [0.1, 0.5], window=2, method=method, at=places[:0]).shape == (2, 3, 0)

@@ -62,6 +62,27 @@ def test_every_form_is_exact_for_one_hidden_layer():
     torch.testing.assert_close(two_stage.two_stage_mean(net, x, cov), exact.mean)
 
 
+@pytest.mark.parametrize("rule", ["exact", "series", "linear"])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_noise_that_cancels_leaves_rounding_only(rule, dtype):
+    """Noise along one direction, orthogonal to the weights: what is left of it is neither symmetric nor positive."""
+    A = torch.randn(6, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    along, B, x = A[0] + A[1], torch.ones(2, 6, dtype=dtype), torch.arange(15, dtype=dtype).reshape(3, 5)
+    A -= torch.outer(A @ along, along) / (along @ along)
+    cov, c1, c2 = 1e6 * torch.outer(along, along), A[:, 0], A[:2, 1]
+    net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2)).to(dtype).requires_grad_(False)
+    net[0].weight[:], net[0].bias[:], net[2].weight[:], net[2].bias[:] = A, c1, B, c2
+    found = [two_stage.two_stage(net, x, cov, rule=rule), layerwise(net, x, cov, rule)]
+    if rule == "exact":
+        found += [two_stage.affine_relu_affine(A, c1, B, c2, x, cov)]
+    for each in found:
+        atol = 1e7 * torch.finfo(dtype).eps
+        torch.testing.assert_close(each.cov, torch.zeros_like(each.cov), rtol=0, atol=100 * atol)
+        torch.testing.assert_close(each.mean, net(x), rtol=0, atol=10 * atol**0.5)
+    mean = two_stage.two_stage_mean(net, x, cov)
+    torch.testing.assert_close(mean, net(x), rtol=0, atol=10 * atol**0.5)
+
+
 @pytest.mark.parametrize("rule", two_stage.RULES)
 def test_the_ways_to_say_the_same_noise_agree(rule):
     x = torch.randn(3, 6, dtype=F64, generator=torch.Generator().manual_seed(2))
@@ -114,6 +135,14 @@ def test_points_serve_an_affine_stage_of_any_size():
     close(*(two_stage.two_stage(net, IMAGES, 0.1, points=points) for points in (IMAGES, None)))
     with pytest.raises(ValueError, match="first: 5120 units; above 4096 only"):
         two_stage.two_stage(nn.Sequential(net[0], nn.ReLU(), *net[1:]), IMAGES, 0.1, points=IMAGES, relu=1)
+
+
+def test_the_nearest_point_is_found_far_from_zero():
+    x = 100 + torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) / 100
+    net = perceptron([30, 20, 20, 2], 0).float()
+    net[0].bias[:], net[2].bias[:] = 0.0, 0.0
+    net[0].bias -= net[0].weight @ x.mean(0)
+    close(*(two_stage.two_stage(net, x, 1e-8, points=points) for points in (x.flip(0), None)), 1e-3, 1e-12)
 
 
 def test_noise_levels_of_one_input_share_its_jacobians():
