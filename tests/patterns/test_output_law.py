@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from helpers import coordinate, problem, random_gaussian, random_mixture, random_network, refusals, standard, units
@@ -105,6 +107,17 @@ def test_exact_covariance_of_outputs_far_from_zero(offset):
     cov = law.cov[0, 0]
     assert abs(cov - (1 - 2 / np.pi)) < 3 * cov.error < 1e-13 * (2 + 0.1 * offset)
     assert repr(law).endswith("± 0.6028; 2 patterns, exact")
+
+
+def test_density_of_an_output_far_from_zero_counts_rounding():
+    """f = 3.3 (x / 3) + 0.1, x ~ N(1000, 0.001^2), at exact multiples of its deviation."""
+    rows, shift, mean = 1 / 3, 0.1, 1e3
+    law = pattern_pmf(units([[rows], [-rows]], last=[[3.3, -3.3]], offset=shift), Gaussian([mean], 1e-6)).output()
+    exact, scale = Fraction(3.3) * Fraction(rows) * Fraction(mean) + Fraction(shift), 3.3 * rows * 1e-3
+    y = float(exact) + scale * np.array([-3.0, -1.0, 0.5, 2.0])
+    level = np.array([float(Fraction(at) - exact) for at in y]) / scale
+    found, truth = law.pdf(y), stats.norm.pdf(level) / scale
+    assert (np.abs(found - truth) <= 3 * found.error).all() and (found.error < 1e-8 * truth).all()
 
 
 @pytest.mark.parametrize("bias", [0.0, 1e-7, 0.1, 1 / 3])
