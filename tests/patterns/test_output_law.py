@@ -129,6 +129,16 @@ def test_density_where_it_jumps_is_finite(bias):
     assert found[1] == pytest.approx(0.25153, abs=1e-4) and found[1].error < 1e-6
 
 
+def test_a_rare_component_far_away_is_not_overlooked():
+    """Its share of the mean is far above the deviation of the other; the search finds none of its patterns."""
+    net = random_network((8, 10, 8, 2), 1)
+    near, far = standard(8), Gaussian(1e6 * np.random.default_rng(1).standard_normal(8), 1.0)
+    law = pattern_pmf(net, GaussianMixture([1 - 1e-7, 1e-7], [near, far]), max_patterns=100).output(n=100_000)
+    assert np.isneginf(law.pmf.pieces[1].log_p).all()
+    mean = (1 - 1e-7) * net(near.sample(1_000_000, 0)).mean(axis=0) + 1e-7 * net(far.sample(1000, 0)).mean(axis=0)
+    assert_within(law.mean, mean, 0.01)
+
+
 def test_beyond_all_points_nothing_is_certain():
     """f = sum x ~ N(0, 4) in four dimensions, at thresholds and levels that no point reaches."""
     law = pattern_pmf(units(np.vstack([np.eye(4), -np.eye(4)]), last=[[1] * 4 + [-1] * 4]), standard(4)).output()
