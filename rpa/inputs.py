@@ -221,7 +221,7 @@ def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:
     """Maximum-likelihood mixture with full covariances by expectation maximization (scikit-learn).
 
     x (n, d) with n >= n_components. The fit is deterministic given `seed`, and follows the units of x: columns are
-    standardized, and the variances of a component are at least about FLOOR of those of x.
+    standardized, and the variances of a component are at least about FLOOR of those of x: 0 in a constant column.
     """
     from sklearn.mixture import GaussianMixture as Estimator
 
@@ -231,10 +231,10 @@ def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:
     if len(x) < max(n_components, 2) or x.shape[1] == 0:
         least = f"at least n_components = {n_components} rows, two and a column"
         raise ValueError(f"x: expected {least}, got shape {x.shape}")
-    centre, reach = x.mean(axis=0), np.ptp(x, axis=0)
-    reach[reach == 0] = 1.0
-    scale = reach * ((x - centre) / reach).std(axis=0)
-    scale[scale == 0] = 1.0
-    fit = Estimator(n_components, random_state=seed, n_init=5, reg_covar=FLOOR).fit((x - centre) / scale)
+    reach = np.ptp(x, axis=0)
+    centre = np.where(reach > 0, x.mean(axis=0), x[0])
+    scale = reach * ((x - centre) / np.where(reach > 0, reach, 1.0)).std(axis=0)
+    standard = (x - centre) / np.where(scale > 0, scale, 1.0)
+    fit = Estimator(n_components, random_state=seed, n_init=5, reg_covar=FLOOR).fit(standard)
     laws = [Gaussian(centre + m * scale, c * np.outer(scale, scale)) for m, c in zip(fit.means_, fit.covariances_)]
     return GaussianMixture(fit.weights_, laws)

@@ -43,7 +43,7 @@ def pmap(
     [1, 2, 3]
     """
     items = list(items)
-    n_jobs = _workers() if n_jobs is None else n_jobs
+    n_jobs = _workers(n_jobs)
     n_jobs = min(n_jobs, max(2, len(items)))  # joblib would start all of them, even without work
     tasks = (delayed(_guarded)(f, i, item, n_jobs != 1) for i, item in enumerate(items))
     values = [None] * len(items)
@@ -101,10 +101,10 @@ def _blas():
     return ThreadpoolController().select(user_api="blas")
 
 
-def _workers():
-    given = os.environ.get("RPA_WORKERS") or "-1"
-    if not given.strip().lstrip("-").isdecimal() or int(given) == 0:
-        raise ValueError(f"RPA_WORKERS: expected a number of workers, or -1 for one per core, got {given!r}")
+def _workers(n_jobs=None):
+    name, given = ("RPA_WORKERS", os.environ.get("RPA_WORKERS") or "-1") if n_jobs is None else ("n_jobs", n_jobs)
+    if not str(given).strip().removeprefix("-").isdecimal() or int(given) == 0:
+        raise ValueError(f"{name}: expected a number of workers, or -1 for one per core, got {given!r}")
     return int(given)
 
 

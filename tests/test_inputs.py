@@ -53,6 +53,13 @@ def test_fit_recovers_separated_components():
         np.testing.assert_allclose(found.cov, true.cov, atol=6 * np.sqrt(2) / np.sqrt(0.3 * n))
 
 
+@pytest.mark.parametrize("value", [1e-6, 0.1, 1e300 / 3])
+def test_fit_keeps_a_constant_column(value):
+    x = np.column_stack([random_gaussian(1, 0).sample(200, 0), np.full(200, value)])
+    for component in fit_mixture(x, 2, 0).components:
+        assert component.mean[1] == value and not component.cov[1].any()
+
+
 ONE, TWO = Gaussian([0.0], 1.0), Gaussian([0.0, 0.0], 1.0)
 INDEFINITE, INFINITE = [[1.0, 2.0], [2.0, 1.0]], [[1.0, np.inf], [np.inf, 1.0]]
 MASKED, DATE = np.ma.array([1.0, 2.0], mask=[0, 1]), np.array(["2020"], "M8[D]")

@@ -92,12 +92,14 @@ def test_the_environment_may_say_how_many_workers(monkeypatch):
     assert os.getpid() not in pmap(lambda x: os.getpid(), [1, 2], n_jobs=2)
 
 
-@pytest.mark.parametrize("workers", ["0", "many", "1.5"])
+@pytest.mark.parametrize("workers", ["0", "many", "1.5", "--3"])
 @pytest.mark.parametrize("mapped", [pmap, tmap])
 def test_a_number_of_workers_that_is_none_is_refused(mapped, workers, monkeypatch):
     monkeypatch.setenv("RPA_WORKERS", workers)
     with pytest.raises(ValueError, match=f"RPA_WORKERS: expected a number of workers.*got '{workers}'"):
         mapped(_square, range(3))
+    with pytest.raises(ValueError, match="n_jobs: expected a number of workers"):
+        pmap(_square, range(3), n_jobs=2.5)
 
 
 def test_threads_as_many_as_workers_and_one_within_each(monkeypatch):

@@ -30,6 +30,7 @@ INPUTS_AT_ONCE = 8192  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
 LINES = 8192  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
+STRATUM = 100  # random inputs of a component at least: a rare one may be far away
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
 
 
@@ -116,7 +117,7 @@ class OutputMixture:
                     alone = pieces.Draws(some, np.ones((len(some), 1, 1)), *maps)
                     rest.append(pieces.densities(alone, output, grid)[:, 0])
         each = np.concatenate(rest)
-        return self._combined(sums, each, sums.max(axis=0), least=each.max(initial=0.0))[place]
+        return self._combined(sums, each, sums.max(axis=0), each.max(initial=0.0), self._rest[3])[place]
 
     def quantile(self, q: ArrayLike, output: int = 0) -> Estimate:
         """The smallest y with P(f(x)[output] <= y) >= q, for q (m,) (or a scalar) in (0, 1), of the shape of q.
@@ -130,10 +131,10 @@ class OutputMixture:
         inverse = lambda levels: self._bisected(levels, output)
         if not self.exact:
             f, weights = self._regions
-            rest, mass = self._rest[0][:, output], weights.ravel() / len(weights)
+            rest, v, mass = self._rest[0][:, output], self._rest[2], weights.ravel() / len(weights)
             values = np.concatenate([f[:, :, output].ravel(), rest])
             order, missing = np.argsort(values), max(1.0 - mass.sum(), 0.0)
-            total = np.cumsum(np.concatenate([mass, np.full(len(rest), missing) / len(rest)])[order])
+            total = np.cumsum(np.concatenate([mass, missing * v / v.sum()])[order])
             values, share = values[order], total / total[-1]
             inverse = lambda levels: values[np.searchsorted(total, levels * total[-1]).clip(max=len(values) - 1)]
         value = inverse(levels)
@@ -159,14 +160,15 @@ class OutputMixture:
         every, *masses = map(np.concatenate, zip(*found))
         values, inverse = np.unique(every, return_inverse=True)
         p, error = (np.bincount(inverse, each, len(values)) for each in masses)
-        f = self._rest[0][:, output]
-        again, counts = np.unique(f, return_counts=True)
-        for value, share in zip(again[counts > 1], counts[counts > 1] / len(f)):
+        f, share = self._rest[0][:, output], self._rest[2] / self._rest[2].sum()
+        again, index, counts = np.unique(f, return_inverse=True, return_counts=True)
+        shares, squares = np.bincount(index, share, len(again)), np.bincount(index, share**2, len(again))
+        for value, share, square in zip(*(each[counts > 1] for each in (again, shares, squares))):
             if not np.isclose(values, value, rtol=1e-9, atol=1e-12).any():
                 values, p, error = np.append(values, value), np.append(p, 0.0), np.append(error, 0.0)
             at = int(np.abs(values - value).argmin())
             p[at] += self.uncovered * share
-            error[at] += self.uncovered * np.sqrt(share / len(f))
+            error[at] += self.uncovered * np.sqrt(square)
         order = np.argsort(values)
         return values[order], Estimate(p[order], error[order], 0.0, 1.0)
 
@@ -228,10 +230,14 @@ class OutputMixture:
 
     @cached_property
     def _rest(self):
-        """Outputs (m, k) at those of n random inputs whose pattern the PMF lacks; (piece, z) of the first of them."""
+        """Outputs (m, k) at those of n random inputs whose pattern the PMF lacks; of each piece the first z of them;
+        weights (m,) and those of all z.
+        """
         outputs, kept = [np.zeros((0, self.pmf.net.output_dim))], []
         rng, n = np.random.default_rng([self.seed, STREAM]), 0 if self.pmf.complete else self.n
-        shares = rng.multinomial(n, [part.weight for part in self.pmf.pieces])
+        weights = np.array([part.weight for part in self.pmf.pieces])
+        shares = np.maximum(drawn := rng.multinomial(n, weights), min(n, STRATUM))
+        weights = np.where(shares > drawn, n * weights / np.maximum(shares, 1), 1.0)  # 1 where chance gave enough
         for part, share in zip(self.pmf.pieces, shares):
             inputs = []
             for start in range(0, share, INPUTS_AT_ONCE):
@@ -243,10 +249,13 @@ class OutputMixture:
             kept.append(np.concatenate([np.zeros((0, part.net.input_dim)), *inputs]))
         ends = np.cumsum([len(z) for z in kept])  # each component keeps the same share
         counts = np.diff(1 + ends * LINES // max(ends[-1], LINES), prepend=0)
-        return np.concatenate(outputs), [z[:count] for z, count in zip(kept, counts)]
+        some = [z[:count] for z, count in zip(kept, counts)]
+        return np.concatenate(outputs), some, *(np.repeat(weights, [len(z) for z in each]) for each in (kept, some))
 
-    def _combined(self, sums, rest, typical=None, least=0.0):
-        """The `Estimate` of sums (R, ...) over each replicate's points and values (m, ...) at inputs of the rest."""
+    def _combined(self, sums, rest, typical=None, least=0.0, weights=None):
+        """The `Estimate` of sums (R, ...) over each replicate's points and values (m, ...) at inputs of the rest, of
+        these weights (m,).
+        """
         # With the mean g of the rest the estimate is g + mean_r (sum_r - covered_r g): what a replicate covers too much
         # the rest has too little. The largest deviation from g, `least` at least, widens the error, as if one more
         # input had shown it; where no input shows the rest it is UNSEEN times `typical` (...). A probability, where
@@ -254,18 +263,22 @@ class OutputMixture:
         covered = self._regions[1].sum(axis=1)
         missing = 0.0 if self.pmf.complete else max(1.0 - covered.mean(), 0.0)
         m = len(rest) if missing > 0 else 0
-        centre = rest.mean(axis=0) if m else sums.mean(axis=0) / covered.mean()
+        share = self._rest[2] if weights is None else weights
+        share = share / share.sum() if m else share
+        centre = np.tensordot(share, rest, 1) if m else sums.mean(axis=0) / covered.mean()
         terms = sums - np.multiply.outer(covered, centre)
         value = centre + terms.mean(axis=0)
         scatter, of_sums = (quadrature.SAFETY * part.std(axis=0, ddof=1) / np.sqrt(len(sums)) for part in (terms, sums))
-        unseen = 1.0
+        unseen = share.max() * m if m else 1.0
         if typical is None:  # without a point in the event or outside it, one more might have shown it
             alone = (sums.max(axis=0) == 0) | ((covered[:, None] - sums).max(axis=0) <= 1e-12)
             one = np.where(alone, self._regions[1].max(initial=0.0) / len(sums), 0.0)
             scatter, of_sums = np.maximum(scatter, one), np.maximum(of_sums, one)
         else:
-            unseen = np.abs(rest - centre).max(axis=0, initial=least) if m else UNSEEN * typical
-        spread = np.sqrt((rest.var(axis=0) + unseen**2 / (m + 1)) / m) if m else unseen
+            unseen = np.abs((rest - centre).T * share * m).T.max(axis=0, initial=least) if m else UNSEEN * typical
+        gap = rest - centre if m else 0.0
+        gap *= gap  # may be large
+        spread = np.sqrt(np.tensordot(share**2, gap, 1) + unseen**2 / (m + 1) / m) if m else unseen
         error = np.hypot(scatter, missing * spread)
         if typical is not None:
             return Estimate(value, error)

@@ -18,6 +18,7 @@ from rpa.polytopes.polytope import probabilities
 CUTS_AT_ONCE = 20_000
 FLAT = 1e-13  # relative length of a row's part along a level line, below which the row is perpendicular to it
 ENDS = 1e-15  # rounding of the ends of a region's outputs, relative to their size
+ROUNDING = 2 * np.finfo(float).eps  # of a sum or a product, relative to the size of its terms
 EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no row is left out as nearly certain
 
 
@@ -61,8 +62,9 @@ def pdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
                 within[np.linalg.norm(within, axis=2) <= FLAT * np.linalg.norm(H[i], axis=2)] = 0.0
                 log_p, rel_error = probabilities(within, limits, rtol=EXACT)
                 density = part.weight * np.exp(log_p - level**2 / 2) / (np.sqrt(2 * np.pi) * scale[i])
+                rounding = ROUNDING * (1.0 + np.abs(level) * (np.abs(y[j]) + np.abs(b[i, output])) / scale[i])
                 value += np.bincount(j, density, len(y))
-                error += np.bincount(j, density * rel_error, len(y))
+                error += np.bincount(j, density * (rel_error + rounding), len(y))
     return value, error
 
 

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from helpers import coordinate, problem, random_gaussian, random_mixture, random_network, refusals, standard, units
@@ -107,6 +109,17 @@ def test_exact_covariance_of_outputs_far_from_zero(offset):
     assert repr(law).endswith("± 0.6028; 2 patterns, exact")
 
 
+def test_density_of_an_output_far_from_zero_counts_rounding():
+    """f = 3.3 (x / 3) + 0.1, x ~ N(1000, 0.001^2), at exact multiples of its deviation."""
+    rows, shift, mean = 1 / 3, 0.1, 1e3
+    law = pattern_pmf(units([[rows], [-rows]], last=[[3.3, -3.3]], offset=shift), Gaussian([mean], 1e-6)).output()
+    exact, scale = Fraction(3.3) * Fraction(rows) * Fraction(mean) + Fraction(shift), 3.3 * rows * 1e-3
+    y = float(exact) + scale * np.array([-3.0, -1.0, 0.5, 2.0])
+    level = np.array([float(Fraction(at) - exact) for at in y]) / scale
+    found, truth = law.pdf(y), stats.norm.pdf(level) / scale
+    assert (np.abs(found - truth) <= 3 * found.error).all() and (found.error < 1e-8 * truth).all()
+
+
 @pytest.mark.parametrize("bias", [0.0, 1e-7, 0.1, 1 / 3])
 def test_density_where_it_jumps_is_finite(bias):
     """f - bias is a sum of ReLUs, with a density above 0 and none below."""
@@ -114,6 +127,16 @@ def test_density_where_it_jumps_is_finite(bias):
     found = pattern_pmf(net, Gaussian([-1.0, -1.0], 1.0)).output().pdf([bias, bias + 1e-9])
     assert (found[0], found[0].error) == (0, 0)
     assert found[1] == pytest.approx(0.25153, abs=1e-4) and found[1].error < 1e-6
+
+
+def test_a_rare_component_far_away_is_not_overlooked():
+    """Its share of the mean is far above the deviation of the other; the search finds none of its patterns."""
+    net = random_network((8, 10, 8, 2), 1)
+    near, far = standard(8), Gaussian(1e6 * np.random.default_rng(1).standard_normal(8), 1.0)
+    law = pattern_pmf(net, GaussianMixture([1 - 1e-7, 1e-7], [near, far]), max_patterns=100).output(n=100_000)
+    assert np.isneginf(law.pmf.pieces[1].log_p).all()
+    mean = (1 - 1e-7) * net(near.sample(1_000_000, 0)).mean(axis=0) + 1e-7 * net(far.sample(1000, 0)).mean(axis=0)
+    assert_within(law.mean, mean, 0.01)
 
 
 def test_beyond_all_points_nothing_is_certain():
