@@ -83,9 +83,9 @@ def test_constant_input_and_linear_network():
 
 
 def test_slivers_between_repeated_units_leave_the_error_of_the_mass_finite():
-    """Rounding leaves 1e-17 between copies of a unit; of such a pattern no digit is known, but it has no more mass."""
-    net = random_network((4, 3, 2), 2)
-    rows, biases = (np.repeat(part[0], 3, axis=0) for part in (net.weights, net.biases))
+    """Rounding leaves 1e-17 between multiples of a unit; of such a pattern no digit is known, but it has no mass."""
+    net, scale = random_network((4, 3, 2), 2), np.array([1.0, 3.0, 7.0])
+    rows, biases = (np.concatenate([part[0] * s for s in scale]) for part in (net.weights, net.biases))
     copies = ReLUNetwork([rows, np.ones((1, 9))], [biases, [0.0]])
     pmf = pattern_pmf(copies, standard(4), search="best_first")
     assert pmf.stopped == "mass" and pmf.covered_error < 0.01 and abs(pmf.covered - 1) < 3 * pmf.covered_error
