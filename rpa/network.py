@@ -166,16 +166,15 @@ class ReLUNetwork:
 
 
 def _axes(rows):
-    """U S (m, r) of rows = U S V^T (m, d) of rank r.
+    """rows V = U S (m, r) of rows = U S V^T (m, d) of rank r: rows of zeros stay so, and equal rows equal.
 
     Rows of very different sizes are brought to one first: rounding is relative to the largest.
     """
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     norm[norm == 0] = 1.0
     size = norm if norm.min(initial=np.inf) < EVEN * norm.max(initial=0.0) else np.ones_like(norm)
-    u, s, _ = np.linalg.svd(rows / size, full_matrices=False)
-    keep = s > s.max(initial=0.0) * max(rows.shape) * np.finfo(float).eps
-    return u[:, keep] * s[keep] * size
+    _, s, axes = np.linalg.svd(rows / size, full_matrices=False)
+    return rows @ axes[s > s.max(initial=0.0) * max(rows.shape) * np.finfo(float).eps].T
 
 
 def as_network(net: ReLUNetwork | nn.Module, input_shape: tuple[int, ...] | None = None) -> ReLUNetwork:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import given, random_gaussian, random_network, refusals
+from helpers import given, random_gaussian, random_network, refusals, units
 
 from rpa.inputs import Gaussian
 from rpa.network import ReLUNetwork
@@ -67,6 +67,15 @@ def test_whitened_network_has_the_same_law(gaussian, rank):
     first, size = net.weights[0], {"rtol": 1e-12, "atol": 1e-14}
     np.testing.assert_allclose(flat.biases[0], first @ gaussian.mean + net.biases[0], rtol=1e-13)
     np.testing.assert_allclose(flat.weights[0] @ flat.weights[0].T, first @ gaussian.cov @ first.T, **size)
+
+
+def test_dead_and_equal_units_stay_so():
+    """Weights of zero do not become rounding errors, of a random sign; equal weights stay equal."""
+    rows = np.random.default_rng(0).standard_normal((7, 12))
+    rows[2], rows[5] = 0.0, rows[1]
+    for cov in (1.0, random_gaussian(12, 0).cov):
+        first = units(rows).whitened(Gaussian(np.ones(12), cov)).weights[0]
+        assert not first[2].any() and (first[5] == first[1]).all()
 
 
 NET = random_network((2, 3, 1), 0)

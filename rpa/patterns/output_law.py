@@ -151,12 +151,12 @@ class OutputMixture:
     def atoms(self, output: int = 0) -> tuple[np.ndarray, Estimate]:
         """(values (a,), p (a,)): outputs taken with positive probability, rising, and those probabilities."""
         _check.index("output", output, self.pmf.net.output_dim)
-        found = []
+        found = [(np.zeros(0),) * 3]
         for part in self.pmf.pieces:
             for rows, _, _, A, b in part.blocks():
                 flat = ~A[:, output].any(axis=1)
-                p = part.weight * np.exp(part.log_p[rows][flat])
-                found.append((b[flat, output], p, p * part.rel_error[rows][flat]))
+                p, known = part.weight * np.exp(part.log_p[rows][flat]), part.rel_error[rows][flat]
+                found.append((b[flat, output], p, p * np.where(np.isfinite(known), known, 1.0)))
         every, *masses = map(np.concatenate, zip(*found))
         values, inverse = np.unique(every, return_inverse=True)
         p, error = (np.bincount(inverse, each, len(values)) for each in masses)

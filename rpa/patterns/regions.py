@@ -140,9 +140,14 @@ def singular_values(net: ReLUNetwork, patterns: ArrayLike) -> np.ndarray:
 
 
 def halfspaces(patterns: np.ndarray, G: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(H, h) with {H x <= h} = {x : G x + g has the signs of the pattern}; shapes of G (..., N, d) and g (..., N)."""
+    """(H, h) with {H x <= h} = {x : G x + g has the signs of the pattern}; shapes of G (..., N, d) and g (..., N).
+
+    A unit that is always 0 is never on: h is -1 there.
+    """
     sign = np.where(patterns, -1.0, 1.0)
-    return sign[..., None] * G, -sign * g
+    h, zero = -sign * g, patterns & (g == 0)
+    h[zero] = -1.0 * ~G[zero].any(axis=-1)
+    return sign[..., None] * G, h
 
 
 def label(pattern: ArrayLike) -> int:

@@ -30,6 +30,7 @@ CERTAIN = 3.0  # standard deviations from the threshold at which cutting off the
 WEAK_SITE = 0.02  # largest share of its variance that a truncation may remove and yet be left out of the sites
 BELIEVED = 2.0  # nats by which a refined log mass may differ from the first one and be believed
 WEAK = 1e4  # ratio of offsets to noise up to which single precision resolves a thousandth of the noise
+SQUARED = 1e15  # values whose squares single precision holds, with room for sums
 RELATIVE_ZERO = 1e-20  # a ratio that moves no moment; products of smaller ones are denormal numbers, and slow
 ROUNDING = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
 
@@ -47,10 +48,13 @@ def node_bytes(net: ReLUNetwork) -> int:
 def hidden_layers(net: ReLUNetwork) -> list:
     """[(weight, bias), ...] of the hidden layers of a whitened net as torch tensors.
 
-    In single precision, unless the noise is so weak beside the offsets that it takes double precision to see it.
+    In single precision, unless the noise is so weak beside the offsets that it takes double precision to see it, or
+    the squares of a layer's values are too large or too small for it.
     """
     noise, offset = (np.abs(part).max(initial=0.0) for part in (net.weights[0], net.biases[0]))
-    dtype = torch.float32 if offset <= WEAK * noise else torch.float64
+    sizes = np.cumprod([np.linalg.norm(weight) / np.sqrt(len(weight)) for weight in net.weights[:-1] if len(weight)])
+    fits = ((sizes > 1 / SQUARED) & (sizes < SQUARED)).all()
+    dtype = torch.float32 if fits and offset <= WEAK * noise else torch.float64
     pairs = zip(net.weights[:-1], net.biases[:-1])
     return [tuple(torch.tensor(part, dtype=dtype) for part in pair) for pair in pairs]
 

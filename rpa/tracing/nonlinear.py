@@ -125,5 +125,7 @@ KNOWN: dict[str, Callable] = {
         for name in ("max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d")
     },
     "dropout": lambda input, p=0.5, training=True, inplace=False: None if training else input,
-    **dict.fromkeys(("float", "double", "half", "bfloat16", "to", "type", "detach"), lambda input, *_, **__: input),
+    **dict.fromkeys(
+        ("float", "double", "half", "bfloat16", "to", "type", "type_as", "detach"), lambda input, *_, **__: input
+    ),
 }

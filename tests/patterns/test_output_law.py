@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -151,6 +152,15 @@ def test_beyond_all_points_nothing_is_certain():
     np.testing.assert_array_equal(np.isfinite(law.quantile(q).error), [False, False, True, True, False])
     atom = pattern_pmf(units(np.eye(4)), standard(4)).output()  # of 1/16 at the least value
     assert repr(atom.quantile(1e-12)) == "0 ± 0"
+
+
+def test_atoms_without_a_pattern_and_of_a_pattern_too_rare_for_doubles():
+    net = units(np.eye(3), biases=[-40.0, 0.0, 0.0])
+    pmf = pattern_pmf(net, standard(3), search="best_first")
+    piece = replace(pmf.pieces[0], log_p=np.full(len(pmf), -800.0), rel_error=np.full(len(pmf), np.inf))
+    for part in (piece, replace(piece, patterns=piece.patterns[:0], log_p=np.zeros(0), rel_error=np.zeros(0))):
+        values, p = replace(pmf, pieces=(part,), _laws={}).output(n=10).atoms()
+        assert np.isfinite(p.error).all()
 
 
 def test_constant_input_gives_one_atom():

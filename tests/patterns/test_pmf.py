@@ -3,7 +3,17 @@ import pathlib
 
 import numpy as np
 import pytest
-from helpers import assert_binomial, given, problem, random_mixture, random_network, refusals, small_network, standard
+from helpers import (
+    assert_binomial,
+    given,
+    problem,
+    random_mixture,
+    random_network,
+    refusals,
+    small_network,
+    standard,
+    units,
+)
 from torch import nn
 
 from rpa.experiments.montecarlo import pattern_counts
@@ -83,9 +93,9 @@ def test_constant_input_and_linear_network():
 
 
 def test_slivers_between_repeated_units_leave_the_error_of_the_mass_finite():
-    """Rounding leaves 1e-17 between copies of a unit; of such a pattern no digit is known, but it has no more mass."""
-    net = random_network((4, 3, 2), 2)
-    rows, biases = (np.repeat(part[0], 3, axis=0) for part in (net.weights, net.biases))
+    """Rounding leaves 1e-17 between multiples of a unit; of such a pattern no digit is known, but it has no mass."""
+    net, scale = random_network((4, 3, 2), 2), np.array([1.0, 3.0, 7.0])
+    rows, biases = (np.concatenate([part[0] * s for s in scale]) for part in (net.weights, net.biases))
     copies = ReLUNetwork([rows, np.ones((1, 9))], [biases, [0.0]])
     pmf = pattern_pmf(copies, standard(4), search="best_first")
     assert pmf.stopped == "mass" and pmf.covered_error < 0.01 and abs(pmf.covered - 1) < 3 * pmf.covered_error
@@ -109,6 +119,17 @@ def test_an_exact_component_stays_exact_beside_a_sampled_one():
     pmf = pattern_pmf(net, GaussianMixture([0.5, 0.5], [Gaussian(np.ones(3), 0.0), standard(3)]))
     assert pmf.complete and len(pmf) > 9
     np.testing.assert_allclose([np.exp(part.log_p).sum() for part in pmf.pieces], 1.0, rtol=1e-14)
+
+
+def test_a_unit_that_one_component_leaves_at_zero_is_off_there():
+    """x_3 = 0 in one component: the patterns with unit 3 on, which the other shows, have no mass in it."""
+    flat = Gaussian(np.zeros(4), [1.0, 1.0, 0.0, 1.0])
+    net, inputs = units(np.eye(4)), GaussianMixture([0.5, 0.5], [flat, standard(4)])
+    for search in ("exhaustive", "best_first"):
+        pmf = pattern_pmf(net, inputs, search=search)
+        on = pmf.patterns[:, 2]
+        np.testing.assert_allclose(pmf.p, np.where(on, 1, 3) / 32, rtol=1e-12)
+        assert len(pmf) == 16
 
 
 def test_searched_pmf_agrees_with_the_exact_one():

@@ -86,6 +86,7 @@ def test_dead_units_and_exact_zeros_follow_the_convention():
     regions = planar_regions(net, standard(2))
     assert sorted(map(tuple, regions.patterns)) == [(False, True, False), (False, True, True)]
     np.testing.assert_allclose(np.exp(regions.log_p), 0.5, rtol=1e-14)
+    assert not region_of(net, [1, 1, 0]).contains([[-1.0, 0.0]]) and region_of(net, [0, 1, 0]).contains([[0.0, 0.0]])
 
 
 NET, LINE, SPACE = random_network((2, 4, 1), 0), Gaussian([0.0], 1.0), standard(3)

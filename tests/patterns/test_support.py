@@ -118,6 +118,19 @@ def test_memory_bounds_the_width():
     assert len(found) == nodes
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("unit", [2.0**-140, 2.0**70, 2.0**140])
+def test_pre_activations_in_any_unit(layer, unit):
+    """Squares beyond what single precision holds, and numbers beyond it."""
+    net = random_network((5, 4, 3, 1), 0)
+    scale = [unit if k >= layer else 1.0 for k in range(3)]  # a layer's unit is that of the biases behind it
+    weights = [w * (unit if k == layer else 1.0) for k, w in enumerate(net.weights)]
+    scaled = ReLUNetwork(weights, [b * s for b, s in zip(net.biases, scale)])
+    expected, found = (best_first(each, standard(5), max_patterns=10) for each in (net, scaled))
+    np.testing.assert_array_equal(found.patterns, expected.patterns)
+    np.testing.assert_allclose(found.log_q, expected.log_q, atol=0.1)
+
+
 def test_fixed_units_by_entropy():
     """h(p) in bits: 1 at 1/2, 0.0808 at 0.01, 0 at 0 and 1."""
     p = np.array([0.5, 0.01, 0.99, 0.0, 1.0])

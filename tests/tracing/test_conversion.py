@@ -74,6 +74,11 @@ FLAT = {
     "capped": lambda: Seq(nn.Linear(4, 5), Capped(), nn.Linear(5, 2)),
     "made in forward": lambda: Net(lambda x, a: a(nn.ReLU()(a(x))), nn.Linear(4, 4)),
     "matmul": lambda: Net(_matmul, nn.Linear(4, 3)),
+    "constants of the input's type": lambda: Net(
+        lambda x, a: (a(x) * x.new_tensor([1.0, 2.0, -3.0]) - x.new_full((1, 3), 0.5)).relu() / x.new_tensor(2.0)
+        + torch.tensor([0.5, 0.25, 1.0]).type_as(x),
+        nn.Linear(4, 3),
+    ),
     "outputs (n,)": lambda: Seq(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1), nn.Flatten(0)),
     "rows before images": lambda: Seq(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten()),
     "lost beside a limit": _faint,
