@@ -106,7 +106,7 @@ class _Frame:
         i, j = _pairs(len(self.slope))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             meet = (self.height[j] - self.height[i]) / (self.slope[i] - self.slope[j])
-            levels = [y0 - REACH, y0, y0 + REACH, -REACH, 0.0, REACH]
+            levels = [y0 - REACH, y0, y0 + REACH, *np.linspace(-REACH, REACH, 5)]
             cross = [(level - self.height) / self.slope for level in levels]
         t = np.concatenate([meet, *cross, [0.0]])
         edges = np.unique(np.concatenate([[low, high], t[(t > low) & (t < high)]]))

@@ -87,6 +87,16 @@ def test_slices_agree_with_polygons():
         assert slices.log_probability(slab, 1e-9 * np.eye(3)[0])[1] == pytest.approx(1e-4, rel=0.1)
 
 
+def test_slices_of_corners_against_the_bivariate_law():
+    rng = np.random.default_rng(0)
+    for c in rng.uniform(-3, 3, (60, 2)):
+        a = rng.standard_normal((2, 2))
+        a /= np.linalg.norm(a, axis=1, keepdims=True)
+        exact = bivariate.cdf(*torch.tensor([*c, a[0] @ a[1]]))
+        found, error = slices.log_probability(np.column_stack([a, c]), np.zeros(2))
+        assert abs(np.expm1(found - np.log(float(exact)))) < 3 * error + 3e-14 * (1 + 0.01 / float(exact))
+
+
 @pytest.mark.parametrize("more", [0, 300])
 def test_slices_with_many_lines(more, monkeypatch):
     """A thin square that hundreds of lines do not cut, and a disc of 30 sides, of which few make a frame."""
