@@ -194,7 +194,7 @@ test_bad_values_are_refused_by_name = refusals(
         given(probabilities, H=np.ones((2, 3, 4)), h=np.ones((2, 3))): {
             "H": [np.ones((2, 3))],
             "h": [np.ones((2, 4))],
-            "device": ["x"],
+            "device": ["x", "meta"],
         },
     }
 )
