@@ -127,7 +127,7 @@ def device(name: str, value: object) -> str | None:
     import torch
 
     try:
-        torch.empty(0, device=value)
+        torch.empty(0, device=value).cpu()  # "meta" holds no numbers
     except (RuntimeError, AssertionError, TypeError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(f"{name}: expected one of {', '.join(there)} or None, got {value!r}") from error

@@ -16,6 +16,8 @@ EPS = np.finfo(float).eps
 REACH = 9.5  # phi(REACH) / phi(0) = e^-45
 DEEP = 50.0  # slices whose density is below e^-50 of the largest are left out
 FALL = 2.5  # largest fall of the log integrand in a piece of the quadrature
+FRAMES = 12  # lines along whose normals slices are tried
+NEAR = 8  # places between lines, in the order of their angles, that may have a common vertex
 MOST = 1000  # pieces after which slices are as thin as rounding: a concave integrand needs some 100
 PROBES = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 NODES, WEIGHTS = (part.numpy() for part in rule(16))
@@ -27,22 +29,47 @@ def log_probability(lines: np.ndarray, shift: np.ndarray) -> tuple[float, float]
     shift (n,): error of c. Where the polygon may be empty the error is infinite and log P that of the polygon with its
     lines moved outward by their errors; -inf if no point was found even there.
     """
+    lines, shift = _facets(lines, shift)
     wide = lines + np.array([0.0, 0.0, 1.0]) * (shift + 8 * EPS * (1 + np.abs(lines[:, 2])))[:, None]
     for candidates, certain in ((lines, True), (wide, False)):
         nearest = _nearest(candidates)
         if nearest is None:
             continue
-        answers = [_in_frame(candidates, i, nearest, shift) for i in range(len(lines))]
+        close = np.argsort(candidates[:, 2] - candidates[:, :2] @ nearest, kind="stable")[:FRAMES]
+        answers = [_in_frame(candidates, i, nearest, shift) for i in close]
         log_p, error = min(answers, key=lambda answer: (answer[1], -answer[0]))
         if np.isfinite(log_p):
             return log_p, error if certain else np.inf
     return -np.inf, np.inf
 
 
+def _facets(lines, shift):
+    """Lines in the order of their angles, and their errors, without those outside the corner of their neighbours."""
+    order = np.argsort(np.arctan2(lines[:, 1], lines[:, 0]), kind="stable")
+    while True:
+        lines, shift = lines[order], shift[order]
+        (a, b, before), (u, v, own), (x, y, after) = around = [np.roll(lines, i, axis=0).T for i in (1, 0, -1)]
+        # whole (u, v) = left (a, b) + right (x, y)
+        left, right, whole = u * y - v * x, a * v - b * u, a * y - b * x
+        margin = sum(np.roll(shift, i) for i in (1, 0, -1)) + 16 * EPS * (1 + sum(abs(part[2]) for part in around))
+        outside = (left >= 0) & (right >= 0) & (whole > 8 * EPS)
+        outside &= left * before + right * after + margin < whole * own
+        outside &= ~np.roll(outside, 1)  # while its neighbours stay
+        if not outside.any():
+            return lines, shift
+        order = np.flatnonzero(~outside)
+
+
+def _pairs(count):
+    i, j = np.triu_indices(count, 1)
+    near = np.minimum(j - i, count - j + i) <= NEAR
+    return i[near], j[near]
+
+
 def _nearest(lines):
     """The point of the polygon nearest to the origin, up to rounding; None if none of the candidates is inside."""
     a, c = lines[:, :2], lines[:, 2]
-    i, j = np.triu_indices(len(lines), 1)
+    i, j = _pairs(len(lines))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         det = a[i, 0] * a[j, 1] - a[i, 1] * a[j, 0]
         x, y = (c[i] * a[j, 1] - c[j] * a[i, 1]) / det, (a[i, 0] * c[j] - a[j, 0] * c[i]) / det
@@ -76,10 +103,10 @@ class _Frame:
 
     def pieces(self, y0, low, high):
         """Starts and widths of the parts of [low, high] that matter, in each of which the integrand is smooth."""
-        i, j = np.triu_indices(len(self.slope), 1)
+        i, j = _pairs(len(self.slope))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             meet = (self.height[j] - self.height[i]) / (self.slope[i] - self.slope[j])
-            levels = [y0 - REACH, y0, y0 + REACH, -REACH, 0.0, REACH]
+            levels = [y0 - REACH, y0, y0 + REACH, *np.linspace(-REACH, REACH, 5)]
             cross = [(level - self.height) / self.slope for level in levels]
         t = np.concatenate([meet, *cross, [0.0]])
         edges = np.unique(np.concatenate([[low, high], t[(t > low) & (t < high)]]))

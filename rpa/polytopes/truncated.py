@@ -33,7 +33,8 @@ def moments(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, *, rtol: float = 1e-
     """(log P(H x <= h), mean (d,), cov (d, d)) of x ~ gaussian given H x <= h.
 
     Sampling goes on until log P and, in standard deviations, the mean and the standard deviations along the rows' axes
-    are known to rtol, or 2^18 points are spent. Raises ValueError as `probability` does, and for an empty polytope.
+    are known to rtol, or 2^18 points are spent. Raises ValueError as `probability` does, and for a polytope that is
+    empty or so thin or far away that doubles do not resolve its deviations (from some 1e7 off).
     """
     rows, slack, _, _ = _whitened(H, h, gaussian)
     rtol, seed = _check.fraction("rtol", rtol), _check.integer("seed", seed)
@@ -45,6 +46,9 @@ def moments(H: ArrayLike, h: ArrayLike, gaussian: Gaussian, *, rtol: float = 1e-
             p = plan(rows[:, kept[0]], slack[:, kept[0]])
             log_p, y_mean, y_cov = quadrature.weighted_moments(p, lookahead(p), rtol, seed, MOST_POINTS)
             axes = p.axes[0, : p.rank[0]]
+            apart = rtol * np.sqrt(np.diag(y_cov)) >= np.finfo(float).eps * np.abs(y_mean)
+            if np.isfinite(log_p) and not apart[: len(axes)].all():
+                raise ValueError("H, h: expected deviations that doubles resolve, got a polytope too thin or far away")
             mean = y_mean[: len(axes)] @ axes
             cov = np.eye(len(mean)) - axes.T @ axes if len(axes) < len(mean) else np.zeros((len(mean), len(mean)))
             cov = cov + axes.T @ y_cov[: len(axes), : len(axes)] @ axes

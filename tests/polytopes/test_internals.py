@@ -87,6 +87,33 @@ def test_slices_agree_with_polygons():
         assert slices.log_probability(slab, 1e-9 * np.eye(3)[0])[1] == pytest.approx(1e-4, rel=0.1)
 
 
+def test_slices_of_corners_against_the_bivariate_law():
+    rng = np.random.default_rng(0)
+    for c in rng.uniform(-3, 3, (60, 2)):
+        a = rng.standard_normal((2, 2))
+        a /= np.linalg.norm(a, axis=1, keepdims=True)
+        exact = bivariate.cdf(*torch.tensor([*c, a[0] @ a[1]]))
+        found, error = slices.log_probability(np.column_stack([a, c]), np.zeros(2))
+        assert abs(np.expm1(found - np.log(float(exact)))) < 3 * error + 3e-14 * (1 + 0.01 / float(exact))
+
+
+@pytest.mark.parametrize("more", [0, 300])
+def test_slices_with_many_lines(more, monkeypatch):
+    """A thin square that hundreds of lines do not cut, and a disc of 30 sides, of which few make a frame."""
+    frames = spy(monkeypatch, slices, "_in_frame")
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, more)
+    a = np.column_stack([np.cos(angles), np.sin(angles)])
+    lines = np.vstack([np.eye(2), -np.eye(2), a])
+    c = np.concatenate([[45.0, 1e-9, -44.0, 0.0], a @ [44.5, 0.0] + 1.0])
+    found, error = slices.log_probability(np.column_stack([lines, c]), np.zeros(len(c)))
+    assert abs(found - log_interval(44.0, 45.0) - np.log(1e-9) - norm.logpdf(0)) < 3 * error < 1e-6
+    assert len(frames) == 4
+    angles = np.arange(30) * np.pi / 15
+    a = np.column_stack([np.cos(angles), np.sin(angles)])
+    slices.log_probability(np.column_stack([a, a @ [45.0, 0.0] + 1e-7]), np.zeros(30))
+    assert len(frames) == 4 + slices.FRAMES
+
+
 def test_a_move_along_an_ellipse_is_uniform_on_the_part_inside():
     rng, t, u = np.random.default_rng(0), (np.arange(100_000) + 0.5) * 2e-5 * np.pi, (np.arange(40) + 0.5) / 40
     for count in (1, 2, 4, 6, 6, 6, 6):

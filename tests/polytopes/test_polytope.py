@@ -194,7 +194,7 @@ test_bad_values_are_refused_by_name = refusals(
         given(probabilities, H=np.ones((2, 3, 4)), h=np.ones((2, 3))): {
             "H": [np.ones((2, 3))],
             "h": [np.ones((2, 4))],
-            "device": ["x"],
+            "device": ["x", "meta"],
         },
     }
 )
@@ -244,3 +244,9 @@ test_empty_polytopes_have_no_moments = refusals(
         for function, more in ((moments, {}), (sample, {"n": 3, "seed": 0}))
     }
 )
+
+
+@pytest.mark.parametrize("H, h", [(-np.eye(1), [-1e8]), (-np.eye(3), [-1e8, 0, 0]), ([[1], [-1]], [0.3 + 1e-15, -0.3])])
+def test_deviations_that_doubles_do_not_resolve_are_refused(H, h):
+    with pytest.raises(ValueError, match="^H, h: expected deviations that doubles resolve"):
+        moments(H, h, standard(np.shape(H)[1]))
