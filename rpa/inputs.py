@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from rpa import _check
 from rpa._check import Array
 
-FLOOR = 1e-9  # least variance of a fitted component, relative to that of the data
+LEAST_VARIANCE = 1e-9  # least variance of a fitted component, relative to that of the data
 
 Seed = int | Sequence[int] | np.random.Generator
 
@@ -221,7 +221,8 @@ def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:
     """Maximum-likelihood mixture with full covariances by expectation maximization (scikit-learn).
 
     x (n, d) with n >= n_components. The fit is deterministic given `seed`, and follows the units of x: columns are
-    standardized, and the variances of a component are at least about FLOOR of those of x: 0 in a constant column.
+    standardized, and the variances of a component are at least about LEAST_VARIANCE of those of x; 0 in a
+    constant column.
     """
     from sklearn.mixture import GaussianMixture as Estimator
 
@@ -235,6 +236,6 @@ def fit_mixture(x: ArrayLike, n_components: int, seed: int) -> GaussianMixture:
     centre = np.where(reach > 0, x.mean(axis=0), x[0])
     scale = reach * ((x - centre) / np.where(reach > 0, reach, 1.0)).std(axis=0)
     standard = (x - centre) / np.where(scale > 0, scale, 1.0)
-    fit = Estimator(n_components, random_state=seed, n_init=5, reg_covar=FLOOR).fit(standard)
+    fit = Estimator(n_components, random_state=seed, n_init=5, reg_covar=LEAST_VARIANCE).fit(standard)
     laws = [Gaussian(centre + m * scale, c * np.outer(scale, scale)) for m, c in zip(fit.means_, fit.covariances_)]
     return GaussianMixture(fit.weights_, laws)

@@ -57,7 +57,7 @@ def of_networks():
 
     many, few = [problem(20, 20, 16, 2), problem(30, 24, 12, 2)], [problem(5, 16, 16, 2), problem(8, 24, 16, 2)]
     what = "share of fresh samples outside 400 patterns found, of"
-    constants = {search: "CERTAIN WEAK_SITE BELIEVED", support: "SPARE WIDENING FEW"}
+    constants = {search: "CERTAIN WEAK_SITE BELIEVED", support: "SPARE WIDENING FEW_INPUTS"}
     yield f"{what} many inputs", lambda: uncovered(many), constants
     yield f"{what} few inputs", lambda: uncovered(few), {support: "SPARE_FEW WORK"}
     some, options = [each[:2] for each in few], dict(max_patterns=300, search="best_first", mass=1.0)
@@ -65,7 +65,7 @@ def of_networks():
     low = [(random_network(sizes, 2), Gaussian(np.zeros(sizes[0]), 1.0)) for sizes in ((6, 7, 1), (4, 10, 1))]
     yield "share, plus 1e-9, that PMFs of 6-7-1 and 4-10-1 lack", lambda: lacking(low), {pmf: "ENUMERABLE"}
     partial = pmf.pattern_pmf(*some[0], max_patterns=300)
-    constants = {pieces: "TOTAL MOST DROPPED", output_law: "LINES UNSEEN"}
+    constants = {pieces: "TOTAL MOST_EACH DROPPED", output_law: "LINES UNSEEN"}
     yield "mean, distribution function and density of an output", law, constants
 
 

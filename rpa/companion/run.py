@@ -24,7 +24,7 @@ from rpa._files import ROOT
 from rpa.companion import provenance, report
 
 PROFILES = ("full", "quick")
-PATIENCE = {"quick": 300, "full": 3600}  # seconds that a cell may take
+CELL_SECONDS = {"quick": 300, "full": 3600}  # seconds that a cell may take
 FOLDERS = ("figures", "data/results", "data/results/timings")
 # glibc keeps the pages of large arrays instead of returning them to the system: a tenth of a notebook's time.
 KEEP_PAGES = {f"MALLOC_{name}_": str(size) for name, size in (("MMAP_THRESHOLD", 2**29), ("TRIM_THRESHOLD", 2**30))}
@@ -135,7 +135,7 @@ def _execute(notebook, stage, label, workers):
     client = NotebookClient(
         content,
         kernel_name="python3",
-        timeout=PATIENCE[label["profile"]],
+        timeout=CELL_SECONDS[label["profile"]],
         resources={"metadata": {"path": str(notebook.parent)}},
         extra_arguments=["--IPKernelApp.log_level=50"],
     )
@@ -149,7 +149,7 @@ def _execute(notebook, stage, label, workers):
     except DeadKernelError:
         raise RuntimeError(f"{notebook.name}: its kernel died, as where memory runs out") from None
     except CellTimeoutError:
-        raise RuntimeError(f"{notebook.name}: a cell took over {client.timeout} s (PATIENCE in {__file__})") from None
+        raise RuntimeError(f"{notebook.name}: a cell took over {client.timeout} s, CELL_SECONDS in run.py") from None
     finally:
         (stage / notebook.name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     timings = stage / "data" / "results" / "timings" / f"{notebook.stem}.json"

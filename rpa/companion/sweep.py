@@ -42,8 +42,6 @@ from rpa.companion.run import is_current, run
 from rpa.companion.verdicts import judge, load_claims, worst
 from rpa.parallel import pmap
 
-SEEDS = range(5)  # of `seeds`
-
 
 def parse(text: str) -> dict[str, Any]:
     """{name: value} of "sigma=0.1 hidden=[8, 8] network=moons": Python values or words, which may hold spaces.
@@ -213,7 +211,7 @@ def seeds(folder: Path) -> pd.DataFrame:
     """
     claims = load_claims()
     stems = sorted({claim["stem"] for claim in claims} & set(provenance.notebooks()))
-    jobs = list(itertools.product(stems, SEEDS))
+    jobs = list(itertools.product(stems, range(5)))
     run_job = lambda job: run_variant(job[0], "quick", {"seed": job[1]}, folder)
     folders = dict(zip(jobs, pmap(run_job, jobs, progress="quick runs")))
     rows = []

@@ -19,11 +19,11 @@ from rpa._files import in_checkout
 from rpa.companion.provenance import code_version, notebooks, parameters
 from rpa.companion.report import flatten, load_records, numbers
 
-BEYOND = "beyond the papers"  # the `paper` of our own claims
+OWN = "beyond the papers"  # the `paper` of our own claims
 KEYS = ("id", "paper", "where", "statement", "kind", "stem", "status")  # which every claim has
 CRITERIA = ("value", "at_most", "at_least")
 ALLOWED = {
-    "paper": ("P1", "P2", BEYOND),
+    "paper": ("P1", "P2", OWN),
     "kind": ("value", "agreement", "trend"),
     "status": ("done", "pending"),
     "target_by": ("paper", "us"),
@@ -59,7 +59,7 @@ def load_claims(path: str | Path | None = None) -> list[dict]:
         criteria = [key for key in CRITERIA if key in claim]
         if len(criteria) > 1 or (claim.get("status") == "done" and not criteria):
             reasons.append(f"expected one of {', '.join(CRITERIA)}, got {criteria or 'none'}")
-        foreign = ("method", "null", "no_null") if claim.get("paper") == BEYOND else ("rival",)
+        foreign = ("method", "null", "no_null") if claim.get("paper") == OWN else ("rival",)
         reasons += [f"{claim.get('paper')} has no {key}" for key in foreign if key in claim]
         if "null" in claim and "no_null" in claim:
             reasons.append("expected null or no_null, got both")
@@ -134,7 +134,7 @@ def _verdict(claim, entry):
     caveats = ["quick profile"] * (entry["profile"] != "full") + ["stand-in data"] * entry.get("stand_in", False)
     if caveats:
         return f"{verdict} ({', '.join(caveats)})"
-    explained = claim["paper"] != BEYOND and claim.get("explanation")
+    explained = claim["paper"] != OWN and claim.get("explanation")
     return "does not reproduce" if verdict == "fails" and explained else verdict
 
 
@@ -187,7 +187,7 @@ def text_table(rows: list[dict]) -> str:
 
 def papers_and_ours(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     """The papers' claims (or rows), and our own beyond the papers."""
-    return [row for row in rows if row["paper"] != BEYOND], [row for row in rows if row["paper"] == BEYOND]
+    return [row for row in rows if row["paper"] != OWN], [row for row in rows if row["paper"] == OWN]
 
 
 def _summary(rows):
@@ -215,7 +215,7 @@ def verify(folder: Path | None = None) -> tuple[str, bool]:
     records = current_records(folder)
     rows = [judge(claim, records) for claim in load_claims()]
     papers, ours = papers_and_ours(rows)
-    parts = [text_table(papers)] + (["", BEYOND, "", text_table(ours)] if ours else [])
+    parts = [text_table(papers)] + (["", OWN, "", text_table(ours)] if ours else [])
     explained = [row for row in rows if row["explanation"] and row["verdict"] in ("does not reproduce", "fails")]
     for row in explained:
         parts += ["", f"{row['id']} {row['verdict']}: {row['explanation']}"]

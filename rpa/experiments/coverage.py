@@ -25,7 +25,7 @@ from rpa.parallel import pmap
 from rpa.patterns.packing import draw_around, draw_packed, draw_scaled
 from rpa.patterns.support import Support, best_first, commonest, entropy_pruned, monte_carlo
 
-BLOCK = 5  # images around which the same samples are counted: what their patterns take in memory
+IMAGES_AT_ONCE = 5  # images around which the same samples are counted: what their patterns take in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +67,11 @@ def experiment(
 
     Methods: "search" (ours), "pruned" (P1's) and "counted_<n>" for each n of `n_counted`, the commonest patterns of n
     samples. nets: {name: ReLUNetwork}; rows (n, d): images; indices: which of them; levels: sigma of independent pixel
-    noise. Counted samples are one draw of the noise for `BLOCK` images and all levels; a smaller count takes the first
+    noise. Counted samples are one draw of the noise for several images and all levels; a smaller count takes the first
     samples of the larger one. Fresh samples are drawn for each image and serve all levels.
     """
     best_first(next(iter(nets.values())), Gaussian(rows[0], levels[0] ** 2))  # the first call also loads libraries
-    blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
+    blocks = [indices[start : start + IMAGES_AT_ONCE] for start in range(0, len(indices), IMAGES_AT_ONCE)]
     tasks = [(name, number) for name in nets for number in range(len(blocks))]
 
     def measured(task):
@@ -134,12 +134,11 @@ def efforts(
     patterns count.
     """
     fresh = Fresh(draw_packed(net, inputs, n_fresh, seed))
-    methods = {"search": best_first, "pruned": entropy_pruned}
-    points = {
-        name: [_timed(lambda: method(net, inputs, max_patterns=k, mass=1.0), fresh) for k in sizes]
-        for name, method in methods.items()
-    }
-    points["counted"] = [_timed(lambda: monte_carlo(net, inputs, n, seed + 1, max_patterns), fresh) for n in counts]
+    options: dict[str, Any] = dict(net=net, inputs=inputs, mass=1.0)
+    search = [_timed(lambda: best_first(max_patterns=k, **options), fresh) for k in sizes]
+    pruned = [_timed(lambda: entropy_pruned(max_patterns=k, **options), fresh) for k in sizes]
+    counted = [_timed(lambda: monte_carlo(net, inputs, n, seed + 1, max_patterns), fresh) for n in counts]
+    points = {"search": search, "pruned": pruned, "counted": counted}
     return {name: np.array([(entry.seconds, entry.coverage) for entry in each]) for name, each in points.items()}
 
 

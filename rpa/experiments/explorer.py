@@ -31,11 +31,15 @@ from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label, planar_regions, region_at
 from rpa.subjects import datasets, train
 
-STEMS, POINTS, CIRCLES = 40, 120, 30  # patterns, places of the output law, and quantiles of the samples that are drawn
+STEMS, PLACES, QUANTILES = (
+    40,
+    120,
+    30,
+)  # patterns, places of the output law, and quantiles of the samples that are drawn
 WIDE = 3.5  # standard deviations of the output to either side that are always in view
-TAIL = 5.0  # standard deviations to the left of the view where the density is integrated from
-REACH = 2.0  # standard deviations from the centre to the handles
-VISIBLE = 0.02  # smaller errors of a drawn distribution function are not seen
+LEFT_TAIL = 5.0  # standard deviations to the left of the view where the density is integrated from
+HANDLES = 2.0  # standard deviations from the centre to the handles
+VISIBLE_ERROR = 0.02  # smaller errors of a drawn distribution function are not seen
 WAITS = 0.01  # seconds in which further movements of the mouse join one picture
 WIDER = 1.8  # limits so many times as wide as what they show are replaced
 
@@ -134,7 +138,7 @@ class Explorer:
         start, self.pending = time.perf_counter(), None
         c, s = np.cos(self.angle), np.sin(self.angle)
         factor = np.array([[c, -s], [s, c]]) * (self.noise.value * self.spread)
-        self.places = np.array([self.mean, *(self.mean + REACH * factor.T)])
+        self.places = np.array([self.mean, *(self.mean + HANDLES * factor.T)])
         inputs: RandomInput = Gaussian(self.mean, factor @ factor.T)
         if moon := self.moons.get(self.law.value):  # moved to the mean, with noise of this shape added
             parts = [Gaussian(part.mean - moon.mean + self.mean, part.cov + inputs.cov) for part in moon.components]
@@ -161,7 +165,7 @@ class Explorer:
         shade = np.sqrt(p / p.max()) if p.max() else p
         self.regions.set_facecolors(1 - 0.55 * (1 - plt.get_cmap("Blues")(shade)))
         around = np.append(np.linspace(0, 2 * np.pi, 80), np.nan)  # the line ends before the next ellipse
-        circle = REACH * np.stack([np.cos(around), np.sin(around)])
+        circle = HANDLES * np.stack([np.cos(around), np.sin(around)])
         ellipses = [part.mean[:, None] + np.linalg.cholesky(part.cov) @ circle for _, part in components_of(inputs)]
         self.ellipses.set_data(*np.hstack(ellipses))
         self.handles.set_data(*self.places.T)
@@ -171,15 +175,15 @@ class Explorer:
         middle, sd = law.mean[0], np.sqrt(law.cov[0, 0]) + 1e-9
         view = self.stage.view(ax, "xlim", middle - WIDE * sd, middle + WIDE * sd, 0.15, 0.15)
         # Left of the view the density is integrated with wider steps.
-        grid = np.concatenate([view[0] - sd * np.linspace(TAIL, 0, POINTS // 5)[:-1], np.linspace(*view, POINTS)])
+        grid = np.concatenate([view[0] - sd * np.linspace(LEFT_TAIL, 0, PLACES // 5)[:-1], np.linspace(*view, PLACES)])
         density = law.pdf(grid)
         if self.shown.value == "distribution":
-            share = (np.arange(CIRCLES) + 0.5) / CIRCLES
+            share = (np.arange(QUANTILES) + 0.5) / QUANTILES
             self.curve.set_data(grid, _cumulated(law, grid, density))
             self.quantiles.set_data(np.quantile(y, share), share)
             self.stage.view(ax, "ylim", 0.0, 1.03, wider=1.0)
         else:
-            heights, edges = np.histogram(y, np.linspace(*view, CIRCLES + 1))
+            heights, edges = np.histogram(y, np.linspace(*view, QUANTILES + 1))
             self.curve.set_data(grid, density)
             self.quantiles.set_data((edges[1:] + edges[:-1]) / 2, heights / len(y) / np.diff(edges))
             self.stage.view(ax, "ylim", 0.0, 1.05 * density.max() + 1e-9, above=0.3)
@@ -208,7 +212,7 @@ class Explorer:
         else:
             pulled = place - self.mean
             turned = np.arctan2(pulled[1], pulled[0]) - (np.pi / 2 if self.dragged == 2 else 0)
-            length = max(np.hypot(*pulled) / (REACH * self.noise.value), 0.05)
+            length = max(np.hypot(*pulled) / (HANDLES * self.noise.value), 0.05)
             self.angle, self.spread[self.dragged - 1] = turned, length
         self._soon()
 
@@ -239,7 +243,7 @@ def _cumulated(law, grid, density):
     places, masses = map(np.asarray, law.atoms())
     curve = cumulative_trapezoid(density, grid, initial=0) + (places <= grid[:, None]) @ masses
     # Peaks narrower than a step are missed, or counted several times.
-    return curve if abs(curve[-1] - law.cdf(grid[-1:])[0]) < VISIBLE else np.asarray(law.cdf(grid))
+    return curve if abs(curve[-1] - law.cdf(grid[-1:])[0]) < VISIBLE_ERROR else np.asarray(law.cdf(grid))
 
 
 class Stage:

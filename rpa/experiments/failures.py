@@ -29,11 +29,11 @@ from rpa.reliability.event import events
 from rpa.reliability.failure import failure_probability
 from rpa.reliability.result import FailureProbability
 
-VISIBLE = 10  # failures that must be expected among the samples for them to be a reference
-CHUNK = 20_000
+LEAST_EXPECTED = 10  # failures that must be expected among the samples for them to be a reference
+INPUTS_IN_BATCH = 20_000
 MARKERS = "os^"  # one for each network of a panel
 SIGHT = -6  # log10 p at which a million samples see one failure
-STARTS = (0.01, 1.0, 1.0, 4.0, 4.0, 8.0)  # standard deviations of the starts of a search, in those of the noise
+RADII = (0.01, 1.0, 1.0, 4.0, 4.0, 8.0)  # standard deviations of the starts of a search, in those of the noise
 
 
 def right_images(net: ReLUNetwork | nn.Module, x: np.ndarray, labels: np.ndarray, n: int) -> list[int]:
@@ -54,12 +54,12 @@ def levels_for(net: ReLUNetwork, image: np.ndarray, label: int, targets: Sequenc
 def distance(net: ReLUNetwork, image: np.ndarray, label: int, sigma: float, seed: int = 0) -> float:
     """Distance of the nearest failing input that was found under white noise, in its standard deviations.
 
-    From the image and from `STARTS` about it for each rival, by `rpa.reliability.design.nearest`; infinite without one.
+    From the image and from `RADII` about it for each rival, by `rpa.reliability.design.nearest`; infinite without one.
     """
     (event,) = events(net, Gaussian(image, sigma**2), label=label, seed=seed)
-    widths = np.repeat(STARTS, len(event.rivals))
+    widths = np.repeat(RADII, len(event.rivals))
     starts = widths[:, None] * event.rng.standard_normal((len(widths), event.dim))
-    points, _ = nearest(event, starts, np.tile(event.rivals, len(STARTS)))
+    points, _ = nearest(event, starts, np.tile(event.rivals, len(RADII)))
     return float(np.linalg.norm(points, axis=1).min(initial=np.inf))
 
 
@@ -85,7 +85,7 @@ def curve(
         start, inputs = perf_counter(), Gaussian(image.ravel(), sigma**2)
         result = failure_probability(net, inputs, label=label, seed=seed, input_shape=input_shape, **options)
         seconds = perf_counter() - start
-        visible = np.isfinite(result.rel_error) and np.exp(result.log_p) * n_samples >= VISIBLE
+        visible = np.isfinite(result.rel_error) and np.exp(result.log_p) * n_samples >= LEAST_EXPECTED
         n = n_samples * bool(visible)
         count = sampled(net, inputs, label, n, seed + 1, input_shape=input_shape) if n else 0
         beta = result.design_points[0].distance if result.design_points else 0.0
@@ -106,7 +106,7 @@ def sampled(net: ReLUNetwork | nn.Module, inputs: Gaussian, label: int, n: int, 
     """How many of n draws of the input change class: plain sampling, in the first layer's coordinates if it can."""
     (event,) = events(net, inputs, label=label, **options)
     rng = np.random.default_rng(seed)
-    sizes = [min(CHUNK, n - start) for start in range(0, n, CHUNK)]
+    sizes = [min(INPUTS_IN_BATCH, n - start) for start in range(0, n, INPUTS_IN_BATCH)]
     return int(sum(np.count_nonzero(event(rng.standard_normal((size, event.dim))) >= 0) for size in sizes))
 
 

@@ -10,8 +10,8 @@ from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork
 from rpa.patterns.packing import pattern_keys
 
-ROUNDING = 1e-6  # by so much a probability may leave [0, 1]
-FARTHEST = 37.0  # beyond this many standard errors the tail probability underflows
+EXCESS = 1e-6  # by so much a probability may leave [0, 1]
+LARGEST_Z = 37.0  # beyond this many standard errors the tail probability underflows
 
 
 def pattern_counts(
@@ -55,9 +55,9 @@ def binomial_sigmas(counts: ArrayLike, n: int, p: ArrayLike) -> np.ndarray:
     counts, p: any shapes that broadcast; p may leave [0, 1] by rounding, and the answer is NaN where it is farther out.
     """
     counts, p = np.asarray(counts, dtype=float), np.asarray(p, dtype=float)
-    p = np.where(np.abs(p - 0.5) <= 0.5 + ROUNDING, np.clip(p, 0.0, 1.0), np.nan)
+    p = np.where(np.abs(p - 0.5) <= 0.5 + EXCESS, np.clip(p, 0.0, 1.0), np.nan)
     tail = np.minimum(binom.cdf(counts, n, p), binom.sf(counts - 1, n, p))
-    return np.clip(norm.isf(np.minimum(tail, 0.5)), 0.0, FARTHEST)
+    return np.clip(norm.isf(np.minimum(tail, 0.5)), 0.0, LARGEST_Z)
 
 
 def law_gap(values: np.ndarray, p: np.ndarray, errors: np.ndarray, counts: np.ndarray) -> float:

@@ -22,7 +22,7 @@ from rpa.patterns.support import best_first
 from rpa.reliability.failure import failure_probability
 
 PASSED = 5000  # inputs that time a sample
-DRAWN, FAILING = 200_000, 1e-4  # inputs that set the threshold of the failure, and its probability
+THRESHOLD_DRAWS, FAILING = 200_000, 1e-4  # inputs that set the threshold of the failure, and its probability
 
 
 def problem(sizes: Sequence[int], uncertain: int, seed: int) -> tuple[ReLUNetwork, Gaussian]:
@@ -76,7 +76,7 @@ def row(task: str, net: ReLUNetwork, inputs: Gaussian, k: int, repeats: int) -> 
     threshold = np.inf
     if task == "failure":
         small, rng = net.whitened(inputs), np.random.default_rng(0)
-        threshold = np.quantile(small(rng.standard_normal((DRAWN, small.input_dim)))[:, 0], 1 - FAILING)
+        threshold = np.quantile(small(rng.standard_normal((THRESHOLD_DRAWS, small.input_dim)))[:, 0], 1 - FAILING)
     with one_thread():
         answers = [processor_seconds(lambda: _answer(task, net, inputs, k, threshold)) for _ in range(repeats)]
         seconds, (samples, passes) = np.median([s for s, _ in answers]), answers[-1][1]

@@ -29,7 +29,7 @@ GRADIENTS = ("two-stage", "layerwise", "sampled", "plain", "plain squared")
 
 STEP = 0.25  # first step of the shift, as a fraction of its largest norm; the steps shrink linearly to zero
 RATE = 0.5  # first step of the logarithm of the variances
-TINY = 1e-30  # divisor that lets a gradient of zero move nothing
+LEAST_NORM = 1e-30  # divisor that lets a gradient of zero move nothing
 
 
 class Noise(NamedTuple):
@@ -165,7 +165,7 @@ def _ascend(net, x, label, target, budget, share, gradient, steps, blur, seed, k
             shift = shift * (reach / _norm(shift)).clamp(max=1)
         if share > 0 and to_variance is not None:
             ascent = blur(to_variance * kept)
-            largest = ascent.abs().amax((1, 2, 3), keepdim=True).clamp(min=TINY)
+            largest = ascent.abs().amax((1, 2, 3), keepdim=True).clamp(min=LEAST_NORM)
             # Mirror ascent on the simplex: variances stay positive and keep their sum.
             density = _normalized(density * torch.exp(RATE * shrink * ascent / largest))
     if gradient == "plain squared":
@@ -176,7 +176,7 @@ def _ascend(net, x, label, target, budget, share, gradient, steps, blur, seed, k
 
 
 def _normalized(images):
-    return images / images.sum((1, 2, 3), keepdim=True).clamp(min=TINY)
+    return images / images.sum((1, 2, 3), keepdim=True).clamp(min=LEAST_NORM)
 
 
 def _gradients(expected, x, shift, variance, label, target):
@@ -196,13 +196,13 @@ def _approximation(net, x, gradient, seed):
     if gradient == "sampled":
         generator = torch.Generator().manual_seed(seed)
         draw = lambda mean: torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
-        return lambda mean, variance: net(mean + draw(mean) * variance.clamp(min=TINY).sqrt())
+        return lambda mean, variance: net(mean + draw(mean) * variance.clamp(min=LEAST_NORM).sqrt())
     prepared = traced(net, x, "x")
     return lambda mean, variance: two_stage_mean(prepared, mean, variance, at="mean")
 
 
 def _norm(images):
-    return images.flatten(1).norm(dim=1).clamp(min=TINY).reshape(-1, 1, 1, 1)
+    return images.flatten(1).norm(dim=1).clamp(min=LEAST_NORM).reshape(-1, 1, 1, 1)
 
 
 def _network(net, x):

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from rpa.tracing.nonlinear import max_pool
-from rpa.tracing.parts import Affine, Cut, as_rows, as_values, run, size
+from rpa.tracing.parts import Affine, Cut, as_rows, as_values, evaluate, size
 from rpa.tracing.traced import Traced
 
-PRODUCTS, COLUMNS = 256, 1024  # products with a Jacobian computed at once: backwards, and forwards
+PRODUCTS_AT_ONCE, COLUMNS_AT_ONCE = 256, 1024  # products with a Jacobian computed at once: backwards, and forwards
 
 
 class Stages(NamedTuple):
@@ -42,11 +42,11 @@ class Stages(NamedTuple):
 
     def before(self, x: torch.Tensor) -> torch.Tensor:
         """first(x) as rows (b, m)."""
-        return as_rows(run(self.first, [x]), self.cut.shapes)
+        return as_rows(evaluate(self.first, [x]), self.cut.shapes)
 
     def after(self, rows: torch.Tensor) -> torch.Tensor:
         """second(q) (b, k) of activated rows (b, m)."""
-        return as_rows(run(self.second, as_values(rows, self.cut.shapes)), self.second[-1].shapes)
+        return as_rows(evaluate(self.second, as_values(rows, self.cut.shapes)), self.second[-1].shapes)
 
     def activated(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows (b, m) behind the activation."""
@@ -91,7 +91,7 @@ def jacobian_at(
         total = values.sum(0)
         rows = [
             torch.autograd.grad(total, x, part, retain_graph=True, is_grads_batched=True)[0].flatten(2)
-            for part in torch.eye(len(total), dtype=total.dtype).split(max(1, PRODUCTS // len(x)))
+            for part in torch.eye(len(total), dtype=total.dtype).split(max(1, PRODUCTS_AT_ONCE // len(x)))
         ]
     return values.detach(), torch.cat(rows).transpose(0, 1)
 
@@ -107,7 +107,7 @@ def inner_jacobian(stages: Stages) -> Callable[[torch.Tensor], torch.Tensor]:
     if size(front.taken) > 2 * size(stages.cut.shapes) and rest:
         return lambda x: jacobian_at(stages.before, x)[1][0]
     matrix = front.matrix()
-    columns = matrix.T.split(COLUMNS)
+    columns = matrix.T.split(COLUMNS_AT_ONCE)
 
     def jacobian(x):
         rows = (pushed(rest, front([x]), as_values(piece, front.shapes))[1] for piece in columns)

@@ -17,9 +17,9 @@ from rpa.tracing.conversion import pool_tables
 from rpa.tracing.parts import Cut
 
 ALIKE = 100  # roundings of an input's largest deviation by which moments of windows computed once may differ
-CERTAIN = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
-CHUNK = 64  # windows whose cubature is done at once, to stay in cache
-BLOCK = 256  # windows whose shared inputs are looked for at once
+CERTAIN_LEAD = 6.0  # a lead of so many deviations is never lost, nor do the points of the cubature reach farther
+CUBATURES_AT_ONCE = 64  # windows whose cubature is done at once, to stay in cache
+WINDOWS_AT_ONCE = 256  # windows whose shared inputs are looked for at once
 
 
 def maxima(cut: Cut, mean: torch.Tensor, var: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,11 +83,11 @@ def maximum(mean: torch.Tensor, cov: torch.Tensor) -> tuple:
     highest, winner = rows.max(-1, keepdim=True)
     row = squares.gather(-2, winner[..., None].expand(-1, 1, rows.shape[-1])).squeeze(-2)
     spread = (var.gather(-1, winner) + var - 2 * row).clamp(min=0).sqrt()
-    open_ = (highest - rows < CERTAIN * spread).any(-1).nonzero().squeeze(1)
+    open_ = (highest - rows < CERTAIN_LEAD * spread).any(-1).nonzero().squeeze(1)
     bends = torch.zeros_like(rows[:, 1:]), torch.zeros_like(squares[..., 1:])
     gains = functional.one_hot(winner.squeeze(-1), rows.shape[-1]).to(rows)
     found = [highest.squeeze(-1), var.gather(-1, winner).squeeze(-1), gains, *bends]
-    for part in open_.split(CHUNK) if len(open_) else ():
+    for part in open_.split(CUBATURES_AT_ONCE) if len(open_) else ():
         for whole, value in zip(found, _cubature(rows[part], squares[part], mean.dtype)):
             whole[part] = value.to(whole)
     return Maximum(*(part[back].unflatten(0, mean.shape[:-1]).to(mean.dtype) for part in found))
@@ -149,7 +149,7 @@ def second_order_local(curvatures: torch.Tensor, rows: torch.Tensor) -> torch.Te
     used = (rows != 0).any(0)
     order = used.byte().argmax(1).argsort(stable=True)
     rows, curvatures, used = rows[:, order], curvatures[order].T, used[order]
-    parts = [slice(start, start + BLOCK) for start in range(0, len(order), BLOCK)]
+    parts = [slice(start, start + WINDOWS_AT_ONCE) for start in range(0, len(order), WINDOWS_AT_ONCE)]
     inputs = [used[part].any(0) for part in parts]
     total = rows.new_zeros(len(order), len(order))
     for i, one in enumerate(parts):

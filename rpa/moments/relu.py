@@ -23,7 +23,7 @@ from rpa.polytopes import bivariate
 from rpa.polytopes.bivariate import FAR, ndtr
 
 TensorLike: TypeAlias = Any  # a tensor; numbers, lists and arrays are taken as float64
-CHUNK = 1 << 14  # elements worked on at once by the tail integrals, to stay in cache
+TAILS_AT_ONCE = 1 << 14  # elements worked on at once by the tail integrals, to stay in cache
 
 
 def mean(mu: TensorLike, var: TensorLike) -> torch.Tensor:
@@ -241,7 +241,7 @@ def _tail(t, powers):
     count, drop = (24, bivariate.DROP) if t.dtype == torch.float64 else (12, 18.0)
     nodes, weights = (v.to(t.dtype) for v in bivariate.rule(count))
     parts = []
-    for piece in t.reshape(-1).split(CHUNK):
+    for piece in t.reshape(-1).split(TAILS_AT_ONCE):
         end = 2 * drop / (piece + torch.sqrt(piece**2 + 2 * drop))
         x = nodes[:, None] * end
         value = torch.exp(x * (x / -2 - piece)).mul_(x)

@@ -18,7 +18,7 @@ from rpa.moments.prepared import dtype_of
 from rpa.tracing.graph import check_evaluable
 
 
-class Estimate(NamedTuple):
+class SampleMoments(NamedTuple):
     """Monte Carlo means and variances (k,) with their standard errors, from n samples."""
 
     mean: np.ndarray
@@ -35,8 +35,8 @@ def monte_carlo(
     seed: int | Sequence[int],
     *,
     chunk: int = 4096,
-) -> Estimate:
-    """`Estimate` of the mean and variance of f(x), x ~ inputs (a Gaussian or a GaussianMixture), from n >= 2 samples.
+) -> SampleMoments:
+    """Mean and variance of f(x), x ~ inputs (a Gaussian or a GaussianMixture), from n >= 2 samples.
 
     f maps (chunk, d) float64 to (chunk, k) or (chunk,); a torch module gets tensors of its own type, without
     gradient. The standard error of the variance uses the fourth moment, sqrt((m4 - var^2) / n). Results depend on
@@ -64,7 +64,7 @@ def monte_carlo(
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
     var_stderr = np.sqrt(np.maximum(fourth - var**2, 0) / n)
     mean, unbiased = centre + m1 * scale, var * n / (n - 1) * scale**2
-    return Estimate(mean, unbiased, np.sqrt(var / n) * scale, var_stderr * scale**2, n)
+    return SampleMoments(mean, unbiased, np.sqrt(var / n) * scale, var_stderr * scale**2, n)
 
 
 def _evaluate(f, x):

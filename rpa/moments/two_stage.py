@@ -23,10 +23,9 @@ from rpa.moments import _checks, activation, relu
 from rpa.moments.layerwise import MAX_DENSE, RULES
 from rpa.moments.linearized import Stages, inner_jacobian, jacobian_at, pushed
 from rpa.moments.prepared import Moments, as_module, noise, prepared, traced
-from rpa.moments.sampling import Estimate as Estimate
 from rpa.moments.sampling import monte_carlo as monte_carlo
 from rpa.network import ReLUNetwork
-from rpa.tracing.graph import record
+from rpa.tracing.graph import fx_graph
 from rpa.tracing.nonlinear import act
 from rpa.tracing.parts import Cut, as_rows, as_values, size
 
@@ -71,7 +70,7 @@ def splits(net: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
 
     Raises ValueError where a later layer reads more than one ReLU's output; `two_stage(net, ..., relu=i)` takes these.
     """
-    recorded, root, _ = record(as_module(net))
+    recorded, root, _ = fx_graph(as_module(net))
     result = []
     for number in range(sum(node.target is act for node in recorded.nodes)):
         first, second = copy.deepcopy(recorded), copy.deepcopy(recorded)

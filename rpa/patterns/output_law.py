@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CIRCLES: dict[str, Any] = dict(color="C1", markersize=3.6, fillstyle="none", markeredgewidth=0.9)  # of Monte Carlo
 INPUTS_AT_ONCE = 8192  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
-KEPT = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
+MOST_NUMBERS = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
 LINES = 8192  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
 STRATUM = 100  # random inputs of a component at least: a rare one may be far away
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
@@ -210,7 +210,7 @@ class OutputMixture:
         if self._kept is None:
             nets = [(part.net, len(part.patterns)) for part in self.pmf.pieces]
             draws = (each for part in self.pmf.pieces for each in pieces.draw(part, self.seed))
-            if sum(count * net.input_dim * (net.n_hidden + pieces.FEWEST) for net, count in nets) > KEPT:
+            if sum(count * net.input_dim * (net.n_hidden + pieces.FEWEST) for net, count in nets) > MOST_NUMBERS:
                 return draws
             self._kept = list(draws)
         return self._kept

@@ -28,10 +28,13 @@ from rpa.polytopes.polytope import BUDGET, solve
 from rpa.polytopes.trapezoid import plan
 
 BLOCK_BYTES = 2e8
-FLAT = 1e-14  # slopes of an output below this, relative to the terms of which they are sums, are rounding
+FLAT_SLOPE = 1e-14  # slopes of an output below this, relative to the terms of which they are sums, are rounding
 REGIONS_AT_ONCE = 512  # regions at once: enough for array operations, few enough for a progress bar to move
 TOTAL = 2**18  # points shared out among the regions by their probability
-FEWEST, MOST = 8, 2**12  # points per replicate in one region, of its probability (to begin with) and of the output law
+FEWEST, MOST_EACH = (
+    8,
+    2**12,
+)  # points per replicate in one region, of its probability (to begin with) and of the output law
 DROPPED = 1e-6  # union bound of the rows left out of a region, relative to its probability
 
 
@@ -53,7 +56,7 @@ class Pieces:
     def blocks(self) -> Iterator:
         """Yields (rows, H, h, A, b): slices of the pieces with {H z <= h} and output A z + b on it."""
         # Rows of A that are nothing but rounding are 0: there an output is constant, an atom.
-        rounding = FLAT * reduce(np.matmul, map(np.abs, reversed(self.net.weights))).max(axis=1, initial=0.0)
+        rounding = FLAT_SLOPE * reduce(np.matmul, map(np.abs, reversed(self.net.weights))).max(axis=1, initial=0.0)
         for rows in _slices(self.net, len(self.patterns)):
             G, g, A, b = affine_pieces(self.net, self.patterns[rows])
             A = np.where((np.abs(A).max(axis=2, initial=0.0) <= rounding)[..., None], 0.0, A)
@@ -111,7 +114,7 @@ class Draws:
 def draw(part: Pieces, seed: int) -> Iterator[Draws]:
     """Yields `Draws` of all regions of one component, the same for the same seed."""
     share = np.exp(part.log_p - np.logaddexp.reduce(part.log_p))
-    stop = 2 ** np.rint(np.log2(np.clip(TOTAL * share / quadrature.REPLICATES, FEWEST, MOST))).astype(int)
+    stop = 2 ** np.rint(np.log2(np.clip(TOTAL * share / quadrature.REPLICATES, FEWEST, MOST_EACH))).astype(int)
     for rows, *maps in part.blocks():
         unit, slack, _ = reduction.unit_rows(*maps[:2])
         kept, _ = reduction.uncertain(slack, part.log_p[rows] + np.log(DROPPED))

@@ -16,9 +16,9 @@ from rpa.polytopes import planar
 from rpa.polytopes.polytope import probabilities
 
 CUTS_AT_ONCE = 20_000
-FLAT = 1e-13  # relative length of a row's part along a level line, below which the row is perpendicular to it
+PERPENDICULAR = 1e-13  # relative length of a row's part along a level line, below which the row is perpendicular to it
 ENDS = 1e-15  # rounding of the ends of a region's outputs, relative to their size
-ROUNDING = 2 * np.finfo(float).eps  # of a sum or a product, relative to the size of its terms
+LEVEL_ROUNDING = 2 * np.finfo(float).eps  # of a sum or a product, relative to the size of its terms
 EXACT = 1e-13  # rtol: far below any error of a planar probability, so that no row is left out as nearly certain
 
 
@@ -59,10 +59,10 @@ def pdf(pieces: tuple[Pieces, ...], y: np.ndarray, output: int) -> Any:
                 limits = h[i] - (H[i] @ direction[..., None])[..., 0] * level[:, None]
                 within = H[i] @ across[..., None]
                 # A row along the direction has nothing left but rounding, which must not decide anything.
-                within[np.linalg.norm(within, axis=2) <= FLAT * np.linalg.norm(H[i], axis=2)] = 0.0
+                within[np.linalg.norm(within, axis=2) <= PERPENDICULAR * np.linalg.norm(H[i], axis=2)] = 0.0
                 log_p, rel_error = probabilities(within, limits, rtol=EXACT)
                 density = part.weight * np.exp(log_p - level**2 / 2) / (np.sqrt(2 * np.pi) * scale[i])
-                rounding = ROUNDING * (1.0 + np.abs(level) * (np.abs(y[j]) + np.abs(b[i, output])) / scale[i])
+                rounding = LEVEL_ROUNDING * (1.0 + np.abs(level) * (np.abs(y[j]) + np.abs(b[i, output])) / scale[i])
                 value += np.bincount(j, density, len(y))
                 error += np.bincount(j, density * (rel_error + rounding), len(y))
     return value, error

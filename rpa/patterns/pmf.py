@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-SEARCHES = ("auto", "exhaustive", "best_first", "entropy", "monte_carlo")
+SEARCH_NAMES = ("auto", "exhaustive", "best_first", "entropy", "monte_carlo")
 ENUMERABLE = 5  # rank up to which regions are enumerated: their vertices grow like 2^rank
 ENOUGH = 0.98  # share of `max_patterns` that ends the search: of the candidates some are empty regions
 WIDEST = 4  # candidates for each pattern asked for: in few dimensions some of them are empty
@@ -186,8 +186,8 @@ def pattern_pmf(
     """
     net, components, max_patterns, mass = checked(net, inputs, max_patterns, mass)
     rtol, seed = _check.positive("rtol", rtol), _check.integer("seed", seed)
-    if search not in SEARCHES:
-        raise ValueError(f"search: expected one of {', '.join(SEARCHES)}, got {search!r}")
+    if search not in SEARCH_NAMES:
+        raise ValueError(f"search: expected one of {', '.join(SEARCH_NAMES)}, got {search!r}")
     parts = [(weight, net.whitened(part)) for weight, part in components]
     rank = max(small.input_dim for _, small in parts)
     if search == "exhaustive" and rank > ENUMERABLE:

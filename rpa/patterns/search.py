@@ -31,8 +31,8 @@ WEAK_SITE = 0.02  # largest share of its variance that a truncation may remove a
 BELIEVED = 2.0  # nats by which a refined log mass may differ from the first one and be believed
 WEAK = 1e4  # ratio of offsets to noise up to which single precision resolves a thousandth of the noise
 SQUARED = 1e15  # values whose squares single precision holds, with room for sums
-RELATIVE_ZERO = 1e-20  # a ratio that moves no moment; products of smaller ones are denormal numbers, and slow
-ROUNDING = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
+ZERO_RATIO = 1e-20  # a ratio that moves no moment; products of smaller ones are denormal numbers, and slow
+SETTLED = 1e-6  # share of its prior variance below which a conditional variance is rounding noise
 
 
 def node_bytes(net: ReLUNetwork) -> int:
@@ -103,7 +103,7 @@ def _log_tail(t):
     """log Phi(t) and the ratio phi(t) / Phi(t)."""
     log_p = torch.special.log_ndtr(t)
     ratio = torch.exp(-0.5 * t * t - 0.5 * math.log(2 * math.pi) - log_p)
-    return log_p, torch.nn.functional.threshold(ratio, RELATIVE_ZERO, 0.0)
+    return log_p, torch.nn.functional.threshold(ratio, ZERO_RATIO, 0.0)
 
 
 def _decide(mean, cov, log_q, width, gap, tick):
@@ -113,7 +113,7 @@ def _decide(mean, cov, log_q, width, gap, tick):
     for j in range(len(before)):
         m, v = mean[:, 0], cov[:, 0, 0]
         # A unit whose variance is used up follows its mean.
-        settled = v <= ROUNDING * before[j]
+        settled = v <= SETTLED * before[j]
         v = torch.where(settled, before[j], v)
         t = torch.where(settled, torch.where(m > 0, 2.0, -2.0) * math.sqrt(WIDEST_GAP), m / v.sqrt())
         (log_on, r_on), (log_off, r_off) = _log_tail(t), _log_tail(-t)

@@ -22,7 +22,7 @@ from rpa.patterns.packing import checked, draw_packed, pattern_keys
 
 MEMORY = 2 * 2**30  # bytes that a search may use
 SPARE = 1.25  # beam width in patterns asked for: the last ranking is finer than the one that prunes
-FEW = 16  # inputs up to which candidates are ranked by random inputs: many regions meet, and moments rank them badly
+FEW_INPUTS = 16  # inputs up to which candidates are ranked by random inputs: moments rank many regions badly
 SPARE_FEW = 2.5  # SPARE in few dimensions
 RANKING = (2**16, 2**20)  # least and most random inputs that rank candidates
 WORK = 4e9  # multiplications that the random inputs may cost
@@ -93,7 +93,7 @@ def ranked(
                 for patterns, log_q, complete in _passes(small, limit, mass, available, bar.update):
                     found[c] = patterns, np.log(weight) + log_q
                 exhausted &= complete
-                if len(log_q) > limit and small.input_dim <= FEW:
+                if len(log_q) > limit and small.input_dim <= FEW_INPUTS:
                     samples += (n := _ranking_inputs(small))
                     patterns, log_q = _ranked(small, patterns, log_q, n, limit, seed)
                     found[c] = patterns, np.log(weight) + log_q
@@ -161,7 +161,7 @@ def _passes(small, max_patterns, mass, memory, tick):
     if small.n_hidden == 0:
         yield np.zeros((1, 0), dtype=bool), np.zeros(1), True
         return
-    spare = SPARE_FEW if small.input_dim <= FEW else SPARE
+    spare = SPARE_FEW if small.input_dim <= FEW_INPUTS else SPARE
     limit = max(1, min(int(spare * max_patterns) + 1, int(memory / search.node_bytes(small))))
     widths = [limit]
     while widths[0] > WIDENING:
@@ -169,7 +169,7 @@ def _passes(small, max_patterns, mass, memory, tick):
     gap, found = search.WIDEST_GAP, 1.0
     for width in widths:
         # Where all patterns found will be asked for, nothing is gained by ranking them better.
-        spread = found < SPREAD and small.input_dim > FEW
+        spread = found < SPREAD and small.input_dim > FEW_INPUTS
         width = min(width, max_patterns) if spread else width
         patterns, log_q = search.beam(small, width, gap, tick, not spread)
         while len(log_q) < min(width, max_patterns) and gap < search.WIDEST_GAP:

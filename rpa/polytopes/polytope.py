@@ -27,7 +27,7 @@ MINIMAL = np.log(1e-11)  # no guess of rtol times p below this before anything i
 PROPOSALS = {"lookahead": lookahead, "minimax": lambda p: [minimax(p)[0]], "genz": lambda p: [plain(p)]}
 METHODS = ("auto", *PROPOSALS)
 EPS = np.finfo(float).eps
-BEYOND = 1e150  # standard deviations whose square a double does not hold
+SQUARE_OVERFLOWS = 1e150  # standard deviations whose square a double does not hold
 BULK = 3.0  # standard deviations from its mean within which most of a law lies
 STEEP = 1e8  # precision of a row's Gaussian factor beyond which its derivative is not trusted
 
@@ -138,7 +138,7 @@ def solve(
     k, i, j = reduction.matching(H, h, -1)
     opposite = (given[k, places[k, i]] == -given[k, places[k, j]]).all(axis=1)
     empty[k[opposite & (h[k, i] + h[k, j] + shift[k, i] + shift[k, j] < 0)]] = True
-    beyond = ~empty & (h.min(axis=1, initial=0.0) < -BEYOND)
+    beyond = ~empty & (h.min(axis=1, initial=0.0) < -SQUARE_OVERFLOWS)
     log_p, rel_error = np.where(empty | beyond, -np.inf, 0.0), np.where(beyond, np.inf, 0.0)
     used = np.select([empty, beyond], ["empty", "beyond"], "certain").astype("<U9")
     deviation = np.zeros((count, quadrature.REPLICATES))
@@ -205,7 +205,7 @@ def _sampled(p, shift, method, effort, shifts):
     reach, size = BULK + np.linalg.norm(p.mean, axis=1)[:, None], np.where(p.owner >= 0, np.abs(p.h), 0.0)
     # Rows parallel to the first axis share its direction exactly: of them only the bounds are rounded.
     margin = shift + 2 * EPS * (size + (p.owner > 0) * reach) + p.cut * reach
-    log_p, rel_error, deviation = quadrature.estimate(p, proposals, effort, margin, shifts)
+    log_p, rel_error, deviation = quadrature.integrals(p, proposals, effort, margin, shifts)
     moved = (fitted.push * margin).sum(axis=1)
     # Where a factor is near its limits the derivative is too rough, and the rows are moved instead.
     steep = ~((fitted.tau < STEEP).all(axis=1) & (moved < 1e-3 * effort.rtol))
@@ -215,7 +215,7 @@ def _sampled(p, shift, method, effort, shifts):
         few, by = take(p, steep), margin[steep]
         proposals = [take(proposal, steep) for proposal in proposals]
         inner, middle, outer = (
-            quadrature.estimate(replace(few, h=few.h + sign * by), proposals, brief)[0] for sign in (-1, 0, 1)
+            quadrature.integrals(replace(few, h=few.h + sign * by), proposals, brief)[0] for sign in (-1, 0, 1)
         )
         unseen = np.isneginf(log_p[steep]) & (rel_error[steep] > 0)
         log_p[steep] = np.where(unseen, outer, log_p[steep])

@@ -59,7 +59,7 @@ class Effort:
 
 
 @one_thread()
-def estimate(
+def integrals(
     p: Plan,
     proposals: Sequence[Conditionals],
     effort: Effort,

@@ -14,12 +14,12 @@ from rpa.polytopes.normal import LOG_2PI, log_interval
 
 EPS = np.finfo(float).eps
 REACH = 9.5  # phi(REACH) / phi(0) = e^-45
-DEEP = 50.0  # slices whose density is below e^-50 of the largest are left out
+LOG_DEPTH = 50.0  # slices whose density is below e^-50 of the largest are left out
 FALL = 2.5  # largest fall of the log integrand in a piece of the quadrature
 FRAMES = 12  # lines along whose normals slices are tried
 NEAR = 8  # places between lines, in the order of their angles, that may have a common vertex
-MOST = 1000  # pieces after which slices are as thin as rounding: a concave integrand needs some 100
-PROBES = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+MOST_PIECES = 1000  # pieces after which slices are as thin as rounding: a concave integrand needs some 100
+PROBED = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 NODES, WEIGHTS = (part.numpy() for part in rule(16))
 
 
@@ -110,14 +110,14 @@ class _Frame:
             cross = [(level - self.height) / self.slope for level in levels]
         t = np.concatenate([meet, *cross, [0.0]])
         edges = np.unique(np.concatenate([[low, high], t[(t > low) & (t < high)]]))
-        most = len(edges) + MOST
+        most = len(edges) + MOST_PIECES
         for _ in range(40):
             start, width = edges[:-1], np.diff(edges)
-            value = self.log_density(start[:, None] + width[:, None] * PROBES)
+            value = self.log_density(start[:, None] + width[:, None] * PROBED)
             weight = value.max(axis=1) + np.log(width)
-            matter = np.isfinite(weight) & (weight > weight.max() - DEEP)
+            matter = np.isfinite(weight) & (weight > weight.max() - LOG_DEPTH)
             with np.errstate(invalid="ignore"):
-                fall = np.nan_to_num(np.abs(np.diff(value[:, 1:-1])), nan=0.0, posinf=DEEP).sum(axis=1)
+                fall = np.nan_to_num(np.abs(np.diff(value[:, 1:-1])), nan=0.0, posinf=LOG_DEPTH).sum(axis=1)
             coarse = matter & (np.maximum(fall, width) > FALL)
             if not coarse.any() or len(edges) > most:
                 break
@@ -142,7 +142,7 @@ def _in_frame(lines, i, nearest, shift):
     if x0:
         # nearest (z - nearest) is not negative on the polygon, and up to 45 where the density matters.
         tilt = REACH * abs(y0 / x0)
-        low, high = max(low, -tilt - DEEP / abs(x0) * (x0 < 0)), min(high, tilt + DEEP / abs(x0) * (x0 > 0))
+        low, high = max(low, -tilt - LOG_DEPTH / abs(x0) * (x0 < 0)), min(high, tilt + LOG_DEPTH / abs(x0) * (x0 > 0))
     if not low < high:
         return -np.inf, np.inf
     height, slope = local[level] / a_y[level], -a_x[level] / a_y[level]

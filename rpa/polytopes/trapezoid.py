@@ -24,7 +24,7 @@ DEPENDENT = 1e-13  # a row of norm 1 whose part outside the chosen directions is
 CANCELLED = 1e-2  # length of a rest below which it is computed from the row itself
 SHORT = 1e-6  # width of an interval below which its density is constant
 THIN = 1e-3  # width of a slab, in standard deviations, below which its direction is chosen first
-FARTHEST = 1e7  # end of an infinite interval, whose square keeps its digits in a variance
+INFINITE_END = 1e7  # end of an infinite interval, whose square keeps its digits in a variance
 TILE = 4  # a matrix product's last bits depend on the number of rows, unless that is a multiple of this
 DEEP = -37.0  # Phi underflows below
 
@@ -118,7 +118,7 @@ def _rest(rows, coef, axes):
 
 def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tuple:
     """Mean and variance of N(0, 1) on [lower, upper], to 1e-9; the middle and 0 for an empty interval."""
-    a, b = np.clip([lower, upper], -FARTHEST, FARTHEST)
+    a, b = np.clip([lower, upper], -INFINITE_END, INFINITE_END)
     wide = b - a > 1e-5
     log_z = np.where(wide, log_interval(a, b), 0.0)
     at_a, at_b = np.exp(-(a * a + LOG_2PI) / 2 - log_z), np.exp(-(b * b + LOG_2PI) / 2 - log_z)
@@ -129,7 +129,7 @@ def truncated_normal(lower: np.ndarray | float, upper: np.ndarray | float) -> tu
 
 def truncated_above(upper: np.ndarray) -> tuple:
     """Mean -r and variance 1 - r (r + upper), r = phi(upper) / Phi(upper), of N(0, 1) below `upper`, to 1e-9."""
-    b = np.clip(upper, -FARTHEST, FARTHEST)
+    b = np.clip(upper, -INFINITE_END, INFINITE_END)
     ratio = (2 / np.pi) ** 0.5 / erfcx(-b * 0.5**0.5)
     return -ratio, np.clip(1.0 - ratio * (ratio + b), 0.0, 1.0)
 

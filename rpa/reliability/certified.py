@@ -21,7 +21,7 @@ from rpa.patterns.pieces import exact_pieces
 from rpa.patterns.planar_law import EXACT
 from rpa.patterns.regions import affine_pieces, halfspaces
 from rpa.polytopes.polytope import probabilities
-from rpa.reliability.design import search
+from rpa.reliability.design import find_design_points
 from rpa.reliability.event import events
 from rpa.reliability.tails import TailMixture
 
@@ -120,7 +120,7 @@ def failing_patterns(
 
 def _drawn(event):
     """Distinct (patterns, which rival, log weight) among failing draws of a proposal, with their total weights."""
-    result = search(event, event.rng)
+    result = find_design_points(event, event.rng)
     proposal = result.proposal if result else TailMixture.prior(event.dim)
     z = proposal.draw(DRAWS, event.rng)
     z = z[event(z) >= 0]

@@ -53,7 +53,7 @@ class SearchResult(NamedTuple):
     points: tuple[DesignPoint, ...]
 
 
-def search(event: Event, rng: np.random.Generator) -> SearchResult | None:
+def find_design_points(event: Event, rng: np.random.Generator) -> SearchResult | None:
     """One search for failures; None where no failing point was found.
 
     Starts are points about the origin and particles of a coarse splitting; in few dimensions also failing draws beyond

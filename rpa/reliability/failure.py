@@ -21,7 +21,7 @@ from rpa.inputs import RandomInput
 from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
 from rpa.reliability.certified import failing_patterns
-from rpa.reliability.design import SEARCHES, search
+from rpa.reliability.design import SEARCHES, find_design_points
 from rpa.reliability.event import Event, events
 from rpa.reliability.result import (
     NEARLY_CERTAIN,
@@ -131,7 +131,7 @@ def _component(event: Event) -> FailureProbability:
 def _searched(event, count):
     """Results of up to `count` searches; none begins after half of the budget."""
     rngs = event.rng.spawn(count)
-    results = [search(event, rng) for rng in rngs if event.evaluations <= event.budget / 2]
+    results = [find_design_points(event, rng) for rng in rngs if event.evaluations <= event.budget / 2]
     return [result for result in results if result is not None]
 
 

@@ -31,7 +31,7 @@ from rpa import _check, _files
 from rpa.subjects import datasets, references, train
 
 # Torchvision names a file of weights by the first 8 hex digits of its SHA-256.
-WEIGHTS = {"alexnet": "alexnet-owt-7be5be79.pth", "squeezenet1_0": "squeezenet1_0-b66bff10.pth"}
+WEIGHT_FILES = {"alexnet": "alexnet-owt-7be5be79.pth", "squeezenet1_0": "squeezenet1_0-b66bff10.pth"}
 MODELS = "https://download.pytorch.org/models/"
 REPOSITORY, COMMIT = "EliSchwartz/imagenet-sample-images", "22d0a5c9c5c76d13532da2d29ea7fa2e9e034387"
 TREE = f"https://api.github.com/repos/{REPOSITORY}/git/trees/{COMMIT}"
@@ -63,7 +63,7 @@ class Subject:
 
     def reference(self, sigma: float, n: int, seed: int, most: int | None = None) -> references.Reference:
         """The `Reference` for this noise, these sample sizes and seed: that of data/references, else that of
-        build/references, else sampled now and kept there. n, most: as in `rpa.subjects.references.estimate`.
+        build/references, else sampled now and kept there. n, most: as in `rpa.subjects.references.sample`.
         """
         key = self.key_of(sigma, n, seed, most)
         own = _files.build("references") / f"{self.name} {references.entry_of(key)}.npz"
@@ -71,7 +71,7 @@ class Subject:
             if (kept := references.load(key, path)) is not None:
                 return kept
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
-        made = references.estimate(net, self.x, self.scale(sigma), n, seed, most=most)
+        made = references.sample(net, self.x, self.scale(sigma), n, seed, most=most)
         references.save([(key, made)], own)
         return made
 
@@ -105,7 +105,7 @@ def alexnet(n: int = 100) -> Subject | None:
 def _weights(name):
     """The file of a network's weights in imagenet/ of the data roots or in torch's cache; None without one."""
     folders = [*(root / "imagenet" for root in datasets.roots()), Path(torch.hub.get_dir()) / "checkpoints"]
-    path = next((folder / WEIGHTS[name] for folder in folders if (folder / WEIGHTS[name]).is_file()), None)
+    path = next((folder / WEIGHT_FILES[name] for folder in folders if (folder / WEIGHT_FILES[name]).is_file()), None)
     if path and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem[-8:]):
         raise OSError(f"{path}: truncated or altered (SHA-256 differs); delete it, then make data DATA=imagenet")
     return path
@@ -176,7 +176,7 @@ def download() -> int:
     """Download what is missing, with progress; returns 1 when something was not available."""
     folder, failed = datasets.roots()[0] / "imagenet", 0
     load = partial(torch.hub.load_state_dict_from_url, model_dir=folder, check_hash=True, progress=sys.stderr.isatty())
-    steps = {file: partial(load, MODELS + file) for file in WEIGHTS.values()}
+    steps = {file: partial(load, MODELS + file) for file in WEIGHT_FILES.values()}
     try:
         datasets.imagenet_sample()
     except OSError:

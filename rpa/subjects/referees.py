@@ -25,8 +25,8 @@ SAMPLES = {
     "alexnet_fashion": {0.001: 256, 0.01: 512, 0.02: 512, 0.05: 256, 0.1: 256, 0.2: 256, 0.4: 256},
 }
 # Where two such referees disagree on the order of too many images: samples where one leaves it open.
-MOST = {("squeezenet1_0", 0.02): 4096}
-FEW = (2, 8, 32)  # samples of the estimates that an analysis is compared with
+MOST_SAMPLES = {("squeezenet1_0", 0.02): 4096}
+FEW_SAMPLES = (2, 8, 32)  # samples of the estimates that an analysis is compared with
 SEEDS = {"first": 1, "second": 2, "few": 3}
 LARGE = {"squeezenet1_0": imagenet.squeezenet, "alexnet": imagenet.alexnet, "alexnet_fashion": imagenet.fashion_alexnet}
 PER_CLASS = {"lenet_p2": 2}  # images of each class; ten for the other digits
@@ -68,8 +68,8 @@ def jobs() -> list[tuple[str, float, int, int, int | None]]:
     found: list[tuple[str, float, int, int, int | None]] = []
     for network, levels in SAMPLES.items():
         seeds = (SEEDS["first"], SEEDS["second"]) if network in LARGE else (SEEDS["first"],)
-        few = FEW if network in LARGE else ()
-        found += [(network, s, n, seed, MOST.get((network, s))) for s, n in levels.items() for seed in seeds]
+        few = FEW_SAMPLES if network in LARGE else ()
+        found += [(network, s, n, seed, MOST_SAMPLES.get((network, s))) for s, n in levels.items() for seed in seeds]
         found += [(network, sigma, n, SEEDS["few"], None) for sigma in levels for n in few]
     return found
 

@@ -46,7 +46,7 @@ class Reference:
     n: np.ndarray
 
 
-def estimate(
+def sample(
     net: nn.Module,
     x: torch.Tensor,
     scale: float | torch.Tensor | Callable[[int], torch.Tensor],

@@ -24,7 +24,7 @@ from rpa.network import ReLUNetwork
 from rpa.parallel import one_thread
 from rpa.subjects import datasets
 
-FOLDER = ROOT / "data" / "weights"
+WEIGHTS_FOLDER = ROOT / "data" / "weights"
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _recipe(name):
 
 
 def _read(name):
-    recipe, path = _recipe(name), FOLDER / f"{name}.npz"
+    recipe, path = _recipe(name), WEIGHTS_FOLDER / f"{name}.npz"
     if not path.is_file():
         way = f"use a git clone, or train it: `python -m rpa.subjects.train {name}`"
         raise FileNotFoundError(f"{path}: not there; {way}")
@@ -243,7 +243,7 @@ def main(names: list[str]) -> None:
         _recipe(name)  # before any is trained
     for name in names or NETWORKS:
         arrays, metadata = train(name)
-        _files.save_arrays(FOLDER / f"{name}.npz", metadata=np.array(json.dumps(metadata)), **arrays)
+        _files.save_arrays(WEIGHTS_FOLDER / f"{name}.npz", metadata=np.array(json.dumps(metadata)), **arrays)
         print(f"{name}: test accuracy {metadata['test accuracy']:.4f}", flush=True)
 
 

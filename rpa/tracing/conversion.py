@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rpa.tracing.graph import WEIGHTED, called, check_evaluable, record, unwrapped
+from rpa.tracing.graph import WEIGHTED, called, check_evaluable, fx_graph, unwrapped
 from rpa.tracing.nonlinear import max_pool
 from rpa.tracing.parts import Affine, Cut, as_rows, as_values, size
 from rpa.tracing.traced import Traced
@@ -63,7 +63,7 @@ def checked_shape(given: Any) -> tuple[int, ...]:
 
 def _first_shape(module):
     """The shape of one input, as far as the first layer says it."""
-    graph, root, _ = record(module, "module")
+    graph, root, _ = fx_graph(module, "module")
     example = (1, 28, 28)
     for node in graph.nodes:
         name = called(node)

@@ -83,7 +83,7 @@ def channels_last(net: nn.Module, x: torch.Tensor) -> nn.Module:
     return net
 
 
-def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple[fx.Graph, nn.Module, tuple | None]:
+def fx_graph(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple[fx.Graph, nn.Module, tuple | None]:
     """(graph, root, head): the recorded forward pass, the module that its nodes' targets are attributes of, and (name,
     function) of a trailing Softmax, LogSoftmax or Sigmoid, which is cut off.
 
@@ -110,7 +110,7 @@ def record(net: nn.Module, name: str = "net", pool_first: bool = False) -> tuple
 def head_of(net: nn.Module) -> str:
     """The trailing softmax, log_softmax or sigmoid of a module, or nothing."""
     try:
-        return (record(net)[2] or ("",))[0]
+        return (fx_graph(net)[2] or ("",))[0]
     except ValueError:
         return ""
 

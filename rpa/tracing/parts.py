@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rpa.tracing.traced import Traced
 
 DENSE = 1 << 23  # entries up to which an affine part is squared as a matrix
-ROWS = 1024  # columns of a matrix that are computed at once
+UNITS_AT_ONCE = 1024  # columns of a matrix that are computed at once
 
 
 def size(shapes: Sequence[tuple]) -> int:
@@ -103,7 +103,7 @@ class Affine:
         """The linear part as a matrix (m, n)."""
         places, parts = torch.arange(size(self.taken), device=self.like.device), []
         with torch.no_grad():
-            for some in places.split(ROWS):
+            for some in places.split(UNITS_AT_ONCE):
                 units = (some[:, None] == places).to(self.like)
                 parts.append(as_rows(self.linear(as_values(units, self.taken)), self.shapes))
         return torch.cat(parts).T
@@ -127,7 +127,7 @@ def as_values(rows: torch.Tensor, shapes: Sequence[tuple]) -> list[torch.Tensor]
     return [part.reshape(-1, *shape[1:]) for part, shape in zip(parts, shapes)]
 
 
-def run(parts: Sequence[Affine | Cut], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def evaluate(parts: Sequence[Affine | Cut], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The values behind the parts."""
     for part in parts:
         values = part(values)

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from rpa.tracing.graph import COPIES, SUMS, UNITS, WEIGHTED, called, check_evaluable, record, unwrapped
+from rpa.tracing.graph import COPIES, SUMS, UNITS, WEIGHTED, called, check_evaluable, fx_graph, unwrapped
 from rpa.tracing.nonlinear import act, advice, broadcast, is_smooth, max_pool
 from rpa.tracing.parts import DENSE, Affine, Cut, Env, size
 
-FEW, POINTS = 256, 64  # numbers up to which a node is tried at points of many sizes, and their number
+SMALL_NODE, BEND_POINTS = 256, 64  # numbers up to which a node is tried at points of many sizes, and their number
 MANY = 8  # rows from which a convolution is quicker in another memory layout
 
 
@@ -42,7 +42,7 @@ class Traced:
         given = unwrapped(net if given is None else given)
         like = next((p for p in given.parameters() if p.is_floating_point()), probes)
         expected = check_evaluable(given, probes.to(like, copy=True), inputs, self.name)
-        graph, root, self.head = record(net, self.name, pool_first)
+        graph, root, self.head = fx_graph(net, self.name, pool_first)
         self.interpreter = fx.Interpreter(root, garbage_collect_values=False, graph=graph)
         self.like = x.detach().new_zeros(())
         self.shapes: dict = {}
@@ -182,14 +182,14 @@ class Traced:
     def _bends(self, node):
         """Whether a node of few units is not affine between random points of many sizes; two probes may miss a bend."""
         shapes = {n: self.shapes[n] for n in self._inputs(node)}
-        if called(node) in (*UNITS, *COPIES) or None in shapes.values() or size(list(shapes.values())) > FEW:
+        if called(node) in (*UNITS, *COPIES) or None in shapes.values() or size(list(shapes.values())) > SMALL_NODE:
             return False
-        generator, sizes = torch.Generator().manual_seed(2), torch.logspace(-2, 2, POINTS).repeat(2)
-        draw = lambda shape: torch.randn(2 * POINTS, shape.numel(), generator=generator) * sizes[:, None]
+        generator, sizes = torch.Generator().manual_seed(2), torch.logspace(-2, 2, BEND_POINTS).repeat(2)
+        draw = lambda shape: torch.randn(2 * BEND_POINTS, shape.numel(), generator=generator) * sizes[:, None]
         ends = {n: draw(shape).reshape(-1, *shape[1:]).to(self.like) for n, shape in shapes.items()}
-        values = self.value(node, Env(self, 2 * POINTS, ends))
-        between = self.value(node, Env(self, POINTS, {n: _blend(v) for n, v in ends.items()}))
-        return not all(_between(a, b, POINTS) for a, b in zip(_tensors(between), _tensors(values)))
+        values = self.value(node, Env(self, 2 * BEND_POINTS, ends))
+        between = self.value(node, Env(self, BEND_POINTS, {n: _blend(v) for n, v in ends.items()}))
+        return not all(_between(a, b, BEND_POINTS) for a, b in zip(_tensors(between), _tensors(values)))
 
     def _cut(self, pending, before, end):
         """The chain of parts. pending: the nodes that depend on the input; before: the values ahead of the next part.

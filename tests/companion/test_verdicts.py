@@ -11,7 +11,7 @@ from rpa.companion import report, results, verdicts
 CLAIM = {"id": "p1.a", "paper": "P1", "where": "figure 1, PMF", "statement": "s"}
 CLAIM |= {"kind": "value", "stem": "01_x", "status": "done"}
 CLAIMS = verdicts.load_claims()
-OURS = {"paper": verdicts.BEYOND, "id": "ours.a"}
+OURS = {"paper": verdicts.OWN, "id": "ours.a"}
 
 
 def _row(value, claim, **entry):
@@ -142,7 +142,7 @@ def test_a_claim_is_answered_by_its_own_notebook_only(out, monkeypatch):
         ({"at_least": 1}, "expected one of value, at_most, at_least"),
         ({"at_most": None}, "expected one of value, at_most, at_least"),
         ({"rival": "sampling"}, "P1 has no rival"),
-        ({"paper": verdicts.BEYOND, "null": "counting"}, "beyond the papers has no null"),
+        ({"paper": verdicts.OWN, "null": "counting"}, "beyond the papers has no null"),
         ({"null": "counting", "no_null": "exact"}, "expected null or no_null, got both"),
         ({"paper": None, "rival": "sampling"}, "expected the key paper too"),
         ({"at_most": "1"}, "at_most: expected a number, got '1'"),
@@ -170,7 +170,7 @@ def test_verify_fails_only_for_a_finished_claim_that_fails(out, monkeypatch):
     text, good = verify()
     assert not good and "FAILED: p1.a" in text
     assert verify(status="pending")[1] and verify(at_most=2.0)[1]
-    for paper in ("P1", verdicts.BEYOND):
+    for paper in ("P1", verdicts.OWN):
         text, good = verify(paper=paper, explanation="their network is not published")
         assert good and "their network is not published" in text
     text, good = verify(id="p1.missing")
@@ -244,12 +244,12 @@ def test_every_claim_of_both_papers_is_listed():
 @pytest.mark.parametrize("claim", CLAIMS, ids=[claim["id"] for claim in CLAIMS])
 def test_every_claim_of_a_paper_names_its_method_and_its_null_and_is_recorded_with_them(claim):
     """Judged by the paper's own method, beside what ignores the noise or is free, or with the reason why nothing is."""
-    if claim["paper"] != verdicts.BEYOND:
+    if claim["paper"] != verdicts.OWN:
         assert claim.get("method") and (claim.get("null") or claim.get("no_null"))
     entry = report.load_records().get((claim["stem"], claim["id"]))
     if claim["status"] == "done" and (entry or "needs" not in claim):
         assert entry and entry.get("on"), "the record says what it was measured on"
-        assert ("null" in entry) == ("null" in claim) or claim["paper"] == verdicts.BEYOND
+        assert ("null" in entry) == ("null" in claim) or claim["paper"] == verdicts.OWN
 
 
 def test_committed_records_results_and_readme_agree():

@@ -326,7 +326,7 @@ ACCURACY = {  # errors of 2^13 points of "lookahead", "minimax", "genz"; estimat
 def test_accuracy_of_a_budget(name, monkeypatch):
     """What a method's points buy. A change that buys more may replace these numbers, to be printed by this test."""
     (*problem, log_p), expected = ACCURACY[name]
-    estimates, sweeps = spy(monkeypatch, quadrature, "estimate"), spy(monkeypatch, lookahead, "truncated_above")
+    estimates, sweeps = spy(monkeypatch, quadrature, "integrals"), spy(monkeypatch, lookahead, "truncated_above")
     found = [probability(*problem, rtol=1e-9, method=method, budget=2**13) for method in METHODS[1:]]
     numbers = [each.rel_error for each in found] + [len(estimates), len(sweeps)]
     assert numbers == pytest.approx(expected, rel=1e-5), f"{numbers}"

@@ -176,7 +176,7 @@ def test_directions_that_are_alike_count_once():
 def test_a_search_finds_every_rival_and_a_sampler_knows_its_weights():
     fails = lambda z: torch.stack([z[:, 0] - 4, -z[:, 1] - 4.5, z[:, 2] - 5], dim=1)
     event = make_event(fails, 6, 3, budget=96_000, rng=np.random.default_rng(1))
-    found = design.search(event, np.random.default_rng(0))
+    found = design.find_design_points(event, np.random.default_rng(0))
     assert [point.rival for point in found.points] == [0, 1, 2]
     np.testing.assert_allclose([point.distance for point in found.points], [4.0, 4.5, 5.0], rtol=0.02)
     exact = np.log(-np.expm1(log_ndtr([4.0, 4.5, 5.0]).sum()))
@@ -191,7 +191,8 @@ def test_a_search_finds_every_rival_and_a_sampler_knows_its_weights():
     never = failure.WeightedDraws(make_event(lambda z: z[:, :1] - 60, 2), [TailMixture.prior(2)])
     never.draw(10)
     assert (never.log_p, never.variance, never.greatest, never.covered_once) == (-np.inf, np.inf, 1.0, 0.0)
-    assert design.search(make_event(lambda z: z[:, :1] * 0 - 1, 2, budget=3200), np.random.default_rng(0)) is None
+    never = make_event(lambda z: z[:, :1] * 0 - 1, 2, budget=3200)
+    assert design.find_design_points(never, np.random.default_rng(0)) is None
 
 
 @pytest.mark.parametrize(

@@ -144,12 +144,12 @@ def content(tmp_path_factory):
 @pytest.mark.parametrize("place", ["imagenet", "hub/checkpoints"])
 def test_weights_are_known_by_their_hash(folders, content, data_root, monkeypatch, place):
     assert imagenet.alexnet(2) is None
-    source, path = content[0] / "weights" / content[1][0], data_root / place / imagenet.WEIGHTS["alexnet"]
+    source, path = content[0] / "weights" / content[1][0], data_root / place / imagenet.WEIGHT_FILES["alexnet"]
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, path)
     with pytest.raises(OSError, match="SHA-256"):
         imagenet.alexnet(2)
-    monkeypatch.setitem(imagenet.WEIGHTS, "alexnet", source.name)
+    monkeypatch.setitem(imagenet.WEIGHT_FILES, "alexnet", source.name)
     path.rename(path.with_name(source.name))
     subject, x = imagenet.alexnet(2), torch.randn(1, 3, 224, 224)
     net = datasets.import_torchvision().models.alexnet(weights=None).eval()
@@ -178,7 +178,7 @@ def server(content, tmp_path, data_root, monkeypatch):
     address, server.asked, server.folder = f"http://127.0.0.1:{server.server_port}", [], folder
     for name, place in (("TREE", "tree"), ("RAW", "raw/"), ("MODELS", "weights/")):
         monkeypatch.setattr(imagenet, name, f"{address}/{place}")
-    monkeypatch.setattr(imagenet, "WEIGHTS", dict(zip(imagenet.WEIGHTS, content[1])))
+    monkeypatch.setattr(imagenet, "WEIGHT_FILES", dict(zip(imagenet.WEIGHT_FILES, content[1])))
     yield server
     server.shutdown()
     server.server_close()

@@ -15,13 +15,13 @@ X = torch.zeros(1, 3, 2, 2)
 
 
 test_sizes_that_give_no_moments_are_refused = refusals(
-    {given(references.estimate, net=NET, x=X, scale=1.0, n=8, seed=0): {"n": [1, 8.5], "most": [4, 0]}}
+    {given(references.sample, net=NET, x=X, scale=1.0, n=8, seed=0): {"n": [1, 8.5], "most": [4, 0]}}
 )
 
 
 def test_moments_against_plain_sampling():
     x = torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-    ours = references.estimate(NET, x, 0.8, 20_000, seed=5)
+    ours = references.sample(NET, x, 0.8, 20_000, seed=5)
     for i in range(3):
         y = NET(x[i] + 0.8 * torch.randn(200_000, 3, 2, 2, generator=torch.Generator().manual_seed(2))).double()
         truth, error = y.mean(0)[ours.top[i]], (y.var(0) / len(y)).sqrt()[ours.top[i]]
@@ -32,7 +32,7 @@ def test_moments_against_plain_sampling():
 
 
 def test_stated_error_is_the_scatter():
-    runs = [references.estimate(NET, X, 1.0, 100, seed) for seed in range(200)]
+    runs = [references.sample(NET, X, 1.0, 100, seed) for seed in range(200)]
     means = np.array([r.mean[0][np.argsort(r.top[0])] for r in runs])
     stated = np.array([r.stderr[0][np.argsort(r.top[0])] for r in runs]).mean(0)
     assert np.allclose(stated / means.std(0), 1, atol=0.25)
@@ -40,17 +40,17 @@ def test_stated_error_is_the_scatter():
 
 def test_seeds_and_inputs_have_streams_of_their_own():
     x = X.repeat(2, 1, 1, 1)
-    one, again, other = (references.estimate(NET, x, 1.0, 8, seed) for seed in (1, 1, 2))
+    one, again, other = (references.sample(NET, x, 1.0, 8, seed) for seed in (1, 1, 2))
     assert np.array_equal(one.mean, again.mean) and not np.array_equal(one.mean, other.mean)
     assert not np.array_equal(one.mean[0], one.mean[1])
-    assert np.array_equal(references.estimate(NET, x[:1], 1.0, 8, 1).mean, one.mean[:1])
+    assert np.array_equal(references.sample(NET, x[:1], 1.0, 8, 1).mean, one.mean[:1])
 
 
 def test_noise_with_a_covariance_of_its_own():
     """Affine in the noise: the variance is the diagonal of W R R^T W^T."""
     net, n = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).requires_grad_(False), 20_000
     roots = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(3))
-    made = references.estimate(net, torch.ones(2, 1, 2, 2), lambda i: roots[i], n, 0)
+    made = references.sample(net, torch.ones(2, 1, 2, 2), lambda i: roots[i], n, 0)
     for i, root in enumerate(roots):
         exact = (net[1].weight @ root).square().sum(1).numpy()[made.top[i]]
         assert (np.abs(made.var[i] / exact - 1) < 6 * np.sqrt(4 / n)).all() and made.stderr[i].max() < 1e-6
@@ -60,38 +60,38 @@ def test_inputs_of_open_order_get_more_samples():
     """Two outputs a hair apart, and five far from each other; the square of the noise does not cancel in a pair."""
     x = torch.tensor([[9.0, 8, 7, 6, 5, 4], [9.0, 8, 7, 6.001, 6, 4]])
     net = Net(lambda x: x + x**2 / 10)
-    few, more = (references.estimate(net, x, 0.5, 64, 3, most=most) for most in (None, 200))
+    few, more = (references.sample(net, x, 0.5, 64, 3, most=most) for most in (None, 200))
     assert more.n.tolist() == [64, 200] and few.n.tolist() == [64, 64]
     assert np.array_equal(few.mean[0], more.mean[0]) and more.stderr[1].mean() < few.stderr[1].mean()
-    whole, alone = (references.estimate(net, x[1:], 0.5, n, 3, most=200) for n in (200, 64))
+    whole, alone = (references.sample(net, x[1:], 0.5, n, 3, most=200) for n in (200, 64))
     assert alone.n.tolist() == [200] and np.allclose(alone.mean, whole.mean) and np.allclose(alone.stderr, whole.stderr)
 
 
 def test_one_pair_has_no_error_of_its_own_and_outputs_that_are_no_numbers_are_refused():
-    made = references.estimate(NET, X, 1.0, 2, 0)
+    made = references.sample(NET, X, 1.0, 2, 0)
     assert np.isinf(made.stderr).all() and np.isfinite(made.mean).all()
     with pytest.raises(ValueError, match="net: returned NaN"):
-        references.estimate(NET, X, np.nan, 4, 0)
+        references.sample(NET, X, np.nan, 4, 0)
 
 
 def test_kept_references_are_found_by_their_whole_key(tmp_path):
     path, key = tmp_path / "small.npz", {"network": "small", "sigma": 1.0, "n": 8, "seed": 0, "weights": "a"}
     assert references.load(key, path) is None
-    made = references.estimate(NET, X, 1.0, 8, 0)
+    made = references.sample(NET, X, 1.0, 8, 0)
     references.save([(key, made), (key | {"seed": 1}, made)], path)
     references.save([(key | {"n": 4}, made)], path)
     for each in (key, key | {"seed": 1}, key | {"n": 4}):
         stored = vars(references.load(each, path))
         assert all(np.array_equal(value, stored[name]) for name, value in vars(made).items())
     assert references.load(key | {"weights": "b"}, path) is None and references.load(key | {"seed": 2}, path) is None
-    wide = references.estimate(Net(lambda x: torch.arange(70_000.0) + 0 * x[:, :1]), torch.zeros(1, 3), 0.1, 8, 0)
+    wide = references.sample(Net(lambda x: torch.arange(70_000.0) + 0 * x[:, :1]), torch.zeros(1, 3), 0.1, 8, 0)
     references.save([(key, wide)], path)
     assert references.load(key, path).top[0, 0] == wide.top[0, 0] == 69_999
 
 
 def test_a_file_that_is_none_is_named(tmp_path):
     path, key = tmp_path / "small.npz", {"sigma": 1.0, "n": 8, "seed": 0}
-    made = references.estimate(NET, X, 1.0, 8, 0)
+    made = references.sample(NET, X, 1.0, 8, 0)
     references.save([(key, made)], path)
     whole = path.read_bytes()
     for content in (b"", whole[: len(whole) // 2], whole[:-50], b"<html>"):

@@ -82,8 +82,8 @@ def test_errors_name_the_network():
 
 
 def test_a_file_that_is_missing_or_of_another_version_or_of_no_weights_is_named(tmp_path, monkeypatch):
-    stored = (train.FOLDER / f"{MOONS[0]}.npz").read_bytes()
-    monkeypatch.setattr(train, "FOLDER", tmp_path)
+    stored = (train.WEIGHTS_FOLDER / f"{MOONS[0]}.npz").read_bytes()
+    monkeypatch.setattr(train, "WEIGHTS_FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match=f"{MOONS[0]}.npz: .*python -m rpa.subjects.train {MOONS[0]}"):
         train.load_network(MOONS[0])
     method = stored.index(b"PK\1\2") + 10  # of the first array's compression
