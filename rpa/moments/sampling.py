@@ -39,8 +39,8 @@ def monte_carlo(
     """Mean and variance of f(x), x ~ inputs (a Gaussian or a GaussianMixture), from n >= 2 samples.
 
     f maps (chunk, d) float64 to (chunk, k) or (chunk,); a torch module gets tensors of its own type, without
-    gradient. The standard error of the variance uses the fourth moment, sqrt((m4 - var^2) / n). Results depend on
-    seed and chunk only.
+    gradient. The standard error of the variance uses the fourth moment, sqrt((m4 - var^2 (n - 3) / (n - 1)) / n).
+    Results depend on seed and chunk only.
     """
     n, chunk = _check.integer("n", n, 2), _check.integer("chunk", chunk, 1)
     components_of(inputs)  # refuses what is neither a Gaussian nor a mixture
@@ -62,9 +62,10 @@ def monte_carlo(
     m1, m2, m3, m4 = sums / n
     var = m2 - m1**2
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
-    var_stderr = np.sqrt(np.maximum(fourth - var**2, 0) / n)
-    mean, unbiased = centre + m1 * scale, var * n / (n - 1) * scale**2
-    return SampleMoments(mean, unbiased, np.sqrt(var / n) * scale, var_stderr * scale**2, n)
+    unbiased = var * n / (n - 1)
+    var_stderr = np.sqrt(np.maximum(fourth - unbiased**2 * (n - 3) / (n - 1), 0) / n)
+    mean, stderr = centre + m1 * scale, np.sqrt(unbiased / n) * scale
+    return SampleMoments(mean, unbiased * scale**2, stderr, var_stderr * scale**2, n)
 
 
 def _evaluate(f, x):

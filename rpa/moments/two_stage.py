@@ -189,8 +189,9 @@ def _prepared(net, inputs, cov, stage_arguments, relu, input_shape, points=None)
 def _moments(law, stages, points, rule, outputs):
     x, var, full, _ = law
     units = size(stages.cut.shapes)
-    if units > MAX_DENSE and (rule not in ADJOINT or full is not None or (points is not None and not stages.affine)):
-        only = f"only {ADJOINT}, without full cov, and with points only if it is affine"
+    wide = full is not None and units * x[0].numel() > MAX_DENSE**2
+    if units > MAX_DENSE and (rule not in ADJOINT or wide or (points is not None and not stages.affine)):
+        only = f"only {ADJOINT}, without a full cov of so many inputs, and with points only if it is affine"
         raise ValueError(f"first: {units} units; above {MAX_DENSE} {only}")
     if points is None:
         points, places = torch.unique(x.detach(), dim=0, return_inverse=True)

@@ -85,7 +85,7 @@ test_bad_values_are_refused_by_name = refusals({
     given(noise_map, net=CONV, x=IMAGE, sigma=0.1, method="lines"): {
         "net": [{"net": nn.Sequential(nn.Flatten()), "method": "two-stage"}, NORMED],
         "method": ["magic"],
-        "sigma": [NAN, []],
+        "sigma": [NAN, [], 1e-15],
         "window": [0, 7],
         "order": [0],
         "nodes": [4],

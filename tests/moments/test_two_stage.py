@@ -263,6 +263,10 @@ def test_monte_carlo_errors_are_honest():
     var_gap = np.array([(r.var - exact_var) / r.var_stderr for r in runs])
     for gap in (mean_gap, var_gap):
         assert 0.7 < gap.std() < 1.4 and np.abs(gap).max() < 6
+    pairs = [two_stage.monte_carlo(lambda x: x, inputs, 2, seed) for seed in range(400)]
+    for of, error, true in (("mean", "stderr", inputs.mean), ("var", "var_stderr", np.diag(inputs.cov))):
+        gaps, errors = (np.array([getattr(r, name) for r in pairs]) for name in (of, error))
+        np.testing.assert_allclose((errors**2).mean(0), ((gaps - true) ** 2).mean(0), rtol=0.35)
     again = two_stage.monte_carlo(lambda x: x * scale + 1e3, inputs, 4000, 0, chunk=700)
     np.testing.assert_array_equal(again.mean, runs[0].mean)
     for unit in (1e-120, 1e120):
