@@ -64,8 +64,8 @@ def noise_map(
     method: "linear" takes k backward passes; "two-stage" the terms n = 1..order of the series, and memory for the first
     stage's Jacobian, (units) x (pixels); "lines" takes (nodes - 1) x (pixels of a window) forward passes per position,
     `nodes` odd, and a seed for the rotation of the frame (one pixel of one channel has but one line).
-    Raises ValueError for a wrong shape, a sigma that is not positive or, with "lines", lost beside the pixels' rounding,
-    a window that does not fit or is outside the image, an unknown method, or a network without ReLU in a two-stage map.
+    Raises ValueError for a wrong shape, a sigma that is not positive or, with "lines", lost in the pixels' rounding, a
+    window that does not fit or is outside the image, an unknown method, or a network without ReLU in a two-stage map.
     """
     if np.ndim(x) not in (2, 3):
         raise ValueError(f"x: expected shape (c, H, W) or (H, W), got {np.shape(x)}; a row of pixels is x[None, None]")
@@ -153,7 +153,7 @@ def _shifts(images, window):
 def _lines(module, x, sigma, window, nodes, seed, wanted):
     least = 1e3 * torch.finfo(x.dtype).eps * float(x.abs().max())
     if sigma < least:
-        raise ValueError(f"sigma: expected at least {least:.1g} beside pixels of this size in {x.dtype}, got {sigma:g}; "
+        raise ValueError(f"sigma: expected at least {least:.1g} beside such pixels in {x.dtype}, got {sigma:g}; "
                          "give the network in double precision")  # fmt: skip
     numbers = torch.arange(x.numel()).reshape(1, *x.shape)
     pixels = torch.stack([shift.flatten() for shift in _shifts(numbers, window)], 1)[wanted]

@@ -119,6 +119,9 @@ def _component(event: Event) -> FailureProbability:
         result = _sampled(event, [TailMixture.prior(event.dim)])
     if result is None:
         searches, result = _rare(event, searches)
+        if not result.converged and 1.5 / (max(result.p, 1e-300) * event.rtol**2) < event.left:
+            plain = _sampled(event, [TailMixture.prior(event.dim)])
+            result = plain if plain is not None and plain.converged else result
         believed = result.converged and stats.binom.sf(failures - 1, PILOT, result.p) > CONTRADICTED
         result = replace(result, converged=bool(believed))
         if not believed and not result.rel_error < 1:  # no digit is known: the interval is that of the pilot

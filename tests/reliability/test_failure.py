@@ -6,7 +6,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from helpers import Net, coordinate, given, random_gaussian, random_network, refusals
+from helpers import Net, coordinate, given, random_gaussian, random_network, refusals, standard, units
+from scipy import stats
 from scipy.special import log_ndtr, ndtr
 from torch import nn
 
@@ -247,3 +248,11 @@ test_bad_values_are_refused_by_name = refusals({
     given(splitting, net=NET, inputs=PLAIN): {"budget": [1999]},
     given(failing_patterns, net=NET, inputs=PLAIN, label=0): {"max_patterns": [0], "rtol": [2.0]},
 })  # fmt: skip
+
+
+def test_plain_sampling_is_the_last_resort_within_the_budget():
+    """max |x_i| in 20 dimensions has 40 modes; its tail mixtures end above rtol with most of the budget left."""
+    p, rows = 1.66e-3, np.vstack([np.eye(20), -np.eye(20)])
+    net = units(rows, stats.norm.ppf(-np.expm1(np.log1p(-p) / 20) / 2))
+    found = failure_probability(net, standard(20), direction=[1.0], threshold=1e-12, seed=2)
+    assert found.converged and abs(found.p / p - 1) < 4 * found.rel_error
