@@ -181,7 +181,9 @@ def _estimate(H, h, shift, method, effort, shifts):
     plane = np.flatnonzero(exact & ((p.rank == 2) | flat))
     space = np.flatnonzero(~exact & (p.rank > 0))
     if len(line):
-        log_p[line], rel_error[line] = _interval(take(p, line), shift[line])
+        first = H[line, :1]
+        alike = ((H[line] == first).all(axis=2) | (H[line] == -first).all(axis=2)) & (shift[line] == 0)
+        log_p[line], rel_error[line] = _interval(take(p, line), shift[line], (alike | np.isinf(h[line])).all(axis=1))
         used[line] = "interval"
     if len(plane):
         coef = H[plane] if H.shape[2] == 2 else p.coef[plane, :, :2]
@@ -224,8 +226,8 @@ def _sampled(p, shift, method, effort, shifts):
     return log_p, np.where(np.isfinite(log_p), rel_error + moved, rel_error), deviation
 
 
-def _interval(p, shift):
-    """Rank 1: the interval that the rows leave, exactly."""
+def _interval(p, shift, sharp):
+    """Rank 1: the interval that the rows leave, exactly; sharp (K,): neither rows nor bounds lost a digit."""
     real, sides = p.owner >= 0, np.array([1.0, -1.0])[:, None, None]
     along = sides * p.coef[:, :, 0]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -240,7 +242,7 @@ def _interval(p, shift):
     with np.errstate(divide="ignore"):
         error /= np.maximum(1 - error, 0.0)
     empty = np.isneginf(log_p)
-    # Nothing is left, or a point if nothing was subtracted from the bounds.
-    proved = (outer[0] < -outer[1]) | ((shift == 0).all(axis=1) & (ends[0] == -ends[1]))
+    # Nothing is left, or a point where the rows are the first or its opposite and nothing was subtracted.
+    proved = (outer[0] < -outer[1]) | (sharp & (ends[0] == -ends[1]))
     rel_error = np.where(empty, np.where(proved, 0.0, np.inf), error)
     return np.where(empty & ~proved, log_interval(-outer[1], outer[0]), log_p), rel_error

@@ -108,22 +108,31 @@ class _Frame:
             meet = (self.height[j] - self.height[i]) / (self.slope[i] - self.slope[j])
             levels = [y0 - REACH, y0, y0 + REACH, *np.linspace(-REACH, REACH, 5)]
             cross = [(level - self.height) / self.slope for level in levels]
-        t = np.concatenate([meet, *cross, [0.0]])
-        edges = np.unique(np.concatenate([[low, high], t[(t > low) & (t < high)]]))
-        most = len(edges) + MOST_PIECES
+        # Only places on the boundary are corners of the integrand: of two lines that meet the one with less rounding.
+        t = np.concatenate([meet, meet, *cross])
+        line = np.concatenate([i, j, np.tile(np.arange(len(self.slope)), len(levels))])
+        t, line = t[(t > low) & (t < high)], line[(t > low) & (t < high)]
+        lower, upper, y = self.limits(t)
+        y, size = y[np.arange(len(t)), line], np.abs(self.height[line]) + np.abs(self.slope[line] * t)
+        t = t[np.minimum(np.abs(y - lower), np.abs(y - upper)) <= 64 * EPS * size]
+        edges = np.unique(np.concatenate([[low, high], t, [np.clip(0.0, low, high)]]))[None]
+        found, most = np.zeros((4, 0)), edges.size + MOST_PIECES
         for _ in range(40):
-            start, width = edges[:-1], np.diff(edges)
+            start, stop = (part[edges[:, 1:] > edges[:, :-1]] for part in (edges[:, :-1], edges[:, 1:]))
+            width = stop - start
             value = self.log_density(start[:, None] + width[:, None] * PROBED)
-            weight = value.max(axis=1) + np.log(width)
-            matter = np.isfinite(weight) & (weight > weight.max() - LOG_DEPTH)
             with np.errstate(invalid="ignore"):
                 fall = np.nan_to_num(np.abs(np.diff(value[:, 1:-1])), nan=0.0, posinf=LOG_DEPTH).sum(axis=1)
-            coarse = matter & (np.maximum(fall, width) > FALL)
-            if not coarse.any() or len(edges) > most:
+            fresh = start, stop, value.max(axis=1) + np.log(width), np.maximum(fall, width)
+            start, stop, weight, fall = found = np.hstack([found, fresh])
+            matter = np.isfinite(weight) & (weight > weight.max() - LOG_DEPTH)
+            coarse = matter & (fall > FALL)
+            if not coarse.any() or len(start) > most:
                 break
-            parts = start[coarse, None] + width[coarse, None] * np.array([0.25, 0.5, 0.75])
-            edges = np.unique(np.append(edges, parts))
-        return start[matter, None], width[matter, None]
+            inner = start[coarse, None] + (stop - start)[coarse, None] * np.array([0.25, 0.5, 0.75])
+            edges = np.column_stack([start[coarse], inner, stop[coarse]])
+            found = found[:, ~coarse]
+        return start[matter, None], (stop - start)[matter, None]
 
 
 def _in_frame(lines, i, nearest, shift):

@@ -84,6 +84,16 @@ def test_wedges(rows, tangent, rtol):
     assert_right(answer, math.log(math.atan(tangent) / (2 * math.pi)), rtol)
 
 
+@pytest.mark.parametrize("tangent", [1e-13, 1e-16, 1e-20, 1e-100, 1e-300])
+@pytest.mark.parametrize("d", [2, 3])
+def test_a_wedge_thinner_than_rounding_is_not_proved_empty(tangent, d):
+    rows = np.array([[1.0, tangent, 0.0], [-1.0, 0.0, 0.0]])[:, :d]
+    answer = probability(rows, [0.0, 0.0], standard(d))
+    assert answer.rel_error > 0 and not answer.converged
+    rows[0, 1] = 0.0
+    assert probability(rows, [0.0, 0.0], standard(d)).rel_error == 0.0
+
+
 @pytest.mark.parametrize("rows, d", [(1, 1), (1, 2), (1, 3), (2, 2), (3, 3)])
 @pytest.mark.parametrize("far", [1.0, 10.0, 1e3, 39_000.0, 41_000.0, 1.01e6, 1e9])
 def test_far_half_spaces_and_corners(rows, d, far):

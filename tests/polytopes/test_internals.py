@@ -114,6 +114,17 @@ def test_slices_with_many_lines(more, monkeypatch):
     assert len(frames) == 4 + slices.FRAMES
 
 
+def test_slices_of_a_disc_of_many_sides_end_at_its_corners(monkeypatch):
+    """Of the places where 200 lines meet only the corners of the disc count, and each piece is looked at once."""
+    angles = np.arange(200) * np.pi / 100 + 0.3
+    points = spy(monkeypatch, slices._Frame, "log_density", lambda frame, t: np.size(t))
+    lines = np.column_stack([np.cos(angles), np.sin(angles), np.full(200, 1e-9)])
+    found, error = slices.log_probability(lines, np.zeros(200))
+    area = 200 * np.tan(np.pi / 200) * 1e-18
+    assert abs(found - np.log(area / (2 * np.pi))) < 3 * error < 1e-12
+    assert sum(points) < 12_000 * slices.FRAMES
+
+
 def test_a_move_along_an_ellipse_is_uniform_on_the_part_inside():
     rng, t, u = np.random.default_rng(0), (np.arange(100_000) + 0.5) * 2e-5 * np.pi, (np.arange(40) + 0.5) / 40
     for count in (1, 2, 4, 6, 6, 6, 6):
