@@ -39,10 +39,7 @@ def mean(mu: TensorLike, var: TensorLike) -> torch.Tensor:
 
 def gain(mu: TensorLike, var: TensorLike) -> torch.Tensor:
     """P(x > 0) = E[relu'(x)] = Phi(a), elementwise; the linear response of relu to its input (1/2 at mu = var = 0)."""
-    mu, var = _pair_of_one_shape(mu, var)
-    sigma = torch.where(var > 0, var, 1.0).sqrt()
-    limit = FAR * sigma  # before the division, whose derivative overflows for small variances
-    return ndtr(torch.where(var > 0, mu, mu.sign() * FAR).clamp(-limit, limit) / sigma)
+    return ndtr(_differentiable(*_pair_of_one_shape(mu, var))[1])
 
 
 def variance(mu: TensorLike, var: TensorLike) -> torch.Tensor:
@@ -109,7 +106,7 @@ def covariance_zero_mean(cov: TensorLike) -> torch.Tensor:
     """
     cov = _symmetric(None, cov)
     var = cov.diagonal(dim1=-2, dim2=-1).double()
-    sigma = torch.where(var > 0, var, 1.0).sqrt()
+    sigma = _differentiable(var, var)[0]
     scale = sigma[..., :, None] * sigma[..., None, :]
     return (scale * _ZeroMean.apply((cov.double() / scale).clamp(-1, 1))).to(cov.dtype)
 
@@ -125,9 +122,7 @@ def covariance_series(mu: TensorLike, cov: TensorLike, terms: int = 4) -> torch.
     mu = tensor("mu", mu)
     cov = _symmetric(mu, cov)
     var = cov.diagonal(dim1=-2, dim2=-1)
-    # A unit of variance 0 has covariance 0: any sigma will do, and 1 keeps the gradient finite.
-    sigma = torch.where(var > 0, var, 1.0).sqrt()
-    a = torch.where(var > 0, mu / sigma, mu.sign() * FAR).clamp(-FAR, FAR)
+    sigma, a = _differentiable(mu, var)
     rho = cov / (sigma[..., :, None] * sigma[..., None, :])
     result, power = torch.zeros_like(cov), 1.0
     for n in range(1, terms + 1):
@@ -215,6 +210,13 @@ def _standard(mu, var):
     """(sigma, a = mu / sigma), a within +-FAR (where every tail underflows); 0 / 0 = 0."""
     sigma = var.sqrt()
     return sigma, _ratio(mu, sigma, FAR)
+
+
+def _differentiable(mu, var):
+    """`_standard` with finite derivatives: sigma is 1 for a variance of 0, and its square is no denormal number."""
+    sigma = torch.where(var > 0, var.clamp(min=torch.finfo(var.dtype).tiny), 1.0).sqrt()
+    limit = FAR * sigma  # before the division, whose derivative overflows for small variances
+    return sigma, torch.where(var > 0, mu, mu.sign() * FAR).clamp(-limit, limit) / sigma
 
 
 def _ratio(numerator, denominator, limit=math.inf):

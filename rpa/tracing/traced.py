@@ -139,6 +139,8 @@ class Traced:
             except Exception as error:
                 shape, reason = tuple(probes.shape[1:]), str(error).splitlines()[0]
                 raise ValueError(f"{self.name}: {self._label(node)} fails on inputs of {shape}: {reason}") from error
+            if node.target is max_pool and batch.isneginf().any():
+                raise ValueError(f"{self.name}: {self._label(node)} has a window of padding alone, of maximum -inf")
             made = called(node).startswith("new_") and _same(single, batch)  # has the input's type, not its values
             if self._inputs(node) and _tensors(single) and not made:
                 one[node], two[node] = _blend(batch), batch

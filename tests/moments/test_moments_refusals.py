@@ -24,6 +24,7 @@ NORMED = nn.Sequential(LAYERS[0], nn.BatchNorm2d(2), *LAYERS[1:]).double()
 NOISY = nn.Sequential(NET[0], nn.Dropout(0.5)).double()
 ONE = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.ReLU()).double()
 POOLED = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2)).double()
+EMPTY = nn.Sequential(nn.MaxPool2d(2, padding=1, dilation=7), nn.ReLU(), nn.AdaptiveAvgPool2d(1)).double()
 SMOOTH = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()).double()
 LAW, FLAT = Gaussian([0.0, 0.0], 1.0), standard(36)
 SKEWED, TOO_LARGE = [[1.0, 0.5], [0.2, 1.0]], [[1.0, 2.0], [2.0, 1.0]]
@@ -61,7 +62,7 @@ test_bad_values_are_refused_by_name = refusals({
         "rule": ["magic"],
         "input_shape": [{"net": CONV, "inputs": FLAT, "cov": None, "input_shape": s} for s in ((1, 5, 5), "a", 3.6)],
         "inputs": [X * 1j, {"net": CONV, "inputs": FLAT, "cov": None}, X[0, 0], X[:0], X * NAN, [[0.0]]],
-        "net": [len, {"net": NORMED, "inputs": IMAGES}, {"net": SMOOTH},
+        "net": [len, {"net": NORMED, "inputs": IMAGES}, {"net": SMOOTH}, {"net": EMPTY, "inputs": IMAGES},
                 {"net": POOLED, "inputs": IMAGES, "cov": torch.tensor(0.1, requires_grad=True)}],
     },
     splits: {"net": [len]},

@@ -125,6 +125,10 @@ def test_gradients_are_finite_without_noise_and_at_perfect_correlation():
     var = torch.tensor(1e-38, requires_grad=True)
     relu.gain(torch.tensor(30.0), var).backward()  # |mu| / var overflows
     assert var.grad == 0
+    for value, variance in ((10.0, 1e-39), (0.0, 1e-45)):  # their ratio, or the reciprocal of the variance, overflows
+        cov = torch.tensor([[variance, 0.0], [0.0, 1.0]], requires_grad=True)
+        relu.covariance_series(torch.tensor([value, 1.0]), cov).sum().backward()
+        assert cov.grad.isfinite().all()
 
 
 def test_price_theorem_gives_orthant_probabilities():
