@@ -30,7 +30,7 @@ INPUTS_AT_ONCE = 8192  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 MOST_NUMBERS = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
 LINES = 8192  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
-STRATUM = 100  # random inputs of a component at least: a rare one may be far away
+STRATUM = 100  # random inputs of a component that has fewer on average: a rare one may be far away
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
 
 
@@ -236,8 +236,10 @@ class OutputMixture:
         outputs, kept = [np.zeros((0, self.pmf.net.output_dim))], []
         rng, n = np.random.default_rng([self.seed, STREAM]), 0 if self.pmf.complete else self.n
         weights = np.array([part.weight for part in self.pmf.pieces])
-        shares = np.maximum(drawn := rng.multinomial(n, weights), min(n, STRATUM))
-        weights = np.where(shares > drawn, n * weights / np.maximum(shares, 1), 1.0)  # 1 where chance gave enough
+        # Not where chance draws too few: components of about STRATUM inputs would weigh too much.
+        rare, fewest = n * weights < STRATUM, min(n, STRATUM)
+        shares = np.where(rare, fewest, rng.multinomial(n, weights))
+        weights = np.where(rare, n * weights / max(fewest, 1), 1.0)
         for part, share in zip(self.pmf.pieces, shares):
             inputs = []
             for start in range(0, share, INPUTS_AT_ONCE):

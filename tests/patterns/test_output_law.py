@@ -140,6 +140,16 @@ def test_a_rare_component_far_away_is_not_overlooked():
     assert_within(law.mean, mean, 0.01)
 
 
+def test_components_of_about_as_many_inputs_as_the_least_number_keep_their_weights():
+    """Of 1600 random inputs half are of one component, f = x_1 about 0, and a sixteenth of each of eight, about 9."""
+    parts = [standard(3), *[Gaussian([9.0, 0, 0], 1.0)] * 8]
+    pmf = pattern_pmf(coordinate(3), GaussianMixture([0.5, *[1 / 16] * 8], parts), max_patterns=8, search="best_first")
+    pmf = replace(pmf, patterns=pmf.patterns[:0])  # all random inputs are of the rest
+    rest = (pmf.output(n=1600, seed=seed)._rest for seed in range(100))
+    means = [np.average(f[:, 0], weights=weights) for f, _, weights, _ in rest]
+    assert abs(np.mean(means) - 4.5) < 4 * np.std(means) / np.sqrt(len(means)) < 0.06
+
+
 def test_beyond_all_points_nothing_is_certain():
     """f = sum x ~ N(0, 4) in four dimensions, at thresholds and levels that no point reaches."""
     law = pattern_pmf(units(np.vstack([np.eye(4), -np.eye(4)]), last=[[1] * 4 + [-1] * 4]), standard(4)).output()
