@@ -288,6 +288,15 @@ def test_missing_patterns_are_in_the_error_of_a_density_that_no_input_shows():
         assert (np.abs(density.p - stats.norm.pdf(y)) <= 3 * density.error).all()
 
 
+def test_one_or_two_inputs_of_the_rest_are_no_certainty(monkeypatch):
+    """f = x_1 in eight octants, of which the PMF has three or four: their values alone show no scatter."""
+    monkeypatch.setattr(pieces, "TOTAL", 2**12)
+    pmf = pattern_pmf(coordinate(3), Gaussian([0.5, 0.5, 0.5], 1.0), max_patterns=4, search="best_first")
+    for law in (pmf.output(n=3, seed=seed) for seed in range(20)):
+        assert abs(law.mean[0] - 0.5) < 4 * law.mean.error[0] < 20
+        assert abs(law.cov[0, 0] - 1.0) < 4 * law.cov.error[0, 0] < 80
+
+
 def test_the_rounding_of_a_constant_output_is_in_the_error_of_its_variance():
     cov = pattern_pmf(units(np.eye(3), last=[[1e-20, 0, 0]], offset=5.0), standard(3)).output().cov[0, 0]
     assert float(cov) < 3 * cov.error < 1e-20
