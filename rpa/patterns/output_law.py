@@ -30,7 +30,8 @@ INPUTS_AT_ONCE = 8192  # random inputs propagated at once
 STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those that a search by sampling made
 MOST_NUMBERS = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
 LINES = 8192  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
-STRATUM = 100  # random inputs of a component at least: a rare one may be far away
+STRATUM = 100  # random inputs of a component that has fewer on average: a rare one may be far away
+FARTHER = 3  # deviations that a part of the law that few random inputs do not show may be away, at least
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
 
 
@@ -72,7 +73,9 @@ class OutputMixture:
             return Estimate(mean, error * np.sqrt(np.diag(second)))
         f, weights = self._regions
         sums, square = np.einsum("rp,rpk->rk", weights, f), np.einsum("rp,rpk->k", weights, f * f) / len(f)
-        return self._combined(sums, self._rest[0], np.sqrt(square))
+        centre = sums.sum(axis=0) / max(weights.sum(), np.finfo(float).tiny)
+        deviation = np.sqrt(np.einsum("rp,rpk->k", weights, (f - centre) ** 2) / len(f))
+        return self._combined(sums, self._rest[0], np.sqrt(square), FARTHER * deviation)
 
     @cached_property
     def cov(self) -> Estimate:
@@ -86,7 +89,8 @@ class OutputMixture:
         centred, rest = f - mean, self._rest[0] - mean
         sums = np.einsum("rp,rpi,rpj->rij", weights, centred, centred, optimize=True)
         deviation = np.sqrt(np.diag(sums.mean(axis=0)))
-        cov = self._combined(sums, rest[:, :, None] * rest[:, None], np.outer(deviation, deviation))
+        square = np.outer(deviation, deviation)
+        cov = self._combined(sums, rest[:, :, None] * rest[:, None], square, FARTHER**2 * square)
         return Estimate(cov, cov.error + _of_rounding(mean, np.sqrt(np.diag(cov)), 4 * pieces.TOTAL**0.5))
 
     def cdf(self, y: ArrayLike, output: int = 0) -> Estimate:
@@ -236,8 +240,10 @@ class OutputMixture:
         outputs, kept = [np.zeros((0, self.pmf.net.output_dim))], []
         rng, n = np.random.default_rng([self.seed, STREAM]), 0 if self.pmf.complete else self.n
         weights = np.array([part.weight for part in self.pmf.pieces])
-        shares = np.maximum(drawn := rng.multinomial(n, weights), min(n, STRATUM))
-        weights = np.where(shares > drawn, n * weights / np.maximum(shares, 1), 1.0)  # 1 where chance gave enough
+        # Not where chance draws too few: components of about STRATUM inputs would weigh too much.
+        rare, fewest = n * weights < STRATUM, min(n, STRATUM)
+        shares = np.where(rare, fewest, rng.multinomial(n, weights))
+        weights = np.where(rare, n * weights / max(fewest, 1), 1.0)
         for part, share in zip(self.pmf.pieces, shares):
             inputs = []
             for start in range(0, share, INPUTS_AT_ONCE):
@@ -275,7 +281,7 @@ class OutputMixture:
             one = np.where(alone, self._regions[1].max(initial=0.0) / len(sums), 0.0)
             scatter, of_sums = np.maximum(scatter, one), np.maximum(of_sums, one)
         else:
-            unseen = np.abs((rest - centre).T * share * m).T.max(axis=0, initial=least) if m else UNSEEN * typical
+            unseen = np.maximum(np.abs((rest - centre).T * share * m).T.max(axis=0), least) if m else UNSEEN * typical
         gap = rest - centre if m else 0.0
         gap *= gap  # may be large
         spread = np.sqrt(np.tensordot(share**2, gap, 1) + unseen**2 / (m + 1) / m) if m else unseen

@@ -140,6 +140,16 @@ def test_a_rare_component_far_away_is_not_overlooked():
     assert_within(law.mean, mean, 0.01)
 
 
+def test_components_of_about_as_many_inputs_as_the_least_number_keep_their_weights():
+    """Of 1600 random inputs half are of one component, f = x_1 about 0, and a sixteenth of each of eight, about 9."""
+    parts = [standard(3), *[Gaussian([9.0, 0, 0], 1.0)] * 8]
+    pmf = pattern_pmf(coordinate(3), GaussianMixture([0.5, *[1 / 16] * 8], parts), max_patterns=8, search="best_first")
+    pmf = replace(pmf, patterns=pmf.patterns[:0])  # all random inputs are of the rest
+    rest = (pmf.output(n=1600, seed=seed)._rest for seed in range(100))
+    means = [np.average(f[:, 0], weights=weights) for f, _, weights, _ in rest]
+    assert abs(np.mean(means) - 4.5) < 4 * np.std(means) / np.sqrt(len(means)) < 0.06
+
+
 def test_beyond_all_points_nothing_is_certain():
     """f = sum x ~ N(0, 4) in four dimensions, at thresholds and levels that no point reaches."""
     law = pattern_pmf(units(np.vstack([np.eye(4), -np.eye(4)]), last=[[1] * 4 + [-1] * 4]), standard(4)).output()
@@ -276,6 +286,15 @@ def test_missing_patterns_are_in_the_error_of_a_density_that_no_input_shows():
     for seed in range(10):
         density = pmf.output(n=20, seed=seed).pdf(y)
         assert (np.abs(density.p - stats.norm.pdf(y)) <= 3 * density.error).all()
+
+
+def test_one_or_two_inputs_of_the_rest_are_no_certainty(monkeypatch):
+    """f = x_1 in eight octants, of which the PMF has three or four: their values alone show no scatter."""
+    monkeypatch.setattr(pieces, "TOTAL", 2**12)
+    pmf = pattern_pmf(coordinate(3), Gaussian([0.5, 0.5, 0.5], 1.0), max_patterns=4, search="best_first")
+    for law in (pmf.output(n=3, seed=seed) for seed in range(20)):
+        assert abs(law.mean[0] - 0.5) < 4 * law.mean.error[0] < 20
+        assert abs(law.cov[0, 0] - 1.0) < 4 * law.cov.error[0, 0] < 80
 
 
 def test_the_rounding_of_a_constant_output_is_in_the_error_of_its_variance():
