@@ -43,7 +43,8 @@ def layerwise(
     law of x, a `Gaussian` or `GaussianMixture` (b = 1; input_shape where the network takes no rows); or means (b,
     *shape) of b laws with covariance cov, see `noise`. rule for the covariance of activations: "exact"; "series", its
     first four terms; "linear", its first term (the diagonal exact); "diagonal", units independent in all layers: two
-    passes of the network. Max pooling keeps two terms with "exact" and "series". A layer of more than 4096 units keeps
+    passes of the network, in which variances of units deep in their tails keep an absolute accuracy, not a relative
+    one. Max pooling keeps two terms with "exact" and "series". A layer of more than 4096 units keeps
     the linear term only. Exact for one hidden layer of at most 4096 units. Returns `Moments` in the type of
     the network. Raises ValueError naming a layer that is neither affine nor known, or the argument.
 
