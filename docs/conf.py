@@ -103,7 +103,9 @@ def _picture(stem, title):
 
 
 def _link(row, text, records):
-    """The text as a link to the cell that recorded the number."""
+    """The text as a link to the cell that recorded the number; alone where the notebook has not been run."""
+    if not (RUN / f"{row['stem']}.ipynb").exists():
+        return text
     cell = records.get((row["stem"], row["id"]), {}).get("cell")
     return f'<a href="notebooks/{row["stem"]}.html{f"#cell-{cell}" if cell else ""}">{text}</a>'
 

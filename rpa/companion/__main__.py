@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -127,7 +128,8 @@ def robustness() -> None:
 
 if __name__ == "__main__":
     try:
-        main(prog_name="python -m rpa.companion", standalone_mode=False)
+        # In the main thread nbclient would take Ctrl-C for itself, and end in a traceback.
+        ThreadPoolExecutor(1).submit(main, prog_name="python -m rpa.companion", standalone_mode=False).result()
     except (KeyboardInterrupt, click.Abort):
         print("stopped; the same command goes on from here", file=sys.stderr)
         os._exit(130)  # the status after Ctrl-C, at once: the kernels end with this process

@@ -31,11 +31,7 @@ from rpa.patterns.pmf import pattern_pmf
 from rpa.patterns.regions import label, planar_regions, region_at
 from rpa.subjects import datasets, train
 
-STEMS, PLACES, QUANTILES = (
-    40,
-    120,
-    30,
-)  # patterns, places of the output law, and quantiles of the samples that are drawn
+STEMS, PLACES, QUANTILES = 40, 120, 30  # drawn: patterns, places of the output law, quantiles of the samples
 WIDE = 3.5  # standard deviations of the output to either side that are always in view
 LEFT_TAIL = 5.0  # standard deviations to the left of the view where the density is integrated from
 HANDLES = 2.0  # standard deviations from the centre to the handles

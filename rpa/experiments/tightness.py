@@ -123,7 +123,7 @@ def reach(sigmas: Sequence[float], margins: np.ndarray) -> tuple[float, float, f
         held = np.logical_and.accumulate(margin >= 0).sum()
         if 0 < held < len(log):
             above, below = margin[held - 1], margin[held]
-            share = above / (above - below) if np.isfinite(below) else 0.0
+            share = above / (above - below) if np.isfinite(above - below) else 0.0
             found.append(np.exp(log[held - 1] + share * (log[held] - log[held - 1])))
         else:
             found.append(np.inf if held else 0.0)

@@ -191,6 +191,15 @@ def test_a_run_stopped_at_any_moment_leaves_the_last_good_results(project, how, 
     assert _status(project) == " M notebooks/02_b.ipynb\n"
 
 
+def test_ctrl_c_stops_a_claim_without_a_traceback(project):
+    _edit(project, "01_a", STEP.format(i=0, seconds=120))
+    process = _start(project, "claim", "ID=x", **APART)
+    wait_for((project / "notebooks" / "here0").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert "stopped; the same command goes on from here" in output and "Traceback" not in output
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_ends_with_the_program_that_was_killed(project):
     pids = "import os; from pathlib import Path; Path('pids').write_text(f'{os.getpid()} {os.getppid()}')"

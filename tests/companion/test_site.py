@@ -1,6 +1,7 @@
 """The report of the quick profile in a real browser, opened as a file."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -112,3 +113,9 @@ def test_a_verdict_leads_to_the_cell_that_records_it(visited):
 def test_without_executed_notebooks_the_way_out_is_named(tmp_path):
     status, output = _build(tmp_path, tmp_path / "source", tmp_path / "report")
     assert status != 0 and "no executed notebooks; run make figures PROFILE=quick" in output
+
+
+def test_a_verdict_without_executed_notebook_has_no_link(tmp_path, monkeypatch):
+    monkeypatch.setenv("RPA_BUILD", str(tmp_path))
+    link = runpy.run_path(str(ROOT / "docs" / "conf.py"))["_link"]
+    assert link({"stem": "01_moons_noise", "id": "x"}, "holds", {}) == "holds"

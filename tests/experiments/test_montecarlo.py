@@ -59,3 +59,8 @@ def test_the_gap_of_two_laws_is_that_of_their_distribution_functions():
     assert law_gap(values, p, 0 * p, rng.multinomial(n, p)) < 6
     with pytest.raises(ValueError, match="counts, p: expected samples and probability"):
         law_gap(values, p, errors, 0 * counts)
+
+
+def test_atoms_with_equal_values_count_as_one():
+    values, counts = np.array([[0.0], [1.0], [0.0], [1.0]]), np.array([0, 30, 50, 20])
+    assert law_gap(values, np.array([0.5, 0.2, 0.0, 0.3]), np.zeros(4), counts) == 0.0

@@ -104,6 +104,8 @@ def test_the_noise_that_is_reached_is_interpolated_in_its_logarithm():
     unknown = np.full((3, 2001), np.nan)
     assert tightness.reach(levels, unknown) == (0, 0, 0)
     assert tightness.reach(levels, np.vstack([margins(hits)[:1], unknown[1:]])) == pytest.approx((0.01,) * 3)
+    unlimited = np.vstack([np.full((1, 2001), np.inf), margins(hits * 0)[1:]])
+    assert tightness.reach(levels, unlimited) == pytest.approx((0.01,) * 3)
     assert tightness.reach_text(levels, (np.inf,) * 3) == "noise above 1"
     assert tightness.reach_text(levels, (0.2, 0.0, np.inf)) == "noise 0.2 (below 0.01 to above 1)"
 
