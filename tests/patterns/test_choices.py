@@ -207,7 +207,8 @@ def test_the_rest_by_hand():
     assert law.mean[0] == pytest.approx(p + inside + (1 - p) * rest[:, 0].mean(), rel=1e-3)
     known = 2 * p + inside - 2 * law.mean[0] * (p + inside) + law.mean[0] ** 2 * p  # E[(x - mean)^2; x > 0]
     assert law.cov[0, 0] == pytest.approx(known + (1 - p) * ((rest[:, 0] - law.mean[0]) ** 2).mean(), rel=1e-3)
-    spread = (1 - p) * np.sqrt((rest[:, 0].var() + far**2 / (m + 1)) / m)
+    deviation = np.sqrt(2 * p + inside - (p + inside) ** 2 / p)  # of x > 0
+    spread = (1 - p) * np.sqrt((rest[:, 0].var() + max(far, 3 * deviation) ** 2 / (m + 1)) / m)
     assert law.mean.error[0] == pytest.approx(spread, rel=0.02) and law.mean.lower[0] == -np.inf
     for output, value, mass in ((1, -0.5, 1.0), (2, -1.0, 1 - p)):  # the latter in the rest alone
         values, atoms = law.atoms(output)
