@@ -130,7 +130,7 @@ def _execute(notebook, stage, label, workers):
     stage.mkdir()
     content = provenance.papermill().execute_notebook(notebook, stage / notebook.name, values, **options)
     for cell in content.cells:
-        if cell.cell_type == "code":  # what a notebook that was saved with its outputs shows is of another run
+        if cell.cell_type == "code":  # saved outputs and counts belong to another run
             cell.update(execution_count=None, outputs=[])
     client = NotebookClient(
         content,

@@ -31,7 +31,7 @@ STREAM = 1  # seeds of the remainder are (seed, STREAM): other draws than those 
 MOST_NUMBERS = 2e7  # numbers that the half-spaces of all regions may have for their points to be kept
 LINES = 8192  # random inputs of the remainder that a density uses: each needs the half-spaces of its own region
 STRATUM = 100  # random inputs of a component that has fewer on average: a rare one may be far away
-FARTHER = 3  # deviations that a part of the law that few random inputs do not show may be away, at least
+FARTHER = 3  # deviations of the covered part at which one more random input of the missing part may lie
 UNSEEN = 10  # typical deviations that a part of the law that no random input shows may be away
 
 
@@ -234,8 +234,8 @@ class OutputMixture:
 
     @cached_property
     def _rest(self):
-        """Outputs (m, k) at those of n random inputs whose pattern the PMF lacks; of each piece the first z of them;
-        weights (m,) and those of all z.
+        """Of those of n random inputs whose pattern the PMF lacks: outputs (m, k); the first inputs z of each piece; the
+        weights (m,) of the outputs; the weights of these z.
         """
         outputs, kept = [np.zeros((0, self.pmf.net.output_dim))], []
         rng, n = np.random.default_rng([self.seed, STREAM]), 0 if self.pmf.complete else self.n

@@ -16,8 +16,8 @@ EPS = np.finfo(float).eps
 REACH = 9.5  # phi(REACH) / phi(0) = e^-45
 LOG_DEPTH = 50.0  # slices whose density is below e^-50 of the largest are left out
 FALL = 2.5  # largest fall of the log integrand in a piece of the quadrature
-FRAMES = 12  # lines along whose normals slices are tried
-NEAR = 8  # places between lines, in the order of their angles, that may have a common vertex
+FRAMES = 12  # lines, those closest to the polygon's nearest point to the origin, whose normals are tried for slicing
+NEAR = 8  # lines in the order of their angles meet in a vertex only if they are at most so many places from each other
 MOST_PIECES = 1000  # pieces after which slices are as thin as rounding: a concave integrand needs some 100
 PROBED = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 NODES, WEIGHTS = (part.numpy() for part in rule(16))

@@ -65,7 +65,7 @@ def test_every_form_is_exact_for_one_hidden_layer():
 @pytest.mark.parametrize("rule", ["exact", "series", "linear"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_noise_that_cancels_leaves_rounding_only(rule, dtype):
-    """Noise along one direction, orthogonal to the weights: what is left of it is neither symmetric nor positive."""
+    """The noise is orthogonal to the first weights: only rounding is left, which is no covariance matrix."""
     A = torch.randn(6, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
     along, B, x = A[0] + A[1], torch.ones(2, 6, dtype=dtype), torch.arange(15, dtype=dtype).reshape(3, 5)
     A -= torch.outer(A @ along, along) / (along @ along)
