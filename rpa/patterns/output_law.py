@@ -234,8 +234,8 @@ class OutputMixture:
 
     @cached_property
     def _rest(self):
-        """Of those of n random inputs whose pattern the PMF lacks: outputs (m, k); the first inputs z of each piece; the
-        weights (m,) of the outputs; the weights of these z.
+        """Of those of n random inputs whose pattern the PMF lacks: outputs (m, k); the first inputs z of each piece;
+        weights (m,) of the outputs; weights of these z.
         """
         outputs, kept = [np.zeros((0, self.pmf.net.output_dim))], []
         rng, n = np.random.default_rng([self.seed, STREAM]), 0 if self.pmf.complete else self.n
